@@ -1,0 +1,1 @@
+"""The front desk: HTTP in, JSON and files out."""

@@ -1,0 +1,206 @@
+"""The specs: complete recipes of what to make, validated once and never changed afterwards.
+
+A spec is parsed at the border (HTTP body, command line, file), completed once (:meth:`GenerationSpec.completed` fills
+in the seed) and then travels unchanged to the arithmetic. The same completed spec and the same checkpoint give the same
+bytes.
+
+Promises: unknown members are refused, NaN and infinity are refused, every bound is stated in the message.
+Does not promise: that the model exists, or that the service's budget allows the spec; the caller checks both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import secrets
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+GRID_MIN, GRID_MAX = 8, 512
+FRAMES_MAX = 1000
+COUNT_MAX = 1000
+SEED_MAX = 2**64 - 1
+
+Format = Literal["stl", "obj", "ply", "tiff"]
+GridSize = Annotated[int, Field(ge=GRID_MIN, le=GRID_MAX)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    """Frozen, no unknown members, no silent conversion of types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class SampledLatent(_Strict):
+    """A new code, drawn from the density fitted to the learned codes: a cell that never lived."""
+
+    kind: Literal["sampled"] = "sampled"
+    temperature: Annotated[float, Field(ge=0.0, le=2.0, allow_inf_nan=False)] = Field(
+        default=1.0, description="Width of the density: 0 gives the average cell, 1 the fitted spread."
+    )
+
+
+class LearnedLatent(_Strict):
+    """The code of one training sequence."""
+
+    kind: Literal["learned"]
+    index: Annotated[int, Field(ge=0)] = Field(description="Which training sequence, from 0.")
+
+
+class NearbyLatent(_Strict):
+    """A learned code with noise: a variation of one training sequence."""
+
+    kind: Literal["nearby"]
+    index: Annotated[int, Field(ge=0)]
+    noise: Annotated[float, Field(ge=0.0, le=2.0, allow_inf_nan=False)] = Field(
+        default=0.2, description="Noise in units of the learned codes' own spread."
+    )
+
+
+class InterpolatedLatent(_Strict):
+    """A code between two learned ones."""
+
+    kind: Literal["interpolated"]
+    first: Annotated[int, Field(ge=0)]
+    second: Annotated[int, Field(ge=0)]
+    weight: Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)] = Field(
+        default=0.5, description="0 is the first, 1 the second."
+    )
+
+
+class ExplicitLatent(_Strict):
+    """A code given number by number, for instance from an earlier manifest."""
+
+    kind: Literal["explicit"]
+    values: Annotated[list[Finite], Field(min_length=1, max_length=1024)]
+
+
+Latent = Annotated[
+    SampledLatent | LearnedLatent | NearbyLatent | InterpolatedLatent | ExplicitLatent, Field(discriminator="kind")
+]
+Quaternion = Annotated[list[Finite], Field(min_length=4, max_length=4)]
+
+
+class Cost(_Strict):
+    """What a spec will take: exact counts and rough guesses, without running it."""
+
+    frames: int = Field(description="Frames of all sequences together.")
+    points: int = Field(description="Grid samples of all frames together.")
+    bytes: int = Field(description="Expected size of the files, to within a factor of about two.")
+    seconds: float = Field(description="Expected computing time of one worker, to within a factor of a few.")
+
+
+class GenerationSpec(_Strict):
+    """New living-cell sequences from a trained model."""
+
+    model: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")] = Field(
+        description="Identifier of an installed model; GET /v1/models lists them."
+    )
+    seed: Annotated[int, Field(ge=0, le=SEED_MAX)] | None = Field(
+        default=None, description="Drawn and reported when absent. The same seed gives the same cells."
+    )
+    count: Annotated[int, Field(ge=1, le=COUNT_MAX)] = Field(default=1, description="How many sequences.")
+    frames: Annotated[int, Field(ge=1, le=FRAMES_MAX)] | None = Field(
+        default=None, description="Time resolution: frames spread evenly over τ = [-1, 1]. 30 when times is absent too."
+    )
+    times: Annotated[list[Finite], Field(min_length=1, max_length=FRAMES_MAX)] | None = Field(
+        default=None, description="Explicit times in τ = [-1, 1], increasing; instead of frames."
+    )
+    grid: GridSize | Annotated[list[GridSize], Field(min_length=3, max_length=3)] = Field(
+        default=64, description="Samples along each side of Ω, or [x, y, z]."
+    )
+    latent: Latent = Field(default_factory=SampledLatent)
+    rotation: Literal["none", "random"] | Quaternion = Field(
+        default="none", description="none, random (uniform on SO(3)) or a quaternion [w, x, y, z]."
+    )
+    formats: Annotated[list[Format], Field(min_length=1, max_length=4)] = Field(
+        default_factory=lambda: ["stl", "tiff"], description="Files to write."
+    )
+    fragments: Literal["remove", "keep"] = Field(
+        default="remove",
+        description="What becomes of specks under 2 % of the cell's volume: removed (and counted in the manifest) or kept.",
+    )
+
+    @field_validator("times")
+    @classmethod
+    def _times_increase_within_tau(cls, times: list[float] | None) -> list[float] | None:
+        if times is None:
+            return None
+        if any(t < -1.0 or t > 1.0 for t in times):
+            raise ValueError("times must lie in the temporal domain [-1, 1]: the first frame is -1, the last is 1")
+        if any(b <= a for a, b in zip(times, times[1:], strict=False)):
+            raise ValueError("times must increase strictly")
+        return times
+
+    @field_validator("rotation")
+    @classmethod
+    def _quaternion_has_length(cls, rotation: str | list[float]) -> str | list[float]:
+        if isinstance(rotation, list) and not 1e-6 < math.hypot(*rotation) < 1e6:
+            raise ValueError("a rotation quaternion [w, x, y, z] must not be zero; it is normalised for you")
+        return rotation
+
+    @field_validator("formats")
+    @classmethod
+    def _formats_are_distinct(cls, formats: list[Format]) -> list[Format]:
+        if len(set(formats)) != len(formats):
+            raise ValueError("formats must not repeat")
+        return formats
+
+    @model_validator(mode="after")
+    def _one_time_resolution(self) -> Self:
+        if self.frames is not None and self.times is not None and len(self.times) != self.frames:
+            raise ValueError("give frames or times, not both")
+        return self
+
+    @property
+    def grid_shape(self) -> tuple[int, int, int]:
+        """Samples along (x, y, z)."""
+        if isinstance(self.grid, int):
+            return (self.grid, self.grid, self.grid)
+        nx, ny, nz = self.grid
+        return (nx, ny, nz)
+
+    @property
+    def frame_count(self) -> int:
+        """Frames of one sequence."""
+        if self.times is not None:
+            return len(self.times)
+        return self.frames if self.frames is not None else 30
+
+    def completed(self) -> GenerationSpec:
+        """Fill in what the client left open, so that the result can be repeated.
+
+        A drawn seed has 53 bits, so that it survives clients that read JSON numbers as doubles.
+        """
+        return self.model_copy(
+            update={
+                "seed": self.seed if self.seed is not None else secrets.randbits(53),
+                "frames": self.frame_count,
+            }
+        )
+
+    def cost(self) -> Cost:
+        """Estimate points, bytes and seconds without running anything.
+
+        Notes
+        -----
+        The constants are measured means (docs/performance.md): 0.35 million dense samples a second on two cores; a
+        closed surface of a cell has about 1.5 triangles per N² and 0.5 N² vertices on an N³ grid.
+        """
+        nx, ny, nz = self.grid_shape
+        frames = self.count * self.frame_count
+        points = frames * nx * ny * nz
+        face = (nx * ny * nz) ** (2.0 / 3.0)
+        per_face = {"stl": 75.0, "obj": 55.0, "ply": 32.0}
+        size = sum(per_face[f] * face * frames for f in self.formats if f in per_face)
+        size += points / 40.0 if "tiff" in self.formats else 0.0
+        return Cost(frames=frames, points=points, bytes=int(size) + 4096, seconds=round(points / 0.35e6, 3))
+
+    def digest(self, *, model_sha256: str) -> str:
+        """SHA-256 of the completed spec and the model's weights: names the result. Canonical JSON, sorted keys."""
+        document: dict[str, Any] = {"kind": "generation", "model_sha256": model_sha256, "spec": self.model_dump(mode="json")}
+        text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()

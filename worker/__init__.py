@@ -1,0 +1,1 @@
+"""The back office: queue, job records and files."""
