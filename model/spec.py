@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import secrets
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -117,11 +118,11 @@ class GenerationSpec(_Strict):
         default="none", description="none, random (uniform on SO(3)) or a quaternion [w, x, y, z]."
     )
     formats: Annotated[list[Format], Field(min_length=1, max_length=4)] = Field(
-        default_factory=lambda: ["stl", "tiff"], description="Files to write."
+        default=["stl", "tiff"], description="Files to write."
     )
     fragments: Literal["remove", "keep"] = Field(
         default="remove",
-        description="What becomes of specks under 2 % of the cell's volume: removed (and counted in the manifest) or kept.",
+        description="Specks under 2 % of the cell's volume: removed (and counted in the manifest) or kept.",
     )
 
     @field_validator("times")
@@ -131,7 +132,7 @@ class GenerationSpec(_Strict):
             return None
         if any(t < -1.0 or t > 1.0 for t in times):
             raise ValueError("times must lie in the temporal domain [-1, 1]: the first frame is -1, the last is 1")
-        if any(b <= a for a, b in zip(times, times[1:], strict=False)):
+        if any(b <= a for a, b in pairwise(times)):
             raise ValueError("times must increase strictly")
         return times
 
@@ -201,6 +202,7 @@ class GenerationSpec(_Strict):
 
     def digest(self, *, model_sha256: str) -> str:
         """SHA-256 of the completed spec and the model's weights: names the result. Canonical JSON, sorted keys."""
-        document: dict[str, Any] = {"kind": "generation", "model_sha256": model_sha256, "spec": self.model_dump(mode="json")}
+        spec = self.model_dump(mode="json")
+        document: dict[str, Any] = {"kind": "generation", "model_sha256": model_sha256, "spec": spec}
         text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,109 @@
+# Daily life. `make` alone prints the verbs. Every verb makes the virtual environment first, once.
+#
+#   PYTHON=/path/to/python3.12 make venv    another interpreter
+#   ARGS="…" make train                     arguments of the verbs that take some
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+PYTHON ?=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help
+help: ## Print this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: venv
+venv: $(STAMP) ## Make .venv and install everything, pinned (again when the pins change)
+
+# The stamp is newer than the pins it was made from, so this runs again only when they change. A candidate must be able
+# to make environments (ensurepip), which Debian packs apart.
+$(STAMP): pyproject.toml constraints.txt
+	@if [ ! -x $(BIN)/python ] || ! $(BIN)/python -c '' 2>/dev/null; then \
+		found=; \
+		for candidate in $(or $(PYTHON),python3.11 python3.12 python3.13 python3); do \
+			if "$$candidate" -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
+			then found=$$candidate; break; fi; \
+		done; \
+		if [ -z "$$found" ]; then \
+			echo "cytosynth needs Python 3.11, 3.12 or 3.13 with the venv module; tried: $(or $(PYTHON),python3.11 python3.12 python3.13 python3)." >&2; \
+			echo "Install one (Debian, Ubuntu: apt install python3 python3-venv), or name it: make venv PYTHON=/path/to/python3.11" >&2; \
+			exit 1; \
+		fi; \
+		echo "Making $(VENV) with $$found"; \
+		"$$found" -m venv --clear $(VENV); \
+	fi
+	@echo "Installing the pinned packages; the first time this takes a minute or two"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
+	@touch $@
+
+.PHONY: demo
+demo: $(STAMP) ## Start the service, make one cell of each model and open the results: out/demo
+	$(BIN)/cytosynth demo --out out/demo $(ARGS)
+
+.PHONY: serve
+serve: $(STAMP) ## Broker, worker and web on this machine; Ctrl-C ends all three
+	$(BIN)/cytosynth serve $(ARGS)
+
+.PHONY: test
+test: $(STAMP) ## The test suite without what takes minutes
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-slow
+test-slow: $(STAMP) ## The tests that take minutes
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+.PHONY: check
+check: $(STAMP) ## Lint, format, types, import contracts and the rules of the house
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m pytest tests/test_house.py
+
+.PHONY: format
+format: $(STAMP) ## Put the code in order: imports, layout, what can be fixed by itself
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.PHONY: bench
+bench: $(STAMP) ## Speed and exactness beside the dense path; prints tables
+	@set -- benchmarks/[a-z]*.py; [ -f "$$1" ] || { echo "there is no benchmark in benchmarks/" >&2; exit 1; }; \
+	for script in "$$@"; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done
+
+.PHONY: train
+train: $(STAMP) ## Train a model: ARGS="--help" tells how
+	$(BIN)/python -m model train $(ARGS)
+
+.PHONY: evaluate
+evaluate: $(STAMP) ## Judge a model against its reference shapes: ARGS="--help" tells how
+	$(BIN)/python -m model evaluate $(ARGS)
+
+.PHONY: up
+up: .env ## Start the containers; workers scale with ARGS="--scale worker=4"
+	docker compose up --build --detach --wait $(ARGS)
+
+.PHONY: down
+down: ## Stop the containers; their volumes stay
+	docker compose down $(ARGS)
+
+.env:
+	@echo "copy .env.example to .env and set REDIS_PASSWORD there" >&2; exit 1
+
+.PHONY: constraints
+constraints: $(STAMP) ## Pin what .venv holds now, after an upgrade there
+	@{ sed -n '/^#/p' constraints.txt; \
+	   $(BIN)/python -m pip freeze --all --exclude-editable | sed -e 's/+[a-z0-9.]*$$//' | grep -vE '^pip=='; } > constraints.new
+	@mv constraints.new constraints.txt
+	@touch $(STAMP)
+
+.PHONY: clean
+clean: ## Remove what was made here: .venv, caches, out/ (var/, with its jobs, stays)
+	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find app worker model tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,69 @@
+"""Named examples for the documentation: one a use, each runs as it stands on a fresh install within seconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi.openapi.models import Example
+
+
+def _example(summary: str, description: str, value: dict[str, Any]) -> Example:
+    return Example(summary=summary, description=description, value=value)
+
+
+GENERATIONS: dict[str, Example] = {
+    "new-cell": _example(
+        "A new C. elegans cell that divides",
+        "Six frames from one cell to two, as surfaces. The code is drawn: this cell never lived.",
+        {"model": "celegans", "seed": 7, "frames": 6, "grid": 48, "formats": ["stl"]},
+    ),
+    "protrusions": _example(
+        "An A549 cell that grows filopodia",
+        "Label volumes for ImageJ, napari or Fiji beside the surfaces.",
+        {"model": "a549", "seed": 3, "frames": 4, "grid": 64, "formats": ["stl", "tiff"]},
+    ),
+    "label-volumes": _example(
+        "Label volumes only, on a grid that is not cubic",
+        "Training images for segmentation and tracking often have fewer planes than rows.",
+        {"model": "celegans", "seed": 11, "frames": 4, "grid": [64, 64, 48], "formats": ["tiff"]},
+    ),
+    "several-cells": _example(
+        "Three cells in random orientations",
+        "Codes are seeded from seed and index, so that each cell can be made again alone.",
+        {"model": "celegans", "seed": 21, "count": 3, "frames": 2, "grid": 48, "rotation": "random", "formats": ["stl"]},
+    ),
+    "learned-cell": _example(
+        "A cell of the training set",
+        "The first learned sequence, as the network remembers it.",
+        {"model": "a549", "seed": 1, "frames": 3, "grid": 48, "latent": {"kind": "learned", "index": 0}, "formats": ["ply"]},
+    ),
+    "variation": _example(
+        "A variation of a learned cell",
+        "A learned code with noise, in units of the spread of all learned codes.",
+        {
+            "model": "celegans",
+            "seed": 5,
+            "frames": 4,
+            "grid": 48,
+            "latent": {"kind": "nearby", "index": 1, "noise": 0.3},
+            "formats": ["obj"],
+        },
+    ),
+    "between-two": _example(
+        "Halfway between two learned cells",
+        "The code lies between those of the first two training sequences.",
+        {
+            "model": "celegans",
+            "seed": 5,
+            "frames": 4,
+            "grid": 48,
+            "latent": {"kind": "interpolated", "first": 0, "second": 1, "weight": 0.5},
+            "formats": ["stl"],
+        },
+    ),
+    "slow-motion": _example(
+        "Chosen times, close to the division",
+        "Time is continuous: ask for any moments of τ = [-1, 1] instead of frames.",
+        {"model": "celegans", "seed": 7, "times": [-0.2, -0.1, 0.0, 0.1, 0.2], "grid": 48, "formats": ["stl"]},
+    ),
+}

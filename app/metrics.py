@@ -1,0 +1,82 @@
+"""Figures for Prometheus, with labels from closed sets only: route templates, known methods, states.
+
+Each application has a registry of its own, so that importing or testing has no effect on any other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import structlog
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from model.errors import CytosynthError
+from worker.jobs import Jobs, JobStatus
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.http")
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
+
+
+class HttpTimes:
+    """Measure how long each request takes until its response begins, and log it."""
+
+    def __init__(self, app: ASGIApp, *, registry: CollectorRegistry) -> None:
+        """Wrap ``app``."""
+        self.app = app
+        self._times = Histogram(
+            "cytosynth_http_request_seconds",
+            "Time until the response begins.",
+            ("method", "route", "status"),
+            buckets=BUCKETS,
+            registry=registry,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Time one request."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        begun = time.perf_counter()
+
+        async def timed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                taken = time.perf_counter() - begun
+                method = scope["method"] if scope["method"] in METHODS else "other"
+                route = getattr(scope.get("route"), "path", "unmatched")
+                self._times.labels(method, route, str(message["status"])).observe(taken)
+                log.debug("request", method=method, route=route, status=message["status"], ms=round(1000 * taken, 1))
+            await send(message)
+
+        await self.app(scope, receive, timed)
+
+
+class QueueFigures(Collector):
+    """Ask the job records when Prometheus asks; a broker that is down is a figure, not an error."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        """Read from ``jobs``."""
+        self._jobs = jobs
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the figures of this moment."""
+        up = GaugeMetricFamily("cytosynth_broker_up", "1 if the broker answers.")
+        states = GaugeMetricFamily("cytosynth_jobs", "Jobs by state.", labels=("state",))
+        depth = GaugeMetricFamily("cytosynth_queue_depth", "Jobs that wait for a worker.")
+        workers = GaugeMetricFamily("cytosynth_workers", "Workers that gave a sign of life lately.")
+        try:
+            counts, alive = self._jobs.counts(), len(self._jobs.workers_alive())
+        except CytosynthError:
+            up.add_metric((), 0)
+            yield up
+            return
+        up.add_metric((), 1)
+        for state, count in counts.items():
+            states.add_metric((state.value,), count)
+        depth.add_metric((), counts[JobStatus.QUEUED])
+        workers.add_metric((), alive)
+        yield from (up, states, depth, workers)

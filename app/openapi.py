@@ -1,0 +1,162 @@
+"""The description of the interface: what FastAPI derives, with every error documented as what it really is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from app.errors import (
+    BODY_TOO_LONG,
+    INTERNAL,
+    MALFORMED,
+    NOT_FOUND,
+    NOT_READY,
+    PROBLEM_JSON,
+    RANGE,
+    TABLE,
+    UNSUPPORTED,
+    ProblemType,
+)
+from app.schemas import Problem
+from model import __version__
+from model import errors as tree
+
+TITLE = "cytosynth"
+SUMMARY = "Synthesises the shapes of living cells on demand."
+DESCRIPTION = """\
+Name a cell type, a seed, a time resolution and a grid; a trained auto-decoder gives a signed distance function over
+space and time; the service returns its surfaces (STL, OBJ, PLY sequences) or label volumes (TIFF).
+
+1. `POST /v1/generations` with a spec answers **202** with a job. The seed is drawn if you leave it out, and reported.
+2. `GET /v1/jobs/{id}/events` follows the job live; `GET /v1/jobs/{id}?wait=60` waits for its end.
+3. `GET /v1/jobs/{id}/archive` brings everything; `/manifest` and `/files/{name}` bring the parts, with checksums.
+
+The same spec and model give the same bytes. Errors are [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem
+documents; each kind is documented at [/problems](/problems).
+"""
+TAGS = [
+    {"name": "generations", "description": "Ask for new living-cell sequences, or what they would cost."},
+    {"name": "jobs", "description": "The life of a job: list, look, follow, cancel, remove."},
+    {"name": "files", "description": "What a job has made."},
+    {"name": "models", "description": "The installed models, with their scale, limits and measured quality."},
+    {"name": "health", "description": "For operators and orchestrators."},
+    {"name": "problems", "description": "Documentation of every error."},
+]
+
+_SPEC, _LARGE, _QUEUE = TABLE[tree.SpecError], TABLE[tree.TooLargeError], TABLE[tree.QueueUnavailableError]
+_JOB, _UNFINISHED, _EXPIRED = (
+    TABLE[tree.JobNotFoundError],
+    TABLE[tree.JobNotFinishedError],
+    TABLE[tree.JobExpiredError],
+)
+_BODY = (MALFORMED, UNSUPPORTED, BODY_TOO_LONG)
+_FILES = (_JOB, _UNFINISHED, _EXPIRED, _QUEUE)
+
+# Which problems an operation can answer, besides 422 for its parameters and 500, which all can.
+PROBLEMS: dict[str, tuple[ProblemType, ...]] = {
+    "createGeneration": (*_BODY, _LARGE, _QUEUE),
+    "createEstimate": _BODY,
+    "listJobs": (_QUEUE,),
+    "getJob": (_JOB, _QUEUE),
+    "cancelJob": (_JOB, _QUEUE),
+    "deleteJob": (_JOB, TABLE[tree.JobActiveError], _QUEUE),
+    "followJob": (_JOB, _QUEUE),
+    "getManifest": _FILES,
+    "headManifest": _FILES,
+    "listFiles": _FILES,
+    "getFile": (*_FILES, RANGE),
+    "headFile": _FILES,
+    "getArchive": _FILES,
+    "headArchive": _FILES,
+    "getModel": (NOT_FOUND,),
+    "isReady": (NOT_READY,),
+    "getProblem": (NOT_FOUND,),
+}
+# Headers worth knowing, by operation and status.
+HEADERS: dict[str, dict[str, dict[str, str]]] = {
+    "createGeneration": {
+        "202": {
+            "Location": "Address of the job.",
+            "Retry-After": "Seconds after which it is worth looking.",
+            "Preference-Applied": "The wait that was granted, if one was preferred.",
+        },
+        "200": {"Location": "Address of the job.", "Preference-Applied": "The wait that was granted."},
+    },
+    "listJobs": {"200": {"Link": "The next page, as rel=next."}},
+    "getFile": {"200": {"ETag": "SHA-256 of the file."}, "206": {"Content-Range": "Which part this is."}},
+    "getManifest": {"200": {"ETag": "SHA-256 of the manifest."}},
+    "getArchive": {"200": {"ETag": "Names the content."}},
+}
+
+
+def describe(app: FastAPI) -> None:
+    """Let ``app`` show our description."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(
+        title=TITLE,
+        version=__version__,
+        summary=SUMMARY,
+        description=DESCRIPTION,
+        routes=app.routes,
+        tags=TAGS,
+        servers=[{"url": "/", "description": "This service."}],
+        license_info={"name": "BSD-3-Clause", "identifier": "BSD-3-Clause"},
+    )
+    schemas = document["components"]["schemas"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}", by_alias=True)
+    schemas.update(problem.pop("$defs", {}))
+    schemas["Problem"] = problem
+    for operation in _operations(document):
+        _document_problems(operation)
+        _document_headers(operation)
+    document["security"] = []
+    return document
+
+
+def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for item in document["paths"].values():
+        for method, operation in item.items():
+            if method in ("get", "head", "post", "put", "delete"):
+                yield operation
+
+
+def _document_problems(operation: dict[str, Any]) -> None:
+    name, responses = operation["operationId"], operation["responses"]
+    kinds = [*PROBLEMS.get(name, ()), INTERNAL]
+    if responses.pop("422", None) is not None:  # the framework says so where there is anything to validate
+        kinds.append(_SPEC)
+    by_status: dict[int, list[ProblemType]] = {}
+    for kind in kinds:
+        by_status.setdefault(kind.status, []).append(kind)
+    for status, same in sorted(by_status.items()):
+        answer: dict[str, Any] = {
+            "description": " Or: ".join(f"{kind.title} (`{kind.code}`)." for kind in same),
+            "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        if any(kind.retry_after for kind in same):
+            answer["headers"] = {"Retry-After": _header("Seconds after which to try again.")}
+        responses[str(status)] = answer
+
+
+def _document_headers(operation: dict[str, Any]) -> None:
+    for status, headers in HEADERS.get(operation["operationId"], {}).items():
+        shown = operation["responses"][status].setdefault("headers", {})
+        shown.update({name: _header(text) for name, text in headers.items()})
+
+
+def _header(text: str) -> dict[str, Any]:
+    return {"description": text, "schema": {"type": "string"}}

@@ -1,0 +1,1 @@
+"""Endpoints: one file a resource, each a few lines over the desk."""

@@ -1,0 +1,305 @@
+"""What a job has made: the manifest, single files and all of them in one archive."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Header, Request, Response
+from fastapi import Path as PathParameter
+from fastapi.responses import FileResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from app.border import StrictRoute
+from app.desk import Desk, DeskNow
+from app.errors import RANGE, TABLE, ProblemError, problem_response
+from app.routes.jobs import JobId
+from app.schemas import FileList, FileView
+from worker.errors import ArtifactNotFoundError, JobCanceledError, JobExpiredError, JobFailedError, JobNotFinishedError
+from worker.jobs import Job, JobStatus
+
+router = APIRouter(prefix="/v1/jobs/{id}", tags=["files"], route_class=StrictRoute)
+
+MANIFEST = "manifest.json"
+# What the service writes; whatever a manifest says, nothing is served as a page or a script.
+MEDIA_TYPES = {
+    ".stl": "model/stl",
+    ".obj": "model/obj",
+    ".ply": "application/ply",
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
+    ".png": "image/png",
+    ".json": "application/json",
+}
+CACHING = {"Cache-Control": "private, no-cache"}  # may be kept, but a removed job must be noticed
+
+FileName = Annotated[
+    str,
+    PathParameter(
+        max_length=255, description="As in the manifest.", examples=["cell_0000/frame_0000.stl"], alias="name"
+    ),
+]
+IfNoneMatch = Annotated[
+    str | None, Header(alias="If-None-Match", max_length=4096, description="Answer 304 if the file is still this one.")
+]
+BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The client has it already (If-None-Match)."}}
+WHOLE_FILE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The file. `ETag` is its SHA-256, as in the manifest.",
+        "content": {kind: BINARY for kind in (*sorted(set(MEDIA_TYPES.values())), "application/octet-stream")},
+    },
+    **NOT_MODIFIED,
+}
+WHOLE_MANIFEST: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The manifest: spec, model, latent codes, and every file with its SHA-256.",
+        "content": {"application/json": {"schema": {"type": "object", "additionalProperties": True}}},
+    },
+    **NOT_MODIFIED,
+}
+WHOLE_ARCHIVE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "A zip archive, the same bytes each time.", "content": {"application/zip": BINARY}},
+    **NOT_MODIFIED,
+}
+
+
+@router.get(
+    "/manifest", operation_id="getManifest", summary="What was made, with checksums",
+    response_class=Response, responses=WHOLE_MANIFEST,
+)  # fmt: skip
+@router.head(
+    "/manifest", operation_id="headManifest", summary="Size and ETag of the manifest",
+    response_class=Response, responses=WHOLE_MANIFEST,
+)  # fmt: skip
+def get_manifest(job_id: JobId, desk: DeskNow, if_none_match: IfNoneMatch = None) -> Response:
+    """Serve `manifest.json` byte for byte."""
+    finished_job(desk, job_id)
+    content = desk.artifacts.path(job_id, MANIFEST).read_bytes()
+    headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', **CACHING}
+    if matches(if_none_match, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type="application/json", headers=headers)
+
+
+@router.get("/files", operation_id="listFiles", summary="List the files of a job")
+def list_files(job_id: JobId, desk: DeskNow) -> FileList:
+    """List what the job has made, ordered by name, each with its address."""
+    finished_job(desk, job_id)
+    here = f"/v1/jobs/{job_id}/files/"
+    return FileList(
+        files=[
+            FileView(
+                name=entry["name"],
+                bytes=entry["bytes"],
+                sha256=entry["sha256"],
+                media_type=media_type(entry["name"]),
+                href=here + quote(entry["name"]),
+            )
+            for entry in desk.artifacts.manifest(job_id)["files"]
+        ]
+    )
+
+
+@router.get(
+    "/files/{name:path}", operation_id="getFile", summary="Download one file",
+    response_class=Response,
+    responses=WHOLE_FILE
+    | {206: {"description": "The part named by `Range`.", "content": {"application/octet-stream": BINARY}}},
+)  # fmt: skip
+@router.head(
+    "/files/{name:path}", operation_id="headFile", summary="Size and ETag of one file",
+    response_class=Response, responses=WHOLE_FILE,
+)  # fmt: skip
+def get_file(
+    job_id: JobId,
+    name: FileName,
+    desk: DeskNow,
+    if_none_match: IfNoneMatch = None,
+    _range: Annotated[
+        str | None, Header(alias="Range", description="One range of bytes; several are answered by the whole.")
+    ] = None,
+    _if_range: Annotated[str | None, Header(alias="If-Range", description="Only if the ETag is still this.")] = None,
+) -> Response:
+    """Serve one file of the manifest. Downloads can be resumed with `Range` and `If-Range`."""
+    finished_job(desk, job_id)
+    path = desk.artifacts.path(job_id, name)
+    entries = desk.artifacts.manifest(job_id)["files"]
+    sha256 = next((entry["sha256"] for entry in entries if entry["name"] == name), None)
+    if sha256 is None:
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()  # the manifest itself, which cannot list itself
+    headers = {"ETag": f'"{sha256}"', **CACHING}
+    if matches(if_none_match, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return RangedFile(path, media_type=media_type(name), filename=name.replace("/", "_"), headers=headers)
+
+
+@router.get(
+    "/archive", operation_id="getArchive", summary="Download everything as one zip",
+    response_class=Response, responses=WHOLE_ARCHIVE,
+)  # fmt: skip
+@router.head(
+    "/archive", operation_id="headArchive", summary="Size and ETag of the archive",
+    response_class=Response, responses=WHOLE_ARCHIVE,
+)  # fmt: skip
+def get_archive(
+    job_id: JobId, desk: DeskNow, request: Request, if_none_match: IfNoneMatch = None
+) -> Response:
+    """Stream all files and the manifest. The archive is made while it is sent; its length is known beforehand."""
+    job = finished_job(desk, job_id)
+    manifest = desk.artifacts.path(job_id, MANIFEST)
+    sha256 = hashlib.sha256(b"zip/1\0" + manifest.read_bytes()).hexdigest()
+    headers = {
+        "ETag": f'"{sha256}"',
+        "Content-Disposition": f'attachment; filename="cytosynth-{job.model_id}-{job.digest[:12]}.zip"',
+        **CACHING,
+    }
+    if matches(if_none_match, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    names = sorted([MANIFEST, *(entry["name"] for entry in desk.artifacts.manifest(job_id)["files"])])
+    entries = [Entry.of(name, desk.artifacts.path(job_id, name)) for name in names]
+    headers["Content-Length"] = str(archive_length(entries))
+    if request.method == "HEAD":
+        return Response(media_type="application/zip", headers=headers)
+    return StreamingResponse(archive(entries), media_type="application/zip", headers=headers)
+
+
+def finished_job(desk: Desk, job_id: str) -> Job:
+    """Return a job whose files are there.
+
+    Raises
+    ------
+    JobNotFoundError, JobNotFinishedError, JobFailedError, JobCanceledError, ProblemError
+        If there are none; an expired job's problem carries the spec, so that the request can be repeated.
+    """
+    job = desk.jobs.get(job_id)
+    match job.status:
+        case JobStatus.SUCCEEDED:
+            return job
+        case JobStatus.EXPIRED:
+            detail = "the files of this job were removed after their retention time; POST spec to have them made again"
+            raise ProblemError(TABLE[JobExpiredError], detail, spec=job.spec, kind=job.kind)
+        case JobStatus.FAILED:
+            raise JobFailedError(f"the job failed: {job.error.message if job.error else 'no reason is known'}")
+        case JobStatus.CANCELED:
+            raise JobCanceledError("the job was canceled and has no files")
+        case _:
+            raise JobNotFinishedError(f"the job is {job.status}; its files come when it has succeeded")
+
+
+def media_type(name: str) -> str:
+    """Return the media type of one of our files."""
+    return MEDIA_TYPES.get(Path(name).suffix.lower(), "application/octet-stream")
+
+
+def matches(if_none_match: str | None, etag: str) -> bool:
+    """Whether If-None-Match (RFC 9110 §13.1.2) names the tag; weak comparison."""
+    if if_none_match is None:
+        return False
+    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
+    return if_none_match.strip() == "*" or etag in tags
+
+
+class RangedFile(FileResponse):
+    """A file of which one range may be asked; ranges that mean nothing are ignored, as RFC 9110 §14.2 wants."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Judge the Range header, then let the framework send the file."""
+        size = Path(self.path).stat().st_size
+        wanted = dict(scope["headers"]).get(b"range", b"").decode("latin-1")
+        verdict = judge_range(wanted, size) if scope["method"] == "GET" else None
+        if verdict is False:
+            headers = {"Content-Range": f"bytes */{size}", "Accept-Ranges": "bytes"}
+            response = problem_response(RANGE, f"the file has {size} bytes", headers=headers)
+            return await response(scope, receive, send)
+        if verdict is None:
+            scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"range"]}
+        await super().__call__(scope, receive, send)
+
+
+def judge_range(wanted: str, size: int) -> bool | None:
+    """Tell whether a Range header can be satisfied; None if it must be ignored."""
+    found = re.fullmatch(r"\s*bytes\s*=\s*(\d{0,18})-(\d{0,18})\s*", wanted, re.ASCII | re.IGNORECASE)
+    if not found or found[1] == found[2] == "":
+        return None
+    first, last = found[1], found[2]
+    if first and last and int(first) > int(last):
+        return None
+    return int(first) < size if first else int(last) > 0 and size > 0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file on its way into an archive."""
+
+    name: str
+    path: Path
+    size: int
+
+    @classmethod
+    def of(cls, name: str, path: Path) -> Entry:
+        """Look at the file's size."""
+        return cls(name, path, path.stat().st_size)
+
+
+class _Pipe(io.RawIOBase):
+    """Where zipfile writes; what has gathered is taken out and sent. It cannot seek, so sizes follow the data."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        self._held += data
+        return len(data)
+
+    def take(self) -> bytes:
+        data = bytes(self._held)
+        self._held.clear()
+        return data
+
+
+def archive(entries: Sequence[Entry]) -> Iterator[bytes]:
+    """Yield a zip archive: stored, because meshes shrink little and the bytes must not depend on a compressor.
+
+    Everything that could differ between two calls or machines (times, owners, modes) is fixed.
+    """
+    pipe = _Pipe()
+    with zipfile.ZipFile(pipe, "w", zipfile.ZIP_STORED) as target:
+        for entry in entries:
+            with target.open(_header(entry), "w") as member, entry.path.open("rb") as source:
+                while chunk := source.read(256 * 1024):
+                    member.write(chunk)
+                    yield pipe.take()
+    yield pipe.take()
+
+
+def archive_length(entries: Sequence[Entry]) -> int:
+    """Return the length of :func:`archive` without making it (APPNOTE 6.3.9 §4.3): headers depend on sizes only."""
+    limit, position, directory = zipfile.ZIP64_LIMIT, 0, 0
+    for entry in entries:
+        name = len(entry.name.encode("utf-8"))
+        large = entry.size * 1.05 > limit  # zipfile's own margin
+        offset_large, size_large = position > limit, entry.size > limit
+        position += 30 + name + 20 * large + entry.size + (24 if large else 16)
+        fields = 2 * size_large + offset_large
+        directory += 46 + name + (4 + 8 * fields if fields else 0)
+    beyond = len(entries) > zipfile.ZIP_FILECOUNT_LIMIT or position > limit or directory > limit
+    return position + directory + 22 + 76 * beyond
+
+
+def _header(entry: Entry) -> zipfile.ZipInfo:
+    header = zipfile.ZipInfo(entry.name, date_time=(1980, 1, 1, 0, 0, 0))
+    header.create_system = 3  # Unix, wherever this runs
+    header.external_attr = 0o644 << 16
+    header.file_size = entry.size
+    return header

@@ -1,0 +1,83 @@
+"""Is the service alive, ready, and what is it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from app.desk import Desk, DeskNow
+from app.errors import NOT_READY, ProblemError
+from app.schemas import CheckView, LiveView, ReadyView, VersionView
+from model import __version__
+from model.errors import CytosynthError, QueueUnavailableError
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/livez", operation_id="isAlive", summary="Does the process answer?")
+@router.head("/livez", include_in_schema=False)
+async def livez() -> LiveView:
+    """Answer, without looking at anything else."""
+    return LiveView()
+
+
+@router.get("/readyz", operation_id="isReady", summary="Would a job be carried out?")
+@router.head("/readyz", include_in_schema=False)
+async def readyz(desk: DeskNow) -> ReadyView:
+    """Check that the broker answers, results can be written and a worker gave a sign of life lately."""
+    checks = {
+        "broker": await _check(desk.async_jobs.async_ping()),
+        "storage": await _check(to_thread.run_sync(_write, desk.settings.data_dir, limiter=desk.health_threads)),
+        "worker": await _check(to_thread.run_sync(_count_workers, desk, limiter=desk.health_threads)),
+    }
+    missing = [name for name, check in checks.items() if not check.ok]
+    if missing:
+        shown = {name: check.model_dump() for name, check in checks.items()}
+        raise ProblemError(NOT_READY, f"not in order: {', '.join(missing)}", checks=shown)
+    return ReadyView(checks=checks)
+
+
+@router.get(
+    "/metrics", operation_id="getMetrics", summary="Figures for Prometheus", response_class=PlainTextResponse
+)
+def metrics(request: Request) -> Response:
+    """Show queue depth, jobs by state, living workers and HTTP times."""
+    return Response(generate_latest(request.app.state.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/v1/version", operation_id="getVersion", summary="What runs here")
+async def version() -> VersionView:
+    """Show the versions of the service and its interface."""
+    return VersionView(version=__version__)
+
+
+async def _check(answer: Awaitable[Any]) -> CheckView:
+    try:
+        value = await answer
+    except CytosynthError as error:
+        return CheckView(ok=False, detail=error.message)
+    except OSError as error:
+        return CheckView(ok=False, detail=error.strerror or "not writable")
+    return CheckView(ok=True, detail=f"{1000 * value:.1f} ms" if isinstance(value, float) else value)
+
+
+def _write(folder: Path) -> str:
+    """Prove that results can be stored, and say how much room is left."""
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(b"ready?")
+    return f"{shutil.disk_usage(folder).free / 2**30:.1f} GiB free"
+
+
+def _count_workers(desk: Desk) -> str:
+    alive = len(desk.jobs.workers_alive())
+    if alive == 0:
+        raise QueueUnavailableError("no worker gave a sign of life lately; jobs are kept until one does")
+    return f"{alive} alive"

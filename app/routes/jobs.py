@@ -1,0 +1,142 @@
+"""The life of a job: list, look, follow, cancel, remove."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterable
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, Header, Path, Query, Response
+from fastapi.responses import JSONResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from starlette.exceptions import HTTPException
+
+from app.border import StrictRoute
+from app.desk import SLICE_S, DeskNow
+from app.schemas import JobList, JobView
+from worker.jobs import Job, JobStatus
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
+
+JobId = Annotated[
+    str,
+    Path(
+        alias="id",
+        max_length=64,
+        description="Identifier of a job: 32 hexadecimal digits.",
+        examples=["0197f3a2b4c55d0e8f6a7b1c2d3e4f50"],
+    ),
+]
+
+
+@router.get("", operation_id="listJobs", summary="List jobs, newest first")
+def list_jobs(
+    desk: DeskNow,
+    response: Response,
+    state: Annotated[JobStatus | None, Query(description="Only jobs in this state.")] = None,
+    kind: Annotated[
+        str | None, Query(pattern=r"^[a-z]{1,32}$", description="Only jobs of this kind.", examples=["generation"])
+    ] = None,
+    cursor: Annotated[str | None, Query(max_length=64, description="From `next` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=200, description="Jobs a page.")] = 50,
+) -> JobList:
+    """Show one page. `next`, also in the `Link` header, is the address of the page after it.
+
+    Jobs that arrive meanwhile do not shift the pages. A page may be short, even empty, where few jobs match.
+    """
+    page = desk.jobs.list(status=state, kind=kind, cursor=cursor, limit=limit)
+    following = None
+    if page.next_cursor is not None:
+        query = {"state": state, "kind": kind, "cursor": page.next_cursor, "limit": limit}
+        following = "/v1/jobs?" + urlencode({name: value for name, value in query.items() if value is not None})
+        response.headers["Link"] = f'<{following}>; rel="next"'
+    return JobList(jobs=[JobView.of(job) for job in page.jobs], next=following)
+
+
+@router.get("/{id}", operation_id="getJob", summary="Look at one job")
+async def get_job(
+    job_id: JobId,
+    desk: DeskNow,
+    response: Response,
+    wait: Annotated[
+        int, Query(ge=0, le=60, description="Answer when the job has ended, or after this many seconds.")
+    ] = 0,
+) -> JobView:
+    """Show a job. With `wait` the answer comes as soon as the job has ended: a long poll."""
+    job = await desk.patience(await desk.async_jobs.async_get(job_id), wait)
+    if job.status.active:
+        response.headers["Retry-After"] = "1"
+    response.headers["Cache-Control"] = "no-store"
+    return JobView.of(job)
+
+
+@router.post("/{id}/cancel", operation_id="cancelJob", summary="Cancel a job")
+def cancel_job(job_id: JobId, desk: DeskNow) -> JobView:
+    """Cancel a job that is queued or running, at once. One that has ended is shown as it is."""
+    return JobView.of(desk.jobs.cancel(job_id))
+
+
+@router.delete(
+    "/{id}",
+    operation_id="deleteJob",
+    summary="Cancel an active job, remove a finished one",
+    response_model=JobView,
+    responses={204: {"description": "The job had ended; its record and its files are gone."}},
+)
+def delete_job(job_id: JobId, desk: DeskNow) -> Response:
+    """Cancel the job if it is queued or running (200, the canceled job); otherwise remove it and its files (204)."""
+    if desk.jobs.get(job_id).status.active:
+        job = desk.jobs.cancel(job_id)
+        if job.status is JobStatus.CANCELED:
+            return JSONResponse(JobView.of(job).model_dump(mode="json"))
+    desk.jobs.delete(job_id)
+    return Response(status_code=204)
+
+
+async def followed_job(
+    job_id: JobId,
+    desk: DeskNow,
+    last_event_id: Annotated[
+        str | None,
+        Header(alias="Last-Event-ID", max_length=64, description="Resume after this event; browsers send it."),
+    ] = None,
+) -> tuple[Job, str]:
+    """Return the job and the event to resume after.
+
+    A client that has seen the end and reconnects, as browsers do by themselves, is told by 204 to stop.
+    """
+    job = await desk.async_jobs.async_get(job_id)
+    after = last_event_id if last_event_id and re.fullmatch(r"\d{1,18}-\d{1,18}", last_event_id, re.ASCII) else "0"
+    if after != "0" and not job.status.active and not await desk.async_jobs.async_events(job_id, after=after):
+        raise HTTPException(204)
+    return job, after
+
+
+@router.get(
+    "/{id}/events",
+    operation_id="followJob",
+    summary="Follow a job as server-sent events",
+    response_class=EventSourceResponse,
+    responses={204: {"description": "Nothing happened after Last-Event-ID, and nothing will: the job has ended."}},
+)
+async def follow_job(
+    followed: Annotated[tuple[Job, str], Depends(followed_job)], desk: DeskNow
+) -> AsyncIterable[ServerSentEvent]:
+    """Stream what has happened to a job and what happens next, until it ends.
+
+    Events are `state` and `progress`, each with an id to resume from and JSON data; the last one is a `state` event
+    with a final state. Comments keep idle connections open.
+    """
+    job, after = followed
+    while not desk.closing.is_set():
+        for event in await desk.async_jobs.async_events(job.id, after=after, block_s=SLICE_S):
+            after = event.id
+            yield ServerSentEvent(data=event.data, event=event.event, id=event.id)
+            if event.event == "state" and not JobStatus(event.data["state"]).active:
+                return
+        job = await desk.async_jobs.async_get(job.id)
+        if not job.status.active and not await desk.async_jobs.async_events(job.id, after=after):
+            # The record of events is shorter than the record of the job: say how it ended all the same.
+            yield ServerSentEvent(data={"state": job.status}, event="state")
+            return

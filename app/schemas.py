@@ -1,0 +1,239 @@
+"""What leaves the building: plain views of jobs, models and files."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.card import ModelCard
+from model.spec import Cost
+from worker.jobs import Job, JobStatus
+
+Moment = Annotated[datetime, Field(description="UTC, ISO 8601.")]
+JOB_ID_PATTERN = r"^[0-9a-f]{32}$"
+
+
+class _View(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ProgressView(_View):
+    """How far a job is."""
+
+    fraction: float = Field(ge=0.0, le=1.0)
+    stage: str = Field(description="What the worker does at the moment.")
+    frame: int = Field(description="Frames done.")
+    frames: int = Field(description="Frames of all sequences together.")
+    eta_s: float | None = Field(description="Seconds that remain, as far as the worker can tell.")
+
+
+class ModelRef(_View):
+    """The exact model of a job."""
+
+    id: str
+    sha256: str = Field(description="Of its weights.")
+
+
+class JobLinks(_View):
+    """Where to go from a job; the files answer 409 until it has succeeded."""
+
+    self: str
+    events: str
+    cancel: str
+    manifest: str
+    files: str
+    archive: str
+
+
+class FailureView(_View):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    type: str = Field(description="Address of the documentation of this code.")
+
+
+class JobView(_View):
+    """One request and its life so far."""
+
+    id: str = Field(pattern=JOB_ID_PATTERN)
+    kind: str = Field(examples=["generation"])
+    state: JobStatus
+    progress: ProgressView
+    queue_position: int | None = Field(description="1: the next to run. null: not queued.")
+    attempts: int = Field(description="How often a worker has started it.")
+    created_at: Moment
+    started_at: Moment | None
+    finished_at: Moment | None
+    expires_at: Moment | None = Field(description="When the files are removed.")
+    spec: dict[str, Any] = Field(description="The complete recipe; POST it again to have the same bytes made.")
+    model: ModelRef
+    links: JobLinks
+    error: FailureView | None
+
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        """Show a job record."""
+        here = f"/v1/jobs/{job.id}"
+        failure = job.error and FailureView(
+            code=job.error.code, message=job.error.message, type=f"/problems/{job.error.code.replace('_', '-')}"
+        )
+        progress = job.progress
+        return cls(
+            id=job.id,
+            kind=job.kind,
+            state=job.status,
+            progress=ProgressView(
+                fraction=min(1.0, max(0.0, progress.fraction)),
+                stage=progress.stage,
+                frame=progress.frame,
+                frames=progress.frames,
+                eta_s=progress.eta_s,
+            ),
+            queue_position=job.queue_position,
+            attempts=job.attempts,
+            created_at=datetime.fromtimestamp(job.created_at, UTC),
+            started_at=_moment(job.started_at),
+            finished_at=_moment(job.finished_at),
+            expires_at=_moment(job.expires_at),
+            spec=job.spec,
+            model=ModelRef(id=job.model_id, sha256=job.model_sha256),
+            links=JobLinks(
+                self=here,
+                events=f"{here}/events",
+                cancel=f"{here}/cancel",
+                manifest=f"{here}/manifest",
+                files=f"{here}/files",
+                archive=f"{here}/archive",
+            ),
+            error=failure,
+        )
+
+
+class JobList(_View):
+    """One page of jobs, newest first."""
+
+    jobs: list[JobView]
+    next: str | None = Field(description="Address of the next page; null on the last one.")
+
+
+class FileView(_View):
+    """One file of a job."""
+
+    name: str = Field(examples=["cell_0000/frame_0000.stl"])
+    bytes: int
+    sha256: str
+    media_type: str
+    href: str
+
+
+class FileList(_View):
+    """The files of a job, ordered by name."""
+
+    files: list[FileView]
+
+
+class ModelView(ModelCard):
+    """A model card, and where it is found."""
+
+    href: str
+
+    @classmethod
+    def of(cls, card: ModelCard) -> Self:
+        """Show a card."""
+        return cls(**card.model_dump(), href=f"/v1/models/{card.id}")
+
+
+class ModelList(_View):
+    """The installed models."""
+
+    models: list[ModelView]
+
+
+class Limits(_View):
+    """What one job may take."""
+
+    points: int = Field(description="Grid samples: count x frames x (x * y * z).")
+    bytes: int
+
+
+class EstimateView(_View):
+    """What a spec would take, and whether the service would accept it."""
+
+    kind: Literal["generation"]
+    cost: Cost
+    limits: Limits
+    within_limits: bool
+
+
+class VersionView(_View):
+    """What runs here."""
+
+    name: Literal["cytosynth"] = "cytosynth"
+    version: str
+    api: Literal["v1"] = "v1"
+
+
+class LiveView(_View):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class CheckView(_View):
+    """State of one part of the service."""
+
+    ok: bool
+    detail: str
+
+
+class ReadyView(_View):
+    """Whether a job sent now would be carried out."""
+
+    status: Literal["ready"] = "ready"
+    checks: dict[str, CheckView]
+
+
+class Fault(_View):
+    """One thing that is not as allowed."""
+
+    pointer: str | None = Field(default=None, description="RFC 6901 JSON pointer into the body.")
+    parameter: str | None = Field(default=None, description="Name of a path, query or header parameter.")
+    location: str | None = Field(default=None, alias="in", description="path, query or header.")
+    detail: str
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem document: the body of every error."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(description="Address of the documentation of this kind of problem.", examples=["/problems/too-large"])
+    title: str
+    status: int = Field(ge=400, le=599)
+    detail: str = Field(description="What was asked, what is allowed, what to try.")
+    code: str = Field(description="The kind of problem, for programs.", examples=["too_large"])
+    request_id: str | None = Field(description="Under this the service's log has more.")
+    errors: list[Fault] | None = Field(default=None, description="With code invalid_spec: each fault and its place.")
+
+
+class ProblemTypeView(_View):
+    """Documentation of one kind of problem."""
+
+    type: str
+    code: str
+    status: int
+    title: str
+    help: str
+
+
+class ProblemTypeList(_View):
+    """Every kind of problem this service can answer."""
+
+    problems: list[ProblemTypeView]
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

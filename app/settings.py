@@ -1,0 +1,73 @@
+"""How the front desk is configured: the only file of ``app`` that reads the environment."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from model.card import SHIPPED_MODELS
+
+
+class AppSettings(BaseSettings):
+    """Read from ``CYTOSYNTH_*`` variables and ``.env``; every default suits one machine."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CYTOSYNTH_", env_file=".env", extra="ignore", frozen=True, protected_namespaces=()
+    )
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    redis_url: str | None = Field(
+        default=None,
+        repr=False,  # it may hold a password
+        description="redis://, rediss:// or redis+socket:// of the broker; unset: the embedded broker of data_dir.",
+    )
+    data_dir: Path = Field(default=Path("var"), description="Results, requests and the embedded broker's data.")
+    model_dirs: Annotated[list[Path], NoDecode] = Field(
+        default_factory=list, description="Folders of models besides the shipped ones, separated like PATH or as JSON."
+    )
+    max_points: int = Field(
+        default=4 * 30 * 256**3, ge=1, description="Grid samples one job may take: count x frames x (x * y * z)."
+    )
+    max_bytes: int = Field(default=8 * 2**30, ge=1, description="Bytes of files one job may be expected to write.")
+    max_body_bytes: int = Field(default=256 * 1024, ge=1024, description="Longest JSON body, in bytes.")
+    max_queue: int = Field(default=10_000, ge=1, description="More queued jobs are refused.")
+    max_wait_seconds: float = Field(default=60.0, ge=0.0, le=60.0, description="Longest wait in one call.")
+    retention_days: float = Field(default=7.0, gt=0, description="Files are kept this long after a job has succeeded.")
+    record_days: float = Field(default=30.0, gt=0, description="A finished job stays listed this long.")
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$", description="Least level logged.")
+    log_json: bool = Field(default=False, description="Log JSON lines instead of text.")
+    server: str | None = Field(default=None, description="Address of the service the command line talks to.")
+
+    @field_validator("model_dirs", mode="before")
+    @classmethod
+    def _split_like_path(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            return json.loads(value)
+        return [part for part in value.split(os.pathsep) if part]
+
+    @property
+    def model_roots(self) -> list[Path]:
+        """Folders that hold models, the operator's own before the shipped ones."""
+        return [*self.model_dirs, SHIPPED_MODELS]
+
+
+def child_environment(settings: AppSettings, **extra: str) -> dict[str, str]:
+    """Return this process's environment with ``settings`` spelled out, for a process that must agree with it."""
+    shared = {
+        "CYTOSYNTH_DATA_DIR": str(settings.data_dir.resolve()),
+        "CYTOSYNTH_MODEL_DIRS": json.dumps([str(path.resolve()) for path in settings.model_dirs]),
+        "CYTOSYNTH_MAX_QUEUE": str(settings.max_queue),
+        "CYTOSYNTH_RETENTION_DAYS": repr(settings.retention_days),
+        "CYTOSYNTH_RECORD_DAYS": repr(settings.record_days),
+    }
+    if settings.redis_url is not None:
+        shared["CYTOSYNTH_REDIS_URL"] = settings.redis_url
+    return {**os.environ, **shared, **extra}

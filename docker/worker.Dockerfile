@@ -1,0 +1,38 @@
+# The worker image: the arithmetic. Runs on a CPU as it is; docker/gpu.yml gives it an NVIDIA device.
+#
+#   docker build --file docker/worker.Dockerfile --tag cytosynth-worker .
+#
+# TORCH_INDEX names a package index to look in as well. Left empty, torch is the registry's own build, which on Linux
+# serves CPU and NVIDIA devices alike and brings gigabytes of libraries; PyTorch's CPU index gives a far smaller image.
+
+FROM python:3.11-slim AS build
+ARG TORCH_INDEX=""
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /opt/cytosynth
+WORKDIR /build
+# The libraries first, around empty packages: a layer of their own, kept until the pins change.
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+RUN mkdir app worker model && touch app/__init__.py worker/__init__.py model/__init__.py \
+    && PIP_EXTRA_INDEX_URL="$TORCH_INDEX" /opt/cytosynth/bin/pip install --constraint constraints.txt ".[worker]"
+COPY model model
+COPY worker worker
+COPY app app
+RUN /opt/cytosynth/bin/pip install --no-deps --force-reinstall .
+
+FROM python:3.11-slim
+LABEL org.opencontainers.image.title="cytosynth worker" org.opencontainers.image.licenses="BSD-3-Clause"
+# A fixed id, so that web and worker own the shared volume alike; a new named volume takes over the owner of /data.
+RUN groupadd --gid 10001 cytosynth \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin cytosynth \
+    && install --directory --owner=10001 --group=10001 /data
+COPY --from=build /opt/cytosynth /opt/cytosynth
+# The root file system is read-only where it runs: caches of compiled kernels and of plots go to /tmp, which is memory.
+ENV PATH="/opt/cytosynth/bin:$PATH" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 CYTOSYNTH_DATA_DIR=/data \
+    NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib
+WORKDIR /data
+USER 10001:10001
+VOLUME /data
+# Healthy is a worker whose sign of life is in the broker: process, connection and clock are then all right.
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import socket, sys; from worker.jobs import Jobs; from worker.settings import WorkerSettings as S; sys.exit(not any(b.hostname == socket.gethostname() for b in Jobs.connect(S().redis_url).workers_alive()))"]
+CMD ["python", "-m", "worker"]

@@ -1,0 +1,148 @@
+"""Reading and writing trained models: safetensors and a card, nothing else.
+
+Promises: weights are checked against the card's SHA-256 before they are parsed; every tensor has the expected name,
+shape and type and is finite; no pickle is ever opened.
+Does not promise: that the card tells the truth about quality.
+
+Format: https://huggingface.co/docs/safetensors (a JSON header and raw little-endian tensors).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from model.card import WEIGHTS_FILE, ModelCard, load_card
+from model.errors import CheckpointError
+from model.latent import Prior
+from model.network import AutoDecoder, NetworkConfig
+
+CONFIG_KEY = "cytosynth.network"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained auto-decoder with its latent table, in memory.
+
+    Attributes
+    ----------
+    latent_codes
+        (s, c) float32, one learned code a training sequence.
+    """
+
+    card: ModelCard
+    decoder: AutoDecoder
+    latent_codes: NDArray[np.float32]
+    prior: Prior
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    decoder: AutoDecoder,
+    latent_codes: NDArray[np.float32],
+    prior: Prior,
+    card: Mapping[str, Any],
+) -> Checkpoint:
+    """Write a model's folder: weights first, then the card that names their checksum.
+
+    Parameters
+    ----------
+    folder
+        Made when missing; its name should be the model's id.
+    decoder, latent_codes, prior
+        What was trained.
+    card
+        The card's members, without those that follow from the weights (sha256, parameters, latent_size, latent_codes).
+
+    Returns
+    -------
+    Checkpoint
+        As :func:`load_checkpoint` reads it back.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"decoder.{name}": value.detach().float().cpu() for name, value in decoder.state_dict().items()}
+    tensors["latent_codes"] = torch.from_numpy(np.asarray(latent_codes, dtype=np.float32))
+    tensors["prior.mean"] = torch.from_numpy(np.asarray(prior.mean, dtype=np.float32))
+    tensors["prior.factor"] = torch.from_numpy(np.asarray(prior.factor, dtype=np.float32))
+    data = save(
+        {name: value.contiguous() for name, value in sorted(tensors.items())},
+        metadata={CONFIG_KEY: decoder.config.model_dump_json()},
+    )
+    partial = folder / f"{WEIGHTS_FILE}.partial"
+    partial.write_bytes(data)
+    partial.replace(folder / WEIGHTS_FILE)
+    complete = ModelCard(
+        **{
+            **card,
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "parameters": sum(p.numel() for p in decoder.parameters()),
+            "latent_size": decoder.config.latent_size,
+            "latent_codes": len(latent_codes),
+        }
+    )
+    complete.write(folder)
+    return load_checkpoint(folder)
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read a model's folder.
+
+    Raises
+    ------
+    CheckpointError
+        If a file is missing, the weights differ from the card's checksum, or a tensor is missing, extra, of another
+        shape or type, or not finite.
+    """
+    card = load_card(folder)
+    path = folder / WEIGHTS_FILE
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        raise CheckpointError(f"the model folder {folder.name!r} has no {WEIGHTS_FILE}") from None
+    if digest != card.sha256:
+        raise CheckpointError(
+            f"the weights of model {card.id!r} have SHA-256 {digest}, its card says {card.sha256}: the file was altered"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        config = NetworkConfig.model_validate_json(metadata.get(CONFIG_KEY, "{"))
+    except (SafetensorError, ValidationError) as error:
+        raise CheckpointError(f"the weights of model {card.id!r} cannot be read: {error}") from None
+    return _assemble(card, config, tensors)
+
+
+def _assemble(card: ModelCard, config: NetworkConfig, tensors: dict[str, Tensor]) -> Checkpoint:
+    decoder = AutoDecoder(config)
+    expected = {f"decoder.{name}": tuple(value.shape) for name, value in decoder.state_dict().items()}
+    axes = tensors["prior.factor"].shape[0] if "prior.factor" in tensors and tensors["prior.factor"].ndim == 2 else 1
+    expected["latent_codes"] = (card.latent_codes, config.latent_size)
+    expected["prior.mean"] = (config.latent_size,)
+    expected["prior.factor"] = (axes, config.latent_size)
+    for name in sorted(expected.keys() ^ tensors.keys()):
+        raise CheckpointError(f"model {card.id!r}: tensor {name!r} is {'missing' if name in expected else 'not known'}")
+    for name, shape in expected.items():
+        tensor = tensors[name]
+        if tuple(tensor.shape) != shape or tensor.dtype != torch.float32:
+            raise CheckpointError(
+                f"model {card.id!r}: tensor {name!r} is {tuple(tensor.shape)} {tensor.dtype}, not {shape} float32"
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"model {card.id!r}: tensor {name!r} holds NaN or infinity")
+    decoder.load_state_dict({name: tensors[f"decoder.{name}"] for name in decoder.state_dict()})
+    decoder.requires_grad_(False)
+    prior = Prior(tensors["prior.mean"].numpy(), tensors["prior.factor"].numpy())
+    return Checkpoint(card, decoder, tensors["latent_codes"].numpy(), prior)

@@ -1,0 +1,185 @@
+"""Latent codes: where they come from when a new cell is asked for, and how the cell is turned.
+
+Promises: everything follows from the spec's seed and the index of the sequence, so any one of many can be remade alone;
+random rotations are uniform on SO(3).
+Does not promise: that a code far from the learned ones gives a living shape.
+
+References: uniform quaternions, Shoemake 1992, doi:10.1016/B978-0-08-050755-2.50036-1; shrinkage of a covariance,
+Ledoit and Wolf 2004, doi:10.1016/S0047-259X(03)00096-4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import SpecError
+from model.spec import (
+    ExplicitLatent,
+    GenerationSpec,
+    InterpolatedLatent,
+    LearnedLatent,
+    NearbyLatent,
+    SampledLatent,
+)
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Gaussian density over latent codes: ``mean + noise @ factor``.
+
+    Attributes
+    ----------
+    mean
+        (c,) float32.
+    factor
+        (k, c) float32; its rows are the principal axes, scaled by their standard deviations.
+    """
+
+    mean: Floats
+    factor: Floats
+
+    def sample(self, rng: np.random.Generator, *, temperature: float = 1.0) -> Floats:
+        """Draw one code, (c,) float32."""
+        noise = rng.standard_normal(len(self.factor)) * temperature
+        code = self.mean.astype(np.float64) + noise @ self.factor.astype(np.float64)
+        return np.asarray(code, dtype=np.float32)
+
+
+def fit_prior(codes: Floats) -> Prior:
+    """Fit the density of new codes to the learned ones: principal axes of their shrunk covariance.
+
+    The covariance is shrunk toward the mean variance within the span of the codes (Ledoit and Wolf's intensity),
+    because there are about as many codes as dimensions; directions that no code uses stay empty.
+
+    Parameters
+    ----------
+    codes
+        (s, c) learned codes, s ≥ 2.
+
+    Returns
+    -------
+    Prior
+        With min(s − 1, c) axes.
+    """
+    table = np.asarray(codes, dtype=np.float64)
+    count, size = table.shape
+    if count < 2:
+        return Prior(np.asarray(table[0], dtype=np.float32), np.zeros((1, size), dtype=np.float32))
+    mean = table.mean(axis=0)
+    centred = table - mean
+    _, singular, axes = np.linalg.svd(centred, full_matrices=False)
+    rank = min(count - 1, size)
+    variance = singular[:rank] ** 2 / count
+    scores = centred @ axes[:rank].T  # (s, rank)
+    spread = variance.mean()
+    distance = ((variance - spread) ** 2).sum()
+    noise = ((scores**2).sum(axis=1) ** 2).sum() / count**2 - (variance**2).sum() / count
+    intensity = float(np.clip(noise / distance, 0.0, 1.0)) if distance > 0 else 0.0
+    shrunk = (1.0 - intensity) * variance + intensity * spread
+    factor = np.sqrt(shrunk)[:, None] * axes[:rank]
+    return Prior(mean.astype(np.float32), factor.astype(np.float32))
+
+
+def check_latent(spec: GenerationSpec, *, codes: int, size: int) -> None:
+    """Refuse a latent that the model cannot have.
+
+    Raises
+    ------
+    SpecError
+        If an index is not in the latent table or explicit values have another length.
+    """
+    latent = spec.latent
+    indices: dict[str, int] = {}
+    if isinstance(latent, LearnedLatent | NearbyLatent):
+        indices = {"index": latent.index}
+    elif isinstance(latent, InterpolatedLatent):
+        indices = {"first": latent.first, "second": latent.second}
+    for name, index in indices.items():
+        if index >= codes:
+            raise SpecError(
+                f"the model has {codes} learned codes, 0 to {codes - 1}; {index} is not one of them",
+                pointer=f"/latent/{name}",
+            )
+    if isinstance(latent, ExplicitLatent) and len(latent.values) != size:
+        raise SpecError(
+            f"this model's codes have {size} values; {len(latent.values)} were given", pointer="/latent/values"
+        )
+
+
+def sequence_generator(spec: GenerationSpec, index: int) -> np.random.Generator:
+    """Source of randomness of one sequence of a completed spec."""
+    if spec.seed is None:
+        raise SpecError("the spec has no seed; complete it first", pointer="/seed")
+    return np.random.default_rng([spec.seed, index])
+
+
+def draw_code(latent: object, *, codes: Floats, prior: Prior, rng: np.random.Generator) -> Floats:
+    """Make the latent code that a spec describes.
+
+    Parameters
+    ----------
+    latent
+        The spec's latent.
+    codes
+        (s, c) learned codes.
+    prior
+        Density fitted to them.
+    rng
+        Source of randomness; not used for learned, interpolated and explicit codes.
+
+    Returns
+    -------
+    Floats
+        (c,) float32.
+    """
+    match latent:
+        case SampledLatent(temperature=temperature):
+            return prior.sample(rng, temperature=temperature)
+        case LearnedLatent(index=index):
+            return codes[index].copy()
+        case NearbyLatent(index=index, noise=noise):
+            spread = codes.astype(np.float64).std(axis=0)
+            return np.asarray(codes[index] + noise * spread * rng.standard_normal(codes.shape[1]), dtype=np.float32)
+        case InterpolatedLatent(first=first, second=second, weight=weight):
+            return np.asarray(_slerp(codes[first], codes[second], weight, centre=prior.mean), dtype=np.float32)
+        case ExplicitLatent(values=values):
+            return np.array(values, dtype=np.float32)
+        case _:
+            raise SpecError(f"unknown kind of latent: {type(latent).__name__}", pointer="/latent")
+
+
+def draw_rotation(spec: GenerationSpec, rng: np.random.Generator) -> list[float]:
+    """Unit quaternion [w, x, y, z] that a spec describes; random ones are uniform on SO(3)."""
+    if spec.rotation == "none":
+        return [1.0, 0.0, 0.0, 0.0]
+    quaternion = rng.standard_normal(4) if spec.rotation == "random" else np.array(spec.rotation, dtype=np.float64)
+    quaternion = quaternion / np.linalg.norm(quaternion)
+    return [float(q) for q in (quaternion if quaternion[0] >= 0 else -quaternion)]
+
+
+def rotation_matrix(quaternion: list[float]) -> NDArray[np.float64]:
+    """Rotation matrix (3, 3) of a unit quaternion [w, x, y, z]; column vectors, x' = R x."""
+    w, x, y, z = quaternion
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def _slerp(first: Floats, second: Floats, weight: float, *, centre: Floats) -> NDArray[np.float64]:
+    """Spherical interpolation around the mean code: keeps the distance from the mean that learned codes have."""
+    a, b = (np.asarray(code, dtype=np.float64) - centre for code in (first, second))
+    lengths = np.linalg.norm(a) * np.linalg.norm(b)
+    angle = np.arccos(np.clip(a @ b / lengths, -1.0, 1.0)) if lengths > 0 else 0.0
+    if angle < 1e-6:
+        return np.asarray(centre + (1 - weight) * a + weight * b)
+    mixed = (np.sin((1 - weight) * angle) * a + np.sin(weight * angle) * b) / np.sin(angle)
+    return np.asarray(centre + mixed)

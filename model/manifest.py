@@ -1,0 +1,93 @@
+"""The manifest: what a result holds, how it was made, and the checksum of each file.
+
+Promises: the same cells give the same bytes, because nothing in it differs from one run to the next: no date, host or
+path.
+Does not promise: that the files are there; whoever opens one compares checksums.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MANIFEST_FILE = "manifest.json"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class FileEntry(_Frozen):
+    """One file of a result."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$")]
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    media_type: str
+
+
+class Units(_Frozen):
+    """What the numbers in the files measure."""
+
+    length: Literal["micrometre"] = "micrometre"
+    time: Literal["minute"] = "minute"
+    micrometres: Annotated[float, Field(gt=0)] = Field(description="Length of one unit of Ω in µm.")
+    minutes: Annotated[float, Field(gt=0)] = Field(description="Duration of τ in minutes.")
+    spacing: Annotated[list[float], Field(min_length=3, max_length=3)] = Field(
+        description="Distance of neighbouring samples along x, y and z in µm."
+    )
+    origin: Literal["centre of the domain"] = "centre of the domain"
+
+
+class TrackEntry(_Frozen):
+    """One label's life, as in ``man_track.txt``."""
+
+    label: Annotated[int, Field(ge=1)]
+    first_frame: Annotated[int, Field(ge=0)]
+    last_frame: Annotated[int, Field(ge=0)]
+    parent: Annotated[int, Field(ge=0)]
+
+
+class CellEntry(_Frozen):
+    """One synthesised sequence."""
+
+    index: Annotated[int, Field(ge=0)]
+    latent: list[float]
+    rotation: Annotated[list[float], Field(min_length=4, max_length=4)]
+    seed: Annotated[int, Field(ge=0)]
+    tracks: list[TrackEntry]
+    frames: list[dict[str, Any]]
+
+
+class ModelEntry(_Frozen):
+    """Which weights."""
+
+    id: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class SoftwareEntry(_Frozen):
+    """Which program."""
+
+    name: str = "cytosynth"
+    version: str
+
+
+class Manifest(_Frozen):
+    """What a result holds and how it was made; holds nothing that differs from one run to the next."""
+
+    format: Literal["cytosynth-manifest/1"] = "cytosynth-manifest/1"
+    spec: dict[str, Any]
+    model: ModelEntry
+    software: SoftwareEntry
+    device_class: str
+    units: Units
+    cells: list[CellEntry]
+    files: list[FileEntry]
+
+    def to_json(self) -> bytes:
+        """Canonical JSON: sorted keys, two spaces, ASCII, a newline at the end."""
+        document = self.model_dump(mode="json")
+        return (json.dumps(document, sort_keys=True, indent=2, ensure_ascii=True, allow_nan=False) + "\n").encode()

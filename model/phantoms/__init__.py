@@ -1,0 +1,74 @@
+"""Procedural living cells with exact signed distances: what a network is trained on, free of any licence.
+
+One file a cell type; :func:`make_phantom` names them. A phantom is a recipe, drawn from a seed, for one evolving cell;
+its frames are :class:`~model.phantoms.distance.ShapeFrame`, which are signed distance functions.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from model.errors import SpecError
+from model.phantoms.distance import ShapeFrame, SignedDistance
+
+__all__ = ["CELL_TYPES", "Phantom", "ShapeFrame", "SignedDistance", "make_phantom"]
+
+CELL_TYPES = ("celegans", "a549")
+"""Names of the cell types that have phantoms; each is a module of this package with a function ``make(seed)``."""
+
+
+class Phantom(Protocol):
+    """One procedural cell, whole: its shape at every time of τ, and what a unit of Ω and of τ is worth."""
+
+    @property
+    def cell_type(self) -> str:
+        """The cell type, one of :data:`CELL_TYPES`."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """The seed it was drawn from: same cell type and seed, same cell."""
+        ...
+
+    @property
+    def micrometres(self) -> float:
+        """Length of one unit of Ω, in µm; the same for all phantoms of a cell type."""
+        ...
+
+    @property
+    def minutes(self) -> float:
+        """Duration of the whole of τ, from -1 to 1, in minutes."""
+        ...
+
+    def frame(self, t: float) -> ShapeFrame:
+        """Return the shape of the cell at time ``t`` of τ = [-1, 1]."""
+        ...
+
+
+def make_phantom(cell_type: str, seed: int) -> Phantom:
+    """Draw the phantom of a cell type that a seed names.
+
+    Parameters
+    ----------
+    cell_type
+        One of :data:`CELL_TYPES`.
+    seed
+        Non-negative integer; the same seed gives the same cell.
+
+    Returns
+    -------
+    Phantom
+        The cell; its frames are computed when asked for.
+
+    Raises
+    ------
+    SpecError
+        If there is no such cell type, or the seed is negative.
+    """
+    if cell_type not in CELL_TYPES:
+        known = ", ".join(CELL_TYPES)
+        raise SpecError(f"There are no phantoms of cell type {cell_type!r}. Cell types with phantoms: {known}.")
+    if seed < 0:
+        raise SpecError(f"A seed is a non-negative integer; {seed} is not. Try {-seed}.")
+    make = importlib.import_module(f"model.phantoms.{cell_type}").make
+    return cast(Callable[[int], Phantom], make)(seed)

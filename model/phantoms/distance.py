@@ -1,0 +1,478 @@
+"""Exact signed distances to the zero set of any implicit function.
+
+A phantom describes a cell by whatever formula is convenient: right sign, right zero set, but not a distance (smooth
+unions, cuts and deformations spoil that). :class:`ShapeFrame` meshes the zero set, moves every vertex onto it by
+Newton steps, and answers with the distance to the nearest point of that mesh, each triangle bulged to the curvature of
+the surface.
+
+Promises
+--------
+- The sign is that of the implicit function at every point.
+- Nearest triangles are found exactly (bounding-volume tree), so |∇d| = 1 off the medial axis.
+- On smooth surfaces the zero set is off by about κ² e³ (e: edge, about 1/64; κ: curvature), far below 0.1 voxel at
+  128³; at creases, by the sag of a flat triangle.
+
+Does not promise
+----------------
+- Parts, gaps and necks thinner than one cell of the sampling grid (2 / ``resolution``) may be missed: raise
+  ``resolution`` for frames that have them.
+- Nothing about the implicit function is checked: a wrong ``lipschitz`` can lose pieces of the surface.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+from skimage.measure import marching_cubes
+
+__all__ = ["ShapeFrame", "SignedDistance"]
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+SignedDistance = Callable[[Floats], Floats]
+"""Points (n, 3) float32 in Ω to signed distances (n,) float32, in units of Ω, negative inside."""
+
+Implicit = Callable[[Doubles], Doubles]
+"""Points (n, 3) float64 in Ω to values (n,) float64, negative inside."""
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+BLOCK = 4  # cells of the sampling grid along the side of a block that is skipped or kept as one
+LEAF = 4  # triangles in a leaf of the tree, about
+SHORTEST = 0.3  # least curvature factor 1 + κ d a step along the surface is divided by
+DIFFERENCE = 1e-5  # step of the forward differences that give normals, units of Ω
+CREASE = 0.6  # normals of an edge's ends whose cosine is below this are of two smooth pieces: no bulge
+SURFACE_POINTS = 8192
+
+
+def _compiled(function: _Function) -> _Function:
+    """Compile with numba, keeping the function's type."""
+    return cast(_Function, numba.njit(cache=True, nogil=True, fastmath={"contract","nsz","arcp","reassoc"}, error_model="numpy")(function))
+
+
+class ShapeFrame:
+    """One frame of a phantom: the exact signed distance function of an implicit surface.
+
+    Parameters
+    ----------
+    implicit
+        Maps points (n, 3) float64 in Ω to values (n,) float64: negative inside, zero on the surface, and roughly a
+        distance near it (its slope there between about 1/2 and ``lipschitz``). The surface lies inside Ω.
+    resolution
+        Cells along an edge of Ω of the grid on which the surface is found, a multiple of 4. Triangles are then split
+        once, so that edges measure about ``1 / resolution``.
+    components
+        Number of connected components the shape has; recorded, not checked.
+    lipschitz
+        Fastest change of ``implicit`` per unit of Ω; blocks whose centre value exceeds it times their half-diagonal
+        are not looked into.
+
+    Attributes
+    ----------
+    components : int
+        Number of connected components.
+
+    Notes
+    -----
+    Building evaluates ``implicit`` at about 30 points per cell that meets the surface; a call evaluates it once per
+    point, for the sign, and searches the tree in a few microseconds a point.
+    """
+
+    components: int
+
+    def __init__(
+        self, implicit: Implicit, *, resolution: int = 96, components: int = 1, lipschitz: float = 1.5
+    ) -> None:
+        if resolution % BLOCK:
+            raise ValueError(f"resolution is a multiple of {BLOCK}, not {resolution}")
+        self.components = components
+        self._implicit = implicit
+        values = _sample(implicit, resolution=resolution, lipschitz=lipschitz)
+        self._vertices, self._normals, self._faces = _mesh(implicit, values)
+        self._tree = _Tree(self._vertices, self._normals, faces=self._faces, longest=2.0 / resolution)
+
+    def __call__(self, points: Floats) -> Floats:
+        """Return the signed distance of each point to the surface.
+
+        Parameters
+        ----------
+        points
+            (n, 3) float32, in Ω.
+
+        Returns
+        -------
+        Floats
+            (n,) float32, units of Ω, negative inside.
+        """
+        exact = np.ascontiguousarray(points, dtype=np.float64)
+        outside = self._implicit(exact) > 0.0  # (n,)
+        return self._tree.distance(exact, outside).astype(np.float32)
+
+    @cached_property
+    def volume(self) -> float:
+        """Volume inside the surface, cubic units of Ω."""
+        corners = self._vertices[self._faces]  # (f, 3, 3)
+        cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])  # (f, 3)
+        flat = np.einsum("ij,ij->", corners[:, 0], cross) / 6.0
+        bulges = _bulges(self._vertices, self._normals, faces=self._faces)
+        bulged = (0.5 * np.linalg.norm(cross, axis=1) * bulges.sum(axis=1)).sum() / 12.0
+        return float(flat + bulged)
+
+    @cached_property
+    def area(self) -> float:
+        """Area of the surface, square units of Ω."""
+        return float(_areas(self._vertices, self._faces).sum())
+
+    @cached_property
+    def surface_points(self) -> Floats:
+        """Points on the surface, (8192, 3) float32 in Ω, spread evenly by area and in random order of place."""
+        areas = _areas(self._vertices, self._faces)
+        strata = (np.arange(SURFACE_POINTS) + 0.5) / SURFACE_POINTS * areas.sum()
+        chosen = np.minimum(np.searchsorted(np.cumsum(areas), strata), len(areas) - 1)
+        # Additive recurrence of the plastic number: low discrepancy in the unit square, folded into a triangle.
+        steps = np.arange(1, SURFACE_POINTS + 1)[:, None] * np.array([0.7548776662466927, 0.5698402909980532])
+        weights = steps % 1.0
+        weights = np.where(weights.sum(axis=1, keepdims=True) > 1.0, 1.0 - weights, weights)
+        weights = np.column_stack([1.0 - weights.sum(axis=1), weights])  # (m, 3)
+        corners = self._faces[chosen]  # (m, 3)
+        flat = np.einsum("ij,ijk->ik", weights, self._vertices[corners])
+        normals = np.einsum("ij,ijk->ik", weights, self._normals[corners])
+        normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+        bulges = _bulges(self._vertices, self._normals, faces=corners)
+        rise = np.einsum("ij,ij->i", bulges, weights * np.roll(weights, -1, axis=1))
+        order = np.random.default_rng(0).permutation(SURFACE_POINTS)
+        return (flat + rise[:, None] * normals).astype(np.float32)[order]
+
+
+def _sample(implicit: Implicit, *, resolution: int, lipschitz: float) -> Doubles:
+    """Sample an implicit function on a grid of Ω, in full only in blocks that may meet its zero set."""
+    blocks = resolution // BLOCK
+    step = 2.0 / resolution
+    middles = -1.0 + step * BLOCK * (np.arange(blocks) + 0.5)
+    centres = np.stack(np.meshgrid(middles, middles, middles, indexing="ij"), axis=-1).reshape(-1, 3)
+    coarse = implicit(centres)
+    near = np.abs(coarse) <= lipschitz * step * BLOCK * np.sqrt(3.0) / 2.0
+    coarse = coarse.reshape(blocks, blocks, blocks)
+    values = np.pad(np.kron(coarse, np.ones((BLOCK, BLOCK, BLOCK))), (0, 1), mode="edge")
+    # Every block owns the samples on its lower faces; a sample is needed if any block that touches it is near.
+    needed = np.zeros(values.shape, dtype=np.bool_)
+    kept = np.kron(near.reshape(coarse.shape), np.ones((BLOCK, BLOCK, BLOCK), dtype=np.bool_))
+    for i in (0, 1):
+        for j in (0, 1):
+            for k in (0, 1):
+                needed[i : i + resolution, j : j + resolution, k : k + resolution] |= kept
+    index = np.argwhere(needed)
+    values[needed] = implicit(-1.0 + step * index)
+    return values
+
+
+def _mesh(implicit: Implicit, values: Doubles) -> tuple[Doubles, Doubles, Integers]:
+    """Triangulate the zero set: vertices on it (v, 3), outward unit normals (v, 3), outward faces (f, 3)."""
+    resolution = values.shape[0] - 1
+    step = 2.0 / resolution
+    corners, triangles, _, _ = marching_cubes(values, 0.0, allow_degenerate=False)
+    vertices = corners.astype(np.float64) * step - 1.0
+    faces = triangles.astype(np.int64)
+    for reach in (step / 2, step / 4, step / 8):
+        vertices, gradients = _newton(implicit, vertices, reach=reach)
+    normals = gradients / np.maximum(np.linalg.norm(gradients, axis=1, keepdims=True), 1e-12)
+    cross = np.cross(vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]])
+    if np.einsum("ij,ij->", cross, normals[faces[:, 0]]) < 0.0:
+        faces = faces[:, ::-1]
+    return vertices, normals, np.ascontiguousarray(faces)
+
+
+def _newton(implicit: Implicit, points: Doubles, *, reach: float) -> tuple[Doubles, Doubles]:
+    """Move points one Newton step, of length ``reach`` at most, towards the zero set; also the gradients (n, 3)."""
+    values = implicit(points)
+    gradients = np.empty_like(points)
+    for axis in range(3):
+        shifted = points.copy()
+        shifted[:, axis] += DIFFERENCE
+        gradients[:, axis] = (implicit(shifted) - values) / DIFFERENCE
+    squared = np.maximum(np.einsum("ij,ij->i", gradients, gradients), 1e-12)
+    steps = -gradients * (values / squared)[:, None]
+    lengths = np.linalg.norm(steps, axis=1, keepdims=True)
+    return points + steps * np.minimum(1.0, reach / np.maximum(lengths, 1e-12)), gradients
+
+
+def _edge_bulge(vertices: Doubles, normals: Doubles, *, ends: Integers) -> Doubles:
+    """Return κ e² / 2 of each edge (e, 2) from the turn of its normals; at weights u, v the surface is u v of it high."""
+    turn = normals[ends[:, 1]] - normals[ends[:, 0]]
+    along = vertices[ends[:, 1]] - vertices[ends[:, 0]]
+    smooth = np.einsum("ij,ij->i", normals[ends[:, 0]], normals[ends[:, 1]]) > CREASE
+    return np.where(smooth, np.einsum("ij,ij->i", turn, along) / 2.0, 0.0)
+
+
+def _bulges(vertices: Doubles, normals: Doubles, *, faces: Integers) -> Doubles:
+    """Return the bulge of the edges (0, 1), (1, 2), (2, 0) of each face, (f, 3)."""
+    return np.stack([_edge_bulge(vertices, normals, ends=faces[:, e]) for e in ([0, 1], [1, 2], [2, 0])], axis=1)
+
+
+def _areas(vertices: Doubles, faces: Integers) -> Doubles:
+    """Return the area of each face, (f,)."""
+    corners = vertices[faces]
+    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    return np.asarray(0.5 * np.linalg.norm(cross, axis=1))
+
+
+class _Tree:
+    """A tree of boxes over the faces, sorted along a Morton curve: node i has children 2 i and 2 i + 1."""
+
+    def __init__(self, vertices: Doubles, normals: Doubles, *, faces: Integers, longest: float) -> None:
+        self._longest = longest
+        corners = vertices[faces]  # (f, 3, 3)
+        order = np.argsort(_morton(corners.mean(axis=1)))
+        self._corners = np.ascontiguousarray(corners[order])
+        faces = faces[order]
+        self._bulges = _bulges(vertices, normals, faces=faces)
+        turns, smooth = _turns(vertices, normals, faces=faces)
+        self._normals = normals[faces]  # (f, 3, 3)
+        self._turns = turns[faces]  # (f, 3, 3, 3)
+        self._smooth = smooth[faces].all(axis=1)
+        leaves = 1 << max(0, int(np.ceil(np.log2(len(faces) / LEAF))))
+        self._starts = np.linspace(0, len(faces), leaves + 1).astype(np.int64)
+        self._boxes = _boxes(self._corners, self._starts)
+
+    def distance(self, points: Doubles, outside: NDArray[np.bool_]) -> Doubles:
+        """Return signed distances (n,), positive where ``outside``."""
+        feet, faces, weights = _nearest(points, self._corners, self._starts, self._boxes)
+        return _curved(
+            points,
+            outside,
+            feet,
+            faces,
+            weights,
+            self._corners,
+            self._bulges,
+            self._normals,
+            self._turns,
+            self._smooth,
+            self._longest,
+        )
+
+
+def _turns(vertices: Doubles, normals: Doubles, *, faces: Integers) -> tuple[Doubles, NDArray[np.bool_]]:
+    """Return the shape operator at each vertex, (v, 3, 3), and whether the surface is smooth there, (v,).
+
+    The operator S turns a step along the surface into the turn of the normal, fitted to the edges around the vertex:
+    least squares of S e = Δn, with S n = 0.
+    """
+    starts, stops = faces.ravel(), faces[:, [1, 2, 0]].ravel()
+    along, turn = vertices[stops] - vertices[starts], normals[stops] - normals[starts]
+    crease = np.einsum("ij,ij->i", normals[starts], normals[stops]) <= CREASE
+    count = len(vertices)
+    smooth = np.bincount(starts, crease, minlength=count) + np.bincount(stops, crease, minlength=count) == 0.0
+    squares, products = np.empty((count, 3, 3)), np.empty((count, 3, 3))
+    for i in range(3):
+        for j in range(3):
+            for total, left in ((squares, along), (products, turn)):
+                product = left[:, i] * along[:, j]
+                total[:, i, j] = np.bincount(starts, product, minlength=count)
+                total[:, i, j] += np.bincount(stops, product, minlength=count)
+    scale = np.trace(squares, axis1=1, axis2=2)[:, None, None] + 1e-30
+    normal = normals[:, :, None] * normals[:, None, :]
+    fitted = products @ np.linalg.inv(squares + scale * (normal + 1e-6 * np.eye(3)))
+    tangent = np.eye(3) - normal
+    fitted = tangent @ fitted @ tangent
+    return (fitted + fitted.transpose(0, 2, 1)) / 2.0, smooth
+
+
+def _morton(points: Doubles) -> Integers:
+    """Return the place of each point of Ω on a Morton curve of 1024³ cells."""
+    cells = np.clip((points + 1.0) * 512.0, 0, 1023).astype(np.int64)
+    for shift, mask in ((16, 0x030000FF), (8, 0x0300F00F), (4, 0x030C30C3), (2, 0x09249249)):
+        cells = (cells | (cells << shift)) & mask
+    return np.asarray(cells[:, 0] | (cells[:, 1] << 1) | (cells[:, 2] << 2))
+
+
+@_compiled
+def _boxes(corners: Doubles, starts: Integers) -> Doubles:
+    """Return the boxes of all nodes (2 leaves, 6): lower corner, upper corner."""
+    leaves = len(starts) - 1
+    boxes = np.empty((2 * leaves, 6))
+    boxes[:, :3] = np.inf
+    boxes[:, 3:] = -np.inf
+    for leaf in range(leaves):
+        for face in range(starts[leaf], starts[leaf + 1]):
+            for corner in range(3):
+                for axis in range(3):
+                    value = corners[face, corner, axis]
+                    boxes[leaves + leaf, axis] = min(boxes[leaves + leaf, axis], value)
+                    boxes[leaves + leaf, 3 + axis] = max(boxes[leaves + leaf, 3 + axis], value)
+    for node in range(leaves - 1, 0, -1):
+        for axis in range(3):
+            boxes[node, axis] = min(boxes[2 * node, axis], boxes[2 * node + 1, axis])
+            boxes[node, 3 + axis] = max(boxes[2 * node, 3 + axis], boxes[2 * node + 1, 3 + axis])
+    return boxes
+
+
+@_compiled
+def _box_distance(boxes: Doubles, node: int, x: float, y: float, z: float) -> float:
+    """Return the squared distance from a point to a node's box."""
+    dx = max(boxes[node, 0] - x, 0.0, x - boxes[node, 3])
+    dy = max(boxes[node, 1] - y, 0.0, y - boxes[node, 4])
+    dz = max(boxes[node, 2] - z, 0.0, z - boxes[node, 5])
+    return float(dx * dx + dy * dy + dz * dz)
+
+
+@_compiled
+def _foot(triangle: Doubles, x: float, y: float, z: float) -> tuple[float, float, float]:
+    """Return the squared distance from a point to a triangle (3, 3), and the foot's weights of corners 1 and 2.
+
+    The regions of Voronoi are told apart by signs of dot products (Ericson, Real-Time Collision Detection, §5.1.5).
+    """
+    abx, aby, abz = triangle[1, 0] - triangle[0, 0], triangle[1, 1] - triangle[0, 1], triangle[1, 2] - triangle[0, 2]
+    acx, acy, acz = triangle[2, 0] - triangle[0, 0], triangle[2, 1] - triangle[0, 1], triangle[2, 2] - triangle[0, 2]
+    apx, apy, apz = x - triangle[0, 0], y - triangle[0, 1], z - triangle[0, 2]
+    bb = abx * abx + aby * aby + abz * abz
+    bc = abx * acx + aby * acy + abz * acz
+    cc = acx * acx + acy * acy + acz * acz
+    pb = abx * apx + aby * apy + abz * apz
+    pc = acx * apx + acy * apy + acz * apz
+    v = pb * cc - pc * bc
+    w = pc * bb - pb * bc
+    whole = bb * cc - bc * bc
+    if v >= 0.0 and w >= 0.0 and v + w <= whole and whole > 0.0:
+        v /= whole
+        w /= whole
+    else:
+        v, w = 0.0, 0.0
+        best = np.inf
+        for edge in range(3):
+            if edge == 0:  # a to b
+                s = min(max(pb / bb, 0.0), 1.0) if bb > 0.0 else 0.0
+                tv, tw = s, 0.0
+            elif edge == 1:  # a to c
+                s = min(max(pc / cc, 0.0), 1.0) if cc > 0.0 else 0.0
+                tv, tw = 0.0, s
+            else:  # b to c
+                length = bb + cc - 2.0 * bc
+                s = min(max((bb - bc + pc - pb) / length, 0.0), 1.0) if length > 0.0 else 0.0
+                tv, tw = 1.0 - s, s
+            # |ap - v ab - w ac|² less its constant |ap|²
+            cost = tv * tv * bb + 2.0 * tv * tw * bc + tw * tw * cc - 2.0 * (tv * pb + tw * pc)
+            if cost < best:
+                best, v, w = cost, tv, tw
+    dx, dy, dz = apx - v * abx - w * acx, apy - v * aby - w * acy, apz - v * abz - w * acz
+    return dx * dx + dy * dy + dz * dz, v, w
+
+
+@_compiled
+def _nearest(
+    points: Doubles, corners: Doubles, starts: Integers, boxes: Doubles
+) -> tuple[Doubles, Integers, Doubles]:
+    """Return, for each point, the distance to the nearest flat triangle (n,), its face (n,) and weights (n, 3)."""
+    leaves = len(starts) - 1
+    distances = np.empty(len(points))
+    faces = np.empty(len(points), dtype=np.int64)
+    weights = np.empty((len(points), 3))
+    stack = np.empty(64, dtype=np.int64)
+    bounds = np.empty(64)
+    for i in range(len(points)):
+        x, y, z = points[i, 0], points[i, 1], points[i, 2]
+        best, face, v, w = np.inf, 0, 0.0, 0.0
+        stack[0], bounds[0], height = 1, 0.0, 1
+        while height > 0:
+            height -= 1
+            node = stack[height]
+            if bounds[height] >= best * 0.9999:
+                continue
+            if node >= leaves:
+                for candidate in range(starts[node - leaves], starts[node - leaves + 1]):
+                    squared, tv, tw = _foot(corners[candidate], x, y, z)
+                    if squared < best:
+                        best, face, v, w = squared, candidate, tv, tw
+                continue
+            left = _box_distance(boxes, 2 * node, x, y, z)
+            right = _box_distance(boxes, 2 * node + 1, x, y, z)
+            near, far = (2 * node, 2 * node + 1) if left <= right else (2 * node + 1, 2 * node)
+            if max(left, right) < best * 0.9999:
+                stack[height], bounds[height] = far, max(left, right)
+                height += 1
+            if min(left, right) < best:
+                stack[height], bounds[height] = near, min(left, right)
+                height += 1
+        distances[i], faces[i] = np.sqrt(max(best, 0.0)), face
+        weights[i, 0], weights[i, 1], weights[i, 2] = 1.0 - v - w, v, w
+    return distances, faces, weights
+
+
+@_compiled
+def _curved(
+    points: Doubles,
+    outside: NDArray[np.bool_],
+    feet: Doubles,
+    faces: Integers,
+    weights: Doubles,
+    corners: Doubles,
+    bulges: Doubles,
+    normals: Doubles,
+    turns: Doubles,
+    smooth: NDArray[np.bool_],
+    longest: float,
+) -> Doubles:
+    """Return signed distances to the curved surface, from the nearest points of the flat triangles.
+
+    The foot y is raised onto the surface. If t is the part of p - y along the surface and d its height, one Newton
+    step (I + d S)⁻¹ t along the surface reaches the foot of p, S the shape operator interpolated to y.
+    """
+    distances = np.empty(len(points))
+    n, y, t = np.empty(3), np.empty(3), np.empty(3)
+    for i in range(len(points)):
+        f = faces[i]
+        sign = 1.0 if outside[i] else -1.0
+        if not smooth[f]:
+            distances[i] = sign * feet[i]
+            continue
+        u, v, w = weights[i, 0], weights[i, 1], weights[i, 2]
+        rise = u * v * bulges[f, 0] + v * w * bulges[f, 1] + w * u * bulges[f, 2]
+        length = 0.0
+        for k in range(3):
+            n[k] = u * normals[f, 0, k] + v * normals[f, 1, k] + w * normals[f, 2, k]
+            length += n[k] * n[k]
+        length = np.sqrt(length)
+        height = 0.0
+        for k in range(3):
+            n[k] /= length
+            y[k] = u * corners[f, 0, k] + v * corners[f, 1, k] + w * corners[f, 2, k] + rise * n[k]
+            t[k] = points[i, k] - y[k]
+            height += t[k] * n[k]
+        # A tangent basis (e, g) at y, and in it the step (a, b) and the operator (see, seg, sgg).
+        ex, ey, ez = (0.0, -n[2], n[1]) if abs(n[0]) < 0.6 else (n[2], 0.0, -n[0])
+        length = np.sqrt(ex * ex + ey * ey + ez * ez)
+        ex, ey, ez = ex / length, ey / length, ez / length
+        gx, gy, gz = n[1] * ez - n[2] * ey, n[2] * ex - n[0] * ez, n[0] * ey - n[1] * ex
+        a = t[0] * ex + t[1] * ey + t[2] * ez
+        b = t[0] * gx + t[1] * gy + t[2] * gz
+        see, seg, sgg = 0.0, 0.0, 0.0
+        for j in range(3):
+            ej = ex if j == 0 else (ey if j == 1 else ez)
+            gj = gx if j == 0 else (gy if j == 1 else gz)
+            for k in range(3):
+                ek = ex if k == 0 else (ey if k == 1 else ez)
+                gk = gx if k == 0 else (gy if k == 1 else gz)
+                s = u * turns[f, 0, j, k] + v * turns[f, 1, j, k] + w * turns[f, 2, j, k]
+                see += ej * s * ek
+                seg += ej * s * gk
+                sgg += gj * s * gk
+        # Principal axes; near a centre of curvature (1 + κ d -> 0) the step is held short, the distance hardly changes.
+        angle = 0.5 * np.arctan2(2.0 * seg, see - sgg)
+        c, s = np.cos(angle), np.sin(angle)
+        first = see * c * c + 2.0 * seg * c * s + sgg * s * s
+        second = see + sgg - first
+        along, across = a * c + b * s, b * c - a * s
+        p = along / max(1.0 + height * first, SHORTEST)
+        q = across / max(1.0 + height * second, SHORTEST)
+        reach = np.sqrt(p * p + q * q)
+        if reach > 0.0:
+            held = min(1.0, longest / reach)
+            p, q = p * held, q * held
+        over = height + 0.5 * (first * p * p + second * q * q)
+        distances[i] = sign * np.sqrt((along - p) ** 2 + (across - q) ** 2 + over * over)
+    return distances

@@ -1,0 +1,210 @@
+"""The whole story on one page: from a spec and a checkpoint to files.
+
+For each sequence: draw a code and a rotation from the seed, fold them into the decoder frame by frame, evaluate the
+signed distance near the membrane, tell the cells apart, extract the surface, write. Frames stream: one field is in
+memory at a time, whatever the length of the sequence.
+
+Promises: the same completed spec, checkpoint, software and kind of device give the same bytes.
+Does not promise: atomicity; the caller hands over a folder of its own and publishes it when this returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model import __version__
+from model.checkpoint import Checkpoint
+from model.domain import TAU, Grid, frame_times
+from model.errors import EmptySurfaceError
+from model.export import Exporter
+from model.labels import CellTracker, LabelledFrame
+from model.latent import check_latent, draw_code, draw_rotation, rotation_matrix, sequence_generator
+from model.network import FoldedDecoder
+from model.plausibility import draw_plausible_code
+from model.sparse import evaluate_sparse
+from model.spec import GenerationSpec
+from model.surface import Surface, extract_surface
+
+SLOPE_SAMPLES = 2048  # points a frame at which the slope is measured
+SLOPE_MARGIN = 1.25  # over the largest slope seen; the largest that exists lies between the samples
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the work has come: ``frame`` of ``frames`` done, over all sequences."""
+
+    stage: str
+    frame: int
+    frames: int
+
+
+@dataclass(frozen=True)
+class LivingCell:
+    """One synthesised cell, whole: a code, a rotation, and the decoder that knows both.
+
+    Attributes
+    ----------
+    latent
+        (c,) float32.
+    rotation
+        Unit quaternion [w, x, y, z].
+    """
+
+    checkpoint: Checkpoint
+    latent: NDArray[np.float32]
+    rotation: list[float]
+
+    def at(self, time: float) -> FoldedDecoder:
+        """Signed distance function of the cell at a time in τ."""
+        matrix = torch.from_numpy(rotation_matrix(self.rotation))
+        return self.checkpoint.decoder.fold(torch.from_numpy(self.latent), time, matrix)
+
+    def lipschitz(self) -> float:
+        """Bound of the change of the signed distance per unit of Ω, from slopes sampled over Ω and τ.
+
+        A bound taken from the training codes alone does not hold for other codes, so each code is measured.
+        """
+        points = np.random.default_rng(0).uniform(-1.0, 1.0, (SLOPE_SAMPLES, 3)).astype(np.float32)
+        steepest = max(float(self.at(float(t)).slopes(points).max()) for t in np.linspace(*TAU, 7))
+        return SLOPE_MARGIN * max(steepest, self.checkpoint.card.lipschitz / SLOPE_MARGIN)
+
+
+def synthesize(
+    spec: GenerationSpec,
+    checkpoint: Checkpoint,
+    folder: Path,
+    *,
+    on_progress: Callable[[Progress], None] = lambda _progress: None,
+) -> dict[str, Any]:
+    """Make what a spec describes and write it, frame by frame, the manifest last.
+
+    Parameters
+    ----------
+    spec
+        A completed spec.
+    checkpoint
+        The model it names.
+    folder
+        Where files go: ``manifest.json`` and a folder a cell, ``cell_0000/frame_0000.stl`` …
+    on_progress
+        Called after every frame; an exception raised there ends the work.
+
+    Returns
+    -------
+    dict
+        The manifest.
+
+    Raises
+    ------
+    SpecError
+        If the model cannot have the spec's latent.
+    SurfaceError
+        If a frame holds no membrane, or the decoder gives NaN.
+    ExportError
+        If a file cannot be written.
+    """
+    check_latent(spec, codes=len(checkpoint.latent_codes), size=checkpoint.decoder.config.latent_size)
+    card = checkpoint.card
+    exporter = Exporter(folder, grid=Grid(spec.grid_shape), micrometres=card.micrometres, minutes=card.minutes)
+    total = spec.count * spec.frame_count
+    cells = []
+    for index in range(spec.count):
+
+        def after_frame(frame: int, *, base: int = index * spec.frame_count) -> None:
+            on_progress(Progress("frames", base + frame, total))
+
+        cells.append(_write_cell(spec, checkpoint, exporter, index=index, after_frame=after_frame))
+    return exporter.write_manifest(
+        spec=spec.model_dump(mode="json"),
+        model_id=card.id,
+        model_sha256=card.sha256,
+        version=__version__,
+        device_class="cpu",
+        cells=cells,
+    )
+
+
+def living_cell(spec: GenerationSpec, checkpoint: Checkpoint, index: int) -> tuple[LivingCell, int]:
+    """Draw the cell of one sequence of a spec.
+
+    Returns
+    -------
+    tuple of LivingCell and int
+        The cell, and how many codes were rejected as implausible before it.
+    """
+    rng = sequence_generator(spec, index)
+    rotation = draw_rotation(spec, rng)
+    if spec.latent.kind == "sampled":
+        code, rejected = draw_plausible_code(spec.latent, checkpoint, rng)
+    else:
+        code, rejected = draw_code(spec.latent, codes=checkpoint.latent_codes, prior=checkpoint.prior, rng=rng), 0
+    return LivingCell(checkpoint, code, rotation), rejected
+
+
+def frames(
+    cell: LivingCell, times: NDArray[np.float32], grid: Grid, tracker: CellTracker
+) -> Iterator[tuple[float, LabelledFrame, Surface]]:
+    """Yield time, labels and surface of each frame of a cell; one field in memory at a time."""
+    lipschitz = cell.lipschitz()
+    for number, time in enumerate(times):
+        try:
+            field = evaluate_sparse(cell.at(float(time)), grid, lipschitz=lipschitz)
+            labelled = tracker.update(field)
+        except EmptySurfaceError as error:
+            raise EmptySurfaceError(f"frame {number} (t = {time:.3f}): {error}") from None
+        yield float(time), labelled, extract_surface(labelled.field, grid)
+
+
+def _write_cell(
+    spec: GenerationSpec,
+    checkpoint: Checkpoint,
+    exporter: Exporter,
+    *,
+    index: int,
+    after_frame: Callable[[int], None],
+) -> dict[str, Any]:
+    cell, rejected = living_cell(spec, checkpoint, index)
+    times = frame_times(spec.frame_count) if spec.times is None else np.array(spec.times, dtype=np.float32)
+    tracker = CellTracker(fragments=spec.fragments)
+    name = f"cell_{index:04d}"
+    cubic = checkpoint.card.micrometres**3
+    rows: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        labels = None
+        if "tiff" in spec.formats:
+            labels = stack.enter_context(exporter.label_volumes(f"{name}/labels.tif", times=[float(t) for t in times]))
+        for number, (time, labelled, surface) in enumerate(frames(cell, times, exporter.grid, tracker)):
+            for mesh_format in ("stl", "obj", "ply"):
+                if mesh_format in spec.formats:
+                    exporter.write_surface(f"{name}/frame_{number:04d}", surface, mesh_format)
+            if labels is not None:
+                labels(labelled.labels)
+            rows.append(
+                {
+                    "frame": number,
+                    "time": time,
+                    "minutes": round(exporter.minutes_at(time), 6),
+                    "labels": list(labelled.cells),
+                    "volume_um3": round(surface.volume * cubic, 3),
+                    "area_um2": round(surface.area * checkpoint.card.micrometres**2, 3),
+                    "fragments": labelled.fragments,
+                }
+            )
+            after_frame(number + 1)
+    return {
+        "index": index,
+        "seed": spec.seed,
+        "latent": [float(value) for value in cell.latent],
+        "rotation": cell.rotation,
+        "rejected_codes": rejected,
+        "tracks": [asdict(track) for track in tracker.tracks],
+        "frames": rows,
+    }

@@ -1,0 +1,332 @@
+"""The rules of the house that a program can check; ARCHITECTURE.md gives the reasons.
+
+Layering is checked by import-linter and style by ruff, both in `make check`; what is here they cannot see.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("app", "worker", "model")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+NUMERICAL = frozenset(
+    {"torch", "numpy", "scipy", "skimage", "trimesh", "tifffile", "numba", "h5py", "matplotlib", "PIL", "safetensors"}
+)
+LIGHT = [
+    path
+    for path in SOURCES
+    if path.is_relative_to(ROOT / "app")
+    or (path.is_relative_to(ROOT / "worker") and path.name != "tasks.py")
+    or path in [ROOT / "model" / name for name in ("__init__.py", "errors.py", "spec.py", "card.py")]
+]
+
+LINES_MAX = 400
+# A longer file needs a reason here.
+LONG_FILES: dict[str, str] = {
+    "model/phantoms/distance.py": "compiled kernels of one algorithm; they call each other and share no public name",
+    "model/phantoms/a549.py": "one cell type a file: its growth, its movement and its geometry belong together",
+}
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+@cache
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+# ------------------------------------------------------------------------------------------------------------- layering
+
+
+def test_importing_the_web_application_loads_no_numerical_library() -> None:
+    loaded = loaded_after("import app.main, app.cli")
+    assert not loaded & NUMERICAL
+
+
+def test_importing_the_workers_parent_loads_no_numerical_library() -> None:
+    # It forks the computing process; a device touched before the fork is broken after it.
+    loaded = loaded_after("import worker.main, worker.chores, worker.jobs, worker.artifacts, worker.broker")
+    assert not loaded & NUMERICAL
+
+
+def test_importing_the_light_half_of_the_library_loads_no_numerical_library() -> None:
+    assert not loaded_after("import model.errors, model.spec, model.card") & NUMERICAL
+
+
+def loaded_after(statement: str) -> set[str]:
+    """Return the top-level modules that a fresh interpreter holds after a statement."""
+    code = f"{statement}\nimport sys\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("path", LIGHT, ids=named)
+def test_light_files_never_name_a_numerical_library(path: Path) -> None:
+    assert not imported_by(path) & NUMERICAL
+
+
+def imported_by(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_only_domain_converts_between_indices_and_coordinates() -> None:
+    conversion = re.compile(r"linspace\(\s*-\s*1")
+    offenders = [named(path) for path in SOURCES if conversion.search(path.read_text(encoding="utf-8"))]
+    assert set(offenders) <= {"model/domain.py"}
+
+
+# ---------------------------------------------------------------------------------------------------------------- words
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=named)
+def test_no_variable_is_called_model(path: Path) -> None:
+    # `model` is a package. A member of a record may bear the name, because the API does.
+    assert [line for name, line in variables(tree_of(path)) if name == "model"] == []
+
+
+def variables(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Yield the names that a file binds, without the annotated members of classes."""
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    members = {id(member.target) for cls in classes for member in cls.body if isinstance(member, ast.AnnAssign)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and id(node) not in members:
+            yield node.id, node.lineno
+        elif isinstance(node, ast.arg):
+            yield node.arg, node.lineno
+
+
+def test_nothing_is_called_utils() -> None:
+    shapeless = {"utils", "util", "helpers", "helper", "common", "misc"}
+    offenders = [
+        named(path)
+        for folder in (*PACKAGES, "tests", "benchmarks")
+        for path in (ROOT / folder).rglob("*")
+        if path.stem in shapeless
+    ]
+    assert offenders == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=named)
+def test_packages_do_not_print(path: Path) -> None:
+    calls = (node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call))
+    assert [node.lineno for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"] == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=named)
+def test_every_module_says_what_it_is_for(path: Path) -> None:
+    assert ast.get_docstring(tree_of(path))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=named)
+def test_no_file_is_long_without_a_reason(path: Path) -> None:
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= LINES_MAX or named(path) in LONG_FILES
+
+
+def test_reasons_for_long_files_are_still_needed() -> None:
+    assert [name for name in LONG_FILES if not (ROOT / name).is_file()] == []
+
+
+# --------------------------------------------------------------------------------------------------------------- errors
+
+
+def test_every_error_has_its_own_code_and_says_what_it_means() -> None:
+    for path in LIGHT:
+        if path.name == "errors.py":
+            importlib.import_module(module_name(path))
+    from model.errors import CytosynthError
+
+    classes = [CytosynthError, *descendants(CytosynthError)]
+    codes = Counter(cls.code for cls in classes)
+    assert [code for code, count in codes.items() if count > 1] == []
+    assert [cls.__name__ for cls in classes if "code" not in vars(cls)] == []
+    assert [cls.__name__ for cls in classes if not vars(cls).get("__doc__")] == []
+    assert [code for code in codes if not re.fullmatch(r"[a-z]+(_[a-z]+)*", code)] == []
+
+
+def descendants(cls: type[Any]) -> Iterator[type[Any]]:
+    for child in cls.__subclasses__():
+        yield child
+        yield from descendants(child)
+
+
+# ------------------------------------------------------------------------------------------------------------- settings
+
+
+def test_the_example_settings_are_those_that_exist_with_their_defaults() -> None:
+    from app.settings import AppSettings
+    from worker.settings import WorkerSettings
+
+    listed = example_settings()
+    existing = {f"CYTOSYNTH_{name.upper()}" for cls in (AppSettings, WorkerSettings) for name in cls.model_fields}
+    of_compose = {"REDIS_PASSWORD", "TORCH_INDEX", "CYTOSYNTH_PUBLISH"}
+    assert set(listed) == existing | of_compose
+
+    for cls in (AppSettings, WorkerSettings):
+        names = {name: f"CYTOSYNTH_{name.upper()}" for name in cls.model_fields}
+        given = {name: listed[variable] for name, variable in names.items() if listed[variable]}
+        defaults = cls(_env_file=None)
+        assert cls(_env_file=None, **given) == defaults  # type: ignore[arg-type]
+
+
+def example_settings() -> dict[str, str]:
+    """Return the variables of .env.example, commented out or not."""
+    text = (ROOT / ".env.example").read_text(encoding="utf-8")
+    return dict(re.findall(r"^#?([A-Z][A-Z_]+)=(.*)$", text, flags=re.MULTILINE))
+
+
+def test_settings_that_web_and_worker_share_mean_the_same() -> None:
+    from app.settings import AppSettings
+    from worker.settings import WorkerSettings
+
+    ours, theirs = AppSettings(_env_file=None), WorkerSettings(_env_file=None)
+    shared = set(AppSettings.model_fields) & set(WorkerSettings.model_fields)
+    assert {name: getattr(ours, name) for name in shared} == {name: getattr(theirs, name) for name in shared}
+
+
+def test_only_settings_files_read_the_environment() -> None:
+    offenders = [
+        f"{named(path)}:{node.lineno}"
+        for path in SOURCES
+        if path.name != "settings.py"
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
+    ]
+    assert offenders == []
+
+
+# ------------------------------------------------------------------------------------------------------------ packaging
+
+
+def test_versions_agree() -> None:
+    import model
+
+    assert model.__version__ == project()["project"]["version"]
+
+
+def test_every_folder_with_code_is_a_package() -> None:
+    # setuptools installs no folder without __init__.py, and nobody notices until the image starts.
+    folders = {path.parent for path in SOURCES}
+    assert [named(folder) for folder in folders if not (folder / "__init__.py").is_file()] == []
+
+
+def test_every_requirement_is_pinned() -> None:
+    declared = project()["project"]
+    required = [line for lines in declared["optional-dependencies"].values() for line in lines]
+    required += declared["dependencies"]
+    names = {normal(re.split(r"[\[<>=!~; ]", line, maxsplit=1)[0]) for line in required} - {"cytosynth"}
+    assert names - set(pins()) == set()
+
+
+def test_pins_are_exact_and_name_no_place() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    loose = [line for line in lines if not re.fullmatch(r"#.*|[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line)]
+    assert loose == []
+
+
+def pins() -> dict[str, str]:
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    return {normal(name): version for name, version in re.findall(r"^([\w.-]+)==(.+)$", text, flags=re.MULTILINE)}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_test_folders_are_no_packages_and_test_files_have_names_of_their_own() -> None:
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    assert [named(path) for path in files if path.name == "__init__.py"] == []
+    counts = Counter(path.name for path in files)
+    assert [name for name, count in counts.items() if count > 1] == []
+
+
+# -------------------------------------------------------------------------------------------------------- documentation
+
+
+def test_the_changelog_has_an_unreleased_section() -> None:
+    assert re.search(r"^## \[?Unreleased\]?", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+def test_every_make_verb_is_explained() -> None:
+    verbs = set(re.findall(r"^\.PHONY: (.+)$", makefile(), flags=re.MULTILINE))
+    explained = set(re.findall(r"^([a-z-]+):.*## ", makefile(), flags=re.MULTILINE))
+    assert verbs == explained
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=named)
+def test_make_verbs_in_documents_exist(path: Path) -> None:
+    verbs = set(re.findall(r"^([a-z-]+):.*## ", makefile(), flags=re.MULTILINE))
+    text = path.read_text(encoding="utf-8")
+    used = {verb for span in code_of(text) for verb in re.findall(r"\bmake ([a-z][a-z-]*)", span)}
+    assert used - verbs == set()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=named)
+def test_links_in_documents_resolve(path: Path) -> None:
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        place = (path.parent / file).resolve() if file else path
+        if not place.exists() or (anchor and place.suffix == ".md" and anchor not in anchors(place)):
+            broken.append(target)
+    assert broken == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=named)
+def test_files_named_in_documents_exist(path: Path) -> None:
+    places = re.compile(r"(?:app|worker|model|tests|benchmarks|docs|docker|\.ci)/[\w./-]*\w")
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL))
+    assert [span for span in spans if places.fullmatch(span) and not (ROOT / span).exists()] == []
+
+
+def makefile() -> str:
+    return (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def code_of(markdown: str) -> list[str]:
+    """Return the fenced blocks and the inline code of a document."""
+    blocks = re.findall(r"```.*?```", markdown, flags=re.DOTALL)
+    return [*blocks, *re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", markdown, flags=re.DOTALL))]
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of a document's headings, as hosting sites derive them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -1,0 +1,106 @@
+"""What tests of jobs share: submitting, waiting, and a service of a real broker and real worker processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+import pytest
+
+from worker.artifacts import Artifacts
+from worker.broker import Broker, worker_command
+from worker.jobs import Job, Jobs, JobStatus
+
+ROOT = Path(__file__).parents[1]
+PROBE_KINDS = ROOT / "tests" / "worker"  # holds probe_kinds.py, which worker processes load
+
+
+def submit(jobs: Jobs, **changes: object) -> Job:
+    """Submit a job of which only the digest need differ."""
+    request = {"kind": "probe", "spec": {}, "model_id": "m", "model_sha256": "0" * 64, "digest": uuid4().hex} | changes
+    return jobs.submit(**request)[0]
+
+
+def eventually(condition: Callable[[], object], *, within_s: float = 10.0) -> float:
+    """Wait until a condition holds; return the seconds that took."""
+    started = time.monotonic()
+    while not condition():
+        if time.monotonic() - started > within_s:
+            pytest.fail(f"not within {within_s} s: {condition}")
+        time.sleep(0.02)
+    return time.monotonic() - started
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@dataclass
+class Service:
+    """A broker, its data folder, and worker processes with a short lease."""
+
+    data_dir: Path
+    broker: Broker
+    jobs: Jobs
+    artifacts: Artifacts
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start_worker(self, **environment: str) -> subprocess.Popen[bytes]:
+        with (self.data_dir / "worker.log").open("ab") as log:
+            worker = subprocess.Popen(
+                [*worker_command(), "--include=probe_kinds"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                cwd=self.data_dir,
+                start_new_session=True,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join((str(ROOT), str(PROBE_KINDS))),
+                    "CYTOSYNTH_REDIS_URL": self.broker.url,
+                    "CYTOSYNTH_DATA_DIR": str(self.data_dir),
+                    "CYTOSYNTH_LEASE_SECONDS": "2",
+                    "CYTOSYNTH_HEARTBEAT_SECONDS": "0.5",
+                    "CYTOSYNTH_SWEEP_SECONDS": "0.5",
+                    "CYTOSYNTH_HINT_AFTER_SECONDS": "1",
+                    "CYTOSYNTH_THREADS": "1",
+                    **environment,
+                },
+            )
+        self.workers.append(worker)
+        eventually(lambda: any(beat.pid == worker.pid for beat in self.jobs.workers_alive(within_s=5)), within_s=20)
+        return worker
+
+    def stop_worker(self, worker: subprocess.Popen[bytes], *, how: signal.Signals = signal.SIGTERM) -> int:
+        if worker.poll() is None:
+            worker.send_signal(how)
+        code = worker.wait(20)
+        if worker.stdin:
+            worker.stdin.close()
+        self.workers.remove(worker)
+        return code
+
+    def computing_process(self, worker: subprocess.Popen[bytes]) -> psutil.Process:
+        return psutil.Process(worker.pid).children()[0]
+
+    def running(self, job: Job, *, frame: int = 1) -> Callable[[], bool]:
+        """A condition: the job runs and has come as far as ``frame``."""
+
+        def condition() -> bool:
+            now = self.jobs.get(job.id)
+            return now.status is JobStatus.RUNNING and now.progress.frame >= frame
+
+        return condition
+
+    def log(self) -> str:
+        return (self.data_dir / "worker.log").read_text()

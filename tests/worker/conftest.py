@@ -1,0 +1,88 @@
+"""A real broker for every test here, and real worker processes where a test asks for one."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from workbench import ROOT, Service
+
+from worker.artifacts import Artifacts
+from worker.broker import Broker, start_broker
+from worker.jobs import JobRules, Jobs
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    with start_broker(tmp_path_factory.mktemp("service") / "broker") as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def broker_url(broker: Broker) -> str:
+    return broker.url
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Artifacts:
+    return Artifacts(tmp_path)
+
+
+@pytest.fixture
+def hints() -> list[str]:
+    """The hints that ``jobs`` gave."""
+    return []
+
+
+@pytest.fixture
+def make_jobs(broker_url: str, artifacts: Artifacts, hints: list[str]) -> Iterator[Callable[..., Jobs]]:
+    """Make job records under one prefix of their own; arguments are those of ``JobRules``."""
+    prefix, made = f"{uuid4().hex}:", []
+
+    def make(**rules: float) -> Jobs:
+        jobs = Jobs.connect(
+            broker_url, artifacts=artifacts, hint=hints.append, rules=JobRules(**rules), prefix=prefix
+        )
+        made.append(jobs)
+        return jobs
+
+    yield make
+    for jobs in made:
+        jobs.close()
+
+
+@pytest.fixture
+def jobs(make_jobs: Callable[..., Jobs]) -> Jobs:
+    return make_jobs()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    data_dir = tmp_path_factory.mktemp("path")
+    artifacts = Artifacts(data_dir)
+    with start_broker(data_dir / "broker") as broker:
+        jobs = Jobs.connect(broker.url, artifacts=artifacts, rules=JobRules(lease_s=2.0, hint_after_s=1.0))
+        service = Service(data_dir, broker, jobs, artifacts)
+        try:
+            yield service
+        finally:
+            for worker in list(service.workers):
+                service.stop_worker(worker, how=signal.SIGKILL)
+            jobs.close()
+
+
+@pytest.fixture
+def python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a program text in a fresh interpreter."""
+
+    def run(text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", text, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    return run

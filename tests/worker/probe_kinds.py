@@ -1,0 +1,35 @@
+"""A kind of job for tests, loaded into real worker processes: writes frames slowly, or misbehaves as its spec says."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+from model.errors import EmptySurfaceError
+from worker.jobs import Job
+from worker.tasks import RUNNERS, Report
+
+
+def probe(job: Job, folder: Path, report: Report) -> None:
+    spec = job.spec
+    if spec.get("fault") == "error":
+        raise EmptySurfaceError("there is no membrane in this field")
+    if spec.get("fault") == "bug":
+        raise ZeroDivisionError("a secret of the house")
+    if spec.get("fault") == "crash":
+        os.kill(os.getpid(), signal.SIGKILL)
+    frames, files = spec.get("frames", 1), []
+    (folder / "cell_0000").mkdir()
+    for frame in range(frames):
+        time.sleep(spec.get("pause_s", 0.0))
+        name = f"cell_0000/frame_{frame:04d}.txt"
+        (folder / name).write_text(f"{job.digest} {frame}")
+        files.append({"name": name, "bytes": (folder / name).stat().st_size})
+        report(stage="frames", frame=frame + 1, frames=frames)
+    (folder / "manifest.json").write_text(json.dumps({"files": files}))
+
+
+RUNNERS["probe"] = probe

@@ -1,0 +1,94 @@
+"""What every worker does besides jobs, in a thread of its parent process: show that it lives, sweep, clean.
+
+Promises: any one living worker is enough to repair what all others left behind.
+Does not promise: to notice that Celery's own connection has gone deaf; kombu's health checks do that.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import ClassVar
+
+from worker.artifacts import Artifacts
+from worker.errors import CytosynthError, QueueUnavailableError
+from worker.jobs import Jobs
+from worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+
+class Chores:
+    """The thread; one a process."""
+
+    _running: ClassVar[Chores | None] = None
+
+    def __init__(self, jobs: Jobs, settings: WorkerSettings) -> None:
+        self._jobs = jobs
+        self._settings = settings
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="chores", daemon=True)
+        self._unheard_since: float | None = None
+
+    @classmethod
+    def start(cls, url: str, settings: WorkerSettings) -> None:
+        """Start the thread."""
+        jobs = Jobs.connect(url, artifacts=Artifacts(settings.data_dir), rules=settings.rules)
+        cls._running = cls(jobs, settings)
+        cls._running._thread.start()
+
+    @classmethod
+    def stop(cls) -> None:
+        """Stop the thread and forget the worker's sign of life."""
+        chores, cls._running = cls._running, None
+        if chores is not None:
+            chores._stopped.set()
+            chores._thread.join(5.0)
+            try:
+                chores._jobs.retire(chores._name)
+            except QueueUnavailableError:
+                log.info("the broker is gone already; the sign of life runs out by itself")
+
+    def _work(self) -> None:
+        settings = self._settings
+        next_announcement = next_sweep = 0.0
+        while not self._stopped.is_set():
+            now = time.monotonic()
+            if now >= next_announcement:
+                next_announcement = now + settings.heartbeat_seconds
+                self._try(self._announce)
+            if now >= next_sweep:
+                next_sweep = now + settings.sweep_seconds
+                self._try(self._sweep)
+            self._stopped.wait(max(0.05, min(next_announcement, next_sweep) - time.monotonic()))
+
+    def _try(self, chore: Callable[[], None]) -> None:
+        try:
+            chore()
+        except QueueUnavailableError as error:
+            now = time.monotonic()
+            self._unheard_since = self._unheard_since or now
+            log.warning("no broker for %.0f s: %s", now - self._unheard_since, error)
+        except (CytosynthError, OSError):
+            log.exception("a chore failed; the next round tries again")
+        else:
+            self._unheard_since = None
+
+    def _announce(self) -> None:
+        self._jobs.announce(
+            name=self._name, hostname=socket.gethostname(), pid=os.getpid(), device=self._settings.device
+        )
+
+    def _sweep(self) -> None:
+        # One worker in each round; the lock runs out a little early, so that a round is never skipped for its sake.
+        if self._jobs.try_lock("sweep", seconds=self._settings.sweep_seconds * 0.8):
+            swept = self._jobs.sweep()
+            if any((swept.requeued, swept.crashed, swept.hinted, swept.expired, swept.purged)):
+                log.info("swept: %s", swept)
+        if self._jobs.try_lock("clean", seconds=self._settings.janitor_seconds):
+            self._jobs.clean()

@@ -1,0 +1,102 @@
+"""What keeps a lease alive while its job is computed, and tells the computation when to stop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from worker.errors import JobCanceledError, LeaseLostError, QueueUnavailableError
+from worker.jobs import JobProgress, Jobs, Lease
+
+log = logging.getLogger(__name__)
+
+PROGRESS_S = 0.2  # at most five reports a second reach the broker, however small the frames
+
+
+class ShutdownRequestedError(Exception):
+    """The worker is to stop; the job goes back to the queue. Not of the client's tree: no client ever sees it."""
+
+
+class Heart:
+    """Renews a lease from a thread, and more often by way of progress; a context manager around the computation.
+
+    Parameters
+    ----------
+    every_s
+        Between two beats of the thread, which carry a job over a frame that takes minutes.
+    draining
+        Whether the worker is to stop.
+    """
+
+    def __init__(self, jobs: Jobs, lease: Lease, *, every_s: float, draining: Callable[[], bool]) -> None:
+        self._jobs = jobs
+        self._lease = lease
+        self._every_s = every_s
+        self._draining = draining
+        self._reason: JobCanceledError | LeaseLostError | None = None
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._beat_on, name="heart", daemon=True)
+        self._started = time.monotonic()
+        self._reported = 0.0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def report(self, *, stage: str, frame: int, frames: int) -> None:
+        """Record progress; called between frames.
+
+        Raises
+        ------
+        JobCanceledError, LeaseLostError, ShutdownRequestedError
+            To stop the computation.
+        """
+        if self._reason is not None:
+            raise self._reason
+        if self._draining():
+            raise ShutdownRequestedError
+        now = time.monotonic()
+        if now - self._reported < PROGRESS_S:
+            return
+        self._reported = now
+        elapsed = now - self._started
+        self._beat(
+            JobProgress(
+                fraction=frame / frames if frames else 0.0,
+                stage=stage,
+                frame=frame,
+                frames=frames,
+                eta_s=round(elapsed / frame * (frames - frame), 1) if frame else None,
+            )
+        )
+        if self._reason is not None:
+            raise self._reason
+
+    def check(self) -> None:
+        """Raise if the lease is known to be lost; called before publishing."""
+        self._beat(None)
+        if self._reason is not None:
+            raise self._reason
+
+    def _beat_on(self) -> None:
+        while not self._stopped.wait(self._every_s):
+            self._beat(None)
+
+    def _beat(self, progress: JobProgress | None) -> None:
+        try:
+            self._jobs.beat(self._lease, progress=progress)
+        except (JobCanceledError, LeaseLostError) as error:
+            self._reason = error
+        except QueueUnavailableError:
+            # The fencing token decides in the end, so computing on is safe, and usually right: brokers come back.
+            log.warning("job %s: no broker for a heartbeat; computing on", self._lease.job_id)

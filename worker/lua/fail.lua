@@ -1,0 +1,8 @@
+-- ARGV: id, token, code, message, record_s
+local _, id, token, code, message, record_s = unpack(ARGV)
+local f = redis.call('HMGET', job_key(id), 'status', 'token')
+if f[1] == 'failed' and f[2] == token then return 'held' end -- the same call once more, after a broken connection
+local answer = standing(id, token)
+if answer ~= 'held' then return answer end
+fail(id, code, message, tonumber(record_s))
+return 'held'

@@ -1,0 +1,85 @@
+-- Put before every script. A script is one transaction: the server runs nothing else meanwhile.
+-- ARGV[1] is the key prefix. Keys are built here instead of declared, so this needs one server (or a master with
+-- replicas), not a sharded cluster: queue, leases and records must change together.
+-- Time is the server's, so that workers on several hosts agree when a lease runs out.
+local p = ARGV[1]
+local clock = redis.call('TIME')
+local now = tonumber(clock[1]) + tonumber(clock[2]) / 1e6
+local EVENTS_KEPT = 1000 -- of a running job
+local EVENTS_LEFT = 16 -- of an ended one: enough for a client that was away at the end
+
+local function stamp(t) return string.format('%.6f', t) end
+local function job_key(id) return p .. 'job:' .. id end
+local function events_key(id) return p .. 'events:' .. id end
+local function index(status) return p .. 'status:' .. status end
+
+local function emit(id, event, data)
+  redis.call('XADD', events_key(id), 'MAXLEN', '~', EVENTS_KEPT, '*', 'event', event, 'data', data)
+end
+
+local function emit_state(id)
+  local f = redis.call('HMGET', job_key(id), 'status', 'attempts', 'error_code', 'error_message')
+  local data = {state = f[1], attempts = tonumber(f[2])}
+  if f[3] then data.error = {code = f[3], message = f[4]} end
+  emit(id, 'state', cjson.encode(data))
+end
+
+local function insert(id, kind, owner, spec, model_id, model_sha256, digest, result_key, created_at)
+  local seq = redis.call('INCR', p .. 'seq')
+  redis.call('HSET', job_key(id), 'id', id, 'seq', seq, 'kind', kind, 'owner', owner, 'spec', spec,
+    'model_id', model_id, 'model_sha256', model_sha256, 'digest', digest, 'result_key', result_key,
+    'status', 'queued', 'attempts', 0, 'lost', 0, 'created_at', created_at, 'queued_at', stamp(now))
+  redis.call('ZADD', index('queued'), seq, id)
+  redis.call('ZADD', p .. 'all', seq, id)
+  redis.call('ZADD', p .. 'owner:' .. owner, seq, id)
+  emit_state(id)
+end
+
+-- The status indexes are sorted by the order of submission, so the queue is one of them.
+local function move(id, to)
+  local f = redis.call('HMGET', job_key(id), 'status', 'seq')
+  redis.call('ZREM', index(f[1]), id)
+  redis.call('ZADD', index(to), f[2], id)
+  redis.call('HSET', job_key(id), 'status', to)
+  redis.call('ZREM', p .. 'leases', id)
+end
+
+local function requeue(id)
+  move(id, 'queued')
+  redis.call('HSET', job_key(id), 'queued_at', stamp(now), 'worker', '')
+  redis.call('HDEL', job_key(id), 'progress')
+  emit_state(id)
+end
+
+-- A final state. keep_s: how long until the next step of retention.
+local function conclude(id, status, keep_s)
+  move(id, status)
+  redis.call('HSET', job_key(id), 'finished_at', stamp(now), 'worker', '')
+  redis.call('ZADD', p .. 'retention', stamp(now + keep_s), id)
+  emit_state(id)
+  redis.call('XTRIM', events_key(id), 'MAXLEN', EVENTS_LEFT)
+end
+
+local function fail(id, code, message, keep_s)
+  redis.call('HSET', job_key(id), 'error_code', code, 'error_message', message)
+  conclude(id, 'failed', keep_s)
+end
+
+local function purge(id)
+  local f = redis.call('HMGET', job_key(id), 'status', 'owner', 'result_key')
+  redis.call('ZREM', index(f[1]), id)
+  redis.call('ZREM', p .. 'all', id)
+  redis.call('ZREM', p .. 'owner:' .. f[2], id)
+  redis.call('ZREM', p .. 'retention', id)
+  if redis.call('GET', p .. 'result:' .. f[3]) == id then redis.call('DEL', p .. 'result:' .. f[3]) end
+  redis.call('DEL', job_key(id), events_key(id))
+end
+
+-- Who asks on behalf of a lease: 'held' if it is still good, else why not.
+local function standing(id, token)
+  local f = redis.call('HMGET', job_key(id), 'status', 'token')
+  if not f[1] or f[2] ~= token then return 'lost' end
+  if f[1] == 'running' then return 'held' end
+  if f[1] == 'canceled' then return 'canceled' end
+  return 'lost'
+end

@@ -1,0 +1,8 @@
+-- ARGV: id, token. The worker gives the job back unharmed: this attempt does not count.
+local _, id, token = unpack(ARGV)
+local answer = standing(id, token)
+if answer ~= 'held' then return answer end
+redis.call('HINCRBY', job_key(id), 'attempts', -1)
+redis.call('HDEL', job_key(id), 'started_at')
+requeue(id)
+return 'held'

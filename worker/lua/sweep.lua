@@ -1,0 +1,37 @@
+-- ARGV: hint list, hint_after_s, max_lost, record_s, batch, message for a poison pill
+local _, hints, hint_after_s, max_lost, record_s, batch, message = unpack(ARGV)
+record_s, max_lost, batch = tonumber(record_s), tonumber(max_lost), tonumber(batch)
+local requeued, crashed, hinted, expired, purged = {}, {}, {}, {}, {}
+
+for _, id in ipairs(redis.call('ZRANGE', p .. 'leases', '-inf', stamp(now), 'BYSCORE', 'LIMIT', 0, batch)) do
+  if redis.call('HINCRBY', job_key(id), 'lost', 1) >= max_lost then
+    fail(id, 'worker_crashed', message, record_s)
+    table.insert(crashed, id)
+  else
+    requeue(id)
+    table.insert(requeued, id)
+  end
+end
+
+-- A hint only says "there is work", so what matters is their number. Never more hints than queued jobs: the list of
+-- hints cannot grow without bound, however long the queue stands.
+local missing = redis.call('ZCARD', index('queued')) - redis.call('LLEN', hints)
+local head = redis.call('ZRANGE', index('queued'), 0, 0)[1]
+if head and missing > 0 and now - tonumber(redis.call('HGET', job_key(head), 'queued_at')) >= tonumber(hint_after_s) then
+  hinted = redis.call('ZRANGE', index('queued'), 0, math.min(missing, batch) - 1)
+end
+
+for _, id in ipairs(redis.call('ZRANGE', p .. 'retention', '-inf', stamp(now), 'BYSCORE', 'LIMIT', 0, batch)) do
+  if redis.call('HGET', job_key(id), 'status') == 'succeeded' then
+    local result = p .. 'result:' .. redis.call('HGET', job_key(id), 'result_key')
+    if redis.call('GET', result) == id then redis.call('DEL', result) end
+    move(id, 'expired')
+    redis.call('ZADD', p .. 'retention', stamp(now + record_s), id)
+    emit_state(id)
+    table.insert(expired, id)
+  else
+    purge(id)
+    table.insert(purged, id)
+  end
+end
+return {requeued, crashed, hinted, expired, purged}

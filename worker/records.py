@@ -1,0 +1,179 @@
+"""What a job looks like to Python: frozen records, and the one place that reads them out of Redis hashes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from secrets import token_hex
+from typing import Any
+
+
+class JobStatus(StrEnum):
+    """Queued and running are active; the other four are final, except that succeeded becomes expired in time."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+
+    @property
+    def active(self) -> bool:
+        """Whether the job has still to end."""
+        return self in (JobStatus.QUEUED, JobStatus.RUNNING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobProgress:
+    """How far a job is; ``eta_s`` is the worker's guess of the seconds that remain."""
+
+    fraction: float = 0.0
+    stage: str = ""
+    frame: int = 0
+    frames: int = 0
+    eta_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFailure:
+    """Why a job failed: a stable code and a sentence fit for the client."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One request and its life so far. Times are seconds since 1970 on the broker's clock."""
+
+    id: str
+    kind: str
+    status: JobStatus
+    owner: str
+    spec: dict[str, Any]
+    model_id: str
+    model_sha256: str
+    digest: str
+    progress: JobProgress
+    attempts: int
+    created_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    expires_at: float | None = None
+    error: JobFailure | None = None
+    queue_position: int | None = None  # 1: the next to run; None: not queued
+    result: str | None = None  # key of its artifacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobPage:
+    """Some jobs, newest first, and where the next page starts (None: this was the last)."""
+
+    jobs: list[Job]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobEvent:
+    """One thing that happened to a job: ``event`` is ``state`` or ``progress``; ``id`` resumes a stream after it."""
+
+    id: str
+    event: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """The right to run a job until the lease runs out; ``token`` grows with every claim, so an old one is known."""
+
+    job: Job
+    token: int
+    worker: str
+
+    @property
+    def job_id(self) -> str:
+        """Identifier of the leased job."""
+        return self.job.id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What one sweep repaired, as job ids."""
+
+    requeued: list[str]  # their lease had run out
+    crashed: list[str]  # it had run out too often
+    hinted: list[str]  # queued for long while the hints had run dry
+    expired: list[str]  # their files are past retention and must go
+    purged: list[str]  # their records are gone
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerBeat:
+    """Sign of life of one worker."""
+
+    name: str
+    hostname: str
+    pid: int
+    device: str
+    seen_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRules:
+    """The numbers that govern the life of a job."""
+
+    lease_s: float = 60.0
+    max_lost: int = 3  # lost leases until the job counts as the cause
+    retention_s: float = 7 * 86400.0  # of files
+    record_s: float = 30 * 86400.0  # of records without files
+    idempotency_s: float = 7 * 86400.0
+    hint_after_s: float = 30.0
+    max_queue: int = 10_000
+    sweep_batch: int = 200  # jobs a sweep touches of each sort, so that no script runs long
+
+
+def new_job_id() -> str:
+    """Return 32 hexadecimal digits that sort by time: 48 bits of milliseconds, then 80 random bits."""
+    return f"{time.time_ns() // 1_000_000:012x}{token_hex(10)}"
+
+
+def _number(text: str | None) -> float | None:
+    return float(text) if text else None
+
+
+def parse_job(fields: Mapping[str, str], *, rank: int | None = None) -> Job:
+    """Read a job from its hash; ``rank`` is its place in the queue, from 0."""
+    status = JobStatus(fields["status"])
+    code = fields.get("error_code")
+    progress = JobProgress(**json.loads(fields.get("progress") or "{}"))
+    if status in (JobStatus.SUCCEEDED, JobStatus.EXPIRED):
+        # Reports are thinned out, so the last one may have been a few frames short.
+        progress = replace(progress, fraction=1.0, frame=progress.frames, eta_s=0.0)
+    return Job(
+        id=fields["id"],
+        kind=fields["kind"],
+        status=status,
+        owner=fields["owner"],
+        spec=json.loads(fields["spec"]),
+        model_id=fields["model_id"],
+        model_sha256=fields["model_sha256"],
+        digest=fields["digest"],
+        progress=progress,
+        attempts=int(fields.get("attempts", "0")),
+        created_at=float(fields["created_at"]),
+        started_at=_number(fields.get("started_at")),
+        finished_at=_number(fields.get("finished_at")),
+        expires_at=_number(fields.get("expires_at")),
+        error=JobFailure(code=code, message=fields.get("error_message", "")) if code else None,
+        queue_position=rank + 1 if rank is not None and status is JobStatus.QUEUED else None,
+        result=fields.get("result") or None,
+    )
+
+
+def parse_events(entries: list[tuple[str, dict[str, str]]]) -> list[JobEvent]:
+    """Read events from the entries of a job's stream."""
+    return [JobEvent(id=entry, event=fields["event"], data=json.loads(fields["data"])) for entry, fields in entries]

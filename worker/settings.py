@@ -1,0 +1,65 @@
+"""How a worker is configured: the only file of the back office that reads the environment."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from worker.jobs import JobRules
+
+
+class WorkerSettings(BaseSettings):
+    """Read from ``CYTOSYNTH_*`` variables; every member has a default that suits one machine."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CYTOSYNTH_", env_file=".env", extra="ignore", frozen=True, protected_namespaces=()
+    )
+
+    redis_url: str | None = Field(
+        default=None,
+        repr=False,  # it may hold a password
+        description="redis://, rediss:// or redis+socket:// of the broker; unset: the embedded broker of data_dir.",
+    )
+    data_dir: Path = Field(default=Path("var"), description="Results, requests and the embedded broker's data.")
+    model_dirs: Annotated[list[Path], NoDecode] = Field(
+        default_factory=list, description="Folders of models besides the shipped ones, separated like PATH or as JSON."
+    )
+    lease_seconds: float = Field(default=60.0, gt=0, description="A silent worker loses its job after this long.")
+    heartbeat_seconds: float = Field(default=15.0, gt=0, description="A worker renews its lease this often.")
+    sweep_seconds: float = Field(
+        default=15.0, gt=0, description="Lost leases and lost hints are looked for this often."
+    )
+    hint_after_seconds: float = Field(default=30.0, gt=0, description="A job queued this long is hinted at again.")
+    janitor_seconds: float = Field(default=600.0, gt=0, description="Orphaned files are looked for this often.")
+    retention_days: float = Field(default=7.0, gt=0, description="Files are kept this long after a job has succeeded.")
+    record_days: float = Field(default=30.0, gt=0, description="A finished job stays listed this long.")
+    max_queue: int = Field(default=10_000, ge=1, description="More queued jobs are refused.")
+    threads: int | None = Field(
+        default=None, ge=1, description="Threads of the computing process; unset: torch decides."
+    )
+    device: str = Field(default="cpu", description="Shown with the worker's heartbeat.")
+
+    @field_validator("model_dirs", mode="before")
+    @classmethod
+    def _split_like_path(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            return json.loads(value)
+        return [part for part in value.split(os.pathsep) if part]
+
+    @property
+    def rules(self) -> JobRules:
+        """What the job records must know of these settings."""
+        return JobRules(
+            lease_s=self.lease_seconds,
+            retention_s=self.retention_days * 86400.0,
+            record_s=self.record_days * 86400.0,
+            hint_after_s=self.hint_after_seconds,
+            max_queue=self.max_queue,
+        )

@@ -1,0 +1,186 @@
+"""One thin task for every kind of job: claim, run, publish, record. The only door to the heavy half of ``model``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from model.card import SHIPPED_MODELS, find_model
+from model.spec import GenerationSpec
+from worker.artifacts import Artifacts
+from worker.errors import CytosynthError, JobCanceledError, JobNotFoundError, LeaseLostError, QueueUnavailableError
+from worker.heart import Heart, ShutdownRequestedError
+from worker.jobs import Job, Jobs, JobStatus, Lease
+from worker.main import TASK, celery_app, draining
+from worker.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from model.checkpoint import Checkpoint
+    from model.synthesis import Progress
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS_KEPT = 4  # at most 2 MB each
+PATIENCE_S = 600.0  # a result in hand is not thrown away because the broker restarts
+INTERNAL = "something unforeseen went wrong while computing this job; it is in the worker's log under the job's id"
+
+
+class Report(Protocol):
+    """Records progress; raises to stop the work."""
+
+    def __call__(self, *, stage: str, frame: int, frames: int) -> None:
+        """Tell that ``frame`` of ``frames`` is done."""
+
+
+Runner = Callable[[Job, Path, Report], None]
+"""Carries out one kind of job: writes its files and, last, ``manifest.json`` into the folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Office:
+    """What a computing process works with."""
+
+    jobs: Jobs
+    artifacts: Artifacts
+    settings: WorkerSettings
+    name: str
+
+
+@lru_cache(maxsize=1)  # made by the first job of each computing process: connections must not cross a fork
+def _office() -> Office:
+    settings = WorkerSettings()
+    artifacts = Artifacts(settings.data_dir)
+    return Office(
+        jobs=Jobs.connect(celery_app.conf.broker_url, artifacts=artifacts, rules=settings.rules),
+        artifacts=artifacts,
+        settings=settings,
+        name=f"{socket.gethostname()}:{os.getpid()}",
+    )
+
+
+@celery_app.task(name=TASK)  # type: ignore[untyped-decorator] # celery has no types
+def run_job(job_id: str) -> None:
+    """Do the job that has waited longest; ``job_id`` only says that there is one.
+
+    So any hint can start any job: a lost one delays nobody in particular, a doubled one finds nothing to do, and a job
+    that a dead worker gave back is first in line again.
+    """
+    office = _office()
+    try:
+        lease = office.jobs.claim(None, worker=office.name)
+    except QueueUnavailableError:
+        log.warning("job %s: the broker went away before it could be claimed", job_id)
+        return
+    if lease is None:
+        log.debug("job %s: nothing to do", job_id)
+        return
+    log.info("job %s: attempt %d, %s", lease.job_id, lease.job.attempts, lease.job.kind)
+    started = time.monotonic()
+    try:
+        _carry_out(office, lease)
+    except (LeaseLostError, JobCanceledError) as error:
+        log.info("job %s: stopped, %s", lease.job_id, error.code)
+    except QueueUnavailableError:
+        log.exception("job %s: the broker stayed away; the sweeper will find this job", lease.job_id)
+    log.info("job %s: %.1f s", lease.job_id, time.monotonic() - started)
+
+
+def _carry_out(office: Office, lease: Lease) -> None:
+    """Run a leased job to its end, whatever that is."""
+    jobs, artifacts, job_id = office.jobs, office.artifacts, lease.job_id
+    staged = artifacts.staging(job_id, lease.token)
+    try:
+        # An earlier attempt may have published and then lost the broker: the same bytes need no second computing.
+        if not artifacts.exists(job_id):
+            with Heart(jobs, lease, every_s=office.settings.heartbeat_seconds, draining=draining) as heart:
+                RUNNERS[lease.job.kind](lease.job, staged, heart.report)
+                heart.check()
+                artifacts.publish(job_id, staged)
+        _finish(office, lease)
+    except ShutdownRequestedError:
+        log.info("job %s: given back, this worker stops", job_id)
+        jobs.release(lease)
+    except (LeaseLostError, JobCanceledError, QueueUnavailableError):
+        raise
+    except CytosynthError as error:
+        log.info("job %s: failed, %s: %s", job_id, error.code, error.message)
+        code, message = error.code, error.message
+        _insist(lambda: jobs.fail(lease, code=code, message=message))
+    except Exception:
+        log.exception("job %s: failed, internal", job_id)
+        _insist(lambda: jobs.fail(lease, code="internal", message=INTERNAL))
+    finally:
+        artifacts.discard(staged)
+
+
+def _finish(office: Office, lease: Lease) -> None:
+    try:
+        _insist(lambda: office.jobs.finish(lease, result=lease.job_id))
+    except (LeaseLostError, JobCanceledError):
+        # The files go only if the job can never succeed: another worker may be about to commit these very files.
+        try:
+            hopeless = office.jobs.get(lease.job_id).status in (JobStatus.FAILED, JobStatus.CANCELED)
+        except JobNotFoundError:
+            hopeless = True
+        if hopeless:
+            office.artifacts.remove(lease.job_id)
+        raise
+
+
+def _insist(action: Callable[[], None]) -> None:
+    """Repeat a last word until the broker hears it; every one of them may be said twice."""
+    deadline, pause = time.monotonic() + PATIENCE_S, 0.1
+    while True:
+        try:
+            action()
+        except QueueUnavailableError:
+            if time.monotonic() > deadline or draining():
+                raise
+            time.sleep(pause)
+            pause = min(2 * pause, 5.0)
+        else:
+            return
+
+
+# --------------------------------------------------------------------------------------------------- the kinds of job
+
+
+def generate(job: Job, folder: Path, report: Report) -> None:
+    """Write new cell sequences."""
+    from model.synthesis import synthesize  # torch: after the fork, and only where a job needs it
+
+    settings = WorkerSettings()
+    spec = GenerationSpec.model_validate_json(json.dumps(job.spec))
+    checkpoint = _checkpoint(find_model(job.model_id, [*settings.model_dirs, SHIPPED_MODELS]), job.model_sha256)
+
+    def on_progress(progress: Progress) -> None:
+        report(stage=progress.stage, frame=progress.frame, frames=progress.frames)
+
+    synthesize(spec, checkpoint, folder, on_progress=on_progress)
+
+
+RUNNERS: dict[str, Runner] = {"generation": generate}
+
+
+@lru_cache(maxsize=CHECKPOINTS_KEPT)
+def _checkpoint(folder: Path, sha256: str) -> Checkpoint:
+    """Return a loaded checkpoint; the job named its weights by their checksum, and gets those or none."""
+    import torch
+
+    from model.checkpoint import load_checkpoint
+    from model.errors import CheckpointError
+
+    if threads := WorkerSettings().threads:
+        torch.set_num_threads(threads)
+    checkpoint = load_checkpoint(folder)
+    if checkpoint.card.sha256 != sha256:
+        raise CheckpointError(f"the model {folder.name!r} was replaced after this job was accepted; send it again")
+    return checkpoint
