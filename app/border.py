@@ -31,10 +31,12 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Look at Content-Length first, then count what arrives."""
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         announced = Headers(scope=scope).get("content-length", "0")
         if not (announced.isascii() and announced.isdigit()) or int(announced[:20]) > self.limit:
-            return await self._refusal(scope, receive, send)
+            await self._refusal(scope, receive, send)
+            return
         arrived = 0
 
         async def counted() -> Message:

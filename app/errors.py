@@ -8,8 +8,9 @@ Does not promise: that ``detail`` keeps its wording. Programs should look at ``c
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import structlog
@@ -19,11 +20,13 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.faults import faults_of
 from model import errors as tree
 from worker.errors import BrokerError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.app")
 
+FAULTS_MAX = 50  # nobody reads more
 PROBLEM_JSON = "application/problem+json"
 
 
@@ -217,7 +220,7 @@ RANGE = _http(
     "range_not_satisfiable", 416, "The range lies outside the file", "Content-Range says how long the file is."
 )
 INTERNAL = _http(
-    "internal_error",
+    "internal",
     500,
     "Something went wrong inside the service",
     "Not your fault. Report request_id to the operator: the log has the details under it.",
@@ -244,7 +247,7 @@ class ProblemError(Exception):
     """A problem on its way out, with what only the place that raised it knows."""
 
     def __init__(
-        self, kind: ProblemType, detail: str, *, headers: Mapping[str, str] | None = None, **members: Any
+        self, kind: ProblemType, detail: str, /, *, headers: Mapping[str, str] | None = None, **members: Any
     ) -> None:
         """Keep extra ``members`` of the body and extra ``headers``."""
         super().__init__(detail)
@@ -257,7 +260,7 @@ def problem_type(error: type[tree.CytosynthError]) -> ProblemType:
 
 
 def problem_response(
-    kind: ProblemType, detail: str, *, headers: Mapping[str, str] | None = None, **members: Any
+    kind: ProblemType, detail: str, /, *, headers: Mapping[str, str] | None = None, **members: Any
 ) -> Response:
     """Build the answer. ASCII JSON, because a lone surrogate from a client cannot be encoded as UTF-8."""
     body: dict[str, Any] = {"type": kind.uri, "title": kind.title, "status": kind.status, "detail": detail}
@@ -288,9 +291,10 @@ def install_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def invalid(_: Request, error: RequestValidationError) -> Response:
-        faults = list(_faults(error.errors(), error.body))
-        count = "1 member is" if len(faults) == 1 else f"{len(faults)} members are"
-        return problem_response(TABLE[tree.SpecError], f"{count} not as allowed; see errors", errors=faults)
+        faults = list(islice(faults_of(error.errors(), error.body), FAULTS_MAX))
+        first = f"{faults[0].get('pointer') or faults[0].get('parameter') or 'the body'} {faults[0]['detail']}"
+        more = f" (and {len(faults) - 1} more: see errors)" if len(faults) > 1 else ""
+        return problem_response(TABLE[tree.SpecError], first + more, errors=faults)
 
     @app.exception_handler(HTTPException)
     def http(_: Request, error: HTTPException) -> Response:
@@ -310,7 +314,8 @@ class UnforeseenErrors:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on; answer 500 if it fails before the response has begun."""
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         started = False
 
         async def watched(message: Message) -> None:
@@ -325,84 +330,3 @@ class UnforeseenErrors:
             if started:
                 raise  # the server must cut the connection: a short answer must not look whole
             await problem_response(INTERNAL, INTERNAL.help)(scope, receive, send)
-
-
-def _faults(errors: Sequence[Mapping[str, Any]], body: Any) -> Iterator[dict[str, str]]:
-    """Turn pydantic's list into entries of ``errors``: where, and what is allowed there; never what was sent.
-
-    A member with alternatives (an integer or three) fails once for each; entries that only say "not this type" are
-    dropped when another alternative says something better.
-    """
-    found: dict[str, list[tuple[bool, dict[str, str]]]] = {}
-    for error in errors:
-        where, *path = error["loc"]
-        place = {"pointer": _pointer(path, body, missing=error["type"] == "missing")} if where == "body" else {
-            "parameter": _clip(str(path[0])) if path else "",
-            "in": str(where),
-        }
-        detail = _sentence(error)
-        vague = error["type"].endswith("_type") or error["type"] == "literal_error"
-        found.setdefault(json.dumps(place), []).append((vague, {**place, "detail": detail}))
-    for entries in found.values():
-        telling = [entry for vague, entry in entries if not vague] or [entry for _, entry in entries]
-        seen = list(dict.fromkeys(entry["detail"] for entry in telling))
-        yield {**telling[0], "detail": "; or ".join(seen)}
-
-
-def _pointer(path: Sequence[str | int], body: Any, *, missing: bool) -> str:
-    """RFC 6901 pointer of a pydantic location, which also names the alternatives it tried: those are left out."""
-    parts: list[str] = []
-    for step, part in enumerate(path):
-        if isinstance(body, dict) and isinstance(part, str) and part in body:
-            body = body[part]
-        elif isinstance(body, list) and isinstance(part, int) and part < len(body):
-            body = body[part]
-        elif not (missing and step == len(path) - 1):
-            continue
-        parts.append(_clip(str(part)).replace("~", "~0").replace("/", "~1"))
-    return "".join(f"/{part}" for part in parts)
-
-
-def _clip(text: str) -> str:
-    return text if len(text) <= 100 else text[:100] + "…"
-
-
-_SENTENCES = {
-    "missing": "is required",
-    "extra_forbidden": "is not known here; remove it (/docs lists the members)",
-    "greater_than_equal": "must be at least {ge}",
-    "greater_than": "must be greater than {gt}",
-    "less_than_equal": "must be at most {le}",
-    "less_than": "must be less than {lt}",
-    "finite_number": "must be a finite number",
-    "literal_error": "must be {expected}",
-    "enum": "must be {expected}",
-    "union_tag_invalid": "must have a {discriminator} out of {expected_tags}",
-    "union_tag_not_found": "must have a member {discriminator}",
-    "string_pattern_mismatch": "must match {pattern}",
-    "string_too_long": "must have at most {max_length} characters",
-    "string_too_short": "must have at least {min_length} characters",
-    "too_long": "must have at most {max_length} entries",
-    "too_short": "must have at least {min_length} entries",
-    "int_type": "must be an integer",
-    "int_parsing": "must be an integer",
-    "int_from_float": "must be an integer",
-    "int_parsing_size": "must be a smaller integer",
-    "float_type": "must be a number",
-    "float_parsing": "must be a number",
-    "string_type": "must be a string",
-    "bool_type": "must be true or false",
-    "list_type": "must be an array",
-    "dict_type": "must be an object",
-    "model_type": "must be an object",
-    "model_attributes_type": "must be an object",
-    "value_error": "{error}",
-}
-
-
-def _sentence(error: Mapping[str, Any]) -> str:
-    """Say what is allowed, from the kind of the error and its bounds."""
-    template = _SENTENCES.get(error["type"])
-    if template is None:
-        return "is not as allowed"
-    return template.format(**{name: str(value) for name, value in error.get("ctx", {}).items()})

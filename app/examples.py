@@ -30,12 +30,27 @@ GENERATIONS: dict[str, Example] = {
     "several-cells": _example(
         "Three cells in random orientations",
         "Codes are seeded from seed and index, so that each cell can be made again alone.",
-        {"model": "celegans", "seed": 21, "count": 3, "frames": 2, "grid": 48, "rotation": "random", "formats": ["stl"]},
+        {
+            "model": "celegans",
+            "seed": 21,
+            "count": 3,
+            "frames": 2,
+            "grid": 48,
+            "rotation": "random",
+            "formats": ["stl"],
+        },
     ),
     "learned-cell": _example(
         "A cell of the training set",
         "The first learned sequence, as the network remembers it.",
-        {"model": "a549", "seed": 1, "frames": 3, "grid": 48, "latent": {"kind": "learned", "index": 0}, "formats": ["ply"]},
+        {
+            "model": "a549",
+            "seed": 1,
+            "frames": 3,
+            "grid": 48,
+            "latent": {"kind": "learned", "index": 0},
+            "formats": ["ply"],
+        },
     ),
     "variation": _example(
         "A variation of a learned cell",

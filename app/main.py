@@ -21,7 +21,7 @@ from app.openapi import describe
 from app.routes import files, generations, health, jobs, models, pages
 from app.settings import AppSettings
 
-ROUTERS = (pages.router, generations.router, jobs.router, files.router, models.router, health.router)
+ROUTERS = (generations.router, jobs.router, files.router, models.router, health.router, pages.router)
 
 
 def create_app(settings: AppSettings | None = None) -> FastAPI:

@@ -40,19 +40,30 @@ class HttpTimes:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Time one request."""
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         begun = time.perf_counter()
 
         async def timed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 taken = time.perf_counter() - begun
                 method = scope["method"] if scope["method"] in METHODS else "other"
-                route = getattr(scope.get("route"), "path", "unmatched")
+                route = route_template(scope)
                 self._times.labels(method, route, str(message["status"])).observe(taken)
                 log.debug("request", method=method, route=route, status=message["status"], ms=round(1000 * taken, 1))
             await send(message)
 
         await self.app(scope, receive, timed)
+
+
+def route_template(scope: Scope) -> str:
+    """Return the template of the route that answered: a closed set, whatever addresses clients try."""
+    found = getattr(scope.get("route"), "path", None)
+    if isinstance(found, str):
+        return found
+    if scope["path"].startswith("/static/"):
+        return "/static"
+    return "/openapi.json" if scope["path"] == "/openapi.json" else "unmatched"
 
 
 class QueueFigures(Collector):

@@ -90,6 +90,16 @@ HEADERS: dict[str, dict[str, dict[str, str]]] = {
     "getManifest": {"200": {"ETag": "SHA-256 of the manifest."}},
     "getArchive": {"200": {"ETag": "Names the content."}},
 }
+EVENTS_EXAMPLE = """\
+event: progress
+data: {"fraction": 0.5, "stage": "frames", "frame": 3, "frames": 6, "eta_s": 1.5}
+id: 1764000000000-0
+
+event: state
+data: {"state": "succeeded", "attempts": 1}
+id: 1764000000001-0
+
+"""
 
 
 def describe(app: FastAPI) -> None:
@@ -121,6 +131,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
     schemas.update(problem.pop("$defs", {}))
     schemas["Problem"] = problem
     for operation in _operations(document):
+        _document_events(operation)
         _document_problems(operation)
         _document_headers(operation)
     document["security"] = []
@@ -135,7 +146,8 @@ def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _document_problems(operation: dict[str, Any]) -> None:
-    name, responses = operation["operationId"], operation["responses"]
+    responses = operation["responses"] = {str(status): answer for status, answer in operation["responses"].items()}
+    name = operation["operationId"]
     kinds = [*PROBLEMS.get(name, ()), INTERNAL]
     if responses.pop("422", None) is not None:  # the framework says so where there is anything to validate
         kinds.append(_SPEC)
@@ -150,6 +162,16 @@ def _document_problems(operation: dict[str, Any]) -> None:
         if any(kind.retry_after for kind in same):
             answer["headers"] = {"Retry-After": _header("Seconds after which to try again.")}
         responses[str(status)] = answer
+
+
+def _document_events(operation: dict[str, Any]) -> None:
+    """Replace what only OpenAPI 3.2 can say about a stream of events by an example."""
+    for answer in operation["responses"].values():
+        stream = answer.get("content", {}).get("text/event-stream")
+        if stream is not None:
+            stream.clear()
+            stream["schema"] = {"type": "string", "description": "Server-sent events; data is JSON."}
+            stream["example"] = EVENTS_EXAMPLE
 
 
 def _document_headers(operation: dict[str, Any]) -> None:

@@ -210,7 +210,9 @@ class Problem(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    type: str = Field(description="Address of the documentation of this kind of problem.", examples=["/problems/too-large"])
+    type: str = Field(
+        description="Address of the documentation of this kind of problem.", examples=["/problems/too-large"]
+    )
     title: str
     status: int = Field(ge=400, le=599)
     detail: str = Field(description="What was asked, what is allowed, what to try.")

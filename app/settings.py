@@ -59,8 +59,11 @@ class AppSettings(BaseSettings):
         return [*self.model_dirs, SHIPPED_MODELS]
 
 
-def child_environment(settings: AppSettings, **extra: str) -> dict[str, str]:
-    """Return this process's environment with ``settings`` spelled out, for a process that must agree with it."""
+def child_environment(settings: AppSettings, *, workers: int = 1) -> dict[str, str]:
+    """Return this process's environment with ``settings`` spelled out, for one of ``workers`` that must agree with it.
+
+    Several workers on one machine share its processors, unless the operator has said how many threads each may use.
+    """
     shared = {
         "CYTOSYNTH_DATA_DIR": str(settings.data_dir.resolve()),
         "CYTOSYNTH_MODEL_DIRS": json.dumps([str(path.resolve()) for path in settings.model_dirs]),
@@ -70,4 +73,7 @@ def child_environment(settings: AppSettings, **extra: str) -> dict[str, str]:
     }
     if settings.redis_url is not None:
         shared["CYTOSYNTH_REDIS_URL"] = settings.redis_url
-    return {**os.environ, **shared, **extra}
+    # The tree may be run without being installed; a child must find the same one wherever it is started.
+    path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
+    threads = {"CYTOSYNTH_THREADS": str(max(1, (os.cpu_count() or 1) // workers))} if workers > 1 else {}
+    return {**threads, **os.environ, **shared, "PYTHONPATH": path}

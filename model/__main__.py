@@ -184,6 +184,23 @@ def synthesize(
     console.print(f"[green]done[/green]: {out / 'manifest.json'}")
 
 
+@cli.command()
+def verify(folders: Annotated[list[Path], typer.Argument(help="Folders of results, each with its manifest.json.")]) -> None:
+    """Read downloaded results back and compare them with their manifests; status 1 if anything is wrong."""
+    from model.verify import verify_result
+
+    faults = 0
+    for folder in folders:
+        found = list(verify_result(folder))
+        faults += len(found)
+        for fault in found:
+            console.print(f"[red]{folder}[/red]: {fault}")
+        if not found:
+            console.print(f"[green]{folder}[/green]: every file is what its manifest says")
+    if faults:
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Run the command line; errors of the project end with one sentence and status 1."""
     try:

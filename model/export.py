@@ -40,9 +40,6 @@ MEDIA_TYPES = {
 MeshFormat = Literal["stl", "obj", "ply"]
 
 
-# --------------------------------------------------------------------------------------------------------- manifest
-
-
 class Exporter:
     """Writes the files of one result into a folder and remembers their checksums.
 

@@ -57,6 +57,7 @@ class CellEntry(_Frozen):
     latent: list[float]
     rotation: Annotated[list[float], Field(min_length=4, max_length=4)]
     seed: Annotated[int, Field(ge=0)]
+    rejected_codes: Annotated[int, Field(ge=0)] = Field(default=0, description="Implausible draws before this one.")
     tracks: list[TrackEntry]
     frames: list[dict[str, Any]]
 

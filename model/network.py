@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,20 +61,36 @@ class FoldedLayer:
 class FoldedDecoder:
     """The decoder bound to a code, a time and a rotation: a signed distance function of points alone.
 
-    Every product has the same shape, whatever the number of points: a value does not depend on its neighbours.
+    Every product has the same shape and runs on one thread: a value depends neither on its neighbours nor on the number of
+    threads.
     """
 
     def __init__(self, layers: list[FoldedLayer]) -> None:
         self.layers = layers
 
     def __call__(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Signed distances (n,) float32 of points (n, 3) float32 in Ω, negative inside."""
+        """Signed distances (n,) float32 of points (n, 3) float32 in Ω, negative inside.
+
+        Notes
+        -----
+        Whole tiles are shared out among threads; each product runs on one. The last bits of a product that several
+        threads share depend on their number.
+        """
         values = np.empty(len(points), dtype=np.float32)
-        tile = np.zeros((TILE, 3), dtype=np.float32)
-        for start in range(0, len(points), TILE):
+        threads = torch.get_num_threads()
+
+        def evaluate_tile(start: int) -> None:
             part = points[start : start + TILE]
+            tile = np.zeros((TILE, 3), dtype=np.float32)
             tile[: len(part)] = part
             values[start : start + len(part)] = self._evaluate(torch.from_numpy(tile))[: len(part)]
+
+        try:
+            torch.set_num_threads(1)
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                list(pool.map(evaluate_tile, range(0, len(points), TILE)))
+        finally:
+            torch.set_num_threads(threads)
         return values
 
     @torch.inference_mode()

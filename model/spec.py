@@ -24,7 +24,7 @@ FRAMES_MAX = 1000
 COUNT_MAX = 1000
 SEED_MAX = 2**64 - 1
 
-Format = Literal["stl", "obj", "ply", "tiff"]
+Format = Literal["stl", "obj", "ply", "tiff", "png"]
 GridSize = Annotated[int, Field(ge=GRID_MIN, le=GRID_MAX)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -117,8 +117,9 @@ class GenerationSpec(_Strict):
     rotation: Literal["none", "random"] | Quaternion = Field(
         default="none", description="none, random (uniform on SO(3)) or a quaternion [w, x, y, z]."
     )
-    formats: Annotated[list[Format], Field(min_length=1, max_length=4)] = Field(
-        default=["stl", "tiff"], description="Files to write."
+    formats: Annotated[list[Format], Field(min_length=1, max_length=5)] = Field(
+        default=["stl", "tiff"],
+        description="stl, obj, ply: a mesh a frame; tiff: label volumes of all frames; png: a picture of some frames.",
     )
     fragments: Literal["remove", "keep"] = Field(
         default="remove",

@@ -57,7 +57,8 @@ class Surface:
     @property
     def euler_number(self) -> int:
         """Vertices − edges + faces: 2 for a ball, 0 for a torus, their sum for several bodies."""
-        edges = np.unique(np.sort(self._directed_edges().reshape(-1, 2), axis=1), axis=0)
+        ends = np.sort(self._directed_edges(), axis=1).astype(np.int64)
+        edges = np.unique(ends[:, 0] * len(self.vertices) + ends[:, 1])
         return len(np.unique(self.faces)) - len(edges) + len(self.faces)
 
     @property

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from model import __version__
+from model.card import ModelCard
 from model.checkpoint import Checkpoint
 from model.domain import TAU, Grid, frame_times
 from model.errors import EmptySurfaceError
@@ -29,11 +30,14 @@ from model.labels import CellTracker, LabelledFrame
 from model.latent import check_latent, draw_code, draw_rotation, rotation_matrix, sequence_generator
 from model.network import FoldedDecoder
 from model.plausibility import draw_plausible_code
+from model.render import PALETTES, Scene, encode_png, montage, render_frames, vertex_labels
 from model.sparse import evaluate_sparse
 from model.spec import GenerationSpec
 from model.surface import Surface, extract_surface
 
 SLOPE_SAMPLES = 2048  # points a frame at which the slope is measured
+PICTURES = 8  # frames in a preview
+PICTURE_SIDE = 320  # pixels
 SLOPE_MARGIN = 1.25  # over the largest slope seen; the largest that exists lies between the samples
 
 
@@ -177,6 +181,8 @@ def _write_cell(
     name = f"cell_{index:04d}"
     cubic = checkpoint.card.micrometres**3
     rows: list[dict[str, Any]] = []
+    scenes: list[Scene] = []
+    pictured = _pictured(len(times)) if "png" in spec.formats else set()
     with ExitStack() as stack:
         labels = None
         if "tiff" in spec.formats:
@@ -187,6 +193,10 @@ def _write_cell(
                     exporter.write_surface(f"{name}/frame_{number:04d}", surface, mesh_format)
             if labels is not None:
                 labels(labelled.labels)
+            if number in pictured:
+                caption = f"{exporter.minutes_at(time):.1f} min"
+                colours = vertex_labels(surface, labelled.labels, exporter.grid)
+                scenes.append(Scene(surface=surface, caption=caption, vertex_labels=colours))
             rows.append(
                 {
                     "frame": number,
@@ -199,6 +209,8 @@ def _write_cell(
                 }
             )
             after_frame(number + 1)
+    if scenes:
+        exporter.write_bytes(f"{name}/preview.png", _preview(scenes, checkpoint.card))
     return {
         "index": index,
         "seed": spec.seed,
@@ -208,3 +220,14 @@ def _write_cell(
         "tracks": [asdict(track) for track in tracker.tracks],
         "frames": rows,
     }
+
+
+def _pictured(frames: int) -> set[int]:
+    """Numbers of the frames shown in a preview: the first, the last and some between."""
+    return {int(number) for number in np.linspace(0, frames - 1, min(frames, PICTURES)).round()}
+
+
+def _preview(scenes: list[Scene], card: ModelCard) -> bytes:
+    palette = card.cell_type if card.cell_type in PALETTES else "neutral"
+    pictures = render_frames(scenes, size=PICTURE_SIDE, palette=palette, micrometres=card.micrometres)
+    return encode_png(montage(pictures, columns=min(4, len(pictures))))

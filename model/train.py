@@ -231,7 +231,7 @@ class _Run:
         torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), plan.clip)
         self._optimiser.step()
         self.step += 1
-        return float(value)
+        return float(value.detach())
 
     def loss(self, points: Tensor, distances: Tensor, times: Tensor, sequences: Tensor) -> Tensor:
         """Mean absolute error of the distance, and the pull of the codes toward the origin."""

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from model.checkpoint import Checkpoint
 
 for name in [name for name in os.environ if name.startswith("CYTOSYNTH_")]:
     del os.environ[name]
@@ -12,3 +18,20 @@ for name in [name for name in os.environ if name.startswith("CYTOSYNTH_")]:
 # A deadline would fail a busy machine, not wrong code. In CI the examples are the same on each run.
 settings.register_profile("house", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("house")
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of models that holds one, ``tiny``, trained for this run in a few seconds."""
+    from tiny_model import build_tiny_model
+
+    folder = tmp_path_factory.mktemp("tiny")
+    build_tiny_model(folder)
+    return folder / "models"
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_models: Path) -> Checkpoint:
+    from model.checkpoint import load_checkpoint
+
+    return load_checkpoint(tiny_models / "tiny")

@@ -28,7 +28,7 @@ def submit(jobs: Jobs, **changes: object) -> Job:
     return jobs.submit(**request)[0]
 
 
-def eventually(condition: Callable[[], object], *, within_s: float = 10.0) -> float:
+def eventually(condition: Callable[[], object], *, within_s: float = 30.0) -> float:
     """Wait until a condition holds; return the seconds that took."""
     started = time.monotonic()
     while not condition():
@@ -69,11 +69,13 @@ class Service:
                     "PYTHONPATH": os.pathsep.join((str(ROOT), str(PROBE_KINDS))),
                     "CYTOSYNTH_REDIS_URL": self.broker.url,
                     "CYTOSYNTH_DATA_DIR": str(self.data_dir),
-                    "CYTOSYNTH_LEASE_SECONDS": "2",
-                    "CYTOSYNTH_HEARTBEAT_SECONDS": "0.5",
-                    "CYTOSYNTH_SWEEP_SECONDS": "0.5",
+                    "CYTOSYNTH_LEASE_SECONDS": "1.5",
+                    "CYTOSYNTH_HEARTBEAT_SECONDS": "0.3",
+                    "CYTOSYNTH_SWEEP_SECONDS": "0.3",
                     "CYTOSYNTH_HINT_AFTER_SECONDS": "1",
                     "CYTOSYNTH_THREADS": "1",
+                    "CYTOSYNTH_PRELOAD": "0",  # most kinds here need no torch
+                    "CYTOSYNTH_MODEL_DIRS": str(self.data_dir / "models"),
                     **environment,
                 },
             )
@@ -92,6 +94,12 @@ class Service:
 
     def computing_process(self, worker: subprocess.Popen[bytes]) -> psutil.Process:
         return psutil.Process(worker.pid).children()[0]
+
+    def ended(self, job: Job, *, within_s: float = 60.0) -> Job:
+        """Wait for a job to end; return it."""
+        done = self.jobs.wait(job.id, timeout_s=within_s)
+        assert not done.status.active, self.log()
+        return done
 
     def running(self, job: Job, *, frame: int = 1) -> Callable[[], bool]:
         """A condition: the job runs and has come as far as ``frame``."""

@@ -192,7 +192,7 @@ class Jobs:
         job = self.get(found)
         if answer == "created":
             self._record(job)
-            self._send_hint(job_id)
+            self.hint(job_id)
         return job, answer == "created"
 
     def get(self, job_id: str, *, owner: str | None = None) -> Job:
@@ -327,7 +327,7 @@ class Jobs:
     def release(self, lease: Lease) -> None:
         """Give a job back to the head of the queue; the attempt does not count."""
         self._under(lease, "release")
-        self._send_hint(lease.job_id)
+        self.hint(lease.job_id)
 
     def announce(self, *, name: str, hostname: str, pid: int, device: str) -> None:
         """Record that a worker lives."""
@@ -345,6 +345,15 @@ class Jobs:
 
     # ------------------------------------------------------------------------------------------ for the whole service
 
+    def hint(self, job_id: str) -> None:
+        """Tell the workers that there is work; a failure is logged, not raised."""
+        if self._hint is None:
+            return
+        try:
+            self._hint(job_id)
+        except Exception as error:  # noqa: BLE001 - a hint is never worth failing for: the sweeper repairs it
+            log.warning("job %s: no hint sent (%s); the sweeper will", job_id, error)
+
     def sweep(self) -> Sweep:
         """Repair what dead workers and lost hints left behind, and apply retention. Safe to run anywhere, any time."""
         lists = self._store.run(
@@ -353,7 +362,7 @@ class Jobs:
         )  # fmt: skip
         swept = Sweep(**dict(zip(("requeued", "crashed", "hinted", "expired", "purged"), lists, strict=True)))
         for job_id in dict.fromkeys(swept.requeued + swept.hinted):
-            self._send_hint(job_id)
+            self.hint(job_id)
         if self._artifacts:
             for job_id in swept.crashed + swept.expired + swept.purged:
                 self._artifacts.forget_request(job_id)
@@ -453,14 +462,6 @@ class Jobs:
             self._store.run("cancel", job.id, self.rules.record_s)
             self._store.run("delete", job.id)
             raise QueueUnavailableError("the service cannot store more requests at the moment; try later") from error
-
-    def _send_hint(self, job_id: str) -> None:
-        if self._hint is None:
-            return
-        try:
-            self._hint(job_id)
-        except Exception as error:  # noqa: BLE001 - a hint is never worth failing for: the sweeper repairs it
-            log.warning("job %s: no hint sent (%s); the sweeper will", job_id, error)
 
 
 def _celery_hints(url: str) -> HintPublisher:

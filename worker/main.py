@@ -69,6 +69,10 @@ def configuration() -> dict[str, Any]:
         # One computing process a device; it uses all the threads it is given.
         "worker_pool": "prefork",
         "worker_concurrency": 1,
+        # It begins to import torch as it starts, and says that it is up when the interpreter next lets it.
+        "worker_proc_alive_timeout": 60,
+        # When that process is killed, nothing of its result can still be on the way: results do not go through Celery.
+        "worker_lost_wait": 0.5,
     }
 
 

@@ -42,6 +42,9 @@ class WorkerSettings(BaseSettings):
     threads: int | None = Field(
         default=None, ge=1, description="Threads of the computing process; unset: torch decides."
     )
+    preload: bool = Field(
+        default=True, description="Load the numerical libraries before the first job is claimed, not during it."
+    )
     device: str = Field(default="cpu", description="Shown with the worker's heartbeat.")
 
     @field_validator("model_dirs", mode="before")

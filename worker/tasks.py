@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +15,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from celery import signals
+
 from model.card import SHIPPED_MODELS, find_model
 from model.spec import GenerationSpec
 from worker.artifacts import Artifacts
-from worker.errors import CytosynthError, JobCanceledError, JobNotFoundError, LeaseLostError, QueueUnavailableError
+from worker.errors import (
+    CytosynthError,
+    JobCanceledError,
+    JobNotFoundError,
+    LeaseLostError,
+    QueueUnavailableError,
+    SpecError,
+)
 from worker.heart import Heart, ShutdownRequestedError
 from worker.jobs import Job, Jobs, JobStatus, Lease
 from worker.main import TASK, celery_app, draining
@@ -54,10 +65,30 @@ class Office:
     name: str
 
 
+def _preload() -> None:
+    """Import what jobs need.
+
+    Importing torch holds the interpreter, on a cold disk for many seconds in which no heart beats; so it comes before
+    the first lease.
+    """
+    importlib.import_module("model.synthesis")
+
+
+def _begin_preload(**_: object) -> None:
+    """Import while the new process waits for its first job."""
+    if WorkerSettings().preload:
+        threading.Thread(target=_preload, name="preload", daemon=True).start()
+
+
+signals.worker_process_init.connect(_begin_preload)
+
+
 @lru_cache(maxsize=1)  # made by the first job of each computing process: connections must not cross a fork
 def _office() -> Office:
     settings = WorkerSettings()
     artifacts = Artifacts(settings.data_dir)
+    if settings.preload:
+        _preload()  # waits for the thread that began it
     return Office(
         jobs=Jobs.connect(celery_app.conf.broker_url, artifacts=artifacts, rules=settings.rules),
         artifacts=artifacts,
@@ -74,6 +105,9 @@ def run_job(job_id: str) -> None:
     that a dead worker gave back is first in line again.
     """
     office = _office()
+    if draining():
+        office.jobs.hint(job_id)  # for another worker
+        return
     try:
         lease = office.jobs.claim(None, worker=office.name)
     except QueueUnavailableError:
@@ -101,7 +135,7 @@ def _carry_out(office: Office, lease: Lease) -> None:
         # An earlier attempt may have published and then lost the broker: the same bytes need no second computing.
         if not artifacts.exists(job_id):
             with Heart(jobs, lease, every_s=office.settings.heartbeat_seconds, draining=draining) as heart:
-                RUNNERS[lease.job.kind](lease.job, staged, heart.report)
+                _runner(lease.job.kind)(lease.job, staged, heart.report)
                 heart.check()
                 artifacts.publish(job_id, staged)
         _finish(office, lease)
@@ -168,6 +202,12 @@ def generate(job: Job, folder: Path, report: Report) -> None:
 
 
 RUNNERS: dict[str, Runner] = {"generation": generate}
+
+
+def _runner(kind: str) -> Runner:
+    if kind not in RUNNERS:
+        raise SpecError(f"this worker cannot carry out a job of kind {kind!r}; it may be older than the service")
+    return RUNNERS[kind]
 
 
 @lru_cache(maxsize=CHECKPOINTS_KEPT)

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
-import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -17,12 +13,13 @@ from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from app.archive import Entry, archive, archive_length
 from app.border import StrictRoute
 from app.desk import Desk, DeskNow
 from app.errors import RANGE, TABLE, ProblemError, problem_response
 from app.routes.jobs import JobId
 from app.schemas import FileList, FileView
-from worker.errors import ArtifactNotFoundError, JobCanceledError, JobExpiredError, JobFailedError, JobNotFinishedError
+from worker.errors import JobCanceledError, JobExpiredError, JobFailedError, JobNotFinishedError
 from worker.jobs import Job, JobStatus
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["files"], route_class=StrictRoute)
@@ -54,7 +51,7 @@ NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The clien
 WHOLE_FILE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The file. `ETag` is its SHA-256, as in the manifest.",
-        "content": {kind: BINARY for kind in (*sorted(set(MEDIA_TYPES.values())), "application/octet-stream")},
+        "content": dict.fromkeys((*sorted(set(MEDIA_TYPES.values())), "application/octet-stream"), BINARY),
     },
     **NOT_MODIFIED,
 }
@@ -149,9 +146,7 @@ def get_file(
     "/archive", operation_id="headArchive", summary="Size and ETag of the archive",
     response_class=Response, responses=WHOLE_ARCHIVE,
 )  # fmt: skip
-def get_archive(
-    job_id: JobId, desk: DeskNow, request: Request, if_none_match: IfNoneMatch = None
-) -> Response:
+def get_archive(job_id: JobId, desk: DeskNow, request: Request, if_none_match: IfNoneMatch = None) -> Response:
     """Stream all files and the manifest. The archive is made while it is sent; its length is known beforehand."""
     job = finished_job(desk, job_id)
     manifest = desk.artifacts.path(job_id, MANIFEST)
@@ -218,7 +213,8 @@ class RangedFile(FileResponse):
         if verdict is False:
             headers = {"Content-Range": f"bytes */{size}", "Accept-Ranges": "bytes"}
             response = problem_response(RANGE, f"the file has {size} bytes", headers=headers)
-            return await response(scope, receive, send)
+            await response(scope, receive, send)
+            return
         if verdict is None:
             scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"range"]}
         await super().__call__(scope, receive, send)
@@ -233,73 +229,3 @@ def judge_range(wanted: str, size: int) -> bool | None:
     if first and last and int(first) > int(last):
         return None
     return int(first) < size if first else int(last) > 0 and size > 0
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One file on its way into an archive."""
-
-    name: str
-    path: Path
-    size: int
-
-    @classmethod
-    def of(cls, name: str, path: Path) -> Entry:
-        """Look at the file's size."""
-        return cls(name, path, path.stat().st_size)
-
-
-class _Pipe(io.RawIOBase):
-    """Where zipfile writes; what has gathered is taken out and sent. It cannot seek, so sizes follow the data."""
-
-    def __init__(self) -> None:
-        self._held = bytearray()
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any, /) -> int:
-        self._held += data
-        return len(data)
-
-    def take(self) -> bytes:
-        data = bytes(self._held)
-        self._held.clear()
-        return data
-
-
-def archive(entries: Sequence[Entry]) -> Iterator[bytes]:
-    """Yield a zip archive: stored, because meshes shrink little and the bytes must not depend on a compressor.
-
-    Everything that could differ between two calls or machines (times, owners, modes) is fixed.
-    """
-    pipe = _Pipe()
-    with zipfile.ZipFile(pipe, "w", zipfile.ZIP_STORED) as target:
-        for entry in entries:
-            with target.open(_header(entry), "w") as member, entry.path.open("rb") as source:
-                while chunk := source.read(256 * 1024):
-                    member.write(chunk)
-                    yield pipe.take()
-    yield pipe.take()
-
-
-def archive_length(entries: Sequence[Entry]) -> int:
-    """Return the length of :func:`archive` without making it (APPNOTE 6.3.9 §4.3): headers depend on sizes only."""
-    limit, position, directory = zipfile.ZIP64_LIMIT, 0, 0
-    for entry in entries:
-        name = len(entry.name.encode("utf-8"))
-        large = entry.size * 1.05 > limit  # zipfile's own margin
-        offset_large, size_large = position > limit, entry.size > limit
-        position += 30 + name + 20 * large + entry.size + (24 if large else 16)
-        fields = 2 * size_large + offset_large
-        directory += 46 + name + (4 + 8 * fields if fields else 0)
-    beyond = len(entries) > zipfile.ZIP_FILECOUNT_LIMIT or position > limit or directory > limit
-    return position + directory + 22 + 76 * beyond
-
-
-def _header(entry: Entry) -> zipfile.ZipInfo:
-    header = zipfile.ZipInfo(entry.name, date_time=(1980, 1, 1, 0, 0, 0))
-    header.create_system = 3  # Unix, wherever this runs
-    header.external_attr = 0o644 << 16
-    header.file_size = entry.size
-    return header

@@ -45,9 +45,7 @@ async def readyz(desk: DeskNow) -> ReadyView:
     return ReadyView(checks=checks)
 
 
-@router.get(
-    "/metrics", operation_id="getMetrics", summary="Figures for Prometheus", response_class=PlainTextResponse
-)
+@router.get("/metrics", operation_id="getMetrics", summary="Figures for Prometheus", response_class=PlainTextResponse)
 def metrics(request: Request) -> Response:
     """Show queue depth, jobs by state, living workers and HTTP times."""
     return Response(generate_latest(request.app.state.registry), media_type=CONTENT_TYPE_LATEST)

@@ -51,10 +51,10 @@ DEGREE = 5  # of the spherical harmonics
 SPANS = 8  # of the splines over τ: a span is about four frames
 DEPTH = 0.11  # how far below the membrane filopodia are rooted; at birth they are wholly inside
 SHORTEST, LONGEST = 0.12, 0.50  # full lengths of filopodia outside the membrane, units of Ω
-BASE_RADIUS, TIP_RADIUS = 0.058, 0.036  # the tip has 1.7 voxels of a 96³ grid
+BASE_RADIUS, TIP_RADIUS = 0.058, 0.038  # the tip has 1.8 voxels of a 96³ grid
 FOOT_RADIUS, FOOT = 0.032, 0.10  # what the flared foot adds to the radius at the membrane, and its extent
-BLEND, BRANCH_BLEND = 0.14, 0.06  # widths of the smooth unions with the body and with a parent
-GAP, BRANCH_GAP, BODY_GAP = 0.09, 0.045, 0.05  # left free between filopodia, branches of one, either and the body
+BLEND, BRANCH_BLEND = 0.14, 0.12  # widths of the smooth unions with the body and with a parent
+GAP, BRANCH_GAP, BODY_GAP = 0.09, 0.05, 0.05  # left free between filopodia, branches of one, either and the body
 CROTCH = 0.18  # length of a branch that may be nearer to its parent
 LEVELS = 3  # filopodium, branch, branch of a branch
 FEWEST, MOST = 3, 9  # filopodia and branches to be seen at any time
@@ -62,6 +62,7 @@ SEEN = 0.05  # length from which one is seen, units of Ω
 SPEED = 0.05  # of growth and retraction, units of Ω a frame
 SWIFTEST = 5.0  # frames from nothing to full length, at least
 NODES = 11  # segments of an axis
+RESOLUTION = 128  # of the grid on which the surface is found: tips need it
 CURVE = 40  # points at which a full axis is computed
 
 
@@ -80,7 +81,7 @@ def _spline(knots: Doubles, x: Doubles) -> Doubles:
     first = np.minimum(place.astype(np.int64), spans - 1)
     f = place - first
     weights = np.stack([(1 - f) ** 3, 3 * f**3 - 6 * f**2 + 4, -3 * f**3 + 3 * f**2 + 3 * f + 1, f**3], axis=1) / 6.0
-    return np.einsum("mj,mjn->mn", weights, knots[first[:, None] + np.arange(4)])
+    return np.asarray(np.einsum("mj,mjn->mn", weights, knots[first[:, None] + np.arange(4)]))
 
 
 def _wander(rng: Generator, relaxation: Doubles) -> Doubles:
@@ -126,9 +127,9 @@ for _n in range(DEGREE + 1):
 def _log_radii(directions: Doubles, inverse: Doubles, harmonics: Doubles) -> tuple[Doubles, Doubles]:
     """Return the log radius (n,) of the body in unit directions (n, 3), and its gradient along the sphere (n, 3).
 
-    An ellipsoid with inverse squared semi-axes (3,), times the exponential of a sum of real spherical harmonics; that of
-    degree n and order m, cosine for m ≥ 0, has place n² + n + m in ``harmonics`` (36,). A harmonic is the m-th
-    derivative of a Legendre polynomial in z times the real or imaginary part of (x + iy)^m, so its gradient is exact.
+    An ellipsoid with inverse squared semi-axes (3,), times the exponential of a sum of real spherical harmonics; that
+    of degree n and order m, cosine for m ≥ 0, has place n² + n + m in ``harmonics`` (36,). A harmonic is the m-th
+    derivative of a Legendre polynomial in z times the real or imaginary part of (x + iy)^m: its gradient is exact.
     """
     values = np.empty(len(directions))
     gradients = np.empty((len(directions), 3))
@@ -201,7 +202,7 @@ class _BodyPose:
     harmonics: Doubles  # (T, 36)
 
     def membrane(self, direction: Doubles) -> tuple[Doubles, Doubles]:
-        """Return the point of the membrane in one direction (3,) from the centre, and the outward normal: (T, 3) each."""
+        """Return the point of the membrane in a direction (3,) from the centre, and the outward normal: (T, 3) each."""
         points, normals = np.empty_like(self.centre), np.empty_like(self.centre)
         for k in range(len(points)):
             values, gradients = _log_radii(direction[None], self.inverse[k], self.harmonics[k])
@@ -272,7 +273,8 @@ class _Life:
         """Return the fraction of the full length at times (T,)."""
         place = np.interp(times, self.times, np.arange(len(self.times)))
         before = np.minimum(place.astype(np.int64), len(self.times) - 2)
-        return self.levels[before] + (self.levels[before + 1] - self.levels[before]) * _smoothstep(place - before)
+        rise = self.levels[before + 1] - self.levels[before]
+        return np.asarray(self.levels[before] + rise * _smoothstep(place - before))
 
     def longer_than(self, level: float) -> tuple[float, float]:
         """Return the longest interval of time in which the fraction is above ``level``."""
@@ -333,7 +335,7 @@ class _Axis:
         return TIP_RADIUS + more * left, -2.0 * past / FOOT * foot * left - more / extent
 
     def chain(self) -> Doubles:
-        """Return the nodes of the axis grown so far, (T, NODES + 1, 8): points, radii, and what both change by a node."""
+        """Return the nodes of the axis grown so far, (T, NODES + 1, 8): points, radii, and their change a node."""
         along = self.extent[:, None] * np.linspace(0.0, 1.0, NODES + 1)
         points, tangents = self.place(along)
         radii, slopes = self.radius(along)
@@ -477,7 +479,7 @@ class _Nursery:
         start += rng.uniform(0.0, 0.5) * (stop - start - durations.sum())
         life = _Life(start + np.concatenate([[0.0], np.cumsum(durations)]), levels)
         walk, sway = _draw_walk(rng, self._temper)
-        angle = math.radians(rng.uniform(40.0, 72.0))
+        angle = math.radians(rng.uniform(48.0, 80.0))
         side, reference = _unit(rng.standard_normal((2, 3)))
         return _Filopodium(stem.level + 1, parent, side, along, angle, 0.0, length, walk, sway, reference, life)
 
@@ -618,7 +620,7 @@ def _tube(chain: Doubles, place: float, x: float, y: float, z: float) -> float:
         if step < 3:
             move = (along + slope * distance) / max(speed - bend, 0.3 * speed, 1e-12)
             place = min(max(place + max(min(move, 1.0), -1.0), 0.0), float(last))
-    return distance - radius
+    return float(distance - radius)
 
 
 @_compiled
@@ -706,9 +708,9 @@ class A549:
             axis = _axis(filopodium, times, body=pose, parent=axes[filopodium.parent] if filopodium.level > 1 else None)
             axes.append(axis)
             if axis.extent[0] > 0.0:
-                width = BLEND if filopodium.level == 1 else BRANCH_BLEND
+                width, ramp = (BLEND, 0.11) if filopodium.level == 1 else (BRANCH_BLEND, 0.05)
                 chains.append(axis.chain())
-                blends.append(width * float(_smoothstep(axis.extent / 0.2)[0]) + 1e-6)
+                blends.append(width * float(_smoothstep(axis.extent / ramp)[0]) + 1e-6)  # none at birth
         return partial(
             _evaluate,
             rotation=self.rotation,
@@ -719,7 +721,7 @@ class A549:
 
     def frame(self, t: float) -> ShapeFrame:
         """Return the shape of the cell at time ``t`` of τ = [-1, 1]."""
-        return ShapeFrame(self.implicit(t), components=1)
+        return ShapeFrame(self.implicit(t), components=1, resolution=RESOLUTION, lipschitz=2.0)
 
 
 def _evaluate(
@@ -747,7 +749,7 @@ def make(seed: int) -> A549:
 
     Notes
     -----
-    Most of the time, a few tenths of a second, goes into finding room for the filopodia.
+    About a second, sometimes several, nearly all of it to find room for the filopodia.
     """
     rng = np.random.default_rng([0xA549, seed])
     rotation = Rotation.from_quat(rng.standard_normal(4)).as_matrix()

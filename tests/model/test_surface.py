@@ -91,7 +91,7 @@ def _noise(shape: tuple[int, int, int], seed: int, kind: str) -> Field:
     return values.astype(np.float32)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(noise)
 def test_any_field_gives_a_closed_outward_surface_without_coinciding_vertices(field: Field) -> None:
     grid = Grid(field.shape)
@@ -103,7 +103,7 @@ def test_any_field_gives_a_closed_outward_surface_without_coinciding_vertices(fi
     assert len(np.unique(surface.faces)) == len(surface.vertices)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(noise)
 def test_sheets_are_the_borders_between_bodies_and_cavities_exactly(field: Field) -> None:
     inside = np.pad(field < 0, 1)

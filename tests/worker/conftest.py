@@ -45,9 +45,7 @@ def make_jobs(broker_url: str, artifacts: Artifacts, hints: list[str]) -> Iterat
     prefix, made = f"{uuid4().hex}:", []
 
     def make(**rules: float) -> Jobs:
-        jobs = Jobs.connect(
-            broker_url, artifacts=artifacts, hint=hints.append, rules=JobRules(**rules), prefix=prefix
-        )
+        jobs = Jobs.connect(broker_url, artifacts=artifacts, hint=hints.append, rules=JobRules(**rules), prefix=prefix)
         made.append(jobs)
         return jobs
 
@@ -86,3 +84,12 @@ def python() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def worker(service: Service) -> subprocess.Popen[bytes]:
+    """One worker process that lives when the test starts."""
+    for one in service.workers:
+        if one.poll() is None:
+            return one
+    return service.start_worker()

@@ -1,0 +1,280 @@
+"""``cytosynth``: run the service, or use one from a terminal. Everything but ``serve`` speaks HTTP only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from app.client import DamagedFileError, RefusedError, ServiceClient, UnreachableError, private_service
+from app.settings import AppSettings, child_environment
+
+FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
+
+cli = typer.Typer(
+    name="cytosynth",
+    help="Synthesises the shapes of living cells on demand.",
+    epilog="Exit codes: 0 done, 1 the job failed, 2 the request is wrong, 3 no service answers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+out = Console()
+err = Console(stderr=True)
+
+Server = Annotated[
+    str | None,
+    typer.Option("--server", help="Address of a service, such as http://127.0.0.1:8000.", show_default=False),
+]
+
+
+def main() -> None:
+    """Run the command line."""
+    cli()
+
+
+@cli.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 by default.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port; 8000 by default, 0 takes a free one.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes on this machine.")] = 1,
+    data_dir: Annotated[Path | None, typer.Option(help="Results and the queue; ./var by default.")] = None,
+    ready_file: Annotated[Path | None, typer.Option(help="Write the address there, as JSON, once it answers.")] = None,
+    until_stdin_ends: Annotated[bool, typer.Option("--until-stdin-ends", hidden=True)] = False,
+) -> None:
+    """Run the whole service here: broker, worker and web. Ctrl-C ends all of it.
+
+    Set CYTOSYNTH_REDIS_URL to use a broker that runs elsewhere.
+    """
+    from app.logs import configure_logs
+    from app.supervisor import Plan, PortInUseError, run_service  # the web framework: only this command needs it
+    from worker.errors import BrokerError
+
+    given = {"host": host, "port": port, "data_dir": data_dir}
+    settings = AppSettings().model_copy(update={name: value for name, value in given.items() if value is not None})
+    configure_logs(settings)
+
+    def announce(address: str) -> None:
+        text = f"cytosynth serves at [bold]{address}[/] (interface: {address}/docs; Ctrl-C stops it)"
+        out.print(text, highlight=False, soft_wrap=True)
+
+    plan = Plan(settings=settings, workers=workers, ready_file=ready_file, until_stdin_ends=until_stdin_ends)
+    try:
+        run_service(plan, announce=announce)
+    except PortInUseError as error:
+        _give_up(f"{error}. Another service may run there: choose one with --port, or --port 0 for a free one.", FAILED)
+    except BrokerError as error:
+        _give_up(error.message, FAILED)
+
+
+@cli.command()
+def generate(
+    model_id: Annotated[str, typer.Argument(metavar="MODEL", help="An installed model: see `cytosynth models`.")],
+    seed: Annotated[
+        int | None, typer.Option(help="Drawn and reported when absent. The same seed, the same cells.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(help="How many cells.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames a cell, spread evenly in time.")] = None,
+    times: Annotated[str | None, typer.Option(help="Times in [-1, 1] instead: -1,0,0.5.")] = None,
+    grid: Annotated[str | None, typer.Option(help="Samples a side: 64, or x,y,z: 64,64,48.")] = None,
+    latent: Annotated[str | None, typer.Option(help="sampled, learned, nearby, interpolated or explicit.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="sampled: 0 the average cell, 1 the usual variety.")] = None,
+    index: Annotated[int | None, typer.Option(help="learned, nearby: which learned cell.")] = None,
+    noise: Annotated[float | None, typer.Option(help="nearby: how far from it.")] = None,
+    first: Annotated[int | None, typer.Option(help="interpolated: one learned cell,")] = None,
+    second: Annotated[int | None, typer.Option(help="interpolated: and the other.")] = None,
+    weight: Annotated[float | None, typer.Option(help="interpolated: 0 the first, 1 the second.")] = None,
+    values: Annotated[str | None, typer.Option(help="explicit: the code, number by number.")] = None,
+    rotation: Annotated[str | None, typer.Option(help="none, random, or a quaternion w,x,y,z.")] = None,
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="stl, obj, ply, tiff; may be repeated.", show_default=False)
+    ] = None,
+    folder: Annotated[Path | None, typer.Option("--out", help="Where the files go; ./MODEL-SEED by default.")] = None,
+    server: Server = None,
+) -> None:
+    """Make cells: send the request, follow the job, fetch the files and check them.
+
+    Without --server or CYTOSYNTH_SERVER, the service on this machine is used; if none runs, one is started for the
+    duration.
+    """
+    members = {
+        "temperature": temperature, "index": index, "noise": noise, "first": first, "second": second,
+        "weight": weight, "values": _numbers(values, "--values"),
+    }  # fmt: skip
+    latent_given = {name: value for name, value in members.items() if value is not None}
+    spec: dict[str, Any] = {
+        "model": model_id, "seed": seed, "count": count, "frames": frames, "times": _numbers(times, "--times"),
+        "grid": _grid(grid), "formats": formats or None,
+        "rotation": rotation if rotation in (None, "none", "random") else _numbers(rotation, "--rotation"),
+        "latent": {"kind": latent or "sampled", **latent_given} if latent or latent_given else None,
+    }  # fmt: skip
+    with _service(server) as client:
+        _make(client, {name: value for name, value in spec.items() if value is not None}, folder)
+
+
+@cli.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--out", help="Where the files go.")] = Path("out/demo"),
+    server: Server = None,
+    show: Annotated[bool, typer.Option("--open", help="Open the folder afterwards.")] = False,
+) -> None:
+    """Make one small cell of every installed model."""
+    with _service(server) as client:
+        cards = client.get("/v1/models")["models"]
+        if not cards:
+            _give_up("no model is installed", FAILED)
+        for card in cards:
+            spec = {"model": card["id"], "seed": 7, "frames": 8, "grid": 64, "formats": ["stl", "tiff"]}
+            _make(client, spec, folder / card["id"])
+    if show:
+        typer.launch(str(folder))
+
+
+@cli.command()
+def models(server: Server = None) -> None:
+    """List the installed models."""
+    with _service(server) as client:
+        cards = client.get("/v1/models")["models"]
+    table = Table("id", "title", "cell type", "learned cells", "unit (µm)", "span (min)", "quality", box=None)
+    for card in cards:
+        quality = ", ".join(f"{name} {value:.3g}" for name, value in card["quality"].items())
+        scale = (f"{card['micrometres']:g}", f"{card['minutes']:g}")
+        table.add_row(card["id"], card["title"], card["cell_type"], str(card["latent_codes"]), *scale, quality)
+    out.print(table if cards else "no model is installed")
+
+
+@cli.command()
+def jobs(
+    state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="How many, newest first.")] = 20,
+    server: Server = None,
+) -> None:
+    """List the latest jobs of a running service."""
+    query = f"?limit={limit}" + (f"&state={state}" if state else "")
+    with _service(server, own=False) as client:
+        page = client.get(f"/v1/jobs{query}")
+    table = Table("id", "created", "model", "seed", "state", "done", box=None)
+    for job in page["jobs"]:
+        done = f"{100 * job['progress']['fraction']:.0f} %"
+        spec = job["spec"]
+        table.add_row(job["id"], job["created_at"][:19], job["model"]["id"], str(spec.get("seed")), job["state"], done)
+    out.print(table if page["jobs"] else "no jobs")
+
+
+@cli.command()
+def cancel(
+    job_id: Annotated[str, typer.Argument(metavar="JOB", help="Identifier of a job: see `cytosynth jobs`.")],
+    server: Server = None,
+) -> None:
+    """Cancel a job that is queued or running."""
+    with _service(server, own=False) as client:
+        job = client.post(f"/v1/jobs/{job_id}/cancel")
+    out.print(f"{job['id']} is {job['state']}", highlight=False)
+
+
+@cli.command()
+def version() -> None:
+    """Show the version."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        out.print(f"cytosynth {installed('cytosynth')}", highlight=False)
+    except PackageNotFoundError:
+        out.print("cytosynth, not installed: run from its tree", highlight=False)
+
+
+def _make(client: ServiceClient, spec: dict[str, Any], folder: Path | None) -> None:
+    """Carry one request through to files on disk."""
+    job = client.post("/v1/generations", spec)
+    seed = job["spec"]["seed"]
+    folder = folder or Path(f"{job['model']['id']}-{seed}")
+    try:
+        job = _follow(client, job)
+    except KeyboardInterrupt:
+        client.post(f"/v1/jobs/{job['id']}/cancel")
+        _give_up(f"cancelled job {job['id']}", INTERRUPTED)
+    if job["state"] != "succeeded":
+        reason = (job["error"] or {}).get("message", "no reason is given")
+        _give_up(f"job {job['id']} {job['state']}: {reason}", FAILED)
+    with Progress(TextColumn("fetching"), BarColumn(), DownloadColumn(), console=err, transient=True) as bar:
+        total = sum(file["bytes"] for file in client.get(job["links"]["files"])["files"])
+        task = bar.add_task("", total=total)
+        written = client.download(job, folder, on_bytes=lambda count: bar.advance(task, count))
+    out.print(f"{len(written)} files in {folder}, seed {seed}; every SHA-256 is as in manifest.json", highlight=False)
+
+
+def _follow(client: ServiceClient, job: dict[str, Any]) -> dict[str, Any]:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[frames]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True) as bar:
+        task = bar.add_task(job["state"], total=1.0, frames="")
+
+        def on_event(event: str, data: dict[str, Any]) -> None:
+            if event == "state":
+                bar.update(task, description=data["state"])
+            elif event == "progress":
+                shown = f"frame {data['frame']} of {data['frames']}" if data.get("frames") else ""
+                bar.update(task, description=data["stage"], completed=data["fraction"], frames=shown)
+
+        return client.follow(job, on_event=on_event)
+
+
+@contextmanager
+def _service(server: str | None, *, own: bool = True) -> Iterator[ServiceClient]:
+    """Find the service to talk to, or start one where that makes sense; turn its refusals into exit codes."""
+    settings = AppSettings()
+    named = server or settings.server
+    try:
+        with ExitStack() as stack:
+            client = stack.enter_context(ServiceClient(named or f"http://{settings.host}:{settings.port}"))
+            if not client.is_ours():
+                if named or not own:
+                    _give_up(f"no cytosynth service answers at {client.address}", UNREACHABLE)
+                err.print("no service runs here: starting one for the duration", style="dim", highlight=False)
+                address = stack.enter_context(private_service(child_environment(settings)))
+                client = stack.enter_context(ServiceClient(address))
+            yield client
+    except UnreachableError as error:
+        _give_up(str(error), UNREACHABLE)
+    except DamagedFileError as error:
+        _give_up(str(error), FAILED)
+    except RefusedError as error:
+        faults = error.problem.get("errors") or []
+        places = "".join(f"\n  {f.get('pointer') or f.get('parameter') or ''} {f['detail']}" for f in faults)
+        status = error.problem["status"]
+        _give_up(f"refused: {error}{places}", UNREACHABLE if status in (429, 503) else USAGE)
+
+
+def _give_up(message: str, code: int) -> NoReturn:
+    err.print(f"[bold red]cytosynth:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def _grid(text: str | None) -> int | list[int] | None:
+    numbers = _numbers(text.replace("x", ",") if text else None, "--grid")
+    if numbers is None:
+        return None
+    sizes = [int(number) for number in numbers]
+    return sizes[0] if len(sizes) == 1 else sizes
+
+
+def _numbers(text: str | None, option: str) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{option} takes numbers separated by commas, such as 1,2,3") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""The whole service in one process tree: broker, workers and web, started and stopped together.
+
+Promises: Ctrl-C and SIGTERM end the web first, then the workers (which give their jobs back), then the broker; kill -9
+of this process leaves nothing behind, because every child ends with the pipe it holds; a worker that dies is replaced.
+Does not promise: to restart the broker. Without it the service answers 503 and must be started anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from app.main import create_app
+from app.settings import AppSettings, child_environment
+from worker.broker import check_server, start_broker, worker_command
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.serve")
+
+WEB_GRACE_S = 3  # for answers under way; waiting calls end by themselves within this
+WORKER_GRACE_S = 15.0  # a frame, and giving the job back
+STEADY_S = 60.0  # a worker that lived this long had no trouble starting
+BACKOFF_MAX_S = 30.0
+
+
+class PortInUseError(Exception):
+    """Somebody else listens there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to run."""
+
+    settings: AppSettings
+    workers: int = 1
+    ready_file: Path | None = None  # written once the service answers
+    until_stdin_ends: bool = False  # end together with whoever started us
+
+
+def run_service(plan: Plan, *, announce: Callable[[str], None]) -> None:
+    """Run the service until it is told to stop; ``announce`` gets its address.
+
+    Raises
+    ------
+    PortInUseError
+        Before anything is started.
+    BrokerError
+        If the broker cannot be started or may lose jobs.
+    """
+    settings = plan.settings
+    listener = listen(settings.host, settings.port)
+    with listener, ExitStack() as stack:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        if settings.redis_url is None:
+            broker = stack.enter_context(start_broker(settings.data_dir / "broker"))
+            settings = settings.model_copy(update={"redis_url": broker.url})
+        else:
+            check_server(settings.redis_url)
+        asyncio.run(_Service(plan, settings, listener, announce).run())
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take the port before anything is started, so that a second service says so at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=512)
+    except OSError as error:
+        raise PortInUseError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+
+
+class _Server(uvicorn.Server):
+    """A web server that leaves the signals to us, and says when it answers."""
+
+    def __init__(self, config: uvicorn.Config, *, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if not self.should_exit:
+            self._on_ready()
+
+
+class _Service:
+    """One run of the service inside an event loop."""
+
+    def __init__(
+        self, plan: Plan, settings: AppSettings, listener: socket.socket, announce: Callable[[str], None]
+    ) -> None:
+        self._plan, self._settings, self._listener, self._announce = plan, settings, listener, announce
+        self._stopping = asyncio.Event()
+        self._app = create_app(settings)
+        config = uvicorn.Config(
+            self._app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=WEB_GRACE_S
+        )
+        self._server = _Server(config, on_ready=self._ready)
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop)
+        if self._plan.until_stdin_ends:
+            loop.add_reader(sys.stdin.fileno(), self._read_stdin)
+        workers = [asyncio.create_task(self._keep_worker(number)) for number in range(self._plan.workers)]
+        try:
+            await self._server.serve(sockets=[self._listener])
+        finally:
+            self._stopping.set()
+            await asyncio.gather(*workers)
+
+    def _stop(self) -> None:
+        # A second time: somebody is in a hurry, so answers under way are cut.
+        self._server.force_exit = self._server.should_exit
+        self._server.should_exit = True
+        self._stopping.set()
+        desk = getattr(self._app.state, "desk", None)
+        if desk is not None:
+            desk.closing.set()
+
+    def _read_stdin(self) -> None:
+        if not os.read(sys.stdin.fileno(), 4096):
+            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            self._stop()
+
+    def _ready(self) -> None:
+        host, port = self._listener.getsockname()[:2]
+        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+        address = f"http://{shown}:{port}"
+        if self._plan.ready_file is not None:
+            draft = self._plan.ready_file.with_suffix(".draft")
+            draft.write_text(json.dumps({"address": address, "pid": os.getpid()}), encoding="utf-8")
+            draft.replace(self._plan.ready_file)
+        self._announce(address)
+
+    async def _keep_worker(self, number: int) -> None:
+        """Run one worker, and another after it as long as the service runs."""
+        pause = 1.0
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            code = await self._run_worker()
+            if self._stopping.is_set():
+                return
+            pause = 1.0 if time.monotonic() - started > STEADY_S else min(2 * pause, BACKOFF_MAX_S)
+            log.error("a worker ended; starting another", worker=number, code=code, pause_s=pause)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+
+    async def _run_worker(self) -> int:
+        level = self._settings.log_level.upper()
+        worker = await asyncio.create_subprocess_exec(
+            *worker_command(),
+            f"--loglevel={level}",
+            env=child_environment(self._settings, workers=self._plan.workers),
+            stdin=asyncio.subprocess.PIPE,  # its end tells the worker to stop, however we end
+            stdout=asyncio.subprocess.DEVNULL,  # celery's banner; its log goes to standard error
+            start_new_session=True,  # Ctrl-C in the terminal is for us; we stop the worker in good order
+        )
+        ended, stopping = asyncio.create_task(worker.wait()), asyncio.create_task(self._stopping.wait())
+        await asyncio.wait((ended, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not ended.done():
+            if worker.stdin is not None:
+                worker.stdin.close()
+            try:
+                await asyncio.wait_for(asyncio.shield(ended), WORKER_GRACE_S)
+            except TimeoutError:
+                log.warning("a worker did not stop in time and is killed; its job is taken up again later")
+                worker.kill()
+        return await ended

@@ -1,0 +1,81 @@
+"""Checking a downloaded result: are the files those that were made, and do they open as what they claim to be?
+
+Promises: every file of the manifest is read back with an independent reader (trimesh, tifffile) and compared with the
+manifest: checksum, closed and outward surfaces, volume in µm³, axes, labels.
+Does not promise: that the cell is plausible; see :mod:`model.plausibility`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tifffile
+import trimesh
+from pydantic import ValidationError
+
+from model.errors import ExportError
+from model.manifest import MANIFEST_FILE, CellEntry, FileEntry, Manifest
+
+VOLUME_TOLERANCE = 1e-3  # relative: files hold float32
+
+
+def verify_result(folder: Path) -> Iterator[str]:
+    """Yield what is wrong with a result; nothing when all is well.
+
+    Parameters
+    ----------
+    folder
+        Holds ``manifest.json`` and the files it lists.
+
+    Raises
+    ------
+    ExportError
+        If there is no manifest, or it is not one.
+    """
+    try:
+        manifest = Manifest.model_validate(json.loads((folder / MANIFEST_FILE).read_bytes()))
+    except FileNotFoundError:
+        raise ExportError(f"{folder} holds no {MANIFEST_FILE}; is it the folder of a result?") from None
+    except (ValidationError, ValueError) as error:
+        raise ExportError(f"{folder / MANIFEST_FILE} is not a manifest of cytosynth: {error}") from None
+    for entry in manifest.files:
+        path = folder / entry.name
+        if not path.is_file():
+            yield f"{entry.name}: missing"
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
+            yield f"{entry.name}: differs from its checksum"
+        else:
+            cell = manifest.cells[int(entry.name[5:9])]  # cell_0000/…
+            yield from _verify_file(path, entry, cell)
+
+
+def _verify_file(path: Path, entry: FileEntry, cell: CellEntry) -> Iterator[str]:
+    if path.suffix in (".stl", ".obj", ".ply"):
+        frame = cell.frames[int(path.stem.removeprefix("frame_"))]
+        mesh = trimesh.load_mesh(path)
+        if not mesh.is_watertight:
+            yield f"{entry.name}: the surface is not closed"
+        elif mesh.volume <= 0.0:
+            yield f"{entry.name}: triangles face inward"
+        elif abs(mesh.volume - frame["volume_um3"]) > VOLUME_TOLERANCE * frame["volume_um3"]:
+            yield f"{entry.name}: encloses {mesh.volume:.1f} µm³, the manifest says {frame['volume_um3']:.1f}"
+    elif path.suffix == ".tif":
+        with tifffile.TiffFile(path) as tiff:
+            series = tiff.series[0]
+            if not tiff.is_imagej:
+                yield f"{entry.name}: no ImageJ metadata"
+            if series.axes != "TZYX" or series.dtype != np.uint16:
+                yield f"{entry.name}: {series.axes} {series.dtype}, not TZYX uint16"
+                return
+            volume = series.asarray()
+        if len(volume) != len(cell.frames):
+            yield f"{entry.name}: {len(volume)} frames, the manifest says {len(cell.frames)}"
+            return
+        for number, (labels, frame) in enumerate(zip(volume, cell.frames, strict=True)):
+            found = [int(label) for label in np.unique(labels) if label]
+            if found != frame["labels"]:
+                yield f"{entry.name}: frame {number} holds labels {found}, the manifest says {frame['labels']}"

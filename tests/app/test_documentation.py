@@ -1,0 +1,130 @@
+"""The interface is described as it is, the examples run, and the pages need nothing from elsewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openapi_spec_validator import validate
+
+from app.examples import GENERATIONS
+from app.openapi import PROBLEMS
+from model.card import SHIPPED_MODELS, find_models, load_card
+from model.spec import GenerationSpec
+
+WEB = Path(__file__).parents[2] / "app" / "web"
+METHODS = ("get", "head", "post", "put", "delete", "patch")
+
+
+@pytest.fixture(scope="module")
+def document(house: Any) -> dict[str, Any]:
+    answer: dict[str, Any] = house.get("/openapi.json").json()
+    return answer
+
+
+def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    return [
+        (method, path, operation)
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+        if method in METHODS
+    ]
+
+
+def test_description_is_valid_openapi(document: dict[str, Any]) -> None:
+    validate(document)
+    assert document["openapi"].startswith("3.1")
+    assert document["info"]["license"] == {"name": "BSD-3-Clause", "identifier": "BSD-3-Clause"}
+    assert document["servers"][0]["url"] == "/"
+
+
+def test_every_operation_has_a_name_words_and_a_described_tag(document: dict[str, Any]) -> None:
+    described = {tag["name"] for tag in document["tags"] if tag["description"]}
+    names = []
+    for _, _, operation in operations(document):
+        names.append(operation["operationId"])
+        assert operation["summary"]
+        assert operation["description"]
+        assert set(operation["tags"]) <= described
+    assert len(set(names)) == len(names)
+    assert set(PROBLEMS) <= set(names)
+
+
+def test_every_error_answer_is_a_problem_document(document: dict[str, Any]) -> None:
+    for method, path, operation in operations(document):
+        answers = {int(status): answer for status, answer in operation["responses"].items()}
+        errors = {status: answer for status, answer in answers.items() if status >= 400}
+        assert 500 in errors
+        for answer in errors.values():
+            assert list(answer["content"]) == ["application/problem+json"], (method, path)
+        for status, answer in answers.items():
+            assert answer["description"], (method, path, status)
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
+def test_every_parameter_and_schema_is_used_and_described(document: dict[str, Any]) -> None:
+    text = str(document)
+    for name in document["components"]["schemas"]:
+        assert f"#/components/schemas/{name}'" in text, name
+
+
+def test_examples_run_on_a_fresh_install(document: dict[str, Any]) -> None:
+    shown = document["paths"]["/v1/generations"]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    assert set(shown) == set(GENERATIONS)
+    for example in shown.values():
+        spec = GenerationSpec.model_validate(example["value"])
+        assert spec.model in ("celegans", "a549")
+        assert spec.frame_count <= 12
+        assert max(spec.grid_shape) <= 64
+        assert spec.seed is not None
+
+
+@pytest.mark.parametrize("model_id", ["celegans", "a549"])
+def test_examples_suit_the_shipped_models(model_id: str) -> None:
+    from app.desk import check_fits_model
+
+    folder = find_models([SHIPPED_MODELS]).get(model_id)
+    if folder is None:
+        pytest.skip("the model is not shipped yet")
+    for example in GENERATIONS.values():
+        spec = GenerationSpec.model_validate(example["value"])
+        if spec.model == model_id:
+            check_fits_model(spec, load_card(folder))
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/problems"])
+def test_pages_and_all_they_load_come_from_here(house: Any, path: str) -> None:
+    page = house.get(path, Accept="text/html")
+    assert page.status_code == 200
+    loaded = re.findall(r'(?:src|href)="([^"#]+)"', page.text)
+    assert loaded
+    for address in loaded:
+        assert not re.match(r"(?:https?:)?//", address), address
+        if address.startswith("/static"):
+            assert house.get(address).status_code == 200, address
+    assert "<script>" not in page.text  # the policy forbids it
+
+
+def test_own_scripts_and_styles_name_no_other_host() -> None:
+    for path in (*WEB.glob("*.html"), *WEB.glob("static/*.js"), *WEB.glob("static/*.css")):
+        if path.name == "viewer.js":
+            continue  # three.js names its own pages in messages; it fetches nothing
+        assert re.findall(r"https?://[\w.-]+", path.read_text(encoding="utf-8")) == [], path.name
+
+
+def test_foreign_code_comes_with_its_licence() -> None:
+    assert "Apache License" in (WEB / "static/swagger/LICENSE").read_text(encoding="utf-8")
+    assert "MIT License" in (WEB / "static/viewer.LICENSE.txt").read_text(encoding="utf-8")
+    assert (WEB / "static/viewer.js").stat().st_size < 900_000
+
+
+def test_form_offers_only_what_a_spec_knows(house: Any) -> None:
+    page = (WEB / "index.html").read_text(encoding="utf-8")
+    known = GenerationSpec.model_json_schema()
+    formats = set(re.findall(r'name="formats" value="(\w+)"', page))
+    assert formats <= set(known["properties"]["formats"]["items"]["enum"])
+    grids = [int(size) for size in re.findall(r'<option value="(\d+)"', page)]
+    for grid in grids:
+        GenerationSpec.model_validate({"model": "celegans", "grid": grid})

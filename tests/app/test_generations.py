@@ -1,0 +1,217 @@
+"""Asking for cells: what is accepted, what comes back, and which words a refusal has."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+SMALL = {"model": "round", "frames": 2, "grid": 16}
+
+
+def test_accepted_job_says_where_to_look_and_carries_the_drawn_seed(house: Any) -> None:
+    answer = house.post(SMALL)
+    job = answer.json()
+    assert answer.status_code == 202
+    assert answer.headers["location"] == f"/v1/jobs/{job['id']}" == job["links"]["self"]
+    assert int(answer.headers["retry-after"]) >= 1
+    assert job["state"] == "queued"
+    assert 0 <= job["spec"]["seed"] < 2**53
+    assert job["spec"]["latent"] == {"kind": "sampled", "temperature": 1.0}
+    assert job["model"] == {"id": "round", "sha256": "ab" * 32}
+    assert set(job) == {
+        "id", "kind", "state", "progress", "queue_position", "attempts", "created_at", "started_at", "finished_at",
+        "expires_at", "spec", "model", "links", "error",
+    }  # fmt: skip
+
+
+def test_the_largest_seed_survives_unchanged(house: Any) -> None:
+    assert house.submit(seed=2**64 - 1)["spec"]["seed"] == 2**64 - 1
+
+
+def test_identical_request_is_answered_with_the_finished_job(house: Any) -> None:
+    body = {**SMALL, "seed": 4711}
+    job = house.post(body).json()
+    house.carry_out(job["id"])
+    again = house.post(body)
+    assert (again.status_code, again.json()["id"], again.json()["state"]) == (200, job["id"], "succeeded")
+    assert "retry-after" not in again.headers
+
+
+def test_a_spec_taken_from_a_job_is_the_same_request(house: Any) -> None:
+    job = house.submit()
+    house.carry_out(job["id"])
+    again = house.post(job["spec"])
+    assert (again.status_code, again.json()["id"]) == (200, job["id"])
+
+
+def test_same_key_and_body_give_the_same_job_even_when_the_seed_was_drawn(house: Any) -> None:
+    key = uuid4().hex
+    first, second = (house.post(SMALL, **{"Idempotency-Key": key}) for _ in range(2))
+    assert first.json()["id"] == second.json()["id"]
+    assert second.status_code == 202
+    other = house.post({**SMALL, "frames": 3}, **{"Idempotency-Key": key})
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
+
+
+@pytest.mark.parametrize("key", ["x" * 256, "x" * 10_000, "with space", "é"])
+def test_unfit_idempotency_key_is_refused(house: Any, key: str) -> None:
+    answer = house.client.post("/v1/generations", json=SMALL, headers=[(b"Idempotency-Key", key.encode("latin-1"))])
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["in"] == "header"
+
+
+def test_prefer_wait_returns_the_finished_job_in_one_call(house: Any) -> None:
+    seed = int(uuid4().int % 2**50)
+    worker = threading.Thread(target=_carry_out_when_there, args=(house, seed))
+    worker.start()
+    answer = house.post({**SMALL, "seed": seed}, Prefer="respond-async, wait=20")
+    worker.join()
+    assert answer.status_code == 200
+    assert answer.json()["state"] == "succeeded"
+    assert answer.headers["preference-applied"] == "wait=20"
+
+
+def _carry_out_when_there(house: Any, seed: int) -> None:
+    while True:
+        for job in house.jobs.list(limit=5).jobs:
+            if job.spec.get("seed") == seed:
+                time.sleep(0.2)
+                house.carry_out(job.id)
+                return
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("prefer", "applied"), [("wait=0", "wait=0"), ("wait=99999", "wait=60"), ("wait=x", None)])
+def test_preferences_are_clipped_or_ignored_never_refused(house: Any, prefer: str, applied: str | None) -> None:
+    finished = house.submit()
+    house.carry_out(finished["id"])
+    answer = house.post(finished["spec"], Prefer=prefer)
+    assert answer.status_code == 200
+    assert answer.headers.get("preference-applied") == applied
+
+
+def test_estimate_gives_cost_and_limits_without_a_job(house: Any) -> None:
+    before = len(house.jobs.list(limit=200).jobs)
+    answer = house.post({"model": "round", "frames": 10, "grid": 32, "count": 2}, path="/v1/estimates").json()
+    assert answer["cost"]["points"] == 2 * 10 * 32**3
+    assert answer["limits"]["points"] == house.settings.max_points
+    assert answer["within_limits"] is True
+    assert len(house.jobs.list(limit=200).jobs) == before
+
+
+def test_estimate_of_too_large_a_job_says_so_without_refusing(house: Any) -> None:
+    answer = house.post({"model": "round", "frames": 900, "grid": 256}, path="/v1/estimates")
+    assert (answer.status_code, answer.json()["within_limits"]) == (200, False)
+
+
+REFUSED = [
+    ({"model": "nobody"}, 422, "unknown_model", "/model", "installed: long, round"),
+    ({"model": "../round"}, 422, "invalid_spec", "/model", "must match"),
+    ({}, 422, "invalid_spec", "/model", "is required"),
+    ({"model": "round", "grid": 1}, 422, "invalid_spec", "/grid", "at least 8"),
+    ({"model": "round", "grid": 5000}, 422, "invalid_spec", "/grid", "at most 512"),
+    ({"model": "round", "grid": 300}, 422, "invalid_spec", "/grid", "at most 256"),
+    ({"model": "long", "grid": [16, 33, 16]}, 422, "invalid_spec", "/grid", "at most 32"),
+    ({"model": "round", "grid": [16, 16]}, 422, "invalid_spec", "/grid", "3 entries"),
+    ({"model": "round", "grid": [16, 16, 1]}, 422, "invalid_spec", "/grid/2", "at least 8"),
+    ({"model": "round", "grid": 16.5}, 422, "invalid_spec", "/grid", "integer"),
+    ({"model": "round", "frames": 0}, 422, "invalid_spec", "/frames", "at least 1"),
+    ({"model": "round", "frames": True}, 422, "invalid_spec", "/frames", "integer"),
+    ({"model": "round", "frames": "2"}, 422, "invalid_spec", "/frames", "integer"),
+    ({"model": "round", "frames": 2**63}, 422, "invalid_spec", "/frames", "at most 1000"),
+    ({"model": "round", "count": 0}, 422, "invalid_spec", "/count", "at least 1"),
+    ({"model": "round", "seed": -1}, 422, "invalid_spec", "/seed", "at least 0"),
+    ({"model": "round", "seed": 2**64}, 422, "invalid_spec", "/seed", "at most 18446744073709551615"),
+    ({"model": "round", "times": [0.5, 0.1]}, 422, "invalid_spec", "/times", "increase"),
+    ({"model": "round", "times": [0, 2]}, 422, "invalid_spec", "/times", "[-1, 1]"),
+    ({"model": "round", "times": [0], "frames": 2}, 422, "invalid_spec", "", "frames or times"),
+    ({"model": "round", "oops": 1}, 422, "invalid_spec", "/oops", "not known"),
+    ({"model": "round", "a/b~c": 1}, 422, "invalid_spec", "/a~1b~0c", "not known"),
+    ({"model": "round", "formats": ["stl", "exe"]}, 422, "invalid_spec", "/formats/1", "'stl', 'obj', 'ply'"),
+    ({"model": "round", "formats": []}, 422, "invalid_spec", "/formats", "at least 1"),
+    ({"model": "round", "formats": ["stl", "stl"]}, 422, "invalid_spec", "/formats", "not repeat"),
+    ({"model": "round", "rotation": "up"}, 422, "invalid_spec", "/rotation", "'none' or 'random'"),
+    ({"model": "round", "rotation": [0, 0, 0, 0]}, 422, "invalid_spec", "/rotation", "zero"),
+    ({"model": "round", "latent": {"kind": "zork"}}, 422, "invalid_spec", "/latent", "'sampled'"),
+    ({"model": "round", "latent": {"kind": "learned", "index": 5}}, 422, "invalid_spec", "/latent/index", "at most 4"),
+    ({"model": "round", "latent": {"kind": "nearby"}}, 422, "invalid_spec", "/latent/index", "is required"),
+    (
+        {"model": "round", "latent": {"kind": "interpolated", "first": 0, "second": 7}},
+        422, "invalid_spec", "/latent/second", "at most 4",
+    ),
+    (
+        {"model": "round", "latent": {"kind": "explicit", "values": [0.0, 1.0]}},
+        422, "invalid_spec", "/latent/values", "4 numbers",
+    ),
+    ({"model": "round", "frames": 1000, "grid": 128}, 413, "too_large", "", "at most 5e+07"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "status", "code", "pointer", "words"), REFUSED, ids=lambda value: None)
+def test_refusal_points_at_the_member_and_says_what_is_allowed(
+    house: Any, body: dict[str, Any], status: int, code: str, pointer: str, words: str
+) -> None:
+    answer = house.post(body)
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (status, code)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert problem["type"] == f"/problems/{code.replace('_', '-')}"
+    assert any(fault["pointer"] == pointer and words in fault["detail"] for fault in problem["errors"])
+
+
+def test_nothing_refused_leaves_a_job_behind(house: Any) -> None:
+    before = house.jobs.counts()
+    for body, *_ in REFUSED:
+        house.post(body)
+    assert house.jobs.counts() == before
+
+
+def test_refusal_never_shows_what_was_sent(house: Any) -> None:
+    secret = "s3cr3t-value"
+    for body in (
+        {"model": "round", "seed": secret},
+        {"model": "round", "formats": [secret]},
+        {"model": "round", "latent": {"kind": secret}},
+        {"model": "round", "rotation": secret},
+        {"model": f"{secret}!"},
+    ):
+        assert secret not in house.post(body).text
+
+
+def test_full_queue_is_refused_with_a_time_to_try_again(house: Any, serve: Any) -> None:
+    import httpx
+
+    url = serve(house.settings.model_copy(update={"max_queue": 1}))
+    house.submit()
+    answer = httpx.post(f"{url}/v1/generations", json={**SMALL, "seed": uuid4().int % 2**40})
+    assert (answer.status_code, answer.json()["code"]) == (503, "queue_unavailable")
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_a_model_installed_meanwhile_is_found(house: Any) -> None:
+    name = f"new-{uuid4().hex[:8]}"
+    assert house.get(f"/v1/models/{name}").status_code == 404
+    card = house.install(name)
+    assert house.get(f"/v1/models/{name}").json()["href"] == f"/v1/models/{name}"
+    assert house.post({"model": name, "grid": 16, "frames": 1}).status_code == 202
+    card.unlink()
+
+
+def test_a_damaged_card_hides_only_its_own_model(house: Any) -> None:
+    folder = house.models / "damaged"
+    folder.mkdir(exist_ok=True)
+    (folder / "card.json").write_text(json.dumps({"id": "damaged"}))
+    try:
+        listed = {card["id"] for card in house.get("/v1/models").json()["models"]}
+        assert {"round", "long"} <= listed
+        assert "damaged" not in listed
+        answer = house.get("/v1/models/damaged")
+        assert (answer.status_code, answer.json()["code"]) == (500, "bad_checkpoint")
+        assert "card.json" not in answer.text
+    finally:
+        (folder / "card.json").unlink()

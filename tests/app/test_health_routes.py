@@ -1,0 +1,92 @@
+"""Health tells the truth, at once, whatever else is wrong."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from worker.broker import start_broker
+
+
+def test_alive_answers_without_looking_anywhere(house: Any) -> None:
+    assert house.get("/livez").json() == {"status": "alive"}
+    assert house.client.head("/livez").status_code == 200
+
+
+def test_not_ready_without_a_worker_and_ready_with_one(house: Any) -> None:
+    answer = house.get("/readyz")
+    assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+    assert answer.headers["retry-after"]
+    assert {name: check["ok"] for name, check in answer.json()["checks"].items()} == {
+        "broker": True, "storage": True, "worker": False,
+    }  # fmt: skip
+    house.jobs.announce(name="w", hostname="h", pid=1, device="cpu")
+    try:
+        answer = house.get("/readyz")
+        assert (answer.status_code, answer.json()["status"]) == (200, "ready")
+    finally:
+        house.jobs.retire("w")
+
+
+def test_everything_says_503_quickly_when_the_broker_is_gone(house: Any, serve: Any, tmp_path: Path) -> None:
+    broker = start_broker(tmp_path / "broker")
+    url = serve(house.settings.model_copy(update={"redis_url": broker.url, "data_dir": tmp_path}))
+    assert httpx.get(f"{url}/v1/jobs").status_code == 200
+    broker.close()
+    begun = time.monotonic()
+    ready = httpx.get(f"{url}/readyz", timeout=30)
+    assert ready.status_code == 503
+    assert ready.json()["checks"]["broker"]["ok"] is False
+    for answer in (
+        httpx.get(f"{url}/v1/jobs", timeout=30),
+        httpx.get(f"{url}/v1/jobs/{'0' * 32}", timeout=30),
+        httpx.post(f"{url}/v1/generations", json={"model": "round"}, timeout=30),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (503, "queue_unavailable")
+        assert answer.headers["retry-after"]
+    assert httpx.get(f"{url}/livez").status_code == 200
+    assert httpx.get(f"{url}/v1/models").status_code == 200
+    assert "cytosynth_broker_up 0.0" in httpx.get(f"{url}/metrics", timeout=30).text
+    assert time.monotonic() - begun < 20
+
+
+def test_metrics_have_labels_from_closed_sets_only(house: Any) -> None:
+    house.submit()
+    for path in ("/v1/jobs/" + "a" * 32, "/some/where", "/v1/jobs?limit=1", "/static/page.css"):
+        house.get(path)
+    house.client.request("BREW", "/v1/jobs")
+    text = house.get("/metrics").text
+    assert 'route="/v1/jobs/{id}"' in text
+    assert 'route="unmatched"' in text
+    assert 'method="other"' in text
+    assert "a" * 32 not in text
+    assert "/some/where" not in text
+    assert "BREW" not in text
+    figures = {line.split(" ")[0]: float(line.split(" ")[1]) for line in text.splitlines() if line[0] != "#"}
+    assert figures["cytosynth_broker_up"] == 1
+    assert figures["cytosynth_queue_depth"] == figures['cytosynth_jobs{state="queued"}'] >= 1
+
+
+def test_version(house: Any) -> None:
+    import model
+
+    assert house.get("/v1/version").json() == {"name": "cytosynth", "version": model.__version__, "api": "v1"}
+
+
+@pytest.mark.parametrize("path", ["/livez", "/v1/jobs", "/nowhere", "/v1/generations", "/"])
+def test_every_answer_carries_a_request_id_and_guarding_headers(house: Any, path: str) -> None:
+    answer = house.get(path)
+    assert len(answer.headers["x-request-id"]) == 32
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+def test_request_id_of_the_client_is_kept_if_it_is_one(house: Any) -> None:
+    mine = "0123456789abcdef0123456789abcdef"
+    answer = house.get("/nowhere", **{"X-Request-ID": mine})
+    assert answer.headers["x-request-id"] == mine == answer.json()["request_id"]
+    assert house.get("/livez", **{"X-Request-ID": "x\x7f" * 100}).headers["x-request-id"] != "x\x7f" * 100

@@ -1,0 +1,222 @@
+"""The life of a job as a client sees it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from worker.jobs import JobProgress
+
+UNKNOWN = "0" * 32
+
+
+def events_of(text: str) -> list[tuple[str, str, Any]]:
+    """Read (id, event, data) out of a stream of server-sent events."""
+    found = []
+    for block in text.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines() if line and not line.startswith(":"))
+        if "data" in fields:
+            found.append((fields.get("id", ""), fields["event"], json.loads(fields["data"])))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", ""), ("GET", "/events"), ("GET", "/manifest"), ("GET", "/files"), ("GET", "/files/x.stl"),
+        ("GET", "/archive"), ("POST", "/cancel"), ("DELETE", ""), ("HEAD", "/archive"), ("HEAD", "/manifest"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("job_id", [UNKNOWN, "zz", "%2e%2e", "x" * 64, "%00", "é"])
+def test_unknown_job_is_not_found_whatever_is_asked_of_it(house: Any, method: str, path: str, job_id: str) -> None:
+    answer = house.client.request(method, f"/v1/jobs/{job_id}{path}")
+    assert answer.status_code == 404
+    if method != "HEAD":
+        assert answer.json()["code"] == "job_not_found"
+
+
+def test_job_document_follows_the_job(house: Any) -> None:
+    job = house.submit()
+    lease = house.claim(job["id"])
+    house.jobs.beat(lease, progress=JobProgress(fraction=0.5, stage="frames", frame=1, frames=2, eta_s=3.0))
+    running = house.get(job["links"]["self"]).json()
+    assert (running["state"], running["attempts"]) == ("running", 1)
+    assert running["progress"] == {"fraction": 0.5, "stage": "frames", "frame": 1, "frames": 2, "eta_s": 3.0}
+    assert running["started_at"].endswith("Z")
+    house.jobs.fail(lease, code="empty_surface", message="there is no membrane")
+    failed = house.get(job["links"]["self"]).json()
+    assert failed["state"] == "failed"
+    assert failed["error"] == {
+        "code": "empty_surface", "message": "there is no membrane", "type": "/problems/empty-surface",
+    }  # fmt: skip
+    assert house.get(failed["error"]["type"]).status_code == 200
+
+
+def test_failure_codes_of_the_worker_are_documented(house: Any) -> None:
+    for code in ("internal", "worker_crashed", "empty_surface", "bad_checkpoint", "export_failed"):
+        assert house.get(f"/problems/{code.replace('_', '-')}").status_code == 200
+
+
+def test_waiting_answers_as_soon_as_the_job_has_ended(house: Any) -> None:
+    job = house.submit()
+    worker = threading.Timer(0.5, house.carry_out, [job["id"]])
+    begun = time.monotonic()
+    worker.start()
+    answer = house.client.get(job["links"]["self"], params={"wait": 20})
+    assert answer.json()["state"] == "succeeded"
+    assert time.monotonic() - begun < 10
+    worker.join()
+
+
+def test_waiting_ends_in_time_when_the_job_does_not(house: Any) -> None:
+    job = house.submit()
+    begun = time.monotonic()
+    answer = house.client.get(job["links"]["self"], params={"wait": 1})
+    assert answer.json()["state"] == "queued"
+    assert answer.headers["retry-after"]
+    assert 0.9 < time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("wait", ["-1", "61", "x", "1e3", "NaN"])
+def test_unfit_wait_is_refused(house: Any, wait: str) -> None:
+    answer = house.get(f"/v1/jobs/{UNKNOWN}?wait={wait}")
+    assert (answer.status_code, answer.json()["errors"][0]["parameter"]) == (422, "wait")
+
+
+# --------------------------------------------------------------------------------------------------------------- events
+
+
+def test_events_tell_the_whole_life_and_end_with_it(house: Any) -> None:
+    job = house.submit()
+    house.carry_out(job["id"])
+    answer = house.get(job["links"]["events"])
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    events = events_of(answer.text)
+    assert [data["state"] for _, event, data in events if event == "state"] == ["queued", "running", "succeeded"]
+    assert [data["frame"] for _, event, data in events if event == "progress"] == [1, 2, 3]
+    assert events[-1][1:] == ("state", {"state": "succeeded", "attempts": 1})
+
+
+def test_events_arrive_while_the_job_runs(house: Any) -> None:
+    job = house.submit()
+    worker = threading.Timer(0.4, house.carry_out, [job["id"]])
+    seen: list[tuple[float, str]] = []
+    with house.client.stream("GET", job["links"]["events"]) as answer:
+        worker.start()
+        for line in answer.iter_lines():
+            if line.startswith("event"):
+                seen.append((time.monotonic(), line))
+    worker.join()
+    assert seen[-1][0] - seen[0][0] > 0.3  # the first came before there was a second
+    assert len(seen) == 6
+
+
+def test_stream_resumes_after_the_last_event_that_was_seen(house: Any) -> None:
+    job = house.submit()
+    house.carry_out(job["id"])
+    events = events_of(house.get(job["links"]["events"]).text)
+    rest = events_of(house.get(job["links"]["events"], **{"Last-Event-ID": events[2][0]}).text)
+    assert rest == events[3:]
+
+
+def test_client_that_has_seen_the_end_is_told_to_stop(house: Any) -> None:
+    job = house.submit()
+    house.carry_out(job["id"])
+    last = events_of(house.get(job["links"]["events"]).text)[-1][0]
+    assert house.get(job["links"]["events"], **{"Last-Event-ID": last}).status_code == 204
+
+
+@pytest.mark.parametrize("unfit", ["x", "9" * 60, "1-2-3", "-1"])
+def test_unfit_last_event_id_starts_from_the_beginning(house: Any, unfit: str) -> None:
+    job = house.submit()
+    house.carry_out(job["id"])
+    assert len(events_of(house.get(job["links"]["events"], **{"Last-Event-ID": unfit}).text)) == 6
+
+
+def test_idle_stream_is_kept_open_by_comments(house: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastapi.routing._PING_INTERVAL", 0.2)
+    job = house.submit()
+    with house.client.stream("GET", job["links"]["events"]) as answer:
+        for line in answer.iter_lines():
+            if line.startswith(":"):
+                break
+        else:
+            pytest.fail("the stream ended")
+
+
+def test_many_followers_do_not_keep_others_from_being_served(house: Any) -> None:
+    job = house.submit()
+    with httpx.Client(base_url=house.url, limits=httpx.Limits(max_connections=None), timeout=30) as crowd:
+        streams = [crowd.stream("GET", job["links"]["events"]) for _ in range(60)]
+        answers = [stream.__enter__() for stream in streams]
+        begun = time.monotonic()
+        assert house.get("/livez").status_code == 200
+        assert house.get("/v1/jobs").status_code == 200
+        assert time.monotonic() - begun < 2
+        house.carry_out(job["id"])
+        for answer, stream in zip(answers, streams, strict=True):
+            assert events_of(answer.read().decode())[-1][2]["state"] == "succeeded"
+            stream.__exit__(None, None, None)
+
+
+# ------------------------------------------------------------------------------------------------- cancel, remove, list
+
+
+def test_cancelled_job_ends_at_once_and_cancelling_again_changes_nothing(house: Any) -> None:
+    job = house.submit()
+    first = house.client.post(job["links"]["cancel"]).json()
+    second = house.client.post(job["links"]["cancel"]).json()
+    assert first["state"] == "canceled"
+    assert first == second
+    assert house.get(job["links"]["manifest"]).json()["code"] == "job_canceled"
+
+
+def test_deleting_cancels_first_and_removes_then(house: Any) -> None:
+    job = house.submit()
+    cancelled = house.client.delete(job["links"]["self"])
+    assert (cancelled.status_code, cancelled.json()["state"]) == (200, "canceled")
+    assert house.client.delete(job["links"]["self"]).status_code == 204
+    assert house.client.delete(job["links"]["self"]).status_code == 404
+    assert house.get(job["links"]["self"]).status_code == 404
+
+
+def test_deleting_a_finished_job_removes_its_files(house: Any) -> None:
+    job = house.submit()
+    house.carry_out(job["id"])
+    assert house.client.delete(job["links"]["self"]).status_code == 204
+    assert house.get(job["links"]["archive"]).status_code == 404
+    assert not house.artifacts.exists(job["id"])
+
+
+def test_pages_show_every_job_once_newest_first(house: Any) -> None:
+    wanted = [house.submit()["id"] for _ in range(7)]
+    seen: list[str] = []
+    address = "/v1/jobs?limit=3"
+    while address and len(seen) < 7:
+        answer = house.get(address)
+        seen += [job["id"] for job in answer.json()["jobs"]]
+        address = answer.json()["next"]
+        assert address is None or f"<{address}>" in answer.headers["link"]
+    assert seen[:7] == wanted[::-1]
+
+
+def test_lists_are_filtered_by_state_and_kind(house: Any) -> None:
+    job = house.submit()
+    house.client.post(job["links"]["cancel"])
+    page = house.get("/v1/jobs?state=canceled&kind=generation&limit=200").json()["jobs"]
+    assert job["id"] in {entry["id"] for entry in page}
+    assert {entry["state"] for entry in page} == {"canceled"}
+    assert house.get("/v1/jobs?kind=training").json() == {"jobs": [], "next": None}
+
+
+@pytest.mark.parametrize(
+    "query", ["state=done", "limit=0", "limit=201", "kind=A%20B", "cursor=-1", "cursor=" + "9" * 64]
+)
+def test_unfit_list_parameters_are_refused(house: Any, query: str) -> None:
+    answer = house.get(f"/v1/jobs?{query}")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_spec")

@@ -1,0 +1,193 @@
+from functools import cache
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from skimage.measure import marching_cubes
+
+from model.phantoms import a549
+
+SEEDS = (0, 2, 3)
+VOXEL = 2.0 / 127.0  # of a grid of 128³
+FRAMES = np.linspace(-1.0, 1.0, 30)
+
+
+@pytest.fixture(scope="module", params=SEEDS)
+def cell(request):
+    return _cells()[request.param]
+
+
+@cache
+def _cells():
+    return {seed: a549.make(seed) for seed in SEEDS}
+
+
+def _grid(samples):
+    axis = np.linspace(-1.0, 1.0, samples)
+    return np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
+
+
+def _sampled(implicit, samples=96):
+    """Values on a grid, (96, 96, 96); blocks of 4³ samples that are far from the surface share one value."""
+    blocks = _grid(samples).reshape(samples // 4, 4, samples // 4, 4, samples // 4, 4, 3).transpose(0, 2, 4, 1, 3, 5, 6)
+    centres = blocks.mean(axis=(3, 4, 5))
+    coarse = implicit(centres.reshape(-1, 3)).reshape(centres.shape[:3])
+    near = np.abs(coarse) < 2.5 * 4.0 / samples * np.sqrt(3.0)
+    values = np.broadcast_to(coarse[..., None, None, None], blocks.shape[:-1]).copy()
+    values[near] = implicit(blocks[near].reshape(-1, 3)).reshape(-1, 4, 4, 4)
+    return values.transpose(0, 3, 1, 4, 2, 5).reshape(samples, samples, samples)
+
+
+def _gradient(function, points, step):
+    shifts = np.eye(3) * step
+    return np.stack([(function(points + s) - function(points - s)) / (2.0 * step) for s in shifts], axis=1)
+
+
+def _near_surface(implicit, rng, width, count=150_000):
+    points = rng.uniform(-1.0, 1.0, (count, 3))
+    return points[np.abs(implicit(points)) < width]
+
+
+def _on_surface(implicit, rng):
+    """Points of the zero set, by Newton steps."""
+    points = _near_surface(implicit, rng, 0.03)
+    for _ in range(8):
+        gradients = _gradient(implicit, points, 1e-5)
+        squared = np.maximum((gradients**2).sum(axis=1), 1e-6)
+        points = points - gradients * (implicit(points) / squared)[:, None]
+    return points[np.abs(implicit(points)) < 1e-9]
+
+
+def test_a_cell_is_one_component_without_holes_or_handles(cell):
+    for t in FRAMES[::7]:
+        values = _sampled(cell.implicit(t))
+        assert ndimage.label(values < 0.0)[1] == 1
+        vertices, faces, _, _ = marching_cubes(values, 0.0)
+        edges = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)
+        euler = len(vertices) - len(np.unique(edges, axis=0)) + len(faces)
+        assert euler == 2, f"at {t}: a sphere has 2, every handle takes 2 away"
+
+
+def test_signed_distances_are_exact(cell):
+    rng = np.random.default_rng(1)
+    implicit, frame = cell.implicit(0.37), cell.frame(0.37)
+    assert frame.components == 1
+    surface = _on_surface(implicit, rng)
+    assert len(surface) > 1000
+    errors = np.abs(frame(surface.astype(np.float32)))
+    assert np.quantile(errors, 0.999) < 0.1 * VOXEL
+    assert np.quantile(errors, 0.99) < 0.01 * VOXEL
+    band = _near_surface(implicit, rng, 0.08)[:3000]
+    slopes = np.linalg.norm(_gradient(lambda p: frame(p.astype(np.float32)).astype(float), band, 1e-3), axis=1)
+    assert np.mean(np.abs(slopes - 1.0) < 0.02) > 0.985, "all but the medial axis"
+    assert np.array_equal(frame(band.astype(np.float32)) < 0.0, implicit(band.astype(np.float32).astype(float)) < 0.0)
+
+
+def test_volume_is_that_of_a549_cells_and_changes_slowly(cell):
+    grid = _grid(44).reshape(-1, 3)
+    grid = grid[np.linalg.norm(grid, axis=1) < a549.REACH]
+    voxel = (2.0 / 43.0 * cell.micrometres) ** 3
+    volumes = np.array([np.count_nonzero(cell.implicit(t)(grid) < 0.0) * voxel for t in FRAMES])
+    assert volumes.min() > 1500.0
+    assert volumes.max() < 4000.0
+    assert np.abs(np.diff(volumes) / volumes[:-1]).max() < 0.04
+
+
+def test_a_cell_stays_inside_its_ball(cell):
+    # It is one component and holds the origin: if no point of the sphere is inside, no point beyond it is. The samples
+    # are 0.024 apart; the thinnest part is 0.076 thick.
+    sphere = a549._sphere(20_000)
+    for t in FRAMES[::2]:
+        implicit = cell.implicit(t)
+        assert implicit(np.zeros((1, 3)))[0] < 0.0
+        assert implicit(a549.REACH * sphere).min() > 0.0
+
+
+def test_filopodia_are_born_and_retract_and_three_to_nine_are_seen(cell):
+    times = np.linspace(-1.0, 1.0, 59)
+    lengths = cell.lengths(times)
+    seen = lengths > 0.05
+    assert seen.sum(axis=1).min() >= 3
+    assert seen.sum(axis=1).max() <= 9
+    assert np.count_nonzero((lengths[0] == 0.0) & seen.any(axis=0)) >= 2, "born"
+    assert np.count_nonzero(seen.any(axis=0) & ~seen[-1]) >= 2, "gone"
+    assert lengths.max() <= 0.5
+
+
+def test_growth_takes_five_frames_and_a_life_eight_or_more(cell):
+    frame = FRAMES[1] - FRAMES[0]
+    for filopodium in cell.filopodia:
+        life = filopodium.life
+        full = life.times[np.argmax(life.levels)]
+        assert full - life.times[0] >= 4.99 * frame
+        assert 8.0 * frame <= life.times[-1] - life.times[0] <= 45.0 * frame
+        assert 0.12 <= filopodium.length <= 0.5
+
+
+def test_a_branch_lives_only_where_its_parent_has_grown(cell):
+    times = np.linspace(-1.5, 1.5, 2000)
+    grown = [f.life.at(times) * (f.buried + f.length) for f in cell.filopodia]
+    for filopodium, extent in zip(cell.filopodia, grown, strict=True):
+        if filopodium.level == 1:
+            assert filopodium.parent == -1
+            continue
+        assert filopodium.level == cell.filopodia[filopodium.parent].level + 1
+        assert (grown[filopodium.parent][extent > 0.0] > filopodium.along).all()
+
+
+def test_branches_have_at_most_three_levels():
+    levels = [cell.levels for cell in _cells().values()]
+    assert max(map(max, levels)) in (2, 3)
+    assert min(map(min, levels)) == 1
+
+
+def test_nothing_jumps_when_filopodia_and_branches_are_born_or_vanish(cell):
+    rng = np.random.default_rng(2)
+    moments = np.concatenate([f.life.times[[0, -1]] for f in cell.filopodia])
+    moments = moments[np.abs(moments) < 1.0]
+    assert len(moments) >= 4
+    for moment in moments:
+        before, after = cell.implicit(moment - 1e-4), cell.implicit(moment + 1e-4)
+        points = _near_surface(before, rng, 0.05, count=20_000)
+        assert np.abs(after(points) - before(points)).max() < 1e-3
+
+
+def test_the_log_radius_has_the_gradient_it_claims():
+    rng = np.random.default_rng(3)
+    directions = rng.standard_normal((50, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    inverse, harmonics = np.array([0.7, 1.1, 1.6]), 0.1 * rng.standard_normal(36)
+    gradients = a549._log_radii(directions, inverse, harmonics)[1]
+
+    def along_the_sphere(points):
+        return a549._log_radii(points / np.linalg.norm(points, axis=1, keepdims=True), inverse, harmonics)[0]
+
+    assert np.abs(_gradient(along_the_sphere, directions, 1e-6) - gradients).max() < 1e-8
+
+
+def test_harmonics_are_orthonormal_over_the_sphere():
+    sphere, one = a549._sphere(4000), np.ones(3)
+    values = np.stack([a549._log_radii(sphere, one, row)[0] for row in np.eye(36)])
+    assert np.abs(values @ values.T / len(sphere) - np.eye(36)).max() < 0.01
+
+
+def test_the_same_seed_gives_the_same_cell():
+    first, second = _cells()[2], a549.make(2)
+    points = np.random.default_rng(4).uniform(-1.0, 1.0, (2000, 3))
+    for t in (-1.0, 0.21, 1.0):
+        assert np.array_equal(first.implicit(t)(points), second.implicit(t)(points))
+
+
+def test_seeds_give_different_cells():
+    grid = _grid(40).reshape(-1, 3)
+    inside = [cell.implicit(0.0)(grid) < 0.0 for cell in _cells().values()]
+    for i in range(len(inside)):
+        for j in range(i):
+            dice = 2.0 * np.count_nonzero(inside[i] & inside[j]) / (inside[i].sum() + inside[j].sum())
+            assert dice < 0.88
+    assert len({cell.levels for cell in _cells().values()}) == len(SEEDS)
+
+
+def test_orientation_is_a_rotation(cell):
+    assert np.allclose(cell.rotation @ cell.rotation.T, np.eye(3))
+    assert np.linalg.det(cell.rotation) > 0.0

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from model.card import load_card
+from model.checkpoint import CONFIG_KEY, Checkpoint, load_checkpoint, save_checkpoint
+from model.errors import CheckpointError
+
+
+@pytest.fixture
+def folder(tiny_models: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_models / "tiny", tmp_path / "tiny"))
+
+
+def rewrite(folder: Path, *, drop: str | None = None, **tensors: np.ndarray) -> None:
+    """Change tensors and sign the card anew, as somebody would who wants the change to be believed."""
+    weights = folder / "weights.safetensors"
+    config = json.loads(weights.read_bytes()[8 : 8 + int.from_bytes(weights.read_bytes()[:8], "little")])
+    found = load_file(weights) | tensors
+    if drop:
+        del found[drop]
+    save_file(found, weights, metadata={CONFIG_KEY: config["__metadata__"][CONFIG_KEY]})
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    load_card(folder).model_copy(update={"sha256": digest}).write(folder)
+
+
+def test_a_saved_model_is_read_back_exactly(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    card = tiny_checkpoint.card.model_dump(exclude={"sha256", "parameters", "latent_size", "latent_codes"})
+    again = save_checkpoint(
+        tmp_path / "tiny",
+        decoder=tiny_checkpoint.decoder,
+        latent_codes=tiny_checkpoint.latent_codes,
+        prior=tiny_checkpoint.prior,
+        card=card,
+    )
+    assert again.card == tiny_checkpoint.card  # checksum included: the same weights give the same file
+    points = np.random.default_rng(0).uniform(-1, 1, (100, 3)).astype(np.float32)
+    import torch
+
+    first, second = (c.decoder.fold(torch.from_numpy(c.latent_codes[1]), 0.3) for c in (tiny_checkpoint, again))
+    assert np.array_equal(first(points), second(points))
+
+
+def test_one_changed_byte_is_refused(folder: Path) -> None:
+    weights = folder / "weights.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(CheckpointError, match="altered"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "value", "words"),
+    [
+        ("latent_codes", np.zeros((3, 5), np.float32), r"\(3, 5\)"),
+        ("latent_codes", np.zeros((3, 4), np.float64), "float64"),
+        ("prior.mean", np.array([0, np.nan, 0, 0], np.float32), "NaN"),
+        ("decoder.out_bias", np.array([np.inf], np.float32), "infinity"),
+        ("payload", np.zeros(3, np.float32), "'payload' is not known"),
+    ],
+)
+def test_wrong_tensors_are_refused_by_name(folder: Path, tensor: str, value: np.ndarray, words: str) -> None:
+    rewrite(folder, **{tensor: value})
+    with pytest.raises(CheckpointError, match=words):
+        load_checkpoint(folder)
+
+
+def test_a_missing_tensor_is_refused_by_name(folder: Path) -> None:
+    rewrite(folder, drop="decoder.mix.bias")
+    with pytest.raises(CheckpointError, match=r"'decoder\.mix\.bias' is missing"):
+        load_checkpoint(folder)
+
+
+def test_a_pickle_under_the_name_of_weights_is_refused(folder: Path) -> None:
+    (folder / "weights.safetensors").write_bytes(b"\x80\x04\x95" + bytes(100))
+    digest = hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
+    load_card(folder).model_copy(update={"sha256": digest}).write(folder)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_checkpoint(folder)
+
+
+def test_missing_files_and_broken_cards_are_named(folder: Path) -> None:
+    (folder / "weights.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"has no weights\.safetensors"):
+        load_checkpoint(folder)
+    (folder / "card.json").write_text('{"id": "Tiny!"}')
+    with pytest.raises(CheckpointError, match="malformed at"):
+        load_checkpoint(folder)
+    (folder / "card.json").unlink()
+    with pytest.raises(CheckpointError, match=r"has no card\.json"):
+        load_checkpoint(folder)

@@ -1,0 +1,84 @@
+"""A generation as a worker carries it out: a real checkpoint (of random weights), a real synthesis, the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from workbench import Service, submit
+
+from model.card import ModelCard, TrainingFacts
+from model.spec import GenerationSpec, LearnedLatent
+from worker.jobs import JobStatus
+
+Worker = subprocess.Popen[bytes]
+
+
+@pytest.fixture(scope="module")
+def worker(service: Service) -> Worker:
+    # As in production: libraries before the first lease, and a lease that outlasts a busy machine.
+    return service.start_worker(CYTOSYNTH_PRELOAD="1", CYTOSYNTH_LEASE_SECONDS="60")
+
+
+@pytest.fixture(scope="module")
+def tiny_model(service: Service) -> ModelCard:
+    """A model of random weights, in a folder that the worker looks into."""
+    from model.checkpoint import save_checkpoint
+    from model.latent import fit_prior
+    from model.network import AutoDecoder, NetworkConfig
+
+    words = dict.fromkeys(("data", "held_out_frames", "device", "recipe"), "none")
+    numbers = dict.fromkeys(("sequences", "frames", "steps", "points", "minutes", "seed"), 1)
+    facts = TrainingFacts.model_validate(words | numbers)
+    codes = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+    decoder = AutoDecoder(NetworkConfig(latent_size=8, width=16, depth=2, conditioning_width=16))
+    card = {
+        "id": "tiny", "title": "t", "description": "d", "cell_type": "c", "licence": "l", "created": "2025-01-01",
+        "micrometres": 1.0, "minutes": 1.0, "lipschitz": 2.0, "topology": "division",
+        "training": facts,
+    }  # fmt: skip
+    folder = service.data_dir / "models" / "tiny"
+    return save_checkpoint(folder, decoder=decoder, latent_codes=codes, prior=fit_prior(codes), card=card).card
+
+
+def test_same_spec_gives_the_same_bytes_from_a_real_checkpoint(
+    service: Service, worker: Worker, tiny_model: ModelCard
+) -> None:
+    latent = LearnedLatent(kind="learned", index=1)
+    spec = GenerationSpec(model="tiny", seed=3, frames=3, grid=16, formats=["stl", "tiff"], latent=latent)
+    sums = []
+    for _ in range(2):
+        job, created = service.jobs.submit(
+            kind="generation",
+            spec=spec.model_dump(mode="json"),
+            model_id="tiny",
+            model_sha256=tiny_model.sha256,
+            digest=spec.digest(model_sha256=tiny_model.sha256),
+            reuse=False,
+        )
+        assert created
+        done = service.ended(job)
+        assert done.status is JobStatus.SUCCEEDED, done.error
+        names = ["manifest.json", *(entry["name"] for entry in service.artifacts.manifest(job.id)["files"])]
+        assert "cell_0000/labels.tif" in names
+        sums.append({n: hashlib.sha256(service.artifacts.path(job.id, n).read_bytes()).hexdigest() for n in names})
+    assert sums[0] == sums[1]
+
+    def loaded(pid: int) -> bool:
+        return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+
+    if sys.platform == "linux":
+        assert loaded(service.computing_process(worker).pid)
+        assert not loaded(worker.pid)  # the parent forks before any device is touched
+
+
+def test_job_of_a_model_that_was_replaced_fails(service: Service, worker: Worker, tiny_model: ModelCard) -> None:
+    spec = GenerationSpec(model="tiny", seed=3, frames=1, grid=8).model_dump(mode="json")
+    job = submit(service.jobs, kind="generation", spec=spec, model_id="tiny", model_sha256="f" * 64)
+    done = service.ended(job)
+    assert done.error is not None
+    assert (done.error.code, "replaced" in done.error.message) == ("bad_checkpoint", True)

@@ -1,0 +1,247 @@
+"""Real worker processes on a real broker: every job ends once, whoever is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from workbench import PROBE_KINDS, ROOT, Service, alive, eventually, submit
+
+from model.errors import JobNotFoundError
+from worker.artifacts import Artifacts
+from worker.broker import start_broker
+from worker.jobs import Job, JobRules, Jobs, JobStatus
+
+Worker = subprocess.Popen[bytes]
+SLOW = {"frames": 400, "pause_s": 0.02}
+
+
+def staging_of(service: Service, job: Job) -> list[Path]:
+    return list((service.data_dir / "staging").glob(f"{job.id}.*"))
+
+
+def test_job_runs_reports_and_publishes(service: Service, worker: Worker) -> None:
+    job = submit(service.jobs, spec={"frames": 30, "pause_s": 0.02})
+    done = service.ended(job)
+    assert (done.status, done.attempts, done.result) == (JobStatus.SUCCEEDED, 1, job.id)
+    assert (done.progress.frame, done.progress.frames) == (30, 30)
+    events = service.jobs.events(job.id)
+    reports = [event.data for event in events if event.event == "progress"]
+    assert 2 <= len(reports) <= 6  # 0.6 s at most five times a second
+    assert all(0 < report["fraction"] <= 1 and report["eta_s"] >= 0 for report in reports)
+    assert len(service.artifacts.manifest(job.id)["files"]) == 30
+    assert service.artifacts.path(job.id, "cell_0000/frame_0029.txt").read_text() == f"{job.digest} 29"
+    assert staging_of(service, job) == []
+
+
+def test_fault_of_the_spec_ends_the_job_with_its_code(service: Service, worker: Worker) -> None:
+    done = service.ended(submit(service.jobs, spec={"fault": "error"}))
+    assert (done.status, done.attempts) == (JobStatus.FAILED, 1)
+    assert done.error is not None
+    assert (done.error.code, done.error.message) == ("empty_surface", "there is no membrane in this field")
+    eventually(lambda: not staging_of(service, done))
+
+
+def test_unforeseen_fault_tells_the_log_and_not_the_client(service: Service, worker: Worker) -> None:
+    done = service.ended(submit(service.jobs, spec={"fault": "bug"}))
+    assert done.error is not None
+    assert done.error.code == "internal"
+    assert "secret" not in done.error.message
+    assert "a secret of the house" in service.log()
+    assert done.id in service.log()
+
+
+def test_unknown_kind_of_job_fails(service: Service, worker: Worker) -> None:
+    done = service.ended(submit(service.jobs, kind="perpetuum mobile"))
+    assert done.error is not None
+    assert done.error.code == "invalid_spec"
+
+
+def test_cancel_stops_the_work_between_frames(service: Service, worker: Worker) -> None:
+    job = submit(service.jobs, spec=SLOW)
+    eventually(service.running(job))
+    assert staging_of(service, job)
+    service.jobs.cancel(job.id)
+    assert eventually(lambda: not staging_of(service, job)) < 6.0
+    assert not service.artifacts.exists(job.id)
+    assert service.jobs.get(job.id).status is JobStatus.CANCELED
+    assert service.ended(submit(service.jobs)).status is JobStatus.SUCCEEDED
+
+
+def test_running_job_that_is_canceled_and_removed_stops_too(service: Service, worker: Worker) -> None:
+    job = submit(service.jobs, spec=SLOW)
+    eventually(service.running(job))
+    service.jobs.cancel(job.id)
+    service.jobs.delete(job.id)
+    assert eventually(lambda: not staging_of(service, job)) < 6.0
+    with pytest.raises(JobNotFoundError):
+        service.jobs.get(job.id)
+
+
+def test_lost_hints_delay_a_job_and_doubled_ones_do_nothing(service: Service, worker: Worker) -> None:
+    silent = Jobs.connect(service.broker.url, artifacts=service.artifacts, hint=lambda _: None)
+    job = submit(silent)
+    started = time.monotonic()
+    assert service.ended(job).status is JobStatus.SUCCEEDED
+    assert time.monotonic() - started < 15.0  # hint_after 1 s, sweep 0.3 s, and a busy machine
+    silent.close()
+    for _ in range(5):
+        service.jobs.hint(job.id)
+    after = service.ended(submit(service.jobs))
+    assert after.status is JobStatus.SUCCEEDED
+    assert service.jobs.get(job.id).attempts == 1
+
+
+def test_kill_9_of_the_computing_process_costs_one_attempt(service: Service, worker: Worker) -> None:
+    job = submit(service.jobs, spec={"frames": 60, "pause_s": 0.02})
+    eventually(service.running(job))
+    service.computing_process(worker).kill()
+    done = service.ended(job)
+    assert (done.status, done.attempts) == (JobStatus.SUCCEEDED, 2)
+    eventually(lambda: staging_of(service, job) == [] or service.jobs.clean())
+
+
+def test_kill_9_of_a_worker_leaves_no_process_and_its_job_to_another(service: Service, worker: Worker) -> None:
+    job = submit(service.jobs, spec={"frames": 60, "pause_s": 0.02})
+    eventually(service.running(job))
+    child = service.computing_process(worker)
+    service.stop_worker(worker, how=signal.SIGKILL)
+    eventually(lambda: not alive(child.pid), within_s=3)
+    service.start_worker()
+    done = service.ended(job)
+    assert (done.status, done.attempts) == (JobStatus.SUCCEEDED, 2)
+
+
+def test_sigterm_gives_the_job_back_unharmed(service: Service, worker: Worker) -> None:
+    job = submit(service.jobs, spec={"frames": 100, "pause_s": 0.02})
+    eventually(service.running(job))
+    assert service.stop_worker(worker) == 0
+    back = service.jobs.get(job.id)
+    assert (back.status, back.attempts) == (JobStatus.QUEUED, 0)
+    assert staging_of(service, job) == []
+    assert all(beat.pid != worker.pid for beat in service.jobs.workers_alive())
+    service.start_worker()
+    done = service.ended(job)
+    assert (done.status, done.attempts) == (JobStatus.SUCCEEDED, 1)
+
+
+def test_frozen_worker_that_wakes_up_late_changes_nothing(service: Service, worker: Worker) -> None:
+    job = submit(service.jobs, spec={"frames": 60, "pause_s": 0.02})
+    eventually(service.running(job))
+    os.killpg(worker.pid, signal.SIGSTOP)  # it leads a session of its own
+    second = service.start_worker()
+    done = service.ended(job)
+    assert (done.status, done.attempts) == (JobStatus.SUCCEEDED, 2)
+    os.killpg(worker.pid, signal.SIGCONT)
+    eventually(lambda: staging_of(service, job) == [])
+    assert service.artifacts.path(job.id, "cell_0000/frame_0059.txt").is_file()
+    assert service.jobs.get(job.id) == done
+    assert [e.data["state"] for e in service.jobs.events(job.id) if e.event == "state"][-1] == "succeeded"
+    service.stop_worker(second)
+
+
+def test_poison_pill_stops_after_three_workers(service: Service, worker: Worker) -> None:
+    job = submit(service.jobs, spec={"fault": "crash"})
+    done = service.ended(job)
+    assert (done.status, done.attempts) == (JobStatus.FAILED, 3)
+    assert done.error is not None
+    assert done.error.code == "worker_crashed"
+
+
+def test_broker_killed_under_a_running_job_delays_nothing_but_reports(tmp_path: Path) -> None:
+    artifacts = Artifacts(tmp_path)
+    broker = start_broker(tmp_path / "broker")
+    jobs = Jobs.connect(broker.url, artifacts=artifacts, rules=JobRules(lease_s=1.5))
+    service = Service(tmp_path, broker, jobs, artifacts)
+    worker = service.start_worker(CYTOSYNTH_LEASE_SECONDS="10")
+    try:
+        job = submit(jobs, spec={"frames": 60, "pause_s": 0.02})
+        waiting = submit(jobs)
+        eventually(service.running(job))
+        os.kill(broker.server_pid, signal.SIGKILL)
+        broker.close()
+        time.sleep(0.5)
+        service.broker = broker = start_broker(tmp_path / "broker")
+        done = service.ended(job)
+        assert (done.status, done.attempts) == (JobStatus.SUCCEEDED, 1)
+        assert service.ended(waiting).status is JobStatus.SUCCEEDED
+    finally:
+        service.stop_worker(worker)
+        jobs.close()
+        broker.close()
+
+
+def test_worker_ends_when_whoever_started_it_is_killed(service: Service) -> None:
+    starter = """
+import subprocess, sys, time
+from worker.broker import worker_command
+worker = subprocess.Popen(worker_command(), stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+print(worker.pid, flush=True)
+time.sleep(60)
+"""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "CYTOSYNTH_REDIS_URL": service.broker.url,
+        "CYTOSYNTH_DATA_DIR": str(service.data_dir),
+        "CYTOSYNTH_PRELOAD": "0",
+    }
+    serve = subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, env=environment, text=True)
+    assert serve.stdout
+    pid = int(serve.stdout.readline())
+    eventually(lambda: any(beat.pid == pid for beat in service.jobs.workers_alive(within_s=5)))
+    family = [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    assert len(family) >= 2
+    serve.kill()
+    serve.communicate()
+    eventually(lambda: not any(alive(member) for member in family))
+
+
+def test_plain_celery_command_works_by_hand(service: Service) -> None:
+    for worker in list(service.workers):
+        service.stop_worker(worker)
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "celery", "-A", "worker.main", "worker", "-c", "1", "--include=probe_kinds"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(PROBE_KINDS),
+            "CYTOSYNTH_DATA_DIR": str(service.data_dir),  # where it finds the embedded broker
+            "CYTOSYNTH_PRELOAD": "0",
+        },
+    )
+    try:
+        assert service.ended(submit(service.jobs)).status is JobStatus.SUCCEEDED
+    finally:
+        worker.terminate()
+        assert worker.wait(20) == 0
+
+
+def test_worker_without_a_fit_broker_says_what_is_missing(tmp_path: Path) -> None:
+    def start(data_dir: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "worker"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "CYTOSYNTH_DATA_DIR": str(data_dir), **environment},
+        )
+
+    missing = start(tmp_path)
+    assert missing.returncode != 0
+    assert "CYTOSYNTH_REDIS_URL" in missing.stderr
+    assert "Traceback" not in missing.stderr
+    absent = start(tmp_path, CYTOSYNTH_REDIS_URL="redis://127.0.0.1:1")
+    assert absent.returncode != 0
+    assert "does not answer" in absent.stderr
+    assert "Traceback" not in absent.stderr
