@@ -44,7 +44,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 .PHONY: demo
-demo: $(STAMP) ## Start the service, make one cell of each model and open the results: out/demo
+demo: $(STAMP) ## One small cell of every model, with a service of its own if none runs: out/demo
 	$(BIN)/cytosynth demo --out out/demo $(ARGS)
 
 .PHONY: serve

@@ -40,6 +40,7 @@ def train(
     config: Annotated[Path, typer.Option(help="A TOML recipe; model/recipes holds those of the shipped models.")],
     models: Annotated[Path, typer.Option(help="Folder of models the result goes into.")] = Path("var/models"),
     work: Annotated[Path, typer.Option(help="Where data set and training state live.")] = Path("var/training"),
+    data: Annotated[Path | None, typer.Option(help="Folder of masks, instead of the recipe's.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that build the data set; default: all.")] = None,
     device: Annotated[str, typer.Option(help="Where torch computes: cpu, cuda …")] = "cpu",
 ) -> None:
@@ -51,7 +52,7 @@ def train(
     from model.train import TrainConfig, TrainProgress
     from model.train import train as run_training
 
-    recipe = TrainConfig.read(config)
+    recipe = TrainConfig.read(config).with_folder(data)
     home = work / recipe.id
     with _bar() as bar:
         build = bar.add_task("data set", note="", total=None)
@@ -109,6 +110,7 @@ def train(
 def evaluate(
     config: Annotated[Path, typer.Option(help="The recipe the model was trained with.")],
     models: Annotated[Path, typer.Option(help="Folder of models it is in.")] = Path("var/models"),
+    data: Annotated[Path | None, typer.Option(help="Folder of masks, instead of the recipe's.")] = None,
     grid: Annotated[int, typer.Option(min=16, max=512, help="Samples along each side of Ω.")] = 128,
     every: Annotated[int, typer.Option(min=1, help="Score every n-th training frame; left-out frames always.")] = 5,
     sequences: Annotated[int | None, typer.Option(min=1, help="Score the first n sequences only.")] = None,
@@ -123,7 +125,7 @@ def evaluate(
     from model.evaluation.reconstruction import score_reconstruction, summarise
     from model.train import TrainConfig
 
-    recipe = TrainConfig.read(config)
+    recipe = TrainConfig.read(config).with_folder(data)
     folder = find_model(recipe.id, [models])
     checkpoint = load_checkpoint(folder)
     chosen = list(range(min(sequences or len(checkpoint.latent_codes), len(checkpoint.latent_codes))))
@@ -185,7 +187,9 @@ def synthesize(
 
 
 @cli.command()
-def verify(folders: Annotated[list[Path], typer.Argument(help="Folders of results, each with its manifest.json.")]) -> None:
+def verify(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of results, each with its manifest.json.")],
+) -> None:
     """Read downloaded results back and compare them with their manifests; status 1 if anything is wrong."""
     from model.verify import verify_result
 

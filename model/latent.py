@@ -141,7 +141,7 @@ def draw_code(latent: object, *, codes: Floats, prior: Prior, rng: np.random.Gen
         case SampledLatent(temperature=temperature):
             return prior.sample(rng, temperature=temperature)
         case LearnedLatent(index=index):
-            return codes[index].copy()
+            return np.array(codes[index], dtype=np.float32)
         case NearbyLatent(index=index, noise=noise):
             spread = codes.astype(np.float64).std(axis=0)
             return np.asarray(codes[index] + noise * spread * rng.standard_normal(codes.shape[1]), dtype=np.float32)

@@ -41,9 +41,7 @@ class NetworkConfig(BaseModel):
     depth: int = Field(default=6, ge=2, le=16, description="Sine layers of the trunk.")
     frequency: float = Field(default=15.0, gt=0, description="ω₀ of the hidden trunk layers.")
     space_frequency: float = Field(default=8.0, gt=0, description="ω₀ of the first trunk layer: cycles in space.")
-    time_frequency: float = Field(
-        default=4.0, gt=0, description="ω₀ of the conditioning's first layer."
-    )
+    time_frequency: float = Field(default=4.0, gt=0, description="ω₀ of the conditioning's first layer.")
     conditioning_width: int = Field(default=128, ge=8, le=1024)
 
 
@@ -61,8 +59,8 @@ class FoldedLayer:
 class FoldedDecoder:
     """The decoder bound to a code, a time and a rotation: a signed distance function of points alone.
 
-    Every product has the same shape and runs on one thread: a value depends neither on its neighbours nor on the number of
-    threads.
+    Every product has the same shape and runs on one thread: a value depends neither on its neighbours nor on the
+    number of threads.
     """
 
     def __init__(self, layers: list[FoldedLayer]) -> None:

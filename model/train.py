@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.dataset import Dataset, Source
+from model.dataset import Dataset, MaskSource, Source
 from model.errors import DatasetError, SpecError
 from model.network import AutoDecoder, NetworkConfig
 
@@ -107,6 +107,20 @@ class TrainConfig(_Frozen):
         except ValidationError as error:
             faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False))
             raise SpecError(f"{path}: {faults}") from None
+
+    def with_folder(self, folder: Path | None) -> Self:
+        """The same recipe on the masks of another folder; unchanged when ``folder`` is None.
+
+        Raises
+        ------
+        SpecError
+            If the recipe does not train on masks.
+        """
+        if folder is None:
+            return self
+        if not isinstance(self.data, MaskSource):
+            raise SpecError(f"the recipe {self.id!r} trains on {self.data.kind}; only one of masks takes a folder")
+        return self.model_copy(update={"data": self.data.model_copy(update={"folder": folder})})
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Checking a downloaded result: are the files those that were made, and do they open as what they claim to be?
+"""Checking a downloaded result: whether the files are those that were made, and open as what they claim to be.
 
 Promises: every file of the manifest is read back with an independent reader (trimesh, tifffile) and compared with the
 manifest: checksum, closed and outward surfaces, volume in µm³, axes, labels.
@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -55,27 +56,39 @@ def verify_result(folder: Path) -> Iterator[str]:
 
 def _verify_file(path: Path, entry: FileEntry, cell: CellEntry) -> Iterator[str]:
     if path.suffix in (".stl", ".obj", ".ply"):
-        frame = cell.frames[int(path.stem.removeprefix("frame_"))]
-        mesh = trimesh.load_mesh(path)
-        if not mesh.is_watertight:
-            yield f"{entry.name}: the surface is not closed"
-        elif mesh.volume <= 0.0:
-            yield f"{entry.name}: triangles face inward"
-        elif abs(mesh.volume - frame["volume_um3"]) > VOLUME_TOLERANCE * frame["volume_um3"]:
-            yield f"{entry.name}: encloses {mesh.volume:.1f} µm³, the manifest says {frame['volume_um3']:.1f}"
+        faults = _mesh_faults(path, cell.frames[int(path.stem.removeprefix("frame_"))])
     elif path.suffix == ".tif":
-        with tifffile.TiffFile(path) as tiff:
-            series = tiff.series[0]
-            if not tiff.is_imagej:
-                yield f"{entry.name}: no ImageJ metadata"
-            if series.axes != "TZYX" or series.dtype != np.uint16:
-                yield f"{entry.name}: {series.axes} {series.dtype}, not TZYX uint16"
-                return
-            volume = series.asarray()
-        if len(volume) != len(cell.frames):
-            yield f"{entry.name}: {len(volume)} frames, the manifest says {len(cell.frames)}"
+        faults = _label_faults(path, cell)
+    else:
+        return
+    for fault in faults:
+        yield f"{entry.name}: {fault}"
+
+
+def _mesh_faults(path: Path, frame: dict[str, Any]) -> Iterator[str]:
+    mesh = trimesh.load_mesh(path)
+    if not mesh.is_watertight:
+        yield "the surface is not closed"
+    elif mesh.volume <= 0.0:
+        yield "triangles face inward"
+    elif abs(mesh.volume - frame["volume_um3"]) > VOLUME_TOLERANCE * frame["volume_um3"]:
+        yield f"encloses {mesh.volume:.1f} µm³, the manifest says {frame['volume_um3']:.1f}"
+
+
+def _label_faults(path: Path, cell: CellEntry) -> Iterator[str]:
+    with tifffile.TiffFile(path) as tiff:
+        series = tiff.series[0]
+        if not tiff.is_imagej:
+            yield "no ImageJ metadata"
+        axes = series.get_axes(squeeze=False)
+        if axes != "TZCYXS" or series.dtype != np.uint16:  # one channel, one sample: TZYX
+            yield f"{axes} {series.dtype}, not TZYX uint16"
             return
-        for number, (labels, frame) in enumerate(zip(volume, cell.frames, strict=True)):
-            found = [int(label) for label in np.unique(labels) if label]
-            if found != frame["labels"]:
-                yield f"{entry.name}: frame {number} holds labels {found}, the manifest says {frame['labels']}"
+        volume = series.asarray(squeeze=False)  # (t, z, 1, y, x, 1)
+    if len(volume) != len(cell.frames):
+        yield f"{len(volume)} frames, the manifest says {len(cell.frames)}"
+        return
+    for number, (labels, frame) in enumerate(zip(volume, cell.frames, strict=True)):
+        found = [int(label) for label in np.unique(labels) if label]
+        if found != frame["labels"]:
+            yield f"frame {number} holds labels {found}, the manifest says {frame['labels']}"

@@ -16,7 +16,7 @@ import httpx
 import psutil
 from workbench import ROOT, alive, eventually
 
-START_S = 60.0
+START_S = 120.0  # a busy machine reads Python's libraries slowly
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -50,10 +50,13 @@ class Served:
             return httpx.get(f"{self.address}/readyz").status_code == 200
         return False
 
-    def worker(self) -> psutil.Process:
-        """The worker's parent process."""
-        children = psutil.Process(self.process.pid).children()
-        return next(child for child in children if "--until-stdin-ends" in child.cmdline())
+    def worker(self) -> psutil.Process | None:
+        """The worker's parent process, while there is one."""
+        for child in psutil.Process(self.process.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                if "--until-stdin-ends" in child.cmdline():
+                    return child
+        return None
 
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")

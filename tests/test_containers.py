@@ -25,6 +25,8 @@ from typing import Any
 import pytest
 import yaml
 
+from model.card import load_card
+from model.spec import GenerationSpec
 from worker.broker import check_server, find_server, start_broker
 from worker.jobs import Jobs
 
@@ -223,6 +225,7 @@ def test_a_server_takes_the_configuration_and_workers_take_the_server(tmp_path: 
 # ------------------------------------------------------------------------------------------------------ carrying it out
 
 
+@pytest.mark.timeout(600)  # installs from a registry; half a minute where nothing else runs
 def test_web_image_holds_no_numerical_library_and_its_command_answers(tmp_path: Path) -> None:
     recipe = Recipe.read("docker/app.Dockerfile")
     python = install(recipe, tmp_path)
@@ -244,43 +247,32 @@ def test_web_image_holds_no_numerical_library_and_its_command_answers(tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_worker_image_computes_a_cell(tmp_path: Path) -> None:
+@pytest.mark.timeout(1800)
+def test_worker_image_computes_a_cell(tmp_path: Path, tiny_models: Path) -> None:
     recipe = Recipe.read("docker/worker.Dockerfile")
     python = install(recipe, tmp_path)
     assert installed(python) & {"fastapi", "uvicorn", "pytest"} == set()
 
-    spec, card = first_spec()
+    card = load_card(tiny_models / "tiny")
+    spec = GenerationSpec(model=card.id, seed=1, frames=2, grid=card.grid_min, formats=["stl"]).completed()
     with start_broker(tmp_path / "broker") as broker:
         environment = surroundings(recipe, python, url=broker.url, data=tmp_path / "data")
+        shutil.copytree(tiny_models, tmp_path / "data" / "models")
         with running(recipe.command, environment=environment, folder=tmp_path):
             jobs = Jobs.connect(broker.url)
-            wait_until(lambda: bool(jobs.workers_alive()), seconds=60)
+            wait_until(lambda: bool(jobs.workers_alive()), seconds=120)
             subprocess.run(recipe.health, env=environment, cwd=tmp_path, check=True, timeout=60)
-            digest = spec.digest(model_sha256=card.sha256)
             job, _ = jobs.submit(
                 kind="generation",
                 spec=spec.model_dump(mode="json"),
                 model_id=card.id,
                 model_sha256=card.sha256,
-                digest=digest,
+                digest=spec.digest(model_sha256=card.sha256),
             )
-            done = jobs.wait(job.id, timeout_s=180)
+            done = jobs.wait(job.id, timeout_s=240)
             assert (done.status, done.error) == ("succeeded", None)
             jobs.close()
     assert list((tmp_path / "data").rglob("*.stl"))
-
-
-def first_spec() -> tuple[Any, Any]:
-    """Return a small spec for the first shipped model, and that model's card."""
-    from model.card import SHIPPED_MODELS, find_models, load_card
-    from model.spec import GenerationSpec
-
-    folders = sorted(find_models([SHIPPED_MODELS]).items())
-    if not folders:
-        pytest.skip("no model is shipped yet")
-    card = load_card(folders[0][1])
-    return GenerationSpec(model=card.id, seed=1, frames=2, grid=card.grid_min, formats=["stl"]).completed(), card
 
 
 def install(recipe: Recipe, folder: Path) -> Path:

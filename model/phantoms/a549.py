@@ -54,8 +54,8 @@ SHORTEST, LONGEST = 0.12, 0.50  # full lengths of filopodia outside the membrane
 BASE_RADIUS, TIP_RADIUS = 0.058, 0.038  # the tip has 1.8 voxels of a 96³ grid
 FOOT_RADIUS, FOOT = 0.032, 0.10  # what the flared foot adds to the radius at the membrane, and its extent
 BLEND, BRANCH_BLEND = 0.14, 0.12  # widths of the smooth unions with the body and with a parent
-GAP, BRANCH_GAP, BODY_GAP = 0.09, 0.05, 0.05  # left free between filopodia, branches of one, either and the body
-CROTCH = 0.18  # length of a branch that may be nearer to its parent
+GAP, BRANCH_GAP, BODY_GAP = 0.09, 0.065, 0.075  # left free between filopodia, branches of one, either and the body:
+# more than a third of the width of their blend, or it would bridge them
 LEVELS = 3  # filopodium, branch, branch of a branch
 FEWEST, MOST = 3, 9  # filopodia and branches to be seen at any time
 SEEN = 0.05  # length from which one is seen, units of Ω
@@ -490,17 +490,15 @@ class _Nursery:
         chain = axis.chain()
         if not (axis.extent > 0.0).any() or not self._inside(filopodium, axis=axis, chain=chain):
             return False
-        along = axis.extent[:, None] * np.linspace(0.0, 1.0, NODES + 1)
+        stem = self._stem(filopodium.parent)
         for place, other in enumerate(self._chains):
-            clear = np.full_like(along, GAP)
-            if place == filopodium.parent:
-                clear = np.where(along < CROTCH, -np.inf, BRANCH_GAP)
-            elif self._stem(place) == self._stem(filopodium.parent):
-                clear[:] = BRANCH_GAP
             both = (axis.extent > 0.0) & (self._axes[place].extent > 0.0)
             gaps = np.linalg.norm(chain[both, :, None, :3] - other[both, None, :, :3], axis=3)
             gaps -= chain[both, :, None, 3] + other[both, None, :, 3]  # (T, NODES + 1, NODES + 1)
-            if (gaps.min(axis=2) < clear[both]).any():
+            if place == filopodium.parent:
+                if not _departs(gaps.min(axis=2), BRANCH_GAP):
+                    return False
+            elif gaps.min(initial=np.inf) < (BRANCH_GAP if stem >= 0 and self._stem(place) == stem else GAP):
                 return False
         self.filopodia.append(filopodium)
         self._axes.append(axis)
@@ -518,14 +516,20 @@ class _Nursery:
         if (np.linalg.norm(chain[..., :3], axis=2) + chain[..., 3]).max() > REACH - 0.01:
             return False
         levels = self._body.levels(chain[..., :3])
-        along = axis.extent[:, None] * np.linspace(0.0, 1.0, NODES + 1) - filopodium.buried
-        free = (axis.extent > 0.0)[:, None] & (along > (0.16 if filopodium.level == 1 else 0.0))
-        if (levels - chain[..., 3] < BODY_GAP)[free].any():
+        gaps = (levels - chain[..., 3])[axis.extent > 0.0]
+        if filopodium.level > 1 and gaps.min() < BODY_GAP:
             return False
         if filopodium.level == 1:
+            if not _departs(gaps, BODY_GAP):
+                return False
             return bool(levels[:, 0].max() < -0.075)  # rooted deep enough to be invisible at birth
         tangents = self._axes[filopodium.parent].place(np.full((len(TIMES), 1), filopodium.along))[1][:, 0]
         return bool(np.linalg.norm(np.cross(tangents, filopodium.anchor), axis=1).min() > 0.5)
+
+
+def _departs(gaps: Doubles, clear: float) -> bool:
+    """Tell whether gaps (T, n) along axes grow until they are clear, and stay so: then no loop is closed."""
+    return bool((gaps[:, 1:] >= np.minimum(gaps[:, :-1], clear) - np.where(gaps[:, 1:] < clear, 0.01, 0.0)).all())
 
 
 def _outside(filopodia: list[_Filopodium] | tuple[_Filopodium, ...], times: Doubles) -> Doubles:

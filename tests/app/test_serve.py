@@ -9,44 +9,59 @@ from pathlib import Path
 
 import httpx
 import pytest
-from served import cytosynth, served
+from served import Served, cytosynth, served
 from workbench import alive, eventually
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_nothing_is_left_however_the_service_ends(tmp_path: Path, how: signal.Signals) -> None:
-    with served(tmp_path) as service:
-        family = service.family()
-        assert len(family) >= 4  # itself, broker and its guard, worker
-        follower = httpx.Client(base_url=service.address)
-        with follower.stream("GET", "/metrics"):
-            service.process.send_signal(how)
-        code = service.process.wait(30)
-        assert code == (-how if how == signal.SIGKILL else 0)
-        eventually(lambda: not any(alive(pid) for pid in family), within_s=30)
-        follower.close()
+def gone(family: list[int]) -> bool:
+    return not any(alive(pid) for pid in family)
+
+
+def ended(service: Served, family: list[int]) -> int:
+    """Wait until nothing of a service is left; return its exit code."""
+    code = service.process.wait(40)
+    eventually(lambda: gone(family), within_s=40)
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{service.address}/livez")
+    return code
 
 
-def test_ctrl_c_reaches_all_even_as_the_terminal_sends_it(tmp_path: Path) -> None:
+def test_ctrl_c_ends_everything_in_good_order(tmp_path: Path) -> None:
     with served(tmp_path) as service:
         family = service.family()
-        os.killpg(service.process.pid, signal.SIGINT)
-        assert service.process.wait(30) == 0
-        eventually(lambda: not any(alive(pid) for pid in family), within_s=30)
+        assert len(family) >= 4  # itself, the broker and its guard, a worker
+        os.killpg(service.process.pid, signal.SIGINT)  # as a terminal sends it
+        assert ended(service, family) == 0
         assert "Traceback" not in service.log()
 
 
-def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
+def test_kill_9_leaves_nothing_behind(tmp_path: Path) -> None:
+    with served(tmp_path) as service:
+        family = service.family()
+        service.process.kill()
+        assert ended(service, family) == -signal.SIGKILL
+
+
+def test_the_service_heals_its_workers_and_guards_its_data(tmp_path: Path) -> None:
     with served(tmp_path) as service:
         old = service.worker()
+        assert old is not None
         old.kill()
-        eventually(lambda: not alive(old.pid) and service.worker().pid != old.pid, within_s=20)
-        eventually(service.ready, within_s=30)
+        eventually(lambda: (new := service.worker()) is not None and new.pid != old.pid, within_s=40)
+        assert not alive(old.pid)
+        eventually(service.ready, within_s=60)
+
+        second = cytosynth("serve", "--port", "0", "--data-dir", str(service.data_dir))
+        assert second.returncode == 1
+        assert "stop it" in second.stderr
+        assert service.ready()
+
+        family = service.family()
+        service.process.terminate()
+        assert ended(service, family) == 0
 
 
-def test_taken_port_is_said_at_once(tmp_path: Path) -> None:
+def test_taken_port_is_said_before_anything_is_started(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = cytosynth("serve", "--port", str(port), "--data-dir", str(tmp_path / "data"))
@@ -54,11 +69,3 @@ def test_taken_port_is_said_at_once(tmp_path: Path) -> None:
     assert f"port {port}" in done.stderr
     assert "--port" in done.stderr
     assert not (tmp_path / "data").exists()
-
-
-def test_a_second_service_on_the_same_data_is_refused(tmp_path: Path) -> None:
-    with served(tmp_path) as service:
-        done = cytosynth("serve", "--port", "0", "--data-dir", str(service.data_dir))
-        assert done.returncode == 1
-        assert "stop it" in done.stderr
-        assert service.ready()
