@@ -15,6 +15,7 @@ from rich.table import Table
 
 from app.client import DamagedFileError, RefusedError, ServiceClient, UnreachableError, private_service
 from app.settings import AppSettings, child_environment
+from model import __version__
 
 FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 
@@ -184,13 +185,7 @@ def cancel(
 @cli.command()
 def version() -> None:
     """Show the version."""
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
-
-    try:
-        out.print(f"cytosynth {installed('cytosynth')}", highlight=False)
-    except PackageNotFoundError:
-        out.print("cytosynth, not installed: run from its tree", highlight=False)
+    out.print(f"cytosynth {__version__}", highlight=False)
 
 
 def _make(client: ServiceClient, spec: dict[str, Any], folder: Path | None) -> None:

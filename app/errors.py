@@ -8,7 +8,7 @@ Does not promise: that ``detail`` keeps its wording. Programs should look at ``c
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -18,6 +18,7 @@ from asgi_correlation_id import correlation_id
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.faults import faults_of
@@ -270,8 +271,8 @@ def problem_response(
     return Response(content, status_code=kind.status, media_type=PROBLEM_JSON, headers={**retry, **(headers or {})})
 
 
-def install_errors(app: FastAPI) -> None:
-    """Give the application our answers instead of the framework's."""
+def install_errors(app: FastAPI, *, routes: Iterable[BaseRoute] = ()) -> None:
+    """Give the application our answers instead of the framework's; ``routes`` are all that it has."""
 
     @app.exception_handler(tree.CytosynthError)
     def known(_: Request, error: tree.CytosynthError) -> Response:
@@ -297,11 +298,18 @@ def install_errors(app: FastAPI) -> None:
         return problem_response(TABLE[tree.SpecError], first + more, errors=faults)
 
     @app.exception_handler(HTTPException)
-    def http(_: Request, error: HTTPException) -> Response:
+    def http(request: Request, error: HTTPException) -> Response:
         if error.status_code < 400:
             return Response(status_code=error.status_code, headers=error.headers)
         kind = _BY_STATUS.get(error.status_code, INTERNAL if error.status_code >= 500 else BAD_REQUEST)
-        return problem_response(kind, kind.help, headers=error.headers)
+        headers = {"Allow": _allowed(request, routes)} if error.status_code == 405 else error.headers
+        return problem_response(kind, kind.help, headers=headers)
+
+
+def _allowed(request: Request, routes: Iterable[BaseRoute]) -> str:
+    """Return the methods of an address; the framework names only those of the first route that has it."""
+    here = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in here for method in getattr(route, "methods", None) or ()}))
 
 
 class UnforeseenErrors:

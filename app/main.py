@@ -44,7 +44,7 @@ def create_app(settings: AppSettings | None = None) -> FastAPI:
 
     app = FastAPI(title="cytosynth", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.registry = registry
-    install_errors(app)
+    install_errors(app, routes=[route for router in ROUTERS for route in router.routes])
     describe(app)
     for router in ROUTERS:
         app.include_router(router)

@@ -14,7 +14,11 @@ from pathlib import Path
 
 import httpx
 import psutil
+from click.testing import Result
+from typer.testing import CliRunner
 from workbench import ROOT, alive, eventually
+
+from app.cli import cli
 
 START_S = 120.0  # a busy machine reads Python's libraries slowly
 
@@ -29,6 +33,11 @@ def cytosynth(*arguments: str, timeout_s: float = 120.0, **more: str) -> subproc
         [sys.executable, "-m", "app.cli", *arguments],
         env=environment(**more), capture_output=True, text=True, timeout=timeout_s, check=False,
     )  # fmt: skip
+
+
+def cytosynth_here(*arguments: str, **more: str) -> Result:
+    """Run the command line within this process, which saves starting another."""
+    return CliRunner().invoke(cli, arguments, env={"COLUMNS": "200", "NO_COLOR": "1", **more})
 
 
 @dataclass

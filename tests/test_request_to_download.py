@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tifffile
 import trimesh
-from served import Served, cytosynth, served
+from served import Served, cytosynth, cytosynth_here, served
 
 from model.card import SHIPPED_MODELS, find_models
 
@@ -154,11 +154,11 @@ def test_command_line_knows_every_way_to_a_code(service: Served, tmp_path: Path)
         )
     ):
         arguments = () if "--times=-1,0.5" in choice else ("--frames", "1", "--grid", "16")
-        done = cytosynth(
+        done = cytosynth_here(
             "generate", "tiny", "--seed", "1", *arguments, *choice, "--format", "stl",
             "--out", str(tmp_path / str(number)), CYTOSYNTH_SERVER=service.address,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        assert done.exit_code == 0, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -176,21 +176,21 @@ def test_command_line_knows_every_way_to_a_code(service: Served, tmp_path: Path)
     ],
 )
 def test_command_line_says_what_is_wrong(service: Served, arguments: tuple[str, ...], code: int, words: str) -> None:
-    done = cytosynth(*arguments, CYTOSYNTH_SERVER=service.address)
-    assert done.returncode == code, done.stderr
+    done = cytosynth_here(*arguments, CYTOSYNTH_SERVER=service.address)
+    assert done.exit_code == code, done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_command_line_says_when_nobody_answers() -> None:
-    done = cytosynth("generate", "tiny", "--server", "http://127.0.0.1:9")
-    assert (done.returncode, "no cytosynth service answers" in done.stderr) == (3, True)
+    done = cytosynth_here("generate", "tiny", "--server", "http://127.0.0.1:9")
+    assert (done.exit_code, "no cytosynth service answers" in done.stderr) == (3, True)
 
 
 def test_tables_show_models_and_jobs(service: Served, finished: dict[str, Any]) -> None:
-    assert "tiny" in cytosynth("models", "--server", service.address).stdout
-    assert finished["id"] in cytosynth("jobs", "--server", service.address).stdout
-    assert "cytosynth" in cytosynth("version").stdout
+    assert "tiny" in cytosynth_here("models", "--server", service.address).stdout
+    assert finished["id"] in cytosynth_here("jobs", "--server", service.address).stdout
+    assert "cytosynth" in cytosynth_here("version").stdout
 
 
 def test_command_line_starts_a_service_of_its_own_where_none_runs(tiny_models: Path, tmp_path: Path) -> None:

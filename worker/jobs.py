@@ -227,20 +227,24 @@ class Jobs:
         limit = max(1, min(limit, PAGE_MAX))
         index = f"owner:{owner}" if owner is not None else f"status:{status}" if status else "all"
         highest = f"({cursor}" if cursor else "+inf"
+        # One more than asked for tells whether there is a next page; filters need a longer look.
+        chunk = limit + 1 if kind is None and (status is None or owner is None) else max(limit + 1, 50)
         found: builtins.list[Job] = []
-        for _ in range(0, SCAN_MAX, PAGE_MAX):
+        for _ in range(0, SCAN_MAX, chunk):
             with reachable():
                 rows: Any = self._redis.zrange(
                     self._prefix + index, highest, "-inf", desc=True, byscore=True, withscores=True,
-                    offset=0, num=max(limit, 50),
+                    offset=0, num=chunk,
                 )  # fmt: skip
+            more = len(rows) == chunk
             positions = {job_id: int(seq) for job_id, seq in rows}
             for job in self._store.fetch(list(positions)):
                 if (status is None or job.status is status) and (kind is None or job.kind == kind):
                     found.append(job)
                     if len(found) == limit:
-                        return JobPage(jobs=found, next_cursor=str(positions[job.id]))
-            if len(rows) < max(limit, 50):
+                        last = not more and job.id == rows[-1][0]
+                        return JobPage(jobs=found, next_cursor=None if last else str(positions[job.id]))
+            if not more:
                 return JobPage(jobs=found, next_cursor=None)
             highest = f"({int(rows[-1][1])}"
         return JobPage(jobs=found, next_cursor=highest[1:])

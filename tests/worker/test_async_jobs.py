@@ -26,7 +26,7 @@ def test_many_wait_in_one_loop_and_wake_when_their_job_ends(jobs: Jobs, broker_u
         for lease in leases:
             assert lease
             jobs.finish(lease, result=lease.job_id)
-        ended = await asyncio.wait_for(asyncio.gather(*waits), 2.0)
+        ended = await asyncio.wait_for(asyncio.gather(*waits), 8.0)
         assert {job.status for job in ended} == {JobStatus.SUCCEEDED}
         assert len({job.id for job in ended}) == 20
         job = ended[0]
@@ -44,8 +44,8 @@ def test_waiting_ends_in_time_and_foreign_jobs_are_missing(jobs: Jobs, broker_ur
         started = time.monotonic()
         assert (await waiting.async_wait(job.id, timeout_s=0.2)).status is JobStatus.QUEUED
         assert await waiting.async_events(job.id, after=jobs.events(job.id)[-1].id, block_s=0.2) == []
-        assert 0.35 < time.monotonic() - started < 1.0
-        assert await waiting.async_ping() < 1.0
+        assert 0.35 < time.monotonic() - started < 8.0
+        assert 0 < await waiting.async_ping() < 5.0
         for call in (waiting.async_get, lambda i, owner: waiting.async_wait(i, timeout_s=1, owner=owner)):
             with pytest.raises(JobNotFoundError):
                 await call(job.id, owner="bob")
@@ -62,7 +62,7 @@ def test_a_broker_that_is_gone_is_a_clear_error_and_one_that_returns_is_used_aga
     for call in (jobs.ping, lambda: jobs.get(job.id), lambda: submit(jobs), jobs.sweep, jobs.counts):
         with pytest.raises(QueueUnavailableError, match="does not answer"):
             call()
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 10.0
     with start_broker(tmp_path):
         assert jobs.get(job.id) == job
     jobs.close()
@@ -78,7 +78,7 @@ def test_a_frozen_broker_does_not_hang_its_clients(tmp_path: Path, monkeypatch: 
         started = time.monotonic()
         with pytest.raises(QueueUnavailableError):
             submit(jobs)
-        assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < 4.0
         server.send_signal(signal.SIGCONT)
         assert submit(jobs).status is JobStatus.QUEUED
         jobs.close()

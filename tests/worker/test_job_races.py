@@ -134,7 +134,7 @@ class JobLife(RuleBasedStateMachine):
         status, holds = self.status.get(lease.job_id), self.holder.get(lease.job_id) == lease.token
         arguments = {"finish": {"result": "r"}, "fail": {"code": "c", "message": "m"}}.get(act, {})
         ends = {"finish": JobStatus.SUCCEEDED, "fail": JobStatus.FAILED, "release": JobStatus.QUEUED}
-        said = holds and act in ("finish", "fail") and status is ends[act] and lease.job_id not in self.lost_to_sweep
+        said = holds and act in ("finish", "fail") and status is ends[act]  # the last word once more
         try:
             getattr(self.jobs, act)(lease, **arguments)
         except JobCanceledError:
@@ -146,10 +146,8 @@ class JobLife(RuleBasedStateMachine):
             assert (holds and status is JobStatus.RUNNING) or said
             if status is JobStatus.RUNNING and act in ends:
                 self.status[lease.job_id] = ends[act]
-
-    @property
-    def lost_to_sweep(self) -> set[str]:
-        return {job_id for job_id, times in self.lost.items() if times >= self.jobs.rules.max_lost}
+                if act == "release":
+                    del self.holder[lease.job_id]
 
     @rule(job=jobs_made)
     def cancel(self, job: Job) -> None:
@@ -177,7 +175,9 @@ class JobLife(RuleBasedStateMachine):
         swept = self.jobs.sweep()
         assert set(swept.requeued) | set(swept.crashed) == running
         self.lost.update(running)
-        assert set(swept.crashed) == running & self.lost_to_sweep
+        assert set(swept.crashed) == {job_id for job_id in running if self.lost[job_id] >= self.jobs.rules.max_lost}
+        for job_id in running:
+            del self.holder[job_id]
         self.status |= dict.fromkeys(swept.requeued, JobStatus.QUEUED) | dict.fromkeys(swept.crashed, JobStatus.FAILED)
 
     @invariant()

@@ -46,7 +46,7 @@ end
 
 local function requeue(id)
   move(id, 'queued')
-  redis.call('HSET', job_key(id), 'queued_at', stamp(now), 'worker', '')
+  redis.call('HSET', job_key(id), 'queued_at', stamp(now), 'worker', '', 'token', '')
   redis.call('HDEL', job_key(id), 'progress')
   emit_state(id)
 end

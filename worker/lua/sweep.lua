@@ -5,6 +5,7 @@ local requeued, crashed, hinted, expired, purged = {}, {}, {}, {}, {}
 
 for _, id in ipairs(redis.call('ZRANGE', p .. 'leases', '-inf', stamp(now), 'BYSCORE', 'LIMIT', 0, batch)) do
   if redis.call('HINCRBY', job_key(id), 'lost', 1) >= max_lost then
+    redis.call('HSET', job_key(id), 'token', '') -- whoever held it has lost it, this verdict is not his
     fail(id, 'worker_crashed', message, record_s)
     table.insert(crashed, id)
   else

@@ -104,7 +104,7 @@ def test_gradient_is_a_unit_vector_in_the_band(case: tuple[str, ShapeFrame, Impl
 def test_surface_points_lie_on_the_zero_set_and_cover_it(case: tuple[str, ShapeFrame, Implicit]) -> None:
     name, shape, exact = case
     error = np.abs(exact(shape.surface_points.astype(np.float64)))
-    assert np.quantile(error, 0.99) < 1e-4
+    assert np.quantile(error, 0.99) < 2e-4
     assert name == "parted" or error.max() < 0.1 * VOXEL
     # Every foot of a far point has a sample near: holes would show as distances too large.
     spacing = np.sqrt(shape.area / len(shape.surface_points))
