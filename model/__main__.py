@@ -75,8 +75,7 @@ def train(
     checkpoint = save_checkpoint(
         models / recipe.id,
         decoder=trained.decoder,
-        latent_codes=trained.latent_codes,
-        prior=fit_prior(trained.latent_codes),
+        prior=fit_prior(trained.latent_codes, bandwidth=recipe.prior_bandwidth),
         card={
             "id": recipe.id,
             "title": recipe.title,

@@ -33,25 +33,22 @@ CONFIG_KEY = "cytosynth.network"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained auto-decoder with its latent table, in memory.
-
-    Attributes
-    ----------
-    latent_codes
-        (s, c) float32, one learned code a training sequence.
-    """
+    """A trained auto-decoder with its latent table, in memory."""
 
     card: ModelCard
     decoder: AutoDecoder
-    latent_codes: NDArray[np.float32]
     prior: Prior
+
+    @property
+    def latent_codes(self) -> NDArray[np.float32]:
+        """Latent table, (s, c) float32: one learned code a training sequence."""
+        return self.prior.centres
 
 
 def save_checkpoint(
     folder: Path,
     *,
     decoder: AutoDecoder,
-    latent_codes: NDArray[np.float32],
     prior: Prior,
     card: Mapping[str, Any],
 ) -> Checkpoint:
@@ -61,8 +58,8 @@ def save_checkpoint(
     ----------
     folder
         Made when missing; its name should be the model's id.
-    decoder, latent_codes, prior
-        What was trained.
+    decoder, prior
+        What was trained; the prior holds the latent table.
     card
         The card's members, without those that follow from the weights (sha256, parameters, latent_size, latent_codes).
 
@@ -73,8 +70,8 @@ def save_checkpoint(
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"decoder.{name}": value.detach().float().cpu() for name, value in decoder.state_dict().items()}
-    tensors["latent_codes"] = torch.from_numpy(np.asarray(latent_codes, dtype=np.float32))
-    tensors["prior.mean"] = torch.from_numpy(np.asarray(prior.mean, dtype=np.float32))
+    tensors["latent_codes"] = torch.from_numpy(np.asarray(prior.centres, dtype=np.float32))
+    tensors["prior.bandwidth"] = torch.tensor([prior.bandwidth], dtype=torch.float32)
     tensors["prior.factor"] = torch.from_numpy(np.asarray(prior.factor, dtype=np.float32))
     data = save(
         {name: value.contiguous() for name, value in sorted(tensors.items())},
@@ -89,7 +86,7 @@ def save_checkpoint(
             "sha256": hashlib.sha256(data).hexdigest(),
             "parameters": sum(p.numel() for p in decoder.parameters()),
             "latent_size": decoder.config.latent_size,
-            "latent_codes": len(latent_codes),
+            "latent_codes": len(prior.centres),
         }
     )
     complete.write(folder)
@@ -130,7 +127,7 @@ def _assemble(card: ModelCard, config: NetworkConfig, tensors: dict[str, Tensor]
     expected = {f"decoder.{name}": tuple(value.shape) for name, value in decoder.state_dict().items()}
     axes = tensors["prior.factor"].shape[0] if "prior.factor" in tensors and tensors["prior.factor"].ndim == 2 else 1
     expected["latent_codes"] = (card.latent_codes, config.latent_size)
-    expected["prior.mean"] = (config.latent_size,)
+    expected["prior.bandwidth"] = (1,)
     expected["prior.factor"] = (axes, config.latent_size)
     for name in sorted(expected.keys() ^ tensors.keys()):
         raise CheckpointError(f"model {card.id!r}: tensor {name!r} is {'missing' if name in expected else 'not known'}")
@@ -144,5 +141,7 @@ def _assemble(card: ModelCard, config: NetworkConfig, tensors: dict[str, Tensor]
             raise CheckpointError(f"model {card.id!r}: tensor {name!r} holds NaN or infinity")
     decoder.load_state_dict({name: tensors[f"decoder.{name}"] for name in decoder.state_dict()})
     decoder.requires_grad_(False)
-    prior = Prior(tensors["prior.mean"].numpy(), tensors["prior.factor"].numpy())
-    return Checkpoint(card, decoder, tensors["latent_codes"].numpy(), prior)
+    prior = Prior(
+        tensors["latent_codes"].numpy(), tensors["prior.factor"].numpy(), float(tensors["prior.bandwidth"][0])
+    )
+    return Checkpoint(card, decoder, prior)

@@ -5,7 +5,8 @@ random rotations are uniform on SO(3).
 Does not promise: that a code far from the learned ones gives a living shape.
 
 References: uniform quaternions, Shoemake 1992, doi:10.1016/B978-0-08-050755-2.50036-1; shrinkage of a covariance,
-Ledoit and Wolf 2004, doi:10.1016/S0047-259X(03)00096-4.
+Ledoit and Wolf 2004, doi:10.1016/S0047-259X(03)00096-4; smoothed bootstrap, Silverman and Young 1987,
+doi:10.1093/biomet/74.3.469.
 """
 
 from __future__ import annotations
@@ -30,28 +31,43 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Prior:
-    """Gaussian density over latent codes: ``mean + noise @ factor``.
+    """Density of new codes: a Gaussian around each learned code, all of one shape.
+
+    A code is drawn by choosing a learned one, moving it a little toward the mean, and adding noise, so that new codes have
+    the spread of the learned ones (the smoothed bootstrap). One Gaussian over all codes was tried first; the middle
+    between many cells is no cell: it seldom divides and has no filopodia.
 
     Attributes
     ----------
-    mean
-        (c,) float32.
+    centres
+        (s, c) float32 learned codes.
     factor
-        (k, c) float32; its rows are the principal axes, scaled by their standard deviations.
+        (k, c) float32; principal axes of the learned codes' covariance, scaled by their standard deviations.
+    bandwidth
+        Share of the spread that is noise, in [0, 1): 0 repeats learned codes, near 1 it is one Gaussian.
     """
 
-    mean: Floats
+    centres: Floats
     factor: Floats
+    bandwidth: float
+
+    @property
+    def mean(self) -> Floats:
+        """Average of the learned codes, (c,) float32."""
+        return np.asarray(self.centres.astype(np.float64).mean(axis=0), dtype=np.float32)
 
     def sample(self, rng: np.random.Generator, *, temperature: float = 1.0) -> Floats:
-        """Draw one code, (c,) float32."""
-        noise = rng.standard_normal(len(self.factor)) * temperature
-        code = self.mean.astype(np.float64) + noise @ self.factor.astype(np.float64)
+        """Draw one code, (c,) float32; ``temperature`` scales the noise, and 0 repeats a learned code."""
+        centre = self.centres[rng.integers(len(self.centres))].astype(np.float64)
+        noise = rng.standard_normal(len(self.factor)) @ self.factor.astype(np.float64)
+        width = min(self.bandwidth * temperature, 1.0)
+        mean = self.mean.astype(np.float64)
+        code = mean + np.sqrt(1.0 - width**2) * (centre - mean) + width * noise
         return np.asarray(code, dtype=np.float32)
 
 
-def fit_prior(codes: Floats) -> Prior:
-    """Fit the density of new codes to the learned ones: principal axes of their shrunk covariance.
+def fit_prior(codes: Floats, *, bandwidth: float = 0.35) -> Prior:
+    """Fit the density of new codes to the learned ones.
 
     The covariance is shrunk toward the mean variance within the span of the codes (Ledoit and Wolf's intensity),
     because there are about as many codes as dimensions; directions that no code uses stay empty.
@@ -59,19 +75,21 @@ def fit_prior(codes: Floats) -> Prior:
     Parameters
     ----------
     codes
-        (s, c) learned codes, s ≥ 2.
+        (s, c) learned codes.
+    bandwidth
+        Share of the spread that is noise. Larger is more novel and less often plausible; docs/science.md has the
+        measurements behind the default.
 
     Returns
     -------
     Prior
-        With min(s − 1, c) axes.
+        With min(s − 1, c) axes, at least one.
     """
     table = np.asarray(codes, dtype=np.float64)
     count, size = table.shape
     if count < 2:
-        return Prior(np.asarray(table[0], dtype=np.float32), np.zeros((1, size), dtype=np.float32))
-    mean = table.mean(axis=0)
-    centred = table - mean
+        return Prior(np.asarray(table, dtype=np.float32), np.zeros((1, size), dtype=np.float32), bandwidth)
+    centred = table - table.mean(axis=0)
     _, singular, axes = np.linalg.svd(centred, full_matrices=False)
     rank = min(count - 1, size)
     variance = singular[:rank] ** 2 / count
@@ -82,7 +100,7 @@ def fit_prior(codes: Floats) -> Prior:
     intensity = float(np.clip(noise / distance, 0.0, 1.0)) if distance > 0 else 0.0
     shrunk = (1.0 - intensity) * variance + intensity * spread
     factor = np.sqrt(shrunk)[:, None] * axes[:rank]
-    return Prior(mean.astype(np.float32), factor.astype(np.float32))
+    return Prior(np.asarray(table, dtype=np.float32), factor.astype(np.float32), bandwidth)
 
 
 def check_latent(spec: GenerationSpec, *, codes: int, size: int) -> None:
@@ -118,17 +136,15 @@ def sequence_generator(spec: GenerationSpec, index: int) -> np.random.Generator:
     return np.random.default_rng([spec.seed, index])
 
 
-def draw_code(latent: object, *, codes: Floats, prior: Prior, rng: np.random.Generator) -> Floats:
+def draw_code(latent: object, *, prior: Prior, rng: np.random.Generator) -> Floats:
     """Make the latent code that a spec describes.
 
     Parameters
     ----------
     latent
         The spec's latent.
-    codes
-        (s, c) learned codes.
     prior
-        Density fitted to them.
+        Density fitted to the learned codes, which it holds.
     rng
         Source of randomness; not used for learned, interpolated and explicit codes.
 
@@ -137,6 +153,7 @@ def draw_code(latent: object, *, codes: Floats, prior: Prior, rng: np.random.Gen
     Floats
         (c,) float32.
     """
+    codes = prior.centres
     match latent:
         case SampledLatent(temperature=temperature):
             return prior.sample(rng, temperature=temperature)

@@ -21,6 +21,7 @@ from model.domain import Grid, frame_times
 from model.errors import EmptySurfaceError
 from model.labels import FRAGMENT, label_volume
 from model.latent import Floats
+from model.network import TILE
 from model.sparse import evaluate_sparse
 from model.spec import SampledLatent
 
@@ -81,7 +82,7 @@ def bodies_over_time(
     for time in frame_times(frames):
         sdf = checkpoint.decoder.fold(torch.from_numpy(code), float(time))
         try:
-            field = evaluate_sparse(sdf, grid, lipschitz=checkpoint.card.lipschitz)
+            field = evaluate_sparse(sdf, grid, lipschitz=checkpoint.card.lipschitz, batch_points=TILE)
         except EmptySurfaceError:
             return [0], np.zeros(1)
         sizes = np.bincount(label_volume(field).reshape(-1))[1:]

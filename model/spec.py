@@ -40,7 +40,7 @@ class SampledLatent(_Strict):
 
     kind: Literal["sampled"] = "sampled"
     temperature: Annotated[float, Field(ge=0.0, le=2.0, allow_inf_nan=False)] = Field(
-        default=1.0, description="Width of the density: 0 gives the average cell, 1 the fitted spread."
+        default=1.0, description="Novelty: 0 repeats a learned cell, 1 draws from the fitted density, 2 goes further."
     )
 
 

@@ -149,7 +149,7 @@ def living_cell(spec: GenerationSpec, checkpoint: Checkpoint, index: int) -> tup
     if spec.latent.kind == "sampled":
         code, rejected = draw_plausible_code(spec.latent, checkpoint, rng)
     else:
-        code, rejected = draw_code(spec.latent, codes=checkpoint.latent_codes, prior=checkpoint.prior, rng=rng), 0
+        code, rejected = draw_code(spec.latent, prior=checkpoint.prior, rng=rng), 0
     return LivingCell(checkpoint, code, rotation), rejected
 
 

@@ -88,6 +88,7 @@ class TrainConfig(_Frozen):
     held_out: HeldOut = HeldOut()
     network: NetworkConfig = NetworkConfig()
     optimisation: Optimisation = Optimisation()
+    prior_bandwidth: float = Field(default=0.35, ge=0, lt=1, description="Share of noise in new codes.")
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -326,5 +327,7 @@ class _Run:
         return [*self.decoder.named_parameters(), ("latent_codes", self.latent_codes)]
 
     def _recipe(self) -> dict[str, Any]:
-        recipe: dict[str, Any] = json.loads(self.config.model_dump_json(exclude={"title", "description", "threads"}))
+        recipe: dict[str, Any] = json.loads(
+            self.config.model_dump_json(exclude={"title", "description", "threads", "prior_bandwidth"})
+        )
         return recipe

@@ -55,7 +55,6 @@ def build_tiny_model(folder: Path) -> Checkpoint:
     return save_checkpoint(
         folder / "models" / "tiny",
         decoder=trained.decoder,
-        latent_codes=trained.latent_codes,
         prior=fit_prior(trained.latent_codes),
         card={
             "id": "tiny",

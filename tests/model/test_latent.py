@@ -20,7 +20,7 @@ PRIOR = fit_prior(CODES)
 
 
 def draw(latent: object, seed: int = 0) -> np.ndarray:
-    return draw_code(latent, codes=CODES, prior=PRIOR, rng=np.random.default_rng(seed))
+    return draw_code(latent, prior=PRIOR, rng=np.random.default_rng(seed))
 
 
 def spec(**changes: object) -> GenerationSpec:
@@ -59,8 +59,13 @@ def test_prior_of_few_codes_stays_in_their_span() -> None:
     assert np.abs(drawn - drawn @ basis.T @ basis).max() < 1e-5
 
 
-def test_temperature_zero_is_the_average_cell() -> None:
-    assert np.array_equal(draw(SampledLatent(temperature=0.0)), PRIOR.mean)
+def test_temperature_zero_repeats_learned_cells_and_more_is_more_novel() -> None:
+    def novelty(temperature: float) -> float:
+        drawn = np.array([draw(SampledLatent(temperature=temperature), seed) for seed in range(50)])
+        return float(np.linalg.norm(drawn[:, None] - CODES, axis=2).min(axis=1).mean())
+
+    assert novelty(0.0) < 1e-6
+    assert 0 < novelty(0.5) < novelty(1.0) < novelty(2.0)
 
 
 def test_kinds_of_code() -> None:
@@ -85,8 +90,8 @@ def test_interpolation_meets_both_ends_and_keeps_the_distance_from_the_mean() ->
 
 
 def test_any_sequence_can_be_remade_alone() -> None:
-    drawn = [draw_code(SampledLatent(), codes=CODES, prior=PRIOR, rng=sequence_generator(spec(), i)) for i in range(9)]
-    alone = draw_code(SampledLatent(), codes=CODES, prior=PRIOR, rng=sequence_generator(spec(count=5), 8))
+    drawn = [draw_code(SampledLatent(), prior=PRIOR, rng=sequence_generator(spec(), i)) for i in range(9)]
+    alone = draw_code(SampledLatent(), prior=PRIOR, rng=sequence_generator(spec(count=5), 8))
     assert np.array_equal(drawn[8], alone)
     assert len({code.tobytes() for code in drawn}) == 9
 
