@@ -124,18 +124,26 @@ def generate(
 
 @cli.command()
 def demo(
-    folder: Annotated[Path, typer.Option("--out", help="Where the files go.")] = Path("out/demo"),
+    folder: Annotated[Path, typer.Option("--out", help="Where the files go, a folder for each model.")] = Path(
+        "out/demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Another seed, other cells.")] = 7,
+    frames: Annotated[int, typer.Option(help="Frames of each cell.")] = 16,
+    grid: Annotated[int, typer.Option(help="Samples a side.")] = 64,
     server: Server = None,
     show: Annotated[bool, typer.Option("--open", help="Open the folder afterwards.")] = False,
 ) -> None:
-    """Make one small cell of every installed model."""
+    """Make a new cell of every installed model: meshes, label volumes, a picture, and the manifest."""
+    formats = ["stl", "obj", "tiff", "png"]
     with _service(server) as client:
         cards = client.get("/v1/models")["models"]
         if not cards:
             _give_up("no model is installed", FAILED)
         for card in cards:
-            spec = {"model": card["id"], "seed": 7, "frames": 8, "grid": 64, "formats": ["stl", "tiff"]}
+            out.print(f"[bold]{card['title']}[/]", highlight=False)
+            spec = {"model": card["id"], "seed": seed, "frames": frames, "grid": grid, "formats": formats}
             _make(client, spec, folder / card["id"])
+            out.print(f"look at {folder / card['id'] / 'cell_0000' / 'preview.png'}", highlight=False)
     if show:
         typer.launch(str(folder))
 

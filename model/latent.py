@@ -33,9 +33,9 @@ Floats = NDArray[np.float32]
 class Prior:
     """Density of new codes: a Gaussian around each learned code, all of one shape.
 
-    A code is drawn by choosing a learned one, moving it a little toward the mean, and adding noise, so that new codes have
-    the spread of the learned ones (the smoothed bootstrap). One Gaussian over all codes was tried first; the middle
-    between many cells is no cell: it seldom divides and has no filopodia.
+    A code is drawn by choosing a learned one, moving it a little toward the mean, and adding noise, so that new codes
+    have the spread of the learned ones (the smoothed bootstrap). One Gaussian over all codes was tried first;
+    the middle between many cells is no cell: it seldom divides and has no filopodia.
 
     Attributes
     ----------

@@ -31,7 +31,13 @@ ATTEMPTS = 16  # a prior that is refused this often is broken; the last draw is 
 LARGEST_JUMP = 0.25  # of the volume from one gate frame to the next; they lie twice as far apart as 30 frames do
 
 
-def is_plausible(counts: list[int], volumes: NDArray[np.float64], topology: Literal["single", "division"]) -> bool:
+def is_plausible(
+    counts: list[int],
+    volumes: NDArray[np.float64],
+    topology: Literal["single", "division"],
+    *,
+    largest_jump: float = LARGEST_JUMP,
+) -> bool:
     """Judge a life by its bodies and volumes over time.
 
     Parameters
@@ -42,13 +48,15 @@ def is_plausible(counts: list[int], volumes: NDArray[np.float64], topology: Lite
         Inside samples of each frame.
     topology
         ``single``: one body always; ``division``: one body, then two, changed once.
+    largest_jump
+        Allowed change of the volume from one frame to the next, as a share of it.
     """
     if topology == "single":
         bodies = all(count == 1 for count in counts)
     else:
         bodies = counts[0] == 1 and counts[-1] == 2 and all(b - a in (0, 1) for a, b in pairwise(counts))
     jumps = np.abs(np.diff(volumes)) / np.maximum(volumes[:-1], 1.0)
-    return bodies and bool((jumps < LARGEST_JUMP).all())
+    return bodies and bool((jumps < largest_jump).all())
 
 
 def draw_plausible_code(latent: SampledLatent, checkpoint: Checkpoint, rng: np.random.Generator) -> tuple[Floats, int]:

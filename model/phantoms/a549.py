@@ -15,9 +15,8 @@ Promises
 
 Does not promise
 ----------------
-- True thickness: real filopodia, 0.1 to 0.3 µm thick, vanish on any affordable grid; these are 1.7 µm and more.
+- True thickness: real filopodia, 0.1 to 0.3 µm thick, vanish on any affordable grid; these are 1.6 µm and more.
 - Gaps and distances are checked at 59 times, not between them.
-- In the crotches of branches about one surface point in a thousand is 0.1 to 0.2 voxel of a 128³ grid off.
 
 References
 ----------
@@ -44,7 +43,7 @@ Doubles = NDArray[np.float64]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 REACH = 0.93  # radius of the ball that holds the cell, units of Ω: any rotation keeps it inside
-BODY_REACH = 0.70  # the same for the body alone, which leaves room for filopodia
+BODY_REACH = 0.68  # the same for the body alone, which leaves room for filopodia
 FRAME = 2.0 / 29.0  # one frame of a sequence of 30, units of τ
 TIMES = np.linspace(-1.0, 1.0, 59)  # frames and the middles between them: when a cell is checked
 
@@ -55,8 +54,8 @@ SHORTEST, LONGEST = 0.12, 0.50  # full lengths of filopodia outside the membrane
 BASE_RADIUS, TIP_RADIUS = 0.058, 0.038  # the tip has 1.8 voxels of a 96³ grid
 FOOT_RADIUS, FOOT = 0.032, 0.10  # what the flared foot adds to the radius at the membrane, and its extent
 BLEND, BRANCH_BLEND = 0.14, 0.12  # widths of the smooth unions with the body and with a parent
-GAP, BRANCH_GAP, BODY_GAP = 0.09, 0.065, 0.075  # left free between filopodia, branches of one, either and the body:
-# more than a third of the width of their blend, or it would bridge them
+GAP, BRANCH_GAP, BODY_GAP = 0.09, 0.05, 0.05  # left free between filopodia, branches of one, either and the body
+CROTCH = 0.18  # length of a branch that may be nearer to its parent
 LEVELS = 3  # filopodium, branch, branch of a branch
 FEWEST, MOST = 3, 9  # filopodia and branches to be seen at any time
 SEEN = 0.05  # length from which one is seen, units of Ω
@@ -244,7 +243,7 @@ class _Body:
 
 
 def _draw_body(rng: Generator) -> _Body:
-    """Draw a body; one that reaches too far is made rounder, at the same volume."""
+    """Draw a body; one that reaches too far is made smaller."""
     stretch = rng.uniform(0.1, 0.75)  # log ratio of the longest semi-axis to the mean of the others
     flatness = rng.uniform(0.0, 0.35)
     axes = np.array([2.0 * stretch / 3.0, flatness / 2.0 - stretch / 3.0, -flatness / 2.0 - stretch / 3.0])
@@ -255,9 +254,9 @@ def _draw_body(rng: Generator) -> _Body:
     relaxation = np.concatenate([[1.5], np.full(3, 1.2), np.full(3, 1.2), 2.0 / (1.0 + degrees / 2.0)])
     knots = typical + spread * _wander(rng, relaxation)
     body = _Body(rng.uniform(0.345, 0.41), knots)
-    while body.at(TIMES).reach() > BODY_REACH:
-        knots[:, 1:] *= 0.94
-    return body
+    reach = body.at(TIMES).reach()
+    knots[:, 1:4] *= min(1.0, BODY_REACH / reach)
+    return _Body(body.radius * min(1.0, BODY_REACH / reach), knots)
 
 
 # --- filopodia --------------------------------------------------------------------------------------------------------
@@ -491,15 +490,17 @@ class _Nursery:
         chain = axis.chain()
         if not (axis.extent > 0.0).any() or not self._inside(filopodium, axis=axis, chain=chain):
             return False
-        stem = self._stem(filopodium.parent)
+        along = axis.extent[:, None] * np.linspace(0.0, 1.0, NODES + 1)
         for place, other in enumerate(self._chains):
+            clear = np.full_like(along, GAP)
+            if place == filopodium.parent:
+                clear = np.where(along < CROTCH, -np.inf, BRANCH_GAP)
+            elif self._stem(place) == self._stem(filopodium.parent):
+                clear[:] = BRANCH_GAP
             both = (axis.extent > 0.0) & (self._axes[place].extent > 0.0)
             gaps = np.linalg.norm(chain[both, :, None, :3] - other[both, None, :, :3], axis=3)
             gaps -= chain[both, :, None, 3] + other[both, None, :, 3]  # (T, NODES + 1, NODES + 1)
-            if place == filopodium.parent:
-                if not _departs(gaps.min(axis=2), BRANCH_GAP):
-                    return False
-            elif gaps.min(initial=np.inf) < (BRANCH_GAP if stem >= 0 and self._stem(place) == stem else GAP):
+            if (gaps.min(axis=2) < clear[both]).any():
                 return False
         self.filopodia.append(filopodium)
         self._axes.append(axis)
@@ -517,20 +518,14 @@ class _Nursery:
         if (np.linalg.norm(chain[..., :3], axis=2) + chain[..., 3]).max() > REACH - 0.01:
             return False
         levels = self._body.levels(chain[..., :3])
-        gaps = (levels - chain[..., 3])[axis.extent > 0.0]
-        if filopodium.level > 1 and gaps.min() < BODY_GAP:
+        along = axis.extent[:, None] * np.linspace(0.0, 1.0, NODES + 1) - filopodium.buried
+        free = (axis.extent > 0.0)[:, None] & (along > (0.16 if filopodium.level == 1 else 0.0))
+        if (levels - chain[..., 3] < BODY_GAP)[free].any():
             return False
         if filopodium.level == 1:
-            if not _departs(gaps, BODY_GAP):
-                return False
             return bool(levels[:, 0].max() < -0.075)  # rooted deep enough to be invisible at birth
         tangents = self._axes[filopodium.parent].place(np.full((len(TIMES), 1), filopodium.along))[1][:, 0]
         return bool(np.linalg.norm(np.cross(tangents, filopodium.anchor), axis=1).min() > 0.5)
-
-
-def _departs(gaps: Doubles, clear: float) -> bool:
-    """Tell whether gaps (T, n) along axes grow until they are clear, and stay so: then no loop is closed."""
-    return bool((gaps[:, 1:] >= np.minimum(gaps[:, :-1], clear) - np.where(gaps[:, 1:] < clear, 0.01, 0.0)).all())
 
 
 def _outside(filopodia: list[_Filopodium] | tuple[_Filopodium, ...], times: Doubles) -> Doubles:
@@ -754,7 +749,7 @@ def make(seed: int) -> A549:
 
     Notes
     -----
-    About a second, sometimes several, nearly all of it to find room for the filopodia.
+    Most of the time, a few tenths of a second, goes into finding room for the filopodia.
     """
     rng = np.random.default_rng([0xA549, seed])
     rotation = Rotation.from_quat(rng.standard_normal(4)).as_matrix()

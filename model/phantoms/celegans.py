@@ -25,6 +25,7 @@ Carvalho, Desai, Oegema 2009 (the ring), doi:10.1016/j.cell.2009.03.021.
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numba
 import numpy as np
@@ -42,8 +43,7 @@ RADIUS = (0.375, 0.50)  # range of the mother's equivalent radius at its largest
 ROOM = 0.895  # farthest coordinate of the frames looked at when a cell is drawn; between them it may go a little beyond
 CONSTRICTION = 0.42  # duration of the constriction, units of τ, whatever the cell's size
 LINEAR = 0.5  # share of the neck that closes at a constant rate; from then on the rate follows the perimeter
-OVERSHOOT = 0.6  # the perimeter law tends this far below zero, in necks: scission is reached in a finite time
-SLENDER = 3.2  # how fast the fillet's radius falls as the furrow deepens
+OVERSHOOT = 0.6  # the perimeter law tends to this far below zero, in necks, so that scission is reached in time
 LOSS = 0.045  # daughters together hold this much less than their mother
 BLEND = 0.24  # width of the soft edges of planes, in mother radii
 STREAM = 0xCE1E6A  # sets this cell type's random numbers apart from others of the same seed
@@ -68,11 +68,9 @@ class _Waves:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, *, count: int) -> "_Waves":
-        """Draw ``count`` functions."""
         return cls(rng.uniform(0.8, 3.6, (count, 2)), rng.uniform(0.0, 2.0 * np.pi, (count, 2)))
 
     def at(self, t: float) -> Doubles:
-        """Return their values at a time, (n,)."""
         return np.asarray(np.sin(self.frequencies * t + self.phases).sum(axis=1))
 
 
@@ -94,7 +92,6 @@ class CelegansPhantom:
     stretch: Doubles  # (3, 3) symmetric, traceless: logarithm of the mother's stretch
     daughters_stretch: Doubles  # (3, 3) the same, of the daughters
     wave_vectors: Doubles  # (MODES, 3) radians per mother radius
-    phases: Doubles  # (MODES,)
     directions: Doubles  # (MODES, 3) amplitudes
     mode_waves: _Waves  # 2 MODES: phase and size of each mode
     normals: Doubles  # (p, 3) of the planes of the neighbours
@@ -129,20 +126,21 @@ class CelegansPhantom:
 
     def target_volume(self, t: float) -> float:
         """Return the volume inside the membrane at a time of τ, cubic units of Ω."""
-        lacking = self.growth / (1.0 + self.growth) * (1.0 - _ease(t, -1.0, self.scission + 1.0))
-        return self.volume * (1.0 - lacking) * (1.0 - LOSS * _ease(t, self.scission, 0.6))
+        grown = 1.0 - (1.0 - 1.0 / (1.0 + self.growth)) * (1.0 - _ease(t, -1.4, self.scission + 1.5))
+        return self.volume * grown * (1.0 - LOSS * _ease(t, self.scission, 0.6))
 
     @cached_property
-    def _ring(self) -> tuple[float, float]:
-        """Speed at which the ring first closes, in necks per unit of τ, and when it begins."""
-        # Linear for the first part, then dw/dt = -speed (w + OVERSHOOT) / rest, down to w = 0 at scission.
-        rest = 1.0 - LINEAR + OVERSHOOT
-        speed = (LINEAR + rest * math.log(rest / OVERSHOOT)) / CONSTRICTION
-        return speed, self.scission - CONSTRICTION
+    def _ring(self) -> tuple[float, float, float]:
+        """Speed of the constriction, how far below zero the neck's law tends, and when it begins."""
+        below = OVERSHOOT
+        # Linear for the first part, then dw/dt = -(speed / (1 - LINEAR + below)) (w + below), down to w = 0.
+        rest = 1.0 - LINEAR + below
+        speed = (LINEAR + rest * math.log(rest / below)) / CONSTRICTION
+        return speed, below, self.scission - CONSTRICTION
 
     def _furrow(self, t: float) -> float:
         """Return the depth of the furrow as a fraction of the neck: 0 none, 1 scission, more: the daughters part."""
-        speed, begin = self._ring
+        speed, below, begin = self._ring
         ramp = 0.24  # the speed is reached smoothly, as the cell elongates
         u = (t - begin) / ramp + 0.5
         if u <= 0.0:
@@ -152,8 +150,8 @@ class CelegansPhantom:
         depth = speed * elapsed
         if depth <= LINEAR:
             return depth
-        rest = 1.0 - LINEAR + OVERSHOOT
-        return 1.0 + OVERSHOOT - rest * math.exp(-(depth - LINEAR) / rest)
+        rest = 1.0 - LINEAR + below
+        return 1.0 + below - rest * math.exp(-(depth - LINEAR) / rest)
 
     def _radii(self, t: float) -> tuple[float, float]:
         """Return the radii of the two spheres: equal in the mother, those of the daughters from scission on."""
@@ -166,7 +164,8 @@ class CelegansPhantom:
         """Return the core: z1, z2, R1, R2, then the fillet's centre (z, ρ) and radius."""
         furrow = self._furrow(t)
         first, second = self._radii(t)
-        fillet = self.fillet + self.tail * (math.exp(-SLENDER * furrow) - math.exp(-SLENDER * (1.0 + OVERSHOOT)))
+        _, below, _ = self._ring
+        fillet = self.fillet + self.tail * (math.exp(-2.2 * furrow) - math.exp(-2.2 * (1.0 + below)))
         neck = second * (1.0 - furrow)
         if neck < 0.0:  # tends to minus the fillet's radius: two whole spheres
             neck = fillet * math.tanh(neck / fillet)
@@ -204,11 +203,10 @@ class CelegansPhantom:
         values, vectors = np.linalg.eigh(strain)
         relax = vectors @ np.diag(np.exp(values)) @ vectors.T
         waves = self.mode_waves.at(t)
-        phases = self.phases + 0.5 * waves[:MODES]
+        phases = self.mode_waves.phases[:MODES, 1] + 0.5 * waves[:MODES]
         sizes = (0.6 + 0.4 * max(mother, daughters)) * (1.0 + 0.3 * waves[MODES:])
         # Once they have parted, the daughters flatten the faces they turn to each other: a soft slab between them.
-        away = 0.5 * (1.0 - _ease(t, self.scission - 0.04, 0.3))
-        slab = self.fillet * (0.4 + 1.1 * _ease(t, self.scission, 0.8)) - away
+        slab = 0.5 * self.fillet * daughters + 0.9 * self.fillet - 0.5 * (1.0 - _ease(t, self.scission + 0.1, 0.5))
         return _Implicit(
             relax @ turn.T / scale,
             core,
@@ -244,8 +242,9 @@ class CelegansPhantom:
 
         The whole shape scales, so the root of volume(scale) = target has a closed form once one volume is known.
         """
-        shape = ShapeFrame(self._implicit(t, scale=TRIAL, turn=np.eye(3)), resolution=COARSE, lipschitz=2.0)
-        return TRIAL * float(np.cbrt(self.target_volume(t) / shape.volume))
+        trial = 0.30
+        shape = ShapeFrame(self._implicit(t, scale=trial, turn=np.eye(3)), resolution=COARSE, lipschitz=2.0)
+        return trial * float(np.cbrt(self.target_volume(t) / shape.volume))
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,7 +271,6 @@ class _Implicit:
         return self._evaluate(points)[1]
 
     def _evaluate(self, points: Doubles) -> tuple[Doubles, Doubles]:
-        """Return values and heights, each (n,)."""
         values, heights = _membrane(
             points,
             self.to_cell,
@@ -311,19 +309,19 @@ def _soft_max(a: float, b: float) -> float:
 
 @numba.njit(cache=True, nogil=True)
 def _membrane(
-    points: Doubles,
-    to_cell: Doubles,
-    core: Doubles,
-    wave_vectors: Doubles,
-    phases: Doubles,
-    amplitudes: Doubles,
-    normals: Doubles,
-    offsets: Doubles,
-    owners: NDArray[np.int64],
+    points: Any,
+    to_cell: Any,
+    core: Any,
+    wave_vectors: Any,
+    phases: Any,
+    amplitudes: Any,
+    normals: Any,
+    offsets: Any,
+    owners: Any,
     slab: float,
     scale: float,
-) -> tuple[Doubles, Doubles]:
-    """Return the implicit function and the heights beyond the neck at points (n, 3); see :class:`_Implicit`."""
+) -> Any:
+    """Return the implicit function at points (n, 3); see :class:`_Implicit`."""
     values, heights = np.empty(len(points)), np.empty(len(points))
     for i in range(len(points)):
         a, b, c = points[i, 0], points[i, 1], points[i, 2]
@@ -360,13 +358,13 @@ def make(seed: int) -> CelegansPhantom:
     """
     phantom = _draw(seed, np.random.default_rng([seed, STREAM]))
     phantom = replace(phantom, ratios=_ratios(phantom))
-    shapes = (phantom.shape(t, resolution=COARSE) for t in np.linspace(-1.0, 1.0, 11))
-    reach = max(float(np.abs(shape.surface_points).max()) for shape in shapes)
+    reach = max(
+        float(np.abs(phantom.shape(t, resolution=COARSE).surface_points).max()) for t in np.linspace(-1.0, 1.0, 11)
+    )
     return replace(phantom, volume=phantom.volume * min(1.0, ROOM / reach) ** 3)
 
 
 def _draw(seed: int, rng: np.random.Generator) -> CelegansPhantom:
-    """Draw everything but the ratio of the core's spheres and the final size."""
     quaternion = rng.normal(size=4)
     count = int(rng.integers(3, 9))
     normals = _spread(rng, count=count)
@@ -386,19 +384,18 @@ def _draw(seed: int, rng: np.random.Generator) -> CelegansPhantom:
         growth=float(rng.uniform(0.05, 0.20)),
         asymmetry=min(float(rng.gamma(1.05, 0.165)), 0.45),
         ratios=(0.0, 0.0),
-        fillet=float(rng.uniform(0.09, 0.16)),
-        tail=float(rng.uniform(0.5, 1.3)),
+        fillet=float(rng.uniform(0.10, 0.18)),
+        tail=float(rng.uniform(0.4, 1.1)),
         rounding=float(rng.uniform(0.25, 0.65)),
         orientation=_rotation(quaternion / np.linalg.norm(quaternion)),
         spin=rng.normal(size=3) * 0.15,
         stretch=_strain(rng, low=0.18, high=0.33),
         daughters_stretch=_strain(rng, low=0.18, high=0.31),
         wave_vectors=wave_vectors,
-        phases=rng.uniform(0.0, 2.0 * math.pi, MODES),
         directions=rng.normal(size=(MODES, 3)) * 0.15 / numbers,
         mode_waves=_Waves.draw(rng, count=2 * MODES),
         normals=normals,
-        depths=np.where(owners == 0, rng.uniform(0.12, 0.40, len(owners)), rng.uniform(0.20, 0.50, len(owners))),
+        depths=np.where(owners == 0, rng.uniform(0.12, 0.40, len(normals)), rng.uniform(0.20, 0.50, len(normals))),
         owners=owners,
         plane_waves=_Waves.draw(rng, count=4 * len(normals)),
     )

@@ -105,7 +105,7 @@ def test_volume_follows_its_law_without_jumps(phantoms: dict[int, CelegansPhanto
             assert phantom.frame(t).volume == pytest.approx(phantom.target_volume(t), rel=0.01)
         before, after = phantom.target_volume(phantom.scission), phantom.target_volume(phantom.scission + 0.6)
         assert 1.04 < before / phantom.target_volume(-1.0) < 1.21
-        assert after / before == pytest.approx(0.955, abs=1e-6)
+        assert after / before == pytest.approx(0.955, abs=1e-3)
 
 
 def test_shape_moves_continuously_through_the_scission() -> None:

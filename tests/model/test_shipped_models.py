@@ -1,0 +1,109 @@
+"""The models in the repository: what their cards promise, measured again on a part."""
+
+from __future__ import annotations
+
+import hashlib
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.card import SHIPPED_MODELS, find_models
+from model.checkpoint import Checkpoint, load_checkpoint
+from model.domain import Grid, frame_times
+from model.evaluation.reconstruction import score_reconstruction
+from model.labels import CellTracker
+from model.sparse import evaluate_dense, evaluate_sparse
+from model.spec import GenerationSpec
+from model.surface import extract_surface
+from model.synthesis import frames, living_cell
+from model.train import TrainConfig
+
+NAMES = ("celegans", "a549")
+RECIPES = Path(__file__).parents[2] / "model" / "recipes"
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
+    return load_checkpoint(SHIPPED_MODELS / request.param)
+
+
+def cell_spec(checkpoint: Checkpoint, **changes: object) -> GenerationSpec:
+    return GenerationSpec.model_validate({"model": checkpoint.card.id, "seed": 0} | changes).completed()
+
+
+def test_exactly_the_promised_models_are_shipped() -> None:
+    assert set(find_models([SHIPPED_MODELS])) == set(NAMES)
+
+
+def test_model_is_small_and_as_its_card_says(checkpoint: Checkpoint) -> None:
+    card = checkpoint.card
+    weights = SHIPPED_MODELS / card.id / "weights.safetensors"
+    assert weights.stat().st_size <= 2_000_000
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == card.sha256
+    assert card.training.sequences >= 33
+    assert card.training.frames >= 30
+    assert card.latent_codes == card.training.sequences
+    assert card.parameters == sum(p.numel() for p in checkpoint.decoder.parameters())
+
+
+def test_card_states_the_dice_that_is_measured(checkpoint: Checkpoint) -> None:
+    """Four sequences, a training and a left-out frame each: near the card's means over all sequences."""
+    recipe = TrainConfig.read(RECIPES / f"{checkpoint.card.id}.toml")
+    scores = score_reconstruction(
+        checkpoint,
+        recipe.data,
+        held_out=recipe.held_out.frames,
+        frames=lambda _total: [4, 17],
+        grid_side=128,
+        sequences=[0, 9, 18, 27],
+    )
+    for name, held_out in (("dice_training_frames", False), ("dice_left_out_frames", True)):
+        measured = np.mean([score.dice for score in scores if score.held_out == held_out])
+        assert measured == pytest.approx(checkpoint.card.quality[name], abs=0.015)
+
+
+def test_new_cells_live_as_their_type_does(checkpoint: Checkpoint) -> None:
+    """Closed, outward surfaces in every frame; the right number of bodies; no leaps of volume."""
+    times = frame_times(30)
+    for index in range(2):
+        cell, _ = living_cell(cell_spec(checkpoint, rotation="random"), checkpoint, index)
+        counts, volumes = [], []
+        for _, labelled, surface in frames(cell, times, Grid((48, 48, 48)), CellTracker()):
+            assert surface.is_watertight
+            counts.append(len(labelled.cells))
+            volumes.append(surface.volume)
+        assert min(volumes) > 0
+        assert max(abs(b - a) / a for a, b in pairwise(volumes)) < 0.15
+        if checkpoint.card.topology == "division":
+            assert (counts[0], counts[-1]) == (1, 2)
+            assert sum(a != b for a, b in pairwise(counts)) == 1
+        else:
+            assert set(counts) == {1}
+
+
+@pytest.mark.parametrize("latent", [{"kind": "sampled"}, {"kind": "interpolated", "first": 3, "second": 8}])
+def test_sparse_evaluation_equals_dense_on_real_cells(checkpoint: Checkpoint, latent: dict[str, object]) -> None:
+    """The same signs everywhere and the same surface, vertex by vertex."""
+    cell, _ = living_cell(cell_spec(checkpoint, latent=latent, rotation="random"), checkpoint, 0)
+    grid, lipschitz = Grid((56, 48, 61)), cell.lipschitz()
+    for time in (-0.6, 0.35):
+        sdf = cell.at(time)
+        dense, sparse = evaluate_dense(sdf, grid), evaluate_sparse(sdf, grid, lipschitz=lipschitz)
+        assert ((dense < 0) == (sparse < 0)).all()
+        first, second = extract_surface(dense, grid), extract_surface(sparse, grid)
+        assert np.array_equal(first.faces, second.faces)
+        assert np.array_equal(first.vertices, second.vertices)
+
+
+def test_cells_of_different_seeds_differ(checkpoint: Checkpoint) -> None:
+    grid = Grid((32, 32, 32))
+    masks = []
+    for seed in range(4):
+        cell, _ = living_cell(cell_spec(checkpoint, seed=seed), checkpoint, 0)
+        masks.append(evaluate_sparse(cell.at(0.0), grid, lipschitz=cell.lipschitz()) < 0)
+    for first in range(4):
+        for second in range(first):
+            both = 2 * (masks[first] & masks[second]).sum() / (masks[first].sum() + masks[second].sum())
+            assert both < 0.97
