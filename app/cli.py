@@ -88,7 +88,9 @@ def generate(
     times: Annotated[str | None, typer.Option(help="Times in [-1, 1] instead: -1,0,0.5.")] = None,
     grid: Annotated[str | None, typer.Option(help="Samples a side: 64, or x,y,z: 64,64,48.")] = None,
     latent: Annotated[str | None, typer.Option(help="sampled, learned, nearby, interpolated or explicit.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="sampled: 0 the average cell, 1 the usual variety.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="sampled: 0 repeats a learned cell, 1 the usual variety, 2 goes further.")
+    ] = None,
     index: Annotated[int | None, typer.Option(help="learned, nearby: which learned cell.")] = None,
     noise: Annotated[float | None, typer.Option(help="nearby: how far from it.")] = None,
     first: Annotated[int | None, typer.Option(help="interpolated: one learned cell,")] = None,
@@ -97,7 +99,8 @@ def generate(
     values: Annotated[str | None, typer.Option(help="explicit: the code, number by number.")] = None,
     rotation: Annotated[str | None, typer.Option(help="none, random, or a quaternion w,x,y,z.")] = None,
     formats: Annotated[
-        list[str] | None, typer.Option("--format", help="stl, obj, ply, tiff; may be repeated.", show_default=False)
+        list[str] | None,
+        typer.Option("--format", help="stl, obj, ply, tiff, png; may be repeated.", show_default=False),
     ] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Where the files go; ./MODEL-SEED by default.")] = None,
     server: Server = None,

@@ -16,7 +16,7 @@ from fastapi import Depends, Request
 from app.settings import AppSettings
 from model.card import CARD_FILE, ModelCard, find_model, find_models, load_card
 from model.errors import CheckpointError, SpecError, TooLargeError
-from model.spec import Cost, ExplicitLatent, GenerationSpec, InterpolatedLatent, LearnedLatent, NearbyLatent
+from model.spec import Cost, GenerationSpec
 from worker.artifacts import Artifacts
 from worker.broker import Broker, start_broker
 from worker.jobs import AsyncJobs, Job, JobRules, Jobs
@@ -100,20 +100,7 @@ def check_fits_model(spec: GenerationSpec, card: ModelCard) -> None:
     """Raise ``SpecError`` where a member does not suit the model."""
     if max(spec.grid_shape) > card.grid_max:
         raise SpecError(f"grid may be at most {card.grid_max} for model {card.id}", pointer="/grid")
-    latent, codes = spec.latent, card.latent_codes
-    if isinstance(latent, ExplicitLatent) and len(latent.values) != card.latent_size:
-        raise SpecError(f"values must hold {card.latent_size} numbers for model {card.id}", pointer="/latent/values")
-    indices = {}
-    if isinstance(latent, (LearnedLatent, NearbyLatent)):
-        indices = {"index": latent.index}
-    elif isinstance(latent, InterpolatedLatent):
-        indices = {"first": latent.first, "second": latent.second}
-    for name, index in indices.items():
-        if index >= codes:
-            raise SpecError(
-                f"{name} must be at most {codes - 1}: model {card.id} learned {codes} sequences",
-                pointer=f"/latent/{name}",
-            )
+    spec.check_fits(latent_codes=card.latent_codes, latent_size=card.latent_size)
 
 
 def check_budget(cost: Cost, settings: AppSettings) -> None:

@@ -17,7 +17,12 @@ class AppSettings(BaseSettings):
     """Read from ``CYTOSYNTH_*`` variables and ``.env``; every default suits one machine."""
 
     model_config = SettingsConfigDict(
-        env_prefix="CYTOSYNTH_", env_file=".env", extra="ignore", frozen=True, protected_namespaces=()
+        env_prefix="CYTOSYNTH_",
+        env_file=".env",
+        env_ignore_empty=True,  # compose files and .env templates set what they do not use to nothing
+        extra="ignore",
+        frozen=True,
+        protected_namespaces=(),
     )
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")

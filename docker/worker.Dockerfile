@@ -1,4 +1,5 @@
-# The worker image: the arithmetic. Runs on a CPU as it is; docker/gpu.yml gives it an NVIDIA device.
+# The worker image: the arithmetic. Synthesis computes on the CPU in this version; docker/gpu.yml reserves an NVIDIA
+# device for the engine to come.
 #
 #   docker build --file docker/worker.Dockerfile --tag cytosynth-worker .
 #

@@ -103,32 +103,6 @@ def fit_prior(codes: Floats, *, bandwidth: float = 0.35) -> Prior:
     return Prior(np.asarray(table, dtype=np.float32), factor.astype(np.float32), bandwidth)
 
 
-def check_latent(spec: GenerationSpec, *, codes: int, size: int) -> None:
-    """Refuse a latent that the model cannot have.
-
-    Raises
-    ------
-    SpecError
-        If an index is not in the latent table or explicit values have another length.
-    """
-    latent = spec.latent
-    indices: dict[str, int] = {}
-    if isinstance(latent, LearnedLatent | NearbyLatent):
-        indices = {"index": latent.index}
-    elif isinstance(latent, InterpolatedLatent):
-        indices = {"first": latent.first, "second": latent.second}
-    for name, index in indices.items():
-        if index >= codes:
-            raise SpecError(
-                f"the model has {codes} learned codes, 0 to {codes - 1}; {index} is not one of them",
-                pointer=f"/latent/{name}",
-            )
-    if isinstance(latent, ExplicitLatent) and len(latent.values) != size:
-        raise SpecError(
-            f"this model's codes have {size} values; {len(latent.values)} were given", pointer="/latent/values"
-        )
-
-
 def sequence_generator(spec: GenerationSpec, index: int) -> np.random.Generator:
     """Source of randomness of one sequence of a completed spec."""
     if spec.seed is None:

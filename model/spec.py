@@ -19,6 +19,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from model.errors import SpecError
+
 GRID_MIN, GRID_MAX = 8, 512
 FRAMES_MAX = 1000
 COUNT_MAX = 1000
@@ -171,6 +173,36 @@ class GenerationSpec(_Strict):
         if self.times is not None:
             return len(self.times)
         return self.frames if self.frames is not None else 30
+
+    def check_fits(self, *, latent_codes: int, latent_size: int) -> None:
+        """Refuse a latent that the model cannot have: what only the model's card, or the model itself, can tell.
+
+        Parameters
+        ----------
+        latent_codes
+            How many codes the model learned.
+        latent_size
+            Numbers in a code.
+
+        Raises
+        ------
+        SpecError
+            If an index is not in the latent table or explicit values have another length; with the member's pointer.
+        """
+        latent = self.latent
+        if isinstance(latent, ExplicitLatent) and len(latent.values) != latent_size:
+            raise SpecError(f"values must hold {latent_size} numbers for model {self.model}", pointer="/latent/values")
+        indices: dict[str, int] = {}
+        if isinstance(latent, LearnedLatent | NearbyLatent):
+            indices = {"index": latent.index}
+        elif isinstance(latent, InterpolatedLatent):
+            indices = {"first": latent.first, "second": latent.second}
+        for name, index in indices.items():
+            if index >= latent_codes:
+                raise SpecError(
+                    f"{name} must be at most {latent_codes - 1}: model {self.model} learned {latent_codes} sequences",
+                    pointer=f"/latent/{name}",
+                )
 
     def completed(self) -> GenerationSpec:
         """Fill in what the client left open, so that the result can be repeated.

@@ -27,7 +27,7 @@ from model.domain import TAU, Grid, frame_times
 from model.errors import EmptySurfaceError
 from model.export import Exporter
 from model.labels import CellTracker, LabelledFrame
-from model.latent import check_latent, draw_code, draw_rotation, rotation_matrix, sequence_generator
+from model.latent import draw_code, draw_rotation, rotation_matrix, sequence_generator
 from model.network import FoldedDecoder
 from model.plausibility import draw_plausible_code
 from model.render import PALETTES, Scene, encode_png, montage, render_frames, vertex_labels
@@ -115,8 +115,8 @@ def synthesize(
     ExportError
         If a file cannot be written.
     """
-    check_latent(spec, codes=len(checkpoint.latent_codes), size=checkpoint.decoder.config.latent_size)
     card = checkpoint.card
+    spec.check_fits(latent_codes=len(checkpoint.latent_codes), latent_size=checkpoint.decoder.config.latent_size)
     exporter = Exporter(folder, grid=Grid(spec.grid_shape), micrometres=card.micrometres, minutes=card.minutes)
     total = spec.count * spec.frame_count
     cells = []

@@ -33,7 +33,7 @@ from worker.jobs import Jobs
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 DOCKERFILES = ["docker/app.Dockerfile", "docker/worker.Dockerfile"]
-NUMERICAL = {"torch", "numpy", "scipy", "scikit-image", "trimesh", "tifffile", "numba", "h5py", "matplotlib", "pillow"}
+NUMERICAL = {"torch", "numpy", "scipy", "scikit-image", "trimesh", "tifffile", "numba", "matplotlib", "pillow"}
 PASSWORD = "0123456789abcdef"
 
 

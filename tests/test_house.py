@@ -25,7 +25,7 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 NUMERICAL = frozenset(
-    {"torch", "numpy", "scipy", "skimage", "trimesh", "tifffile", "numba", "h5py", "matplotlib", "PIL", "safetensors"}
+    {"torch", "numpy", "scipy", "skimage", "trimesh", "tifffile", "numba", "matplotlib", "PIL", "safetensors"}
 )
 LIGHT = [
     path

@@ -21,6 +21,8 @@ from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
+DEVICE = "cpu"  # synthesis computes there in this version, whatever the container reserves
+
 
 class Chores:
     """The thread; one a process."""
@@ -80,9 +82,7 @@ class Chores:
             self._unheard_since = None
 
     def _announce(self) -> None:
-        self._jobs.announce(
-            name=self._name, hostname=socket.gethostname(), pid=os.getpid(), device=self._settings.device
-        )
+        self._jobs.announce(name=self._name, hostname=socket.gethostname(), pid=os.getpid(), device=DEVICE)
 
     def _sweep(self) -> None:
         # One worker in each round; the lock runs out a little early, so that a round is never skipped for its sake.

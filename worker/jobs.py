@@ -17,7 +17,6 @@ Does not promise: that a job runs once only. It ends once; the digest in its rec
 from __future__ import annotations
 
 import builtins  # because a method here is called list
-import hashlib
 import json
 import logging
 import time
@@ -28,7 +27,7 @@ from typing import Any, Self
 import redis
 
 from worker.artifacts import Artifacts
-from worker.async_jobs import BLOCK_S, PREFIX, AsyncJobs, block_ms, event_id
+from worker.async_jobs import PREFIX, AsyncJobs
 from worker.connection import connect, reachable
 from worker.errors import (
     IdempotencyError,
@@ -51,10 +50,9 @@ from worker.records import (
     Sweep,
     WorkerBeat,
     new_job_id,
-    parse_events,
     parse_job,
 )
-from worker.store import Store
+from worker.store import Store, fingerprint
 
 __all__ = [
     "AsyncJobs",
@@ -73,13 +71,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-QUEUE = "cytosynth"  # the list that holds the hints; Celery's queue of the same name
 PAGE_MAX = 200
-SCAN_MAX = 5000  # records looked at for one page, however rare the filter
-CRASHED = (
-    "the workers that ran this job died {lost} times (out of memory?); "
-    "ask for a smaller grid, fewer frames or a smaller count"
-)
 
 HintPublisher = Callable[[str], None]
 
@@ -178,10 +170,10 @@ class Jobs:
         """
         job_id = new_job_id()
         text = json.dumps(spec, allow_nan=False, separators=(",", ":"))
-        key = _sha256(owner, idempotency_key) if idempotency_key is not None else ""
+        key = fingerprint(owner, idempotency_key) if idempotency_key is not None else ""
         answer, found = self._store.run(
             "submit", job_id, kind, owner, text, model_id, model_sha256, digest, request_digest or digest, key,
-            int(self.rules.idempotency_s), _sha256(owner, digest), int(reuse), self.rules.max_queue,
+            int(self.rules.idempotency_s), fingerprint(owner, digest), int(reuse), self.rules.max_queue,
         )  # fmt: skip
         if answer == "mismatch":
             raise IdempotencyError("this Idempotency-Key was used with another body; use a new key for a new request")
@@ -225,29 +217,7 @@ class Jobs:
         if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 17):
             raise SpecError("the cursor is not one that this service gave out; start again without it")
         limit = max(1, min(limit, PAGE_MAX))
-        index = f"owner:{owner}" if owner is not None else f"status:{status}" if status else "all"
-        highest = f"({cursor}" if cursor else "+inf"
-        # One more than asked for tells whether there is a next page; filters need a longer look.
-        chunk = limit + 1 if kind is None and (status is None or owner is None) else max(limit + 1, 50)
-        found: builtins.list[Job] = []
-        for _ in range(0, SCAN_MAX, chunk):
-            with reachable():
-                rows: Any = self._redis.zrange(
-                    self._prefix + index, highest, "-inf", desc=True, byscore=True, withscores=True,
-                    offset=0, num=chunk,
-                )  # fmt: skip
-            more = len(rows) == chunk
-            positions = {job_id: int(seq) for job_id, seq in rows}
-            for job in self._store.fetch(list(positions)):
-                if (status is None or job.status is status) and (kind is None or job.kind == kind):
-                    found.append(job)
-                    if len(found) == limit:
-                        last = not more and job.id == rows[-1][0]
-                        return JobPage(jobs=found, next_cursor=None if last else str(positions[job.id]))
-            if not more:
-                return JobPage(jobs=found, next_cursor=None)
-            highest = f"({int(rows[-1][1])}"
-        return JobPage(jobs=found, next_cursor=highest[1:])
+        return self._store.page(owner=owner, status=status, kind=kind, cursor=cursor, limit=limit)
 
     def cancel(self, job_id: str, *, owner: str | None = None) -> Job:
         """Cancel a job that has not ended; one that has is returned as it is.
@@ -277,13 +247,7 @@ class Jobs:
 
     def events(self, job_id: str, *, after: str = "0", block_s: float = 0.0) -> builtins.list[JobEvent]:
         """Return what happened after the event ``after``, waiting up to ``block_s`` for the first; maybe nothing."""
-        key, deadline = self._store.events_key(job_id), time.monotonic() + block_s
-        while True:
-            left = deadline - time.monotonic()
-            with reachable():
-                answer: Any = self._redis.xread({key: event_id(after)}, block=block_ms(left))
-            if answer or left <= BLOCK_S:
-                return parse_events(answer[0][1]) if answer else []
+        return self._store.events(job_id, after=after, block_s=block_s)
 
     def wait(self, job_id: str, *, timeout_s: float, owner: str | None = None) -> Job:
         """Return the job as soon as it has ended, or as it is after ``timeout_s``."""
@@ -335,17 +299,11 @@ class Jobs:
 
     def announce(self, *, name: str, hostname: str, pid: int, device: str) -> None:
         """Record that a worker lives."""
-        text = json.dumps({"hostname": hostname, "pid": pid, "device": device})
-        with reachable():
-            now = self._store.now()
-            self._redis.hset(self._prefix + "worker-facts", name, text)
-            self._redis.zadd(self._prefix + "workers", {name: now})
+        self._store.announce(name, hostname=hostname, pid=pid, device=device)
 
     def retire(self, name: str) -> None:
         """Forget a worker that stops in good order."""
-        with reachable():
-            self._redis.zrem(self._prefix + "workers", name)
-            self._redis.hdel(self._prefix + "worker-facts", name)
+        self._store.retire(name)
 
     # ------------------------------------------------------------------------------------------ for the whole service
 
@@ -360,11 +318,7 @@ class Jobs:
 
     def sweep(self) -> Sweep:
         """Repair what dead workers and lost hints left behind, and apply retention. Safe to run anywhere, any time."""
-        lists = self._store.run(
-            "sweep", QUEUE, self.rules.hint_after_s, self.rules.max_lost, self.rules.record_s, self.rules.sweep_batch,
-            CRASHED.format(lost=self.rules.max_lost),
-        )  # fmt: skip
-        swept = Sweep(**dict(zip(("requeued", "crashed", "hinted", "expired", "purged"), lists, strict=True)))
+        swept = self._store.sweep(self.rules)
         for job_id in dict.fromkeys(swept.requeued + swept.hinted):
             self.hint(job_id)
         if self._artifacts:
@@ -377,35 +331,21 @@ class Jobs:
         """Remove files that belong to no job; slower than :meth:`sweep`, so run it seldom."""
         if self._artifacts is None:
             return
-        with reachable():
-            leased: Any = self._redis.zrange(self._prefix + "leases", 0, -1)
-        stored = self._artifacts.stored()
-        with reachable(), self._redis.pipeline(transaction=False) as pipe:
-            for job_id in stored:
-                pipe.hget(self._store.job_key(job_id), "status")
-            statuses: builtins.list[str | None] = pipe.execute()
-        known = {job_id: JobStatus(status) for job_id, status in zip(stored, statuses, strict=True) if status}
+        leased, stored = self._store.leased(), self._artifacts.stored()
+        known = self._store.statuses(stored)
         ended = [i for i, s in known.items() if not s.active and s is not JobStatus.SUCCEEDED]
         unknown = [i for i in stored if i not in known]
         self._artifacts.sweep(
-            leased=set(leased), ended=ended, unknown=unknown, grace_s=self.rules.lease_s, keep_s=self.rules.retention_s
+            leased=leased, ended=ended, unknown=unknown, grace_s=self.rules.lease_s, keep_s=self.rules.retention_s
         )
 
     def try_lock(self, name: str, *, seconds: float) -> bool:
         """Whether the caller may do a chore that one worker at a time should do; the lock runs out by itself."""
-        with reachable():
-            return bool(self._redis.set(f"{self._prefix}lock:{name}", "1", nx=True, px=max(1, int(seconds * 1000))))
+        return self._store.try_lock(name, seconds=seconds)
 
     def restore(self, request: dict[str, Any], *, result: str | None = None) -> bool:
         """Put back a job that the broker has forgotten; False if it is known."""
-        return bool(
-            self._store.run(
-                "restore", request["id"], request["kind"], request["owner"],
-                json.dumps(request["spec"], allow_nan=False, separators=(",", ":")), request["model_id"],
-                request["model_sha256"], request["digest"], _sha256(request["owner"], request["digest"]),
-                request["created_at"], self.rules.retention_s, result or "",
-            )
-        )  # fmt: skip
+        return self._store.restore(request, retention_s=self.rules.retention_s, result=result)
 
     def rebuild(self) -> int:
         """Restore every recorded request after the broker lost its data; returns how many were missing."""
@@ -419,10 +359,7 @@ class Jobs:
 
     def counts(self) -> dict[JobStatus, int]:
         """Return how many jobs are in each state."""
-        with reachable(), self._redis.pipeline() as pipe:
-            for status in JobStatus:
-                pipe.zcard(f"{self._prefix}status:{status}")
-            return dict(zip(JobStatus, pipe.execute(), strict=True))
+        return self._store.counts()
 
     def queue_depth(self) -> int:
         """Return how many jobs wait."""
@@ -430,18 +367,7 @@ class Jobs:
 
     def workers_alive(self, *, within_s: float = 45.0) -> builtins.list[WorkerBeat]:
         """Return the workers that gave a sign of life lately; the long dead are forgotten."""
-        with reachable():
-            now = self._store.now()
-            self._redis.zremrangebyscore(self._prefix + "workers", "-inf", now - 86400.0)
-            rows: Any = self._redis.zrange(
-                self._prefix + "workers", now - within_s, "+inf", byscore=True, withscores=True
-            )
-            facts: Any = self._redis.hmget(self._prefix + "worker-facts", [name for name, _ in rows]) if rows else []
-        return [
-            WorkerBeat(name=name, seen_at=seen, **json.loads(text))
-            for (name, seen), text in zip(rows, facts, strict=True)
-            if text
-        ]
+        return self._store.workers_alive(within_s=within_s)
 
     # ------------------------------------------------------------------------------------------------------- private
 
@@ -472,8 +398,3 @@ def _celery_hints(url: str) -> HintPublisher:
     from worker.main import hint_publisher  # celery is slow to import, and nothing but hints needs it
 
     return hint_publisher(url)
-
-
-def _sha256(*parts: str) -> str:
-    """Return a name of fixed length for what a client may choose freely."""
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()

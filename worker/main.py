@@ -18,8 +18,9 @@ from worker.broker import celery_url, check_server, running_broker, worker_comma
 from worker.chores import Chores
 from worker.errors import BrokerError
 from worker.guard import die_with_parent
-from worker.jobs import QUEUE, HintPublisher
+from worker.jobs import HintPublisher
 from worker.settings import WorkerSettings
+from worker.store import QUEUE
 
 __all__ = ["TASK", "celery_app", "configuration", "draining", "hint_publisher", "worker_command"]
 

@@ -17,7 +17,12 @@ class WorkerSettings(BaseSettings):
     """Read from ``CYTOSYNTH_*`` variables; every member has a default that suits one machine."""
 
     model_config = SettingsConfigDict(
-        env_prefix="CYTOSYNTH_", env_file=".env", extra="ignore", frozen=True, protected_namespaces=()
+        env_prefix="CYTOSYNTH_",
+        env_file=".env",
+        env_ignore_empty=True,  # compose files and .env templates set what they do not use to nothing
+        extra="ignore",
+        frozen=True,
+        protected_namespaces=(),
     )
 
     redis_url: str | None = Field(
@@ -45,7 +50,6 @@ class WorkerSettings(BaseSettings):
     preload: bool = Field(
         default=True, description="Load the numerical libraries before the first job is claimed, not during it."
     )
-    device: str = Field(default="cpu", description="Shown with the worker's heartbeat.")
 
     @field_validator("model_dirs", mode="before")
     @classmethod

@@ -1,5 +1,7 @@
 """How job records lie in Redis: the keys, the scripts that change them, the one way to read them.
 
+:class:`worker.jobs.Jobs` has the rules, the files and the errors; it names no key.
+
 ====================  ========================================================================================
 ``job:<id>``          hash, the record
 ``events:<id>``       stream, what happened to it
@@ -16,15 +18,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import time
 from pathlib import Path
 from typing import Any
 
 import redis
 
+from worker.async_jobs import BLOCK_S, block_ms, event_id
 from worker.connection import reachable
-from worker.records import Job, JobStatus, parse_job
+from worker.records import Job, JobEvent, JobPage, JobRules, JobStatus, Sweep, WorkerBeat, parse_events, parse_job
 
 LUA = Path(__file__).parent / "lua"
+QUEUE = "cytosynth"  # the list that holds the hints; Celery's queue of the same name
+SCAN_MAX = 5000  # records looked at for one page, however rare the filter
+CRASHED = (
+    "the workers that ran this job died {lost} times (out of memory?); "
+    "ask for a smaller grid, fewer frames or a smaller count"
+)
 SCRIPTS = ("submit", "claim", "beat", "finish", "fail", "release", "cancel", "delete", "sweep", "restore")
 
 
@@ -54,6 +66,116 @@ class Store:
             rows = pipe.execute()
         return [parse_job(fields, rank=rank) for fields, rank in zip(rows[::2], rows[1::2], strict=True) if fields]
 
+    def page(
+        self, *, owner: str | None, status: JobStatus | None, kind: str | None, cursor: str | None, limit: int
+    ) -> JobPage:
+        """Return jobs, newest first, from after ``cursor``: the order of submission of the last one seen."""
+        index = f"owner:{owner}" if owner is not None else f"status:{status}" if status else "all"
+        highest = f"({cursor}" if cursor else "+inf"
+        # One more than asked for tells whether there is a next page; filters need a longer look.
+        chunk = limit + 1 if kind is None and (status is None or owner is None) else max(limit + 1, 50)
+        found: list[Job] = []
+        for _ in range(0, SCAN_MAX, chunk):
+            with reachable():
+                rows: Any = self._redis.zrange(
+                    self._prefix + index, highest, "-inf", desc=True, byscore=True, withscores=True,
+                    offset=0, num=chunk,
+                )  # fmt: skip
+            more = len(rows) == chunk
+            positions = {job_id: int(seq) for job_id, seq in rows}
+            for job in self.fetch(list(positions)):
+                if (status is None or job.status is status) and (kind is None or job.kind == kind):
+                    found.append(job)
+                    if len(found) == limit:
+                        last = not more and job.id == rows[-1][0]
+                        return JobPage(jobs=found, next_cursor=None if last else str(positions[job.id]))
+            if not more:
+                return JobPage(jobs=found, next_cursor=None)
+            highest = f"({int(rows[-1][1])}"
+        return JobPage(jobs=found, next_cursor=highest[1:])
+
+    def sweep(self, rules: JobRules) -> Sweep:
+        """Run the sweeping script."""
+        lists = self.run(
+            "sweep", QUEUE, rules.hint_after_s, rules.max_lost, rules.record_s, rules.sweep_batch,
+            CRASHED.format(lost=rules.max_lost),
+        )  # fmt: skip
+        return Sweep(**dict(zip(("requeued", "crashed", "hinted", "expired", "purged"), lists, strict=True)))
+
+    def restore(self, request: dict[str, Any], *, retention_s: float, result: str | None) -> bool:
+        """Put back a record that is missing; False if it is there."""
+        spec = json.dumps(request["spec"], allow_nan=False, separators=(",", ":"))
+        answer = self.run(
+            "restore", request["id"], request["kind"], request["owner"], spec, request["model_id"],
+            request["model_sha256"], request["digest"], fingerprint(request["owner"], request["digest"]),
+            request["created_at"], retention_s, result or "",
+        )  # fmt: skip
+        return bool(answer)
+
+    def events(self, job_id: str, *, after: str, block_s: float) -> list[JobEvent]:
+        """Return the events after ``after``, waiting up to ``block_s`` for the first."""
+        key, deadline = self.events_key(job_id), time.monotonic() + block_s
+        while True:
+            left = deadline - time.monotonic()
+            with reachable():
+                answer: Any = self._redis.xread({key: event_id(after)}, block=block_ms(left))
+            if answer or left <= BLOCK_S:
+                return parse_events(answer[0][1]) if answer else []
+
+    def statuses(self, job_ids: list[str]) -> dict[str, JobStatus]:
+        """Return the states of those jobs that exist."""
+        with reachable(), self._redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hget(self.job_key(job_id), "status")
+            statuses: list[str | None] = pipe.execute()
+        return {job_id: JobStatus(status) for job_id, status in zip(job_ids, statuses, strict=True) if status}
+
+    def counts(self) -> dict[JobStatus, int]:
+        """Return how many jobs are in each state."""
+        with reachable(), self._redis.pipeline() as pipe:
+            for status in JobStatus:
+                pipe.zcard(f"{self._prefix}status:{status}")
+            return dict(zip(JobStatus, pipe.execute(), strict=True))
+
+    def leased(self) -> set[str]:
+        """Return the jobs that are running."""
+        with reachable():
+            leased: Any = self._redis.zrange(self._prefix + "leases", 0, -1)
+        return set(leased)
+
+    def try_lock(self, name: str, *, seconds: float) -> bool:
+        """Whether the lock was free; it runs out by itself."""
+        with reachable():
+            return bool(self._redis.set(f"{self._prefix}lock:{name}", "1", nx=True, px=max(1, int(seconds * 1000))))
+
+    def announce(self, name: str, **facts: str | int) -> None:
+        """Record that a worker lives, and what it is."""
+        with reachable():
+            now = self.now()
+            self._redis.hset(self._prefix + "worker-facts", name, json.dumps(facts))
+            self._redis.zadd(self._prefix + "workers", {name: now})
+
+    def retire(self, name: str) -> None:
+        """Forget a worker."""
+        with reachable():
+            self._redis.zrem(self._prefix + "workers", name)
+            self._redis.hdel(self._prefix + "worker-facts", name)
+
+    def workers_alive(self, *, within_s: float) -> list[WorkerBeat]:
+        """Return the workers that gave a sign of life lately; the long dead are forgotten."""
+        with reachable():
+            now = self.now()
+            self._redis.zremrangebyscore(self._prefix + "workers", "-inf", now - 86400.0)
+            rows: Any = self._redis.zrange(
+                self._prefix + "workers", now - within_s, "+inf", byscore=True, withscores=True
+            )
+            facts: Any = self._redis.hmget(self._prefix + "worker-facts", [name for name, _ in rows]) if rows else []
+        return [
+            WorkerBeat(name=name, seen_at=seen, **json.loads(text))
+            for (name, seen), text in zip(rows, facts, strict=True)
+            if text
+        ]
+
     def now(self) -> float:
         """Return the broker's time, by which all hosts agree."""
         seconds, micros = self._redis.time()
@@ -72,3 +194,8 @@ class Store:
     def events_key(self, job_id: str) -> str:
         """Return the key of a record's events."""
         return f"{self._prefix}events:{job_id}"
+
+
+def fingerprint(*parts: str) -> str:
+    """Return a name of fixed length for what a client may choose freely."""
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()

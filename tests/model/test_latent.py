@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from model.errors import SpecError
-from model.latent import check_latent, draw_code, draw_rotation, fit_prior, rotation_matrix, sequence_generator
+from model.latent import draw_code, draw_rotation, fit_prior, rotation_matrix, sequence_generator
 from model.spec import (
     ExplicitLatent,
     GenerationSpec,
@@ -94,18 +93,3 @@ def test_any_sequence_can_be_remade_alone() -> None:
     alone = draw_code(SampledLatent(), prior=PRIOR, rng=sequence_generator(spec(count=5), 8))
     assert np.array_equal(drawn[8], alone)
     assert len({code.tobytes() for code in drawn}) == 9
-
-
-@pytest.mark.parametrize(
-    ("latent", "pointer"),
-    [
-        ({"kind": "learned", "index": 40}, "/latent/index"),
-        ({"kind": "nearby", "index": 99}, "/latent/index"),
-        ({"kind": "interpolated", "first": 0, "second": 40}, "/latent/second"),
-        ({"kind": "explicit", "values": [0.0, 1.0]}, "/latent/values"),
-    ],
-)
-def test_latents_a_model_cannot_have_are_refused_with_their_place(latent: dict[str, object], pointer: str) -> None:
-    with pytest.raises(SpecError) as caught:
-        check_latent(spec(latent=latent), codes=40, size=6)
-    assert caught.value.pointer == pointer

@@ -210,10 +210,9 @@ def test_plain_celery_command_works_by_hand(service: Service) -> None:
         [sys.executable, "-m", "celery", "-A", "worker.main", "worker", "-c", "1", "--include=probe_kinds"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        cwd=ROOT,
         env={
             **os.environ,
-            "PYTHONPATH": str(PROBE_KINDS),
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(PROBE_KINDS))),
             "CYTOSYNTH_DATA_DIR": str(service.data_dir),  # where it finds the embedded broker
             "CYTOSYNTH_PRELOAD": "0",
         },

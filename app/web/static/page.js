@@ -144,13 +144,15 @@ async function finished(job) {
     item.append(element("a", file.name, { href: file.href, download: "" }), ` ${size(file.bytes)}`);
     return item;
   }));
+  const pictures = files.filter((f) => f.name.endsWith("/preview.png"));
+  $("previews").replaceChildren(...pictures.map((f, i) => element("img", undefined, { src: f.href, loading: "lazy", alt: `Frames of cell ${i}, from the first to the last` })));
   $("downloads").hidden = false;
   show(job, files.filter((f) => f.name.endsWith(".stl")));
 }
 
 async function show(job, files) {
   if (files.length === 0) {
-    $("stage-note").textContent = "Ask for STL to see it here.";
+    $("stage-note").textContent = "Ask for STL to turn it here.";
     return;
   }
   try {
