@@ -44,8 +44,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 .PHONY: demo
-demo: $(STAMP) ## One small cell of every model, with a service of its own if none runs: out/demo
+demo: $(STAMP) ## Start a service, ask it for a cell of each model, read the files back: out/demo
+	@rm -rf out/demo
 	$(BIN)/cytosynth demo --out out/demo $(ARGS)
+	$(BIN)/python -m model verify out/demo/*
 
 .PHONY: serve
 serve: $(STAMP) ## Broker, worker and web on this machine; Ctrl-C ends all three

@@ -138,7 +138,7 @@ def demo(
 ) -> None:
     """Make a new cell of every installed model: meshes, label volumes, a picture, and the manifest."""
     formats = ["stl", "obj", "tiff", "png"]
-    with _service(server) as client:
+    with _service(server, shared=False) as client:
         cards = client.get("/v1/models")["models"]
         if not cards:
             _give_up("no model is installed", FAILED)
@@ -235,17 +235,20 @@ def _follow(client: ServiceClient, job: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _service(server: str | None, *, own: bool = True) -> Iterator[ServiceClient]:
-    """Find the service to talk to, or start one where that makes sense; turn its refusals into exit codes."""
+def _service(server: str | None, *, own: bool = True, shared: bool = True) -> Iterator[ServiceClient]:
+    """Find the service to talk to, or start one where that makes sense; turn its refusals into exit codes.
+
+    ``own``: start one if none answers. ``shared``: use one that happens to run on this machine.
+    """
     settings = AppSettings()
     named = server or settings.server
     try:
         with ExitStack() as stack:
             client = stack.enter_context(ServiceClient(named or f"http://{settings.host}:{settings.port}"))
-            if not client.is_ours():
+            if not ((named or shared) and client.is_ours()):
                 if named or not own:
                     _give_up(f"no cytosynth service answers at {client.address}", UNREACHABLE)
-                err.print("no service runs here: starting one for the duration", style="dim", highlight=False)
+                err.print("starting a service for the duration", style="dim", highlight=False)
                 address = stack.enter_context(private_service(child_environment(settings)))
                 client = stack.enter_context(ServiceClient(address))
             yield client
