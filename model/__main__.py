@@ -110,7 +110,9 @@ def evaluate(
     config: Annotated[Path, typer.Option(help="The recipe the model was trained with.")],
     models: Annotated[Path, typer.Option(help="Folder of models it is in.")] = Path("var/models"),
     data: Annotated[Path | None, typer.Option(help="Folder of masks, instead of the recipe's.")] = None,
-    grid: Annotated[int, typer.Option(min=16, max=512, help="Samples along each side of Ω.")] = 128,
+    grid: Annotated[
+        int, typer.Option(min=16, max=512, help="Samples along each side of Ω; masks keep their own.")
+    ] = 128,
     every: Annotated[int, typer.Option(min=1, help="Score every n-th training frame; left-out frames always.")] = 5,
     sequences: Annotated[int | None, typer.Option(min=1, help="Score the first n sequences only.")] = None,
     samples: Annotated[int, typer.Option(min=0, help="New cells drawn to measure plausibility.")] = 100,
@@ -144,7 +146,8 @@ def evaluate(
             task = bar.add_task("new cells", note="", total=samples)
             plausible = score_plausibility(checkpoint, samples, on_cell=lambda: bar.update(task, advance=1))
             figures |= plausible
-    table = Table("figure", "value", title=f"{recipe.id} at {grid}³")
+    sampled = f"at {grid}³" if recipe.data.kind == "phantoms" else "on the masks' own grid"
+    table = Table("figure", "value", title=f"{recipe.id}, {sampled}")
     for name, value in figures.items():
         table.add_row(name, f"{value:.4f}")
     console.print(table)
