@@ -87,6 +87,7 @@ def train(
             "minutes": dataset.minutes,
             "lipschitz": round(1.1 * slope, 3),
             "topology": recipe.topology,
+            "grid_min": recipe.grid_min,
             "training": {
                 "data": f"{recipe.data.kind}, {recipe.cell_type}",
                 "sequences": len(dataset.samples),

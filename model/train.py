@@ -82,6 +82,7 @@ class TrainConfig(_Frozen):
     cell_type: str
     topology: Literal["single", "division"] = "single"
     licence: str = "BSD-3-Clause"
+    grid_min: int = Field(default=32, ge=8, le=512, description="Coarsest grid that keeps the finest parts.")
     seed: int = Field(default=0, ge=0)
     threads: int | None = Field(default=None, ge=1)
     data: Source
@@ -328,6 +329,6 @@ class _Run:
 
     def _recipe(self) -> dict[str, Any]:
         recipe: dict[str, Any] = json.loads(
-            self.config.model_dump_json(exclude={"title", "description", "threads", "prior_bandwidth"})
+            self.config.model_dump_json(exclude={"title", "description", "threads", "prior_bandwidth", "grid_min"})
         )
         return recipe

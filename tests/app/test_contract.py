@@ -31,4 +31,8 @@ def worker(house: Any) -> Iterator[None]:
 @schema.parametrize()
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 def test_answers_are_as_described(case: Case, house: Any) -> None:
+    # No worker computes here: a request that asks to wait for the end would wait in vain, a minute each.
+    for values in (case.headers, case.query):
+        for name in [name for name in values or {} if name.lower() in ("prefer", "wait")]:
+            del values[name]
     case.call_and_validate(base_url=house.url, excluded_checks=LEFT_OUT, timeout=30)

@@ -67,10 +67,12 @@ def test_card_states_the_dice_that_is_measured(checkpoint: Checkpoint) -> None:
 def test_new_cells_live_as_their_type_does(checkpoint: Checkpoint) -> None:
     """Closed, outward surfaces in every frame; the right number of bodies; no leaps of volume."""
     times = frame_times(30)
+    side = max(48, checkpoint.card.grid_min)
+    grid = Grid((side, side, side))
     for index in range(2):
         cell, _ = living_cell(cell_spec(checkpoint, rotation="random"), checkpoint, index)
         counts, volumes = [], []
-        for _, labelled, surface in frames(cell, times, Grid((48, 48, 48)), CellTracker()):
+        for _, labelled, surface in frames(cell, times, grid, CellTracker()):
             assert surface.is_watertight
             counts.append(len(labelled.cells))
             volumes.append(surface.volume)
