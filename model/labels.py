@@ -132,8 +132,9 @@ class CellTracker:
         label of the nearest cell. The largest body is never a fragment.
     """
 
-    def __init__(self, *, fragments: Literal["remove", "keep"] = "remove") -> None:
+    def __init__(self, *, fragments: Literal["remove", "keep"] = "remove", divides: bool = True) -> None:
         self._keep_fragments = fragments == "keep"
+        self._divides = divides
         self._frame = -1
         self._last: Labels | None = None
         self._cells: tuple[int, ...] = ()
@@ -169,7 +170,7 @@ class CellTracker:
                 f"no sample of the grid lies inside the cell in frame {self._frame + 1}; try a finer grid or "
                 "another code"
             )
-        large = max(1, int((sizes >= FRAGMENT * sizes.sum()).sum()))
+        large = max(1, int((sizes >= FRAGMENT * sizes.sum()).sum())) if self._divides else 1
         self._frame += 1
         labels = self._name(np.where(bodies <= large, bodies, 0).astype(np.uint16), large)
         if len(sizes) > large:

@@ -177,7 +177,7 @@ def _write_cell(
 ) -> dict[str, Any]:
     cell, rejected = living_cell(spec, checkpoint, index)
     times = frame_times(spec.frame_count) if spec.times is None else np.array(spec.times, dtype=np.float32)
-    tracker = CellTracker(fragments=spec.fragments)
+    tracker = CellTracker(fragments=spec.fragments, divides=checkpoint.card.topology == "division")
     name = f"cell_{index:04d}"
     cubic = checkpoint.card.micrometres**3
     rows: list[dict[str, Any]] = []

@@ -182,3 +182,15 @@ def test_a_dividing_cell_gives_three_tracks_with_one_division() -> None:
     assert [(track.label, track.parent) for track in tracker.tracks] == [(1, 0), (2, 1), (3, 1)]
     assert tracker.tracks[0].last_frame + 1 == tracker.tracks[1].first_frame == tracker.tracks[2].first_frame
     assert tracker.tracks[1].last_frame == tracker.tracks[2].last_frame == 11
+
+
+def test_a_cell_that_never_divides_keeps_its_largest_body_only() -> None:
+    field = np.ones((12, 12, 12), dtype=np.float32)
+    field[1:7, 1:7, 1:7] = -1.0
+    field[9:11, 9:11, 9:11] = -1.0  # 4 % of the volume: a daughter, if the cell could divide
+    assert CellTracker().update(field).cells == (1, 2)
+    alone = CellTracker(divides=False).update(field)
+    assert (alone.cells, alone.fragments) == ((1,), 1)
+    assert (alone.field[9:11, 9:11, 9:11] > 0).all()
+    kept = CellTracker(fragments="keep", divides=False).update(field)
+    assert (kept.labels[9:11, 9:11, 9:11] == 1).all()

@@ -72,7 +72,8 @@ def test_new_cells_live_as_their_type_does(checkpoint: Checkpoint) -> None:
     for index in range(2):
         cell, _ = living_cell(cell_spec(checkpoint, rotation="random"), checkpoint, index)
         counts, volumes = [], []
-        for _, labelled, surface in frames(cell, times, grid, CellTracker()):
+        tracker = CellTracker(divides=checkpoint.card.topology == "division")
+        for _, labelled, surface in frames(cell, times, grid, tracker):
             assert surface.is_watertight
             counts.append(len(labelled.cells))
             volumes.append(surface.volume)

@@ -42,7 +42,7 @@ def tiny_model(service: Service) -> ModelCard:
         "training": facts,
     }  # fmt: skip
     folder = service.data_dir / "models" / "tiny"
-    return save_checkpoint(folder, decoder=decoder, latent_codes=codes, prior=fit_prior(codes), card=card).card
+    return save_checkpoint(folder, decoder=decoder, prior=fit_prior(codes), card=card).card
 
 
 def test_same_spec_gives_the_same_bytes_from_a_real_checkpoint(
