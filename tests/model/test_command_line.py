@@ -13,7 +13,6 @@ from tiny_model import write_masks
 from model.card import load_card
 
 ROOT = Path(__file__).parents[2]
-REAL_CELLS = ROOT.parent / "shared" / "data" / "tcells"
 
 RECIPE = """
 id = "ellipsoids"
@@ -116,24 +115,3 @@ def test_mistakes_end_with_one_clear_sentence(arguments: tuple[str, ...], words:
     text = run(*arguments, ok=False)
     assert words in text
     assert "Traceback" not in text
-
-
-@pytest.mark.slow
-def test_real_cells_train_as_phantoms_do(tmp_path: Path) -> None:
-    """Three clips of real T cells, where they are at hand: a short training already has their shapes."""
-    if not REAL_CELLS.is_dir():
-        pytest.skip("the real cells are not at hand; their licence does not let this repository carry them")
-    masks = tmp_path / "masks"
-    masks.mkdir()
-    for clip in sorted(REAL_CELLS.glob("*.tif"))[:3]:
-        (masks / clip.name).symlink_to(clip)
-    recipe = tmp_path / "recipe.toml"
-    text = (ROOT / "model/recipes/masks.toml").read_text()
-    recipe.write_text(
-        text.replace("steps = 20000", "steps = 600").replace("learning_rate = 2e-4", "learning_rate = 1e-3")
-    )
-    models = tmp_path / "models"
-    run("train", "--config", recipe, "--data", masks, "--models", models, "--work", tmp_path / "work")
-    figures = tmp_path / "figures.json"
-    run("evaluate", "--config", recipe, "--data", masks, "--models", models, "--samples", "0", "--out", figures)
-    assert json.loads(figures.read_text())["figures"]["dice_left_out_frames"] > 0.85
