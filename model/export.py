@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from model.domain import TAU, Grid
 from model.errors import ExportError
-from model.labels import Labels
 from model.manifest import MANIFEST_FILE, CellEntry, FileEntry, Manifest, ModelEntry, SoftwareEntry, Units
+from model.runs import Labels
 from model.surface import Surface
 from model.tiff import Hyperstack, HyperstackWriter
 

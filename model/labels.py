@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +20,15 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import KDTree
 
+from model.bricks import KNOWN, WHAT, compiled, locate
 from model.domain import Field
 from model.errors import EmptySurfaceError
-
-Labels = NDArray[np.uint16]
+from model.runs import Labels, Runs, bodies, overlaps, runs_of
+from model.sparse import SparseField
 
 FRAGMENT = 0.02
 """A body smaller than this part of the frame's cell volume is a fragment, not a cell."""
 
-_JOINED = ndimage.generate_binary_structure(3, 2)  # Lorensen's table joins across faces' diagonals, not across cells'
 _MOST = 0.5  # of a cell's last samples, in one body with another cell: the two touch
 
 
@@ -58,61 +59,53 @@ class LabelledFrame:
     Parameters
     ----------
     field
-        (nx, ny, nz) float32; without the fragments, if they are removed.
-    labels
-        (nx, ny, nz) uint16, 0 outside.
+        Signed distances, sparse or (nx, ny, nz) float32 as they were given; without the fragments, if they are removed.
+    runs
+        The inside samples with their cells' labels, row by row.
     cells
         Labels present, ascending.
     fragments
         How many fragments were found, removed or not.
     """
 
-    field: Field
-    labels: Labels
+    field: SparseField | Field
+    runs: Runs
     cells: tuple[int, ...]
     fragments: int
 
-
-def label_volume(field: Field) -> Labels:
-    """Number the bodies of one frame, the largest first.
-
-    Parameters
-    ----------
-    field
-        (nx, ny, nz) float32 signed distances, negative inside.
-
-    Returns
-    -------
-    Labels
-        (nx, ny, nz) uint16: 0 outside, 1 the largest body. Equal sizes keep their order along x, y, z.
-
-    Notes
-    -----
-    The box around the inside samples is labelled, not the whole grid: 3 ms at 128³.
-    """
-    inside = field < 0.0
-    box = _box(inside)
-    labels = np.zeros(field.shape, dtype=np.uint16)
-    if box is None:
-        return labels
-    found, count = ndimage.label(inside[box], structure=_JOINED)
-    sizes = np.bincount(found.reshape(-1), minlength=count + 1)[1:]
-    if count > np.iinfo(np.uint16).max:
-        # noise: only the largest can have a number; the rest are far below any fragment
-        count = int(np.iinfo(np.uint16).max)
-    rank = np.zeros(len(sizes) + 1, dtype=np.uint16)
-    rank[np.argsort(-sizes, kind="stable")[:count] + 1] = np.arange(1, count + 1)
-    labels[box] = rank[found]
-    return labels
+    @cached_property
+    def labels(self) -> Labels:
+        """Label volume (nx, ny, nz) uint16, 0 outside."""
+        return self.runs.volume()
 
 
-def remove_bodies(field: Field, labels: Labels, keep: int) -> Field:
+def label_volume(field: SparseField | Field) -> Labels:
+    """Number the bodies of one frame, the largest first: (nx, ny, nz) uint16, 0 outside."""
+    return bodies(field).volume()
+
+
+def remove_bodies(field: SparseField | Field, found: Runs, keep: int) -> SparseField | Field:
     """Push the samples of all bodies but the first ``keep`` outside, so that no surface is left there.
 
-    A removed sample gets the distance it had, with a positive sign.
+    A removed sample gets the distance it had, with a positive sign. A sparse field is changed in its storage, a dense
+    one is copied.
     """
-    lost = (field < 0.0) & ((labels == 0) | (labels > keep))
-    return np.where(lost, -field, field)
+    if isinstance(field, np.ndarray):
+        lost = (field < 0.0) & (found.relabelled(1 * (np.arange(found.labels.max(initial=0) + 1) > keep)).volume() > 0)
+        return np.where(lost, -field, field)
+    bricks = field.bricks
+    _flip(
+        bricks.table,
+        bricks.values,
+        bricks.state,
+        found.shape[1],
+        found.rows,
+        found.first,
+        found.stop,
+        found.labels,
+        keep,
+    )
+    return field
 
 
 class CellTracker:
@@ -136,7 +129,7 @@ class CellTracker:
         self._keep_fragments = fragments == "keep"
         self._divides = divides
         self._frame = -1
-        self._last: Labels | None = None
+        self._last: Runs | None = None
         self._cells: tuple[int, ...] = ()
         self._first_frame: dict[int, int] = {}
         self._last_frame: dict[int, int] = {}
@@ -150,21 +143,22 @@ class CellTracker:
             for label, first in self._first_frame.items()
         )
 
-    def update(self, field: Field) -> LabelledFrame:
+    def update(self, field: SparseField | Field) -> LabelledFrame:
         """Take the next frame.
 
         Parameters
         ----------
         field
-            (nx, ny, nz) float32 signed distances, negative inside; not changed.
+            Signed distances, negative inside; dense ones as (nx, ny, nz). A dense field is not changed; from a sparse
+            one fragments are removed in its storage.
 
         Raises
         ------
         EmptySurfaceError
             If no sample is inside.
         """
-        bodies = label_volume(field)
-        sizes = np.bincount(bodies.reshape(-1))[1:]  # descending
+        found = bodies(field)
+        sizes = found.sizes()[1:]  # descending
         if len(sizes) == 0:
             raise EmptySurfaceError(
                 f"no sample of the grid lies inside the cell in frame {self._frame + 1}; try a finer grid or "
@@ -172,26 +166,30 @@ class CellTracker:
             )
         large = max(1, int((sizes >= FRAGMENT * sizes.sum()).sum())) if self._divides else 1
         self._frame += 1
-        labels = self._name(np.where(bodies <= large, bodies, 0).astype(np.uint16), large)
+        ranks = np.arange(len(sizes) + 1)
+        runs = self._name(found.relabelled(np.where(ranks <= large, ranks, 0)), large)
         if len(sizes) > large:
             if self._keep_fragments:
-                labels = _spread(labels, (field < 0.0) & (labels == 0), labels)
+                labels = runs.volume()
+                runs = runs_of(
+                    _spread(labels, found.relabelled(np.minimum(ranks, 1)).volume() & (labels == 0) > 0, labels)
+                )
             else:
-                field = remove_bodies(field, bodies, large)
-        self._cells = tuple(np.flatnonzero(np.bincount(labels.reshape(-1)))[1:].tolist())
+                field = remove_bodies(field, found, large)
+        self._cells = tuple((np.flatnonzero(runs.sizes()[1:]) + 1).tolist())
         for cell in self._cells:
             self._last_frame[cell] = self._frame
-        self._last = labels
-        return LabelledFrame(field=field, labels=labels, cells=self._cells, fragments=len(sizes) - large)
+        self._last = runs
+        return LabelledFrame(field=field, runs=runs, cells=self._cells, fragments=len(sizes) - large)
 
-    def _name(self, bodies: Labels, count: int) -> Labels:
+    def _name(self, found: Runs, count: int) -> Runs:
         """Give bodies 1 … count the labels of cells."""
         if self._last is None:
-            return np.array([0, *(self._born(0) for _ in range(count))], dtype=np.uint16)[bodies]
+            return found.relabelled(np.array([0, *(self._born(0) for _ in range(count))]))
         cells, last = self._cells, self._last
-        overlap = _overlaps(last, bodies, cells, count)  # (cells, bodies) shared samples
+        overlap = overlaps(last, found)[list(cells), 1:]  # (cells, bodies) shared samples
         names: list[list[int]] = [[] for _ in range(count + 1)]
-        for row, heirs in enumerate(_heirs(overlap, lambda: _distances(last, cells, bodies, count))):
+        for row, heirs in enumerate(_heirs(overlap, lambda: _distances(last, cells, found))):
             if len(heirs) == 1:
                 names[heirs[0]].insert(0, cells[row])
             elif heirs:
@@ -199,22 +197,25 @@ class CellTracker:
                     names[body].insert(0, self._born(cells[row]))
             else:
                 body = int(overlap[row].argmax()) + 1
-                if overlap[row, body - 1] > _MOST * (last == cells[row]).sum():
+                if overlap[row, body - 1] > _MOST * last.sizes()[cells[row]]:
                     names[body].append(cells[row])
-        labels = np.array([0, *(own[0] for own in names[1:])], dtype=np.uint16)[bodies]
+        named = found.relabelled(np.array([0, *(own[0] for own in names[1:])]))
+        if all(len(own) < 2 for own in names):
+            return named
+        labels, painted = named.volume(), found.volume()
         for body, own in enumerate(names):
             if len(own) > 1:
-                labels = self._shared(labels, bodies == body, own)
-        return labels
+                labels = self._shared(labels, painted == body, own)
+        return runs_of(labels)
 
     def _shared(self, labels: Labels, body: NDArray[np.bool_], cells: list[int]) -> Labels:
         """Share one body between the cells that have met in it."""
         if self._last is None:
             return labels
-        source = np.zeros_like(labels)
+        source, last = np.zeros_like(labels), self._last.volume()
         for cell in cells:
             # a cell born in this very frame has no last samples: its parent's stand for it
-            source[self._last == (cell if cell in self._cells else self._parent[cell])] = cell
+            source[last == (cell if cell in self._cells else self._parent[cell])] = cell
         return _spread(labels, body, source)
 
     def _born(self, parent: int) -> int:
@@ -225,20 +226,24 @@ class CellTracker:
         return label
 
 
-def _overlaps(last: Labels, bodies: Labels, cells: tuple[int, ...], count: int) -> NDArray[np.int64]:
-    """Count the samples each cell shared with each body: (cells, bodies)."""
-    row = np.zeros(max(cells) + 1, dtype=np.int64)
-    row[list(cells)] = np.arange(len(cells))
-    both = (last > 0) & (bodies > 0)
-    pairs = row[last[both]] * count + bodies[both] - 1
-    return np.bincount(pairs, minlength=len(cells) * count).reshape(len(cells), count)
-
-
-def _distances(last: Labels, cells: tuple[int, ...], bodies: Labels, count: int) -> NDArray[np.float64]:
+def _distances(last: Runs, cells: tuple[int, ...], found: Runs) -> NDArray[np.float64]:
     """Distances of centroids: (cells, bodies), in samples."""
-    before = np.array([np.argwhere(last == cell).mean(axis=0) for cell in cells])  # (cells, 3)
-    now = np.array([np.argwhere(bodies == body).mean(axis=0) for body in range(1, count + 1)])  # (bodies, 3)
+    before, now = last.centroids()[list(cells)], found.centroids()[1:]
     return np.asarray(np.linalg.norm(before[:, None] - now[None], axis=2))
+
+
+@compiled
+def _flip(
+    table: Any, values: Any, state: Any, ny: int, rows: Any, first: Any, stop: Any, labels: Any, keep: int
+) -> None:
+    value, what = values.reshape(-1), state.reshape(-1)
+    for row in range(len(rows) - 1):
+        for run in range(rows[row], rows[row + 1]):
+            if labels[run] > keep:
+                for k in range(first[run], stop[run]):
+                    at = locate(table, row // ny, row % ny, k)
+                    if at >= 0 and what[at] & WHAT == KNOWN:
+                        value[at] = -value[at]
 
 
 def _heirs(overlap: NDArray[np.int64], distances: Callable[[], NDArray[np.float64]]) -> list[list[int]]:
@@ -274,14 +279,3 @@ def _spread(labels: Labels, into: NDArray[np.bool_], source: Labels) -> Labels:
     if len(wanted):
         found[tuple(wanted.T)] = source[tuple(known[KDTree(known).query(wanted)[1]].T)]
     return found
-
-
-def _box(inside: NDArray[np.bool_]) -> tuple[slice, ...] | None:
-    """Return the smallest box that holds all true samples."""
-    box = []
-    for axis in range(3):
-        hit = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
-        if len(hit) == 0:
-            return None
-        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
-    return tuple(box)

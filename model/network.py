@@ -21,14 +21,16 @@ from __future__ import annotations
 
 import copy
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+
+from model.kernel import Kernel
 
 
 class NetworkConfig(BaseModel):
@@ -45,70 +47,56 @@ class NetworkConfig(BaseModel):
     conditioning_width: int = Field(default=128, ge=8, le=1024)
 
 
-TILE = 2048  # points a matrix product sees; the last bits of a product may depend on its shape, so it never varies
-
-
 @dataclass(frozen=True)
 class FoldedLayer:
-    """One layer of a folded decoder: ``sin(h @ weight + bias)``, or linear for the last."""
+    """One layer of a folded decoder: ``sin(h @ weight + x @ point_weight + bias)``, or linear for the last."""
 
     weight: Tensor  # (inputs, outputs) float32
     bias: Tensor  # (outputs,) float32
+    point_weight: Tensor | None = None  # (3, outputs) float32; the point x itself, where a layer sees it again
 
 
 class FoldedDecoder:
     """The decoder bound to a code, a time and a rotation: a signed distance function of points alone.
 
-    Every product has the same shape and runs on one thread: a value depends neither on its neighbours nor on the
-    number of threads.
+    A value depends neither on its neighbours nor on the number of threads: see :mod:`model.kernel`.
     """
 
     def __init__(self, layers: list[FoldedLayer]) -> None:
         self.layers = layers
 
     def __call__(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Signed distances (n,) float32 of points (n, 3) float32 in Ω, negative inside.
-
-        Notes
-        -----
-        Whole tiles are shared out among threads; each product runs on one. The last bits of a product that several
-        threads share depend on their number.
-        """
-        values = np.empty(len(points), dtype=np.float32)
-        threads = torch.get_num_threads()
-
-        def evaluate_tile(start: int) -> None:
-            part = points[start : start + TILE]
-            tile = np.zeros((TILE, 3), dtype=np.float32)
-            tile[: len(part)] = part
-            values[start : start + len(part)] = self._evaluate(torch.from_numpy(tile))[: len(part)]
-
-        try:
-            torch.set_num_threads(1)
-            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                list(pool.map(evaluate_tile, range(0, len(points), TILE)))
-        finally:
-            torch.set_num_threads(threads)
-        return values
+        """Signed distances (n,) float32 of points (n, 3) float32 in Ω, negative inside."""
+        return self._kernel(points, threads=torch.get_num_threads())
 
     @torch.inference_mode()
     def slopes(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
         """Length of the gradient at points (n, 3), (n,) float32: how fast the distance changes there."""
-        hidden = torch.from_numpy(points)
+        x = hidden = torch.from_numpy(points)
         gradient = torch.eye(3).expand(len(points), 3, 3)
-        for layer in self.layers[:-1]:
+        for number, layer in enumerate(self.layers):
             pre = torch.addmm(layer.bias, hidden, layer.weight)
-            gradient = (gradient @ layer.weight) * torch.cos(pre)[:, None]
-            hidden = torch.sin(pre)
-        lengths = torch.linalg.vector_norm(gradient @ self.layers[-1].weight, dim=1)[:, 0]
-        return np.asarray(lengths.numpy(), dtype=np.float32)
+            gradient = gradient @ layer.weight
+            if layer.point_weight is not None:
+                pre = pre + x @ layer.point_weight
+                gradient = gradient + layer.point_weight
+            if number < len(self.layers) - 1:
+                gradient = gradient * torch.cos(pre)[:, None]
+                hidden = torch.sin(pre)
+        return np.asarray(torch.linalg.vector_norm(gradient, dim=1)[:, 0].numpy(), dtype=np.float32)
 
-    @torch.inference_mode()
-    def _evaluate(self, points: Tensor) -> NDArray[np.float32]:
-        hidden = points
-        for layer in self.layers[:-1]:
-            hidden = torch.sin_(torch.addmm(layer.bias, hidden, layer.weight))
-        return np.asarray(torch.addmm(self.layers[-1].bias, hidden, self.layers[-1].weight)[:, 0].numpy())
+    @cached_property
+    def _kernel(self) -> Kernel:
+        return Kernel(
+            [
+                (
+                    layer.weight.numpy(),
+                    None if layer.point_weight is None else layer.point_weight.numpy(),
+                    layer.bias.numpy(),
+                )
+                for layer in self.layers
+            ]
+        )
 
 
 class AutoDecoder(nn.Module):

@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from model.bricks import Bricks
 from model.checkpoint import Checkpoint
 from model.domain import Grid, frame_times
 from model.errors import EmptySurfaceError
-from model.labels import FRAGMENT, label_volume
+from model.labels import FRAGMENT
 from model.latent import Floats
-from model.network import TILE
+from model.runs import bodies
 from model.sparse import evaluate_sparse
 from model.spec import SampledLatent
 
@@ -86,14 +87,14 @@ def bodies_over_time(
     tuple
         Bodies in each frame, and samples inside in each frame (T,).
     """
-    counts, volumes = [], []
+    counts, volumes, bricks = [], [], Bricks(grid)
     for time in frame_times(frames):
         sdf = checkpoint.decoder.fold(torch.from_numpy(code), float(time))
         try:
-            field = evaluate_sparse(sdf, grid, lipschitz=checkpoint.card.lipschitz, batch_points=TILE)
+            field = evaluate_sparse(sdf, grid, lipschitz=checkpoint.card.lipschitz, bricks=bricks)
         except EmptySurfaceError:
             return [0], np.zeros(1)
-        sizes = np.bincount(label_volume(field).reshape(-1))[1:]
+        sizes = bodies(field).sizes()[1:]
         counts.append(int((sizes >= FRAGMENT * sizes.sum()).sum()))
         volumes.append(float(sizes.sum()))
     return counts, np.array(volumes)

@@ -26,7 +26,7 @@ from scipy import ndimage
 
 from model.domain import Grid
 from model.errors import ExportError
-from model.labels import Labels
+from model.runs import Labels
 from model.surface import Surface
 
 Picture = NDArray[np.uint8]

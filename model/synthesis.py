@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from model import __version__
+from model.bricks import Bricks
 from model.card import ModelCard
 from model.checkpoint import Checkpoint
 from model.domain import TAU, Grid, frame_times
@@ -157,14 +158,14 @@ def frames(
     cell: LivingCell, times: NDArray[np.float32], grid: Grid, tracker: CellTracker
 ) -> Iterator[tuple[float, LabelledFrame, Surface]]:
     """Yield time, labels and surface of each frame of a cell; one field in memory at a time."""
-    lipschitz = cell.lipschitz()
+    lipschitz, bricks = cell.lipschitz(), Bricks(grid)
     for number, time in enumerate(times):
         try:
-            field = evaluate_sparse(cell.at(float(time)), grid, lipschitz=lipschitz)
+            field = evaluate_sparse(cell.at(float(time)), grid, lipschitz=lipschitz, bricks=bricks)
             labelled = tracker.update(field)
         except EmptySurfaceError as error:
             raise EmptySurfaceError(f"frame {number} (t = {time:.3f}): {error}") from None
-        yield float(time), labelled, extract_surface(labelled.field, grid)
+        yield float(time), labelled, extract_surface(labelled.field, grid, inside=labelled.runs)
 
 
 def _write_cell(

@@ -21,6 +21,7 @@ from model.dataset import MaskSource, PhantomSource, mask_files, mask_frames
 from model.domain import Grid, frame_times
 from model.errors import EmptySurfaceError
 from model.phantoms import make_phantom
+from model.runs import inside
 from model.sparse import evaluate_sparse
 
 Mask = NDArray[np.bool_]
@@ -80,7 +81,7 @@ def score_reconstruction(
             code = torch.from_numpy(checkpoint.latent_codes[sequence])
             sdf = checkpoint.decoder.fold(code, float(frame_times(total)[frame]))
             try:
-                found = evaluate_sparse(sdf, grid, lipschitz=checkpoint.card.lipschitz) < 0.0
+                found = inside(evaluate_sparse(sdf, grid, lipschitz=checkpoint.card.lipschitz))
             except EmptySurfaceError:
                 found = np.zeros_like(truth)
             score = FrameScore(sequence, frame, frame in held_out(total), dice(truth, found))
@@ -112,4 +113,4 @@ def _truth(
     grid = Grid((grid_side, grid_side, grid_side))
     for frame in frames(source.frames):
         shape = phantom.frame(float(frame_times(source.frames)[frame]))
-        yield frame, source.frames, evaluate_sparse(shape, grid, lipschitz=1.05) < 0.0
+        yield frame, source.frames, inside(evaluate_sparse(shape, grid, lipschitz=1.05, exact="certified"))

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from model.domain import Field, Grid, frame_times
 from model.errors import EmptySurfaceError
 from model.labels import CellTracker, LabelledFrame, Track, label_volume, remove_bodies
-from model.sparse import evaluate_dense
+from model.runs import bodies
+from model.sparse import SparseField, evaluate_dense
 from model.surface import extract_surface
 
 GRID = Grid((40, 40, 40))
@@ -49,8 +50,13 @@ def test_bodies_are_those_of_the_surface() -> None:
         labels = label_volume(field)
         sheets = extract_surface(field, Grid(field.shape)).components()[0]
         assert labels.max() == sheets  # too sparse for cavities
-        alone = extract_surface(remove_bodies(field, labels, 1), Grid(field.shape))
+        grid = Grid(field.shape)
+        alone = extract_surface(remove_bodies(field, bodies(field), 1), grid)
         assert alone.components()[0] == 1
+        sparse = SparseField.of(field, grid)
+        same = extract_surface(remove_bodies(sparse, bodies(sparse), 1), grid)
+        assert np.array_equal(alone.vertices, same.vertices)
+        assert np.array_equal(alone.faces, same.faces)
 
 
 def test_nothing_inside_is_all_background_and_no_frame() -> None:
