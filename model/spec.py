@@ -127,6 +127,13 @@ class GenerationSpec(_Strict):
         default="remove",
         description="Specks under 2 % of the cell's volume: removed (and counted in the manifest) or kept.",
     )
+    exact: Literal["adaptive", "certified"] = Field(
+        default="adaptive",
+        description=(
+            "Where the membrane is looked for. adaptive: fast; finds all but crumbs of a few samples that lie apart. "
+            "certified: skips nothing but what the model's steepest slope rules out; about twice the work."
+        ),
+    )
 
     @field_validator("times")
     @classmethod
@@ -221,8 +228,9 @@ class GenerationSpec(_Strict):
 
         Notes
         -----
-        The constants are measured means (docs/performance.md): 0.35 million dense samples a second on two cores; a
-        closed surface of a cell has about 1.5 triangles per N² and 0.5 N² vertices on an N³ grid.
+        The constants are measured means (docs/performance.md): a frame takes a fixed time and one that grows with N², a
+        sequence as long as its code is drawn and judged; a closed surface of a cell has about 1.5 triangles per N² and
+        0.5 N² vertices on an N³ grid.
         """
         nx, ny, nz = self.grid_shape
         frames = self.count * self.frame_count
@@ -231,7 +239,9 @@ class GenerationSpec(_Strict):
         per_face = {"stl": 75.0, "obj": 55.0, "ply": 32.0}
         size = sum(per_face[f] * face * frames for f in self.formats if f in per_face)
         size += points / 40.0 if "tiff" in self.formats else 0.0
-        return Cost(frames=frames, points=points, bytes=int(size) + 4096, seconds=round(points / 0.35e6, 3))
+        size += 4e5 * self.count if "png" in self.formats else 0.0
+        seconds = 0.5 * self.count + frames * (0.02 + 5e-6 * face)
+        return Cost(frames=frames, points=points, bytes=int(size) + 4096, seconds=round(seconds, 3))
 
     def digest(self, *, model_sha256: str) -> str:
         """SHA-256 of the completed spec and the model's weights: names the result. Canonical JSON, sorted keys."""

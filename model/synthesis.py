@@ -1,8 +1,8 @@
 """The whole story on one page: from a spec and a checkpoint to files.
 
 For each sequence: draw a code and a rotation from the seed, fold them into the decoder frame by frame, evaluate the
-signed distance near the membrane, tell the cells apart, extract the surface, write. Frames stream: one field is in
-memory at a time, whatever the length of the sequence.
+signed distance near the membrane, tell the cells apart, extract the surface, write. Frames stream: one is written while
+the next is computed, and no more are in memory, whatever the length of the sequence.
 
 Promises: the same completed spec, checkpoint, software and kind of device give the same bytes.
 Does not promise: atomicity; the caller hands over a folder of its own and publishes it when this returns.
@@ -11,6 +11,7 @@ Does not promise: atomicity; the caller hands over a folder of its own and publi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,20 +26,21 @@ from model.bricks import Bricks
 from model.card import ModelCard
 from model.checkpoint import Checkpoint
 from model.domain import TAU, Grid, frame_times
-from model.errors import EmptySurfaceError
+from model.errors import EmptySurfaceError, InvalidFieldError
 from model.export import Exporter
 from model.labels import CellTracker, LabelledFrame
 from model.latent import draw_code, draw_rotation, rotation_matrix, sequence_generator
 from model.network import FoldedDecoder
 from model.plausibility import draw_plausible_code
 from model.render import PALETTES, Scene, encode_png, montage, render_frames, vertex_labels
-from model.sparse import evaluate_sparse
+from model.sparse import Exact, evaluate_sparse
 from model.spec import GenerationSpec
 from model.surface import Surface, extract_surface
 
 SLOPE_SAMPLES = 2048  # points a frame at which the slope is measured
 PICTURES = 8  # frames in a preview
 PICTURE_SIDE = 320  # pixels
+STEEPEST = 1e3  # a slope from which a field is noise
 SLOPE_MARGIN = 1.25  # over the largest slope seen; the largest that exists lies between the samples
 
 
@@ -79,7 +81,12 @@ class LivingCell:
         """
         points = np.random.default_rng(0).uniform(-1.0, 1.0, (SLOPE_SAMPLES, 3)).astype(np.float32)
         steepest = max(float(self.at(float(t)).slopes(points).max()) for t in np.linspace(*TAU, 7))
-        return SLOPE_MARGIN * max(steepest, self.checkpoint.card.lipschitz / SLOPE_MARGIN)
+        if not steepest < STEEPEST:  # NaN too
+            raise InvalidFieldError(
+                f"the signed distance changes by {steepest:.3g} per unit of Ω, a true one by 1: this code lies far "
+                "from those the model learned; try a lower temperature or another code"
+            )
+        return SLOPE_MARGIN * steepest
 
 
 def synthesize(
@@ -155,13 +162,16 @@ def living_cell(spec: GenerationSpec, checkpoint: Checkpoint, index: int) -> tup
 
 
 def frames(
-    cell: LivingCell, times: NDArray[np.float32], grid: Grid, tracker: CellTracker
+    cell: LivingCell, times: NDArray[np.float32], grid: Grid, tracker: CellTracker, *, exact: Exact = "adaptive"
 ) -> Iterator[tuple[float, LabelledFrame, Surface]]:
-    """Yield time, labels and surface of each frame of a cell; one field in memory at a time."""
+    """Yield time, labels and surface of each frame of a cell; one field in memory at a time.
+
+    The field of a frame is overwritten by the next one's; its runs, labels and surface stay.
+    """
     lipschitz, bricks = cell.lipschitz(), Bricks(grid)
     for number, time in enumerate(times):
         try:
-            field = evaluate_sparse(cell.at(float(time)), grid, lipschitz=lipschitz, bricks=bricks)
+            field = evaluate_sparse(cell.at(float(time)), grid, lipschitz=lipschitz, exact=exact, bricks=bricks)
             labelled = tracker.update(field)
         except EmptySurfaceError as error:
             raise EmptySurfaceError(f"frame {number} (t = {time:.3f}): {error}") from None
@@ -188,7 +198,8 @@ def _write_cell(
         labels = None
         if "tiff" in spec.formats:
             labels = stack.enter_context(exporter.label_volumes(f"{name}/labels.tif", times=[float(t) for t in times]))
-        for number, (time, labelled, surface) in enumerate(frames(cell, times, exporter.grid, tracker)):
+
+        def write(number: int, time: float, labelled: LabelledFrame, surface: Surface) -> None:
             for mesh_format in ("stl", "obj", "ply"):
                 if mesh_format in spec.formats:
                     exporter.write_surface(f"{name}/frame_{number:04d}", surface, mesh_format)
@@ -209,7 +220,8 @@ def _write_cell(
                     "fragments": labelled.fragments,
                 }
             )
-            after_frame(number + 1)
+
+        _pipeline(frames(cell, times, exporter.grid, tracker, exact=spec.exact), write, after_frame)
     if scenes:
         exporter.write_bytes(f"{name}/preview.png", _preview(scenes, checkpoint.card))
     return {
@@ -221,6 +233,25 @@ def _write_cell(
         "tracks": [asdict(track) for track in tracker.tracks],
         "frames": rows,
     }
+
+
+def _pipeline(
+    made: Iterator[tuple[float, LabelledFrame, Surface]],
+    write: Callable[[int, float, LabelledFrame, Surface], None],
+    after_frame: Callable[[int], None],
+) -> None:
+    """Write each frame in another thread while the next is computed."""
+    number = 0
+    with ThreadPoolExecutor(1, thread_name_prefix="writer") as writer:
+        writing: Future[None] | None = None
+        for number, frame in enumerate(made, start=1):
+            if writing is not None:
+                writing.result()
+                after_frame(number - 1)
+            writing = writer.submit(write, number - 1, *frame)
+        if writing is not None:
+            writing.result()
+            after_frame(number)
 
 
 def _pictured(frames: int) -> set[int]:
