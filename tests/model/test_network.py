@@ -64,7 +64,7 @@ def test_slopes_are_the_lengths_of_the_gradient(decoder: AutoDecoder, points: np
     variable = torch.from_numpy(points[:200]).requires_grad_(True)
     decoder(variable[None], torch.tensor([0.5]), code[None]).sum().backward()
     assert variable.grad is not None
-    assert np.allclose(sdf.slopes(points[:200]), variable.grad.norm(dim=1).numpy(), rtol=1e-3, atol=1e-4)
+    assert np.allclose(sdf.slopes(points[:200]), variable.grad.norm(dim=1).numpy(), rtol=1e-2, atol=1e-3)
 
 
 def test_first_layer_starts_by_its_own_number_of_inputs(decoder: AutoDecoder) -> None:
