@@ -19,7 +19,6 @@ doi:10.1109/CVPR.2019.00025; Sitzmann et al. 2020 (SIREN), arXiv:2006.09661.
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -68,9 +67,9 @@ class FoldedDecoder:
     def __init__(self, layers: list[FoldedLayer]) -> None:
         self.layers = layers
 
-    def __call__(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Signed distances (n,) float32 of points (n, 3) float32 in Ω, negative inside."""
-        return self._kernel(points, threads=torch.get_num_threads())
+    def __call__(self, points: NDArray[np.float32], *, threads: int | None = None) -> NDArray[np.float32]:
+        """Signed distances (n,) float32 of points (n, 3) float32 in Ω, negative inside; torch's threads when None."""
+        return self._kernel(points, threads=torch.get_num_threads() if threads is None else threads)
 
     def slopes(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
         """Length of the gradient at points (n, 3), (n,) float32: how fast the distance changes there.
@@ -216,11 +215,12 @@ class AutoDecoder(nn.Module):
     def _in_double(self) -> AutoDecoder:
         """Return a copy in float64, made again when a weight has changed."""
         version = tuple(weight._version for weight in self.parameters())
-        if self._double is None or self._double[0] != version:
-            self._double = None  # or it would be copied too
-            copied = copy.deepcopy(self).double()
-            self._double = (version, copied)
-        return self._double[1]
+        held = self._double
+        if held is None or held[0] != version:  # two threads may both come here, and make the same
+            copied = AutoDecoder(self.config)
+            copied.load_state_dict(self.state_dict())
+            held = self._double = (version, copied.double())
+        return held[1]
 
     @torch.no_grad()
     def fold(self, latent: Tensor, time: float, rotation: Tensor | None = None) -> FoldedDecoder:

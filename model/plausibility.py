@@ -9,6 +9,7 @@ Does not promise: that a finer grid shows the same bodies; see docs/science.md f
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -16,14 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.bricks import Bricks
 from model.checkpoint import Checkpoint
 from model.domain import Grid, frame_times
 from model.errors import EmptySurfaceError
 from model.labels import FRAGMENT
 from model.latent import Floats
 from model.runs import bodies
-from model.sparse import evaluate_sparse
+from model.sparse import SignedDistance, evaluate_sequence
 from model.spec import SampledLatent
 
 GATE_GRID = Grid((40, 40, 40))
@@ -87,14 +87,19 @@ def bodies_over_time(
     tuple
         Bodies in each frame, and samples inside in each frame (T,).
     """
-    counts, volumes, bricks = [], [], Bricks(grid)
-    for time in frame_times(frames):
-        sdf = checkpoint.decoder.fold(torch.from_numpy(code), float(time))
-        try:
-            field = evaluate_sparse(sdf, grid, lipschitz=checkpoint.card.lipschitz, bricks=bricks)
-        except EmptySurfaceError:
-            return [0], np.zeros(1)
-        sizes = bodies(field).sizes()[1:]
-        counts.append(int((sizes >= FRAGMENT * sizes.sum()).sum()))
-        volumes.append(float(sizes.sum()))
+
+    def at(time: float) -> SignedDistance:
+        return partial(checkpoint.decoder.fold(torch.from_numpy(code), time), threads=1)
+
+    counts, volumes = [], []
+    fields = evaluate_sequence(
+        at, frame_times(frames).tolist(), grid, lipschitz=checkpoint.card.lipschitz, threads=torch.get_num_threads()
+    )
+    try:
+        for field in fields:
+            sizes = bodies(field).sizes()[1:]
+            counts.append(int((sizes >= FRAGMENT * sizes.sum()).sum()))
+            volumes.append(float(sizes.sum()))
+    except EmptySurfaceError:
+        return [0], np.zeros(1)
     return counts, np.array(volumes)

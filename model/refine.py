@@ -73,6 +73,8 @@ def split_blocks(
     corner = np.zeros((2, 2, 2))  # distances, or what they seem to be
     sure = np.zeros(8)  # lower bounds of their magnitudes, with sign
     guess = np.zeros((3, 3, 3))
+    part = np.zeros((2, 2, 2), dtype=np.bool_)
+    need = np.zeros((3, 3, 3), dtype=np.bool_)
     radius = 0.0
     for q in range(len(blocks)):
         same = True
@@ -105,25 +107,46 @@ def split_blocks(
         if side == 2 and flat > (_FLAT if inside == 0 or inside == 8 else _PLANAR):
             asked, made = _sheet(table, state, used, node, count, guess, wanted, addresses, asked, parts, made)
             continue
+        _choose(guess, count, reach if flat > _FLAT else np.inf, part, need)
         asked = _nodes(
-            table, value, bound, state, used, node, count, guess, sure, away, slope, wanted, addresses, asked
+            table, value, bound, state, used, node, count, need, guess, sure, away, slope, wanted, addresses, asked
         )
-        for n in range((count[0] - 1) * (count[1] - 1) * (count[2] - 1)):
-            a, b, c = n // ((count[1] - 1) * (count[2] - 1)), n // (count[2] - 1) % (count[1] - 1), n % (count[2] - 1)
-            parts[made, 0], parts[made, 1], parts[made, 2] = node[0, a], node[1, b], node[2, c]
-            made += 1
+        for a in range(count[0] - 1):
+            for b in range(count[1] - 1):
+                for c in range(count[2] - 1):
+                    if part[a, b, c]:
+                        parts[made, 0], parts[made, 1], parts[made, 2] = node[0, a], node[1, b], node[2, c]
+                        made += 1
     return asked, made, kept
 
 
 @compiled
+def _choose(guess: Any, count: Any, margin: float, part: Any, need: Any) -> None:
+    """Choose the parts of a block that a guess does not place farther than ``margin`` from the membrane."""
+    need[:] = False
+    for a in range(count[0] - 1):
+        for b in range(count[1] - 1):
+            for c in range(count[2] - 1):
+                least, most = np.inf, -np.inf
+                for n in range(8):
+                    seen = guess[a + (n >> 2), b + (n >> 1 & 1), c + (n & 1)]
+                    least, most = min(least, seen), max(most, seen)
+                part[a, b, c] = least <= margin and most >= -margin
+                if part[a, b, c]:
+                    need[a : a + 2, b : b + 2, c : c + 2] = True
+
+
+@compiled
 def _nodes(
-    table: Any, value: Any, bound: Any, state: Any, used: Any, node: Any, count: Any, guess: Any, sure: Any, away: Any,
+    table: Any, value: Any, bound: Any, state: Any, used: Any, node: Any, count: Any, need: Any, guess: Any, sure: Any, away: Any,
     slope: float, wanted: Any, addresses: Any, asked: int,
 ) -> int:  # fmt: skip
-    """Give every new node of a block a bound from its corners, or ask for its distance."""
+    """Give every new node that a part needs a bound from its corners, or ask for its distance."""
     what = state.reshape(-1)
     for n in range(count[0] * count[1] * count[2]):
         a, b, c = n // (count[1] * count[2]), n // count[2] % count[1], n % count[2]
+        if not need[a, b, c]:
+            continue
         at = claim(table, state, used, node[0, a], node[1, b], node[2, c])
         if what[at] & WHAT != UNKNOWN:
             continue

@@ -16,7 +16,9 @@ Does not promise: anything when the bound is too small.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -170,6 +172,58 @@ def evaluate_sparse(
     while len(cells):
         cells = run.spread(cells)
     return SparseField(bricks, run.evaluations, run.refuted)
+
+
+def evaluate_sequence(
+    at: Callable[[float], SignedDistance],
+    times: Sequence[float],
+    grid: Grid,
+    *,
+    lipschitz: float,
+    exact: Exact = "adaptive",
+    threads: int = 1,
+) -> Iterator[SparseField]:
+    """Evaluate the frames of a sequence, several at once, and yield them in order.
+
+    Parameters
+    ----------
+    at
+        Gives the signed distance function at a time; called from several threads. What it returns should keep to one
+        thread itself.
+    times
+        In τ.
+    threads
+        Frames evaluated at the same time. Memory grows with it, not with the number of frames.
+
+    Yields
+    ------
+    SparseField
+        Valid until the next one is asked for.
+
+    Raises
+    ------
+    EmptySurfaceError, InvalidFieldError
+        When the frame that has no membrane, or NaN, is asked for.
+    """
+
+    def evaluate(time: float, bricks: Bricks) -> SparseField:
+        return evaluate_sparse(at(time), grid, lipschitz=lipschitz, exact=exact, bricks=bricks)
+
+    idle = [Bricks(grid) for _ in range(min(threads + 1, len(times)))]  # one more: a frame is used meanwhile
+    ahead: deque[Future[SparseField]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="frames") as pool:
+        try:
+            for time in times:
+                if not idle:
+                    field = ahead.popleft().result()
+                    yield field
+                    idle.append(field.bricks)
+                ahead.append(pool.submit(evaluate, time, idle.pop()))
+            while ahead:
+                yield ahead.popleft().result()
+        finally:  # nobody asks for the rest
+            for future in ahead:
+                future.cancel()
 
 
 class _Run:

@@ -1,8 +1,8 @@
 """The whole story on one page: from a spec and a checkpoint to files.
 
 For each sequence: draw a code and a rotation from the seed, fold them into the decoder frame by frame, evaluate the
-signed distance near the membrane, tell the cells apart, extract the surface, write. Frames stream: one is written while
-the next is computed, and no more are in memory, whatever the length of the sequence.
+signed distance near the membrane, tell the cells apart, extract the surface, write. Frames stream: as many are
+computed at once as there are threads, and one is written meanwhile; no more are in memory, whatever the length.
 
 Promises: the same completed spec, checkpoint, software and kind of device give the same bytes.
 Does not promise: atomicity; the caller hands over a folder of its own and publishes it when this returns.
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ import torch
 from numpy.typing import NDArray
 
 from model import __version__
-from model.bricks import Bricks
 from model.card import ModelCard
 from model.checkpoint import Checkpoint
 from model.domain import TAU, Grid, frame_times
@@ -33,7 +33,7 @@ from model.latent import draw_code, draw_rotation, rotation_matrix, sequence_gen
 from model.network import FoldedDecoder
 from model.plausibility import draw_plausible_code
 from model.render import PALETTES, Scene, encode_png, montage, render_frames, vertex_labels
-from model.sparse import Exact, evaluate_sparse
+from model.sparse import Exact, evaluate_sequence
 from model.spec import GenerationSpec
 from model.surface import Surface, extract_surface
 
@@ -41,7 +41,7 @@ SLOPE_SAMPLES = 2048  # points a frame at which the slope is measured
 PICTURES = 8  # frames in a preview
 PICTURE_SIDE = 320  # pixels
 STEEPEST = 1e3  # a slope from which a field is noise
-SLOPE_MARGIN = 1.25  # over the largest slope seen; the largest that exists lies between the samples
+SLOPE_MARGIN = 1.15  # over the largest slope seen; the largest that exists lies between the samples
 
 
 @dataclass(frozen=True)
@@ -164,15 +164,21 @@ def living_cell(spec: GenerationSpec, checkpoint: Checkpoint, index: int) -> tup
 def frames(
     cell: LivingCell, times: NDArray[np.float32], grid: Grid, tracker: CellTracker, *, exact: Exact = "adaptive"
 ) -> Iterator[tuple[float, LabelledFrame, Surface]]:
-    """Yield time, labels and surface of each frame of a cell; one field in memory at a time.
+    """Yield time, labels and surface of each frame of a cell; as many in memory as there are threads.
 
-    The field of a frame is overwritten by the next one's; its runs, labels and surface stay.
+    The field of a frame is overwritten by a later one's; its runs, labels and surface stay.
     """
-    lipschitz, bricks = cell.lipschitz(), Bricks(grid)
+    fields = evaluate_sequence(
+        lambda time: partial(cell.at(time), threads=1),
+        [float(time) for time in times],
+        grid,
+        lipschitz=cell.lipschitz(),
+        exact=exact,
+        threads=torch.get_num_threads(),
+    )
     for number, time in enumerate(times):
         try:
-            field = evaluate_sparse(cell.at(float(time)), grid, lipschitz=lipschitz, exact=exact, bricks=bricks)
-            labelled = tracker.update(field)
+            labelled = tracker.update(next(fields))
         except EmptySurfaceError as error:
             raise EmptySurfaceError(f"frame {number} (t = {time:.3f}): {error}") from None
         yield float(time), labelled, extract_surface(labelled.field, grid, inside=labelled.runs)

@@ -12,7 +12,7 @@ from model.bricks import CELL, KNOWN, WHAT, Bricks, locate
 from model.domain import Field, Grid, Points
 from model.errors import EmptySurfaceError, InvalidFieldError
 from model.runs import bodies, inside
-from model.sparse import Exact, SignedDistance, SparseField, evaluate_dense, evaluate_sparse
+from model.sparse import Exact, SignedDistance, SparseField, evaluate_dense, evaluate_sequence, evaluate_sparse
 from model.surface import extract_surface
 
 sides = st.integers(8, 48)
@@ -144,6 +144,25 @@ def test_storage_is_used_again_without_a_trace() -> None:
     ball = shapes.sphere(0.3)
     again = evaluate_sparse(ball, grid, lipschitz=1.0, bricks=bricks)
     assert_agree(evaluate_dense(ball, grid), again)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_a_sequence_comes_in_order_whatever_the_threads(threads: int) -> None:
+    grid, times = Grid((40, 33, 36)), [-1.0, -0.3, 0.0, 0.4, 0.8, 0.9, 1.0]
+    fields = evaluate_sequence(shapes.dividing_cell, times, grid, lipschitz=1.0, threads=threads)
+    for time, field in zip(times, fields, strict=True):
+        assert np.array_equal(inside(field), evaluate_dense(shapes.dividing_cell(time), grid) < 0)
+
+
+def test_a_sequence_stops_where_nothing_is_left_and_not_before() -> None:
+    def vanishing(time: float) -> SignedDistance:
+        return shapes.sphere(0.4 if time < 0.5 else -1.0)
+
+    fields = evaluate_sequence(vanishing, [0.0, 0.2, 0.6, 0.8], Grid((20, 20, 20)), lipschitz=1.0, threads=2)
+    assert inside(next(fields)).any()
+    assert inside(next(fields)).any()
+    with pytest.raises(EmptySurfaceError):
+        next(fields)
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
