@@ -9,8 +9,8 @@ Promises: a value that is stored as known is what the dense evaluation gives, bi
 and ``exact="certified"`` the signs equal the dense ones everywhere and every grid cell that the zero level set crosses
 has all eight corners known. The default, ``"adaptive"``, uses slopes measured in the block itself for the last steps:
 it loses nothing that the continuation can reach. What lies apart from everything else it finds from a radius of 1.3
-steps on; of smaller crumbs, a handful of samples each, it found 19 in 20 (beside a perfect ball; none was lost by any
-shipped model). Where even those count, ask for ``"certified"``, at about twice the evaluations.
+steps on; of smaller crumbs, a few samples each, about one in nine is lost (put beside a perfect ball; no shipped model
+lost any). Where even those count, ask for ``"certified"``, at about twice the evaluations.
 Does not promise: anything when the bound is too small.
 """
 
