@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from model.errors import CytosynthError
+from model.importing.commands import register
 
 cli = typer.Typer(
     help="The workshop: train, measure and use auto-decoders of living-cell shapes.",
@@ -21,6 +22,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console(stderr=True)
+register(cli)
 
 
 def _bar() -> Progress:
@@ -103,6 +105,11 @@ def train(
         },
     )
     console.print(f"[green]trained[/green] {checkpoint.card.id}: {models / recipe.id}, {trained.minutes:.1f} minutes")
+    if recipe.data.kind == "imported":
+        from model.importing.figures import write_figures
+
+        figures = write_figures(checkpoint, dataset, models / recipe.id, held_out=recipe.held_out.frames)
+        console.print(", ".join(f"{name} {value:.4f}" for name, value in figures.items()), soft_wrap=True)
     console.print("measure it with: python -m model evaluate --config … --models …")
 
 
@@ -123,8 +130,10 @@ def evaluate(
     """Measure a model: Dice of its reconstructions, plausibility of its new cells."""
     from model.card import find_model
     from model.checkpoint import load_checkpoint
+    from model.dataset import ImportedSource, load_dataset
     from model.evaluation.plausibility import score_plausibility
-    from model.evaluation.reconstruction import score_reconstruction, summarise
+    from model.evaluation.reconstruction import FrameScore, score_reconstruction, summarise
+    from model.importing.figures import score_imported
     from model.train import TrainConfig
 
     recipe = TrainConfig.read(config).with_folder(data)
@@ -138,16 +147,26 @@ def evaluate(
 
     with _bar() as bar:
         task = bar.add_task("reconstruction", note="", total=None)
-        scores = score_reconstruction(
-            checkpoint, recipe.data, held_out=recipe.held_out.frames, frames=to_score, grid_side=grid, sequences=chosen,
-            on_frame=lambda score: bar.update(task, advance=1, note=f"Dice {score.dice:.4f}"),
-        )  # fmt: skip
+
+        def show(score: FrameScore) -> None:
+            bar.update(task, advance=1, note=f"Dice {score.dice:.4f}")
+
+        if isinstance(recipe.data, ImportedSource):
+            scores = score_imported(
+                checkpoint, load_dataset(recipe.data.folder), held_out=recipe.held_out.frames, frames=to_score,
+                grid_side=grid, sequences=chosen, on_frame=show,
+            )  # fmt: skip
+        else:
+            scores = score_reconstruction(
+                checkpoint, recipe.data, held_out=recipe.held_out.frames, frames=to_score, grid_side=grid,
+                sequences=chosen, on_frame=show,
+            )  # fmt: skip
         figures = summarise(scores)
         if samples:
             task = bar.add_task("new cells", note="", total=samples)
             plausible = score_plausibility(checkpoint, samples, on_cell=lambda: bar.update(task, advance=1))
             figures |= plausible
-    sampled = f"at {grid}³" if recipe.data.kind == "phantoms" else "on the masks' own grid"
+    sampled = f"at {grid}³" if recipe.data.kind != "masks" else "on the masks' own grid"
     table = Table("figure", "value", title=f"{recipe.id}, {sampled}")
     for name, value in figures.items():
         table.add_row(name, f"{value:.4f}")

@@ -7,13 +7,13 @@ import torch
 from numpy.typing import NDArray
 
 from model.domain import TAU
-from model.network import AutoDecoder
+from model.checkpoint import Decoder
 
 POINTS = 8192
 TIMES = 9
 
 
-def steepest_slope(decoder: AutoDecoder, codes: NDArray[np.float32]) -> float:
+def steepest_slope(decoder: Decoder, codes: NDArray[np.float32]) -> float:
     """Largest gradient length seen over Ω, τ and a set of codes.
 
     Parameters

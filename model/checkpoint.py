@@ -4,6 +4,9 @@ Promises: weights are checked against the card's SHA-256 before they are parsed;
 shape and type and is finite; no pickle is ever opened.
 Does not promise: that the card tells the truth about quality.
 
+The file says in its metadata which architecture its weights belong to: the project's own, or that of the method's
+authors, whose trained models can be imported (:mod:`model.importing.experiment`).
+
 Format: https://huggingface.co/docs/safetensors (a JSON header and raw little-endian tensors).
 """
 
@@ -27,17 +30,31 @@ from model.card import WEIGHTS_FILE, ModelCard, load_card
 from model.errors import CheckpointError
 from model.latent import Prior
 from model.network import AutoDecoder, NetworkConfig
+from model.released import ReleasedConfig, ReleasedDecoder
 
 CONFIG_KEY = "cytosynth.network"
+RELEASED_KEY = "cytosynth.released"  # in its place, for the network of the method's authors
+ROTATIONS = "rotations"
+
+Decoder = AutoDecoder | ReleasedDecoder
+"""A trained network. The architectures differ inside; both have ``config.latent_size``, ``fold`` and ``forward``."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained auto-decoder with its latent table, in memory."""
+    """A trained auto-decoder with its latent table, in memory.
+
+    Attributes
+    ----------
+    rotations
+        (s, 4) unit quaternions [w, x, y, z] in which the training sequences lay, where training found them; a model of
+        the method's authors may have them. A learned code turned by its rotation gives its sequence back.
+    """
 
     card: ModelCard
-    decoder: AutoDecoder
+    decoder: Decoder
     prior: Prior
+    rotations: NDArray[np.float32] | None = None
 
     @property
     def latent_codes(self) -> NDArray[np.float32]:
@@ -48,9 +65,10 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path,
     *,
-    decoder: AutoDecoder,
+    decoder: Decoder,
     prior: Prior,
     card: Mapping[str, Any],
+    rotations: NDArray[np.float32] | None = None,
 ) -> Checkpoint:
     """Write a model's folder: weights first, then the card that names their checksum.
 
@@ -62,6 +80,8 @@ def save_checkpoint(
         What was trained; the prior holds the latent table.
     card
         The card's members, without those that follow from the weights (sha256, parameters, latent_size, latent_codes).
+    rotations
+        (s, 4) unit quaternions of the training sequences, if training found them.
 
     Returns
     -------
@@ -73,9 +93,12 @@ def save_checkpoint(
     tensors["latent_codes"] = torch.from_numpy(np.asarray(prior.centres, dtype=np.float32))
     tensors["prior.bandwidth"] = torch.tensor([prior.bandwidth], dtype=torch.float32)
     tensors["prior.factor"] = torch.from_numpy(np.asarray(prior.factor, dtype=np.float32))
+    if rotations is not None:
+        tensors[ROTATIONS] = torch.from_numpy(np.asarray(rotations, dtype=np.float32))
+    key = RELEASED_KEY if isinstance(decoder, ReleasedDecoder) else CONFIG_KEY
     data = save(
         {name: value.contiguous() for name, value in sorted(tensors.items())},
-        metadata={CONFIG_KEY: decoder.config.model_dump_json()},
+        metadata={key: decoder.config.model_dump_json()},
     )
     partial = folder / f"{WEIGHTS_FILE}.partial"
     partial.write_bytes(data)
@@ -116,19 +139,27 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        config = NetworkConfig.model_validate_json(metadata.get(CONFIG_KEY, "{"))
+        decoder = _empty_decoder(metadata)
     except (SafetensorError, ValidationError) as error:
         raise CheckpointError(f"the weights of model {card.id!r} cannot be read: {error}") from None
-    return _assemble(card, config, tensors)
+    return _assemble(card, decoder, tensors)
 
 
-def _assemble(card: ModelCard, config: NetworkConfig, tensors: dict[str, Tensor]) -> Checkpoint:
-    decoder = AutoDecoder(config)
+def _empty_decoder(metadata: Mapping[str, str]) -> Decoder:
+    """Build the network that a file's metadata describes, its weights still to come."""
+    if RELEASED_KEY in metadata:
+        return ReleasedDecoder(ReleasedConfig.model_validate_json(metadata[RELEASED_KEY]))
+    return AutoDecoder(NetworkConfig.model_validate_json(metadata.get(CONFIG_KEY, "{")))
+
+
+def _assemble(card: ModelCard, decoder: Decoder, tensors: dict[str, Tensor]) -> Checkpoint:
     expected = {f"decoder.{name}": tuple(value.shape) for name, value in decoder.state_dict().items()}
     axes = tensors["prior.factor"].shape[0] if "prior.factor" in tensors and tensors["prior.factor"].ndim == 2 else 1
-    expected["latent_codes"] = (card.latent_codes, config.latent_size)
+    expected["latent_codes"] = (card.latent_codes, decoder.config.latent_size)
     expected["prior.bandwidth"] = (1,)
-    expected["prior.factor"] = (axes, config.latent_size)
+    expected["prior.factor"] = (axes, decoder.config.latent_size)
+    if ROTATIONS in tensors:
+        expected[ROTATIONS] = (card.latent_codes, 4)
     for name in sorted(expected.keys() ^ tensors.keys()):
         raise CheckpointError(f"model {card.id!r}: tensor {name!r} is {'missing' if name in expected else 'not known'}")
     for name, shape in expected.items():
@@ -144,4 +175,5 @@ def _assemble(card: ModelCard, config: NetworkConfig, tensors: dict[str, Tensor]
     prior = Prior(
         tensors["latent_codes"].numpy(), tensors["prior.factor"].numpy(), float(tensors["prior.bandwidth"][0])
     )
-    return Checkpoint(card, decoder, prior)
+    rotations = tensors[ROTATIONS].numpy() if ROTATIONS in tensors else None
+    return Checkpoint(card, decoder, prior, rotations)

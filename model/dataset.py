@@ -4,8 +4,9 @@ A data set is a folder with ``dataset.json`` and one array a sequence, (frames, 
 distance. Points gather where the membrane is: most in two narrow bands around it, the rest uniform in Ω, in random
 order, so that any run of them is a fair sample. Arrays are memory-mapped: a data set larger than memory trains as well.
 
-Promises: every array is written whole or not at all; building again resumes and gives the same bytes.
-Does not promise: metric distances for label volumes beyond half a voxel (a mask does not hold more).
+Promises: every array is written whole or not at all; building again resumes and gives the same bytes. Distances are
+exact: those of a phantom, or those to the surface found in a mask (:mod:`model.importing.membrane`).
+Does not promise: that the surface found in a mask is the cell's to better than a tenth of a voxel.
 """
 
 from __future__ import annotations
@@ -23,16 +24,17 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from scipy import ndimage
 
-from model.domain import frame_times
+from model.domain import OMEGA, Grid, frame_times
 from model.errors import DatasetError
+from model.importing.membrane import membrane_of_mask
 from model.phantoms import SignedDistance, make_phantom
 
 Floats = NDArray[np.float32]
 INDEX_FILE = "dataset.json"
 BANDS = ((0.45, 0.015), (0.30, 0.06))  # share of the points, standard deviation of their offset from the membrane
 FAR_SHARE = 0.25  # uniform in Ω
+SURFACE_POINTS = 8192  # of a frame, from which its bands are drawn
 
 
 class _Frozen(BaseModel):
@@ -61,21 +63,37 @@ class MaskSource(_Frozen):
     points_per_frame: int = Field(default=32_768, ge=1024)
 
 
-Source = Annotated[PhantomSource | MaskSource, Field(discriminator="kind")]
+class ImportedSource(_Frozen):
+    """Sequences that ``python -m model import`` made from a user's own cells; they lie ready in a folder."""
+
+    kind: Literal["imported"]
+    folder: Path = Field(default=Path(), description="The folder given to the import as --out.")
 
 
-class _Entry(_Frozen):
+AnySource = PhantomSource | MaskSource | ImportedSource
+Source = Annotated[AnySource, Field(discriminator="kind")]
+
+
+class SequenceEntry(_Frozen):
+    """One sequence of a data set.
+
+    ``times`` are those of its frames in τ where they are not evenly spread.
+    """
+
     name: str
     file: str
     frames: int
+    times: list[float] | None = None
 
 
-class _Index(_Frozen):
+class DatasetIndex(_Frozen):
+    """What ``dataset.json`` holds."""
+
     format: Literal["cytosynth-dataset/1"] = "cytosynth-dataset/1"
     source: Source
     micrometres: float
     minutes: float
-    sequences: list[_Entry]
+    sequences: list[SequenceEntry]
 
 
 @dataclass(frozen=True)
@@ -89,19 +107,21 @@ class Dataset:
     """
 
     folder: Path
-    source: PhantomSource | MaskSource
+    source: AnySource
     micrometres: float
     minutes: float
     names: list[str]
     samples: list[Floats]
+    uneven: dict[int, Floats]
 
     def times(self, sequence: int) -> Floats:
-        """Times of a sequence's frames, (T,) float32 in τ."""
-        return frame_times(len(self.samples[sequence]))
+        """Times of a sequence's frames, (T,) float32 in τ; evenly spread unless frames are missing between."""
+        known = self.uneven.get(sequence)
+        return frame_times(len(self.samples[sequence])) if known is None else known
 
 
 def build_dataset(
-    source: PhantomSource | MaskSource,
+    source: AnySource,
     folder: Path,
     *,
     workers: int | None = None,
@@ -112,7 +132,7 @@ def build_dataset(
     Parameters
     ----------
     source
-        Phantoms to draw or masks to read.
+        Phantoms to draw, masks to read, or an imported data set, which is opened where it lies.
     folder
         Where the arrays go; made when missing.
     workers
@@ -125,6 +145,8 @@ def build_dataset(
     DatasetError
         If a mask cannot be used, or the folder holds another source's data.
     """
+    if isinstance(source, ImportedSource):
+        return load_dataset(source.folder)
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / INDEX_FILE).is_file():
         dataset = load_dataset(folder)
@@ -133,16 +155,20 @@ def build_dataset(
         return dataset
     jobs = _jobs(source)
     scale, minutes = _physical(source)
-    entries: list[_Entry] = []
+    entries: list[SequenceEntry] = []
     with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
         for done, entry in enumerate(pool.map(_build_sequence, [(source, folder, *job) for job in jobs]), start=1):
             entries.append(entry)
             on_sequence(done, len(jobs))
-    index = _Index(source=source, micrometres=scale, minutes=minutes, sequences=entries)
-    partial = folder / f"{INDEX_FILE}.partial"
-    partial.write_text(index.model_dump_json(indent=1), encoding="utf-8")
-    partial.replace(folder / INDEX_FILE)
+    write_index(DatasetIndex(source=source, micrometres=scale, minutes=minutes, sequences=entries), folder)
     return load_dataset(folder)
+
+
+def write_index(index: DatasetIndex, folder: Path) -> None:
+    """Write ``dataset.json``: with it, and not before, the folder is a data set."""
+    partial = folder / f"{INDEX_FILE}.partial"
+    partial.write_text(index.model_dump_json(indent=1, exclude_none=True), encoding="utf-8")
+    partial.replace(folder / INDEX_FILE)
 
 
 def load_dataset(folder: Path) -> Dataset:
@@ -154,14 +180,15 @@ def load_dataset(folder: Path) -> Dataset:
         If there is none, or it is damaged.
     """
     try:
-        index = _Index.model_validate_json((folder / INDEX_FILE).read_bytes())
+        index = DatasetIndex.model_validate_json((folder / INDEX_FILE).read_bytes())
         samples = [np.load(folder / entry.file, mmap_mode="r") for entry in index.sequences]
     except FileNotFoundError as error:
         raise DatasetError(f"{folder} is not a complete data set: {Path(error.filename).name} is missing") from None
     except (ValidationError, ValueError, json.JSONDecodeError) as error:
         raise DatasetError(f"{folder} is not a data set of cytosynth: {error}") from None
     names = [entry.name for entry in index.sequences]
-    return Dataset(folder, index.source, index.micrometres, index.minutes, names, samples)
+    uneven = {n: np.array(e.times, dtype=np.float32) for n, e in enumerate(index.sequences) if e.times is not None}
+    return Dataset(folder, index.source, index.micrometres, index.minutes, names, samples, uneven)
 
 
 def sample_points(surface_points: Floats, count: int, rng: np.random.Generator) -> Floats:
@@ -192,26 +219,22 @@ def sample_points(surface_points: Floats, count: int, rng: np.random.Generator) 
     return points
 
 
-def mask_distance(mask: NDArray[np.bool_]) -> Floats:
-    """Signed distance of a binary volume at its voxel centres, in voxels.
-
-    The plain distance transform measures to the nearest voxel centre of the other kind and never falls below one; the
-    membrane lies half a voxel before it. A Gaussian of 0.6 voxel removes the staircase without moving a flat wall.
+def sample_frame(sdf: SignedDistance, surface_points: Floats, count: int, *, sequence: int, frame: int) -> Floats:
+    """Draw the training points of one frame, (count, 4) float32: x, y, z and signed distance.
 
     Parameters
     ----------
-    mask
-        (nx, ny, nz), True inside.
-
-    Returns
-    -------
-    Floats
-        (nx, ny, nz) float32, negative inside.
+    sdf
+        Signed distance of the frame, in units of Ω.
+    surface_points
+        (m, 3) points of its membrane, spread evenly.
+    count
+        How many points.
+    sequence, frame
+        Name the frame: the same ones give the same points.
     """
-    outside = ndimage.distance_transform_edt(~mask)
-    inside = ndimage.distance_transform_edt(mask)
-    distance = np.where(mask, 0.5 - inside, outside - 0.5)
-    return np.asarray(ndimage.gaussian_filter(distance, 0.6), dtype=np.float32)
+    points = sample_points(surface_points, count, np.random.default_rng([7, sequence, frame]))
+    return np.column_stack([points, sdf(points)]).astype(np.float32)
 
 
 def mask_frames(path: Path) -> NDArray[np.bool_]:
@@ -262,22 +285,21 @@ def _physical(source: PhantomSource | MaskSource) -> tuple[float, float]:
     return phantom.micrometres, phantom.minutes
 
 
-def _build_sequence(job: tuple[PhantomSource | MaskSource, Path, int, str]) -> _Entry:
+def _build_sequence(job: tuple[PhantomSource | MaskSource, Path, int, str]) -> SequenceEntry:
     source, folder, index, name = job
     path = folder / f"sequence_{index:04d}.npy"
-    frames = _phantom_frames(source, index) if isinstance(source, PhantomSource) else _mask_frames(Path(name))
+    frames = _phantom_frames(source, index) if isinstance(source, PhantomSource) else _mask_frames(Path(name), index)
     if path.is_file():
-        return _Entry(name=Path(name).stem, file=path.name, frames=len(np.load(path, mmap_mode="r")))
-    blocks = []
-    for frame, (sdf, surface_points) in enumerate(frames):
-        rng = np.random.default_rng([7, index, frame])
-        points = sample_points(surface_points, source.points_per_frame, rng)
-        blocks.append(np.column_stack([points, sdf(points)]).astype(np.float32))
+        return SequenceEntry(name=Path(name).stem, file=path.name, frames=len(np.load(path, mmap_mode="r")))
+    blocks = [
+        sample_frame(sdf, surface_points, source.points_per_frame, sequence=index, frame=frame)
+        for frame, (sdf, surface_points) in enumerate(frames)
+    ]
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
         np.save(file, np.stack(blocks))
     partial.replace(path)
-    return _Entry(name=Path(name).stem, file=path.name, frames=len(blocks))
+    return SequenceEntry(name=Path(name).stem, file=path.name, frames=len(blocks))
 
 
 def _phantom_frames(source: PhantomSource, index: int) -> Iterator[tuple[SignedDistance, Floats]]:
@@ -287,36 +309,15 @@ def _phantom_frames(source: PhantomSource, index: int) -> Iterator[tuple[SignedD
         yield frame, frame.surface_points
 
 
-def _mask_frames(path: Path) -> Iterator[tuple[SignedDistance, Floats]]:
-    for mask in mask_frames(path):
-        distance = mask_distance(mask)
-        shape = np.array(mask.shape)
-        step = 2.0 / (shape - 1)
-        if not np.allclose(step, step[0]):
-            raise DatasetError(f"{path.name}: frames are {'×'.join(map(str, mask.shape))}; masks must be cubic")
-        yield _interpolated(distance, float(step[0])), _crossings(distance, float(step[0]))
-
-
-def _interpolated(distance: Floats, step: float) -> SignedDistance:
-    """Trilinear interpolation of a sampled distance, in units of Ω; samples sit at index · step − 1."""
-
-    def sdf(points: Floats) -> Floats:
-        index = (points.T + 1.0) / step
-        values = ndimage.map_coordinates(distance, index, order=1, mode="nearest")
-        return np.asarray(values * step, dtype=np.float32)
-
-    return sdf
-
-
-def _crossings(distance: Floats, step: float) -> Floats:
-    """Points where the sampled distance changes sign along the grid's edges, (m, 3) float32 in Ω."""
-    parts = []
-    for axis in range(3):
-        low = np.delete(distance, -1, axis=axis)
-        high = np.delete(distance, 0, axis=axis)
-        index = np.argwhere((low > 0) != (high > 0))
-        a, b = low[tuple(index.T)], high[tuple(index.T)]
-        point = index.astype(np.float32)
-        point[:, axis] += a / (a - b)
-        parts.append(point)
-    return np.concatenate(parts) * np.float32(step) - np.float32(1.0)
+def _mask_frames(path: Path, index: int) -> Iterator[tuple[SignedDistance, Floats]]:
+    for frame, mask in enumerate(mask_frames(path)):
+        nx, ny, nz = mask.shape
+        x, y, z = (float(step) for step in Grid((nx, ny, nz)).step)
+        if not np.allclose([y, z], x):
+            raise DatasetError(
+                f"{path.name}: frames are {'×'.join(map(str, mask.shape))}; a folder of masks must hold cubic ones. "
+                "python -m model import takes any shape and spacing"
+            )
+        corner = np.full(3, -OMEGA[0])  # the first sample lies at the lower corner of Ω
+        membrane = membrane_of_mask(mask, (x, y, z)).placed(corner, 1.0)
+        yield membrane.distance(), membrane.sample(SURFACE_POINTS, np.random.default_rng([11, index, frame]))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from model.card import load_card
+from model.card import SHIPPED_MODELS, load_card
 from model.checkpoint import CONFIG_KEY, Checkpoint, load_checkpoint, save_checkpoint
 from model.errors import CheckpointError
 
@@ -45,6 +45,29 @@ def test_a_saved_model_is_read_back_exactly(tiny_checkpoint: Checkpoint, tmp_pat
 
     first, second = (c.decoder.fold(torch.from_numpy(c.latent_codes[1]), 0.3) for c in (tiny_checkpoint, again))
     assert np.array_equal(first(points), second(points))
+
+
+def test_shipped_models_keep_their_checksums_when_saved_again(tmp_path: Path) -> None:
+    """A file written by this version is byte for byte the one that was shipped: the format has not moved."""
+    for name in ("celegans", "a549"):
+        held = load_checkpoint(SHIPPED_MODELS / name)
+        card = held.card.model_dump(exclude={"sha256", "parameters", "latent_size", "latent_codes"})
+        again = save_checkpoint(tmp_path / name, decoder=held.decoder, prior=held.prior, card=card)
+        assert again.card.sha256 == held.card.sha256
+
+
+def test_rotations_of_training_sequences_are_kept(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    card = tiny_checkpoint.card.model_dump(exclude={"sha256", "parameters", "latent_size", "latent_codes"})
+    turns = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    kept = save_checkpoint(
+        tmp_path / "tiny", decoder=tiny_checkpoint.decoder, prior=tiny_checkpoint.prior, card=card, rotations=turns
+    )
+    assert tiny_checkpoint.rotations is None
+    assert kept.rotations is not None
+    assert np.array_equal(kept.rotations, turns)
+    rewrite(tmp_path / "tiny", rotations=np.zeros((2, 4), np.float32))
+    with pytest.raises(CheckpointError, match=r"'rotations' is \(2, 4\)"):
+        load_checkpoint(tmp_path / "tiny")
 
 
 def test_one_changed_byte_is_refused(folder: Path) -> None:

@@ -12,7 +12,6 @@ from model.dataset import (
     PhantomSource,
     build_dataset,
     load_dataset,
-    mask_distance,
     mask_frames,
     sample_points,
 )
@@ -25,23 +24,17 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> MaskSource:
     return MaskSource(kind="masks", folder=write_masks(tmp_path_factory.mktemp("masks")), points_per_frame=2048)
 
 
-def test_a_flat_wall_lies_half_a_voxel_before_the_first_voxel_outside() -> None:
-    """The plain distance transform never falls below one; a wall between two voxels is half a voxel from each."""
-    mask = np.zeros((20, 20, 20), dtype=bool)
-    mask[:10] = True
-    distance = mask_distance(mask)
-    assert distance[9, 10, 10] == pytest.approx(-0.5, abs=1e-6)
-    assert distance[10, 10, 10] == pytest.approx(0.5, abs=1e-6)
-    assert distance[5, 10, 10] == pytest.approx(-4.5, abs=0.02)
-
-
-def test_distance_of_a_sphere_is_right_to_a_quarter_voxel_near_the_membrane() -> None:
-    """The plain distance transform is off by 0.45 voxel in the mean square."""
-    index = np.arange(64) - 31.5
-    radius = np.sqrt(sum(np.meshgrid(index**2, index**2, index**2, indexing="ij")))
-    distance = mask_distance(radius < 20.3)
-    near = np.abs(radius - 20.3) < 2.0
-    assert np.sqrt(np.mean((distance - (radius - 20.3))[near] ** 2)) < 0.25
+def test_distances_of_a_mask_are_those_of_its_shape(tmp_path: Path) -> None:
+    """Root mean square near the membrane, in voxels; the plain distance transform is off by 0.45."""
+    axis = np.arange(48) - 23.5
+    radius = np.sqrt(sum(np.meshgrid(axis**2, axis**2, axis**2, indexing="ij")))
+    tifffile.imwrite(tmp_path / "ball.tif", (radius < 14.3)[None].astype(np.uint8), metadata={"axes": "TZYX"})
+    source = MaskSource(kind="masks", folder=tmp_path, points_per_frame=4096)
+    block = build_dataset(source, tmp_path / "data", workers=1).samples[0][0]
+    voxel = 2.0 / 47
+    truth = np.linalg.norm(block[:, :3], axis=1) - 14.3 * voxel
+    near = np.abs(truth) < 2.0 * voxel
+    assert np.sqrt(np.mean((block[near, 3] - truth[near]) ** 2)) < 0.1 * voxel
 
 
 def test_points_gather_around_the_membrane() -> None:
@@ -110,3 +103,11 @@ def test_files_that_are_no_data_are_refused(tmp_path: Path) -> None:
         load_dataset(tmp_path)
     with pytest.raises(DatasetError, match="no file matches"):
         build_dataset(MaskSource(kind="masks", folder=tmp_path, pattern="*.nope"), tmp_path / "data")
+
+
+def test_masks_that_are_not_cubic_are_sent_to_the_import(tmp_path: Path) -> None:
+    volume = np.zeros((1, 8, 12, 12), np.uint8)
+    volume[:, 3:5, 4:8, 4:8] = 1
+    tifffile.imwrite(tmp_path / "flat.tif", volume, metadata={"axes": "TZYX"})
+    with pytest.raises(DatasetError, match="python -m model import takes any shape"):
+        build_dataset(MaskSource(kind="masks", folder=tmp_path, points_per_frame=1024), tmp_path / "data", workers=1)

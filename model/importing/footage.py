@@ -1,0 +1,135 @@
+"""What a user's files look like once they are open: frames of cells, one at a time.
+
+Promises: one frame is in memory at a time; a cell keeps its label from frame to frame.
+Does not promise: that the cells are usable; :mod:`model.importing.survey` looks at that first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.importing.triangles import Membrane
+
+Doubles = NDArray[np.float64]
+Spacing = tuple[float, float, float]
+
+SPECK = 0.02  # of a cell's volume: smaller bodies are dirt and are left out
+ONLY_CELL = 1  # the label of the cell where files hold no labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sighting:
+    """One cell in one frame, looked at in passing.
+
+    Attributes
+    ----------
+    label
+        Names the cell.
+    volume
+        In µm³.
+    centroid, low, high
+        (3,) centre of mass and box, x, y, z in µm.
+    bodies
+        Connected bodies, specks left out.
+    specks
+        Bodies under 2 % of the cell.
+    samples
+        Voxels inside, or triangles of a mesh.
+    cut
+        Whether it touches the border of the volume.
+    is_closed
+        Whether its surface is; always for masks.
+    """
+
+    label: int
+    volume: float
+    centroid: Doubles
+    low: Doubles
+    high: Doubles
+    bodies: int = 1
+    specks: int = 0
+    samples: int
+    cut: bool = False
+    is_closed: bool = True
+
+
+@dataclass(frozen=True)
+class Track:
+    """The life of one cell: first and last frame, and the cell it was born from (0: none known)."""
+
+    label: int
+    first: int
+    last: int
+    parent: int = 0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What files say of their scale, where they say it: µm between voxels along x, y, z; minutes between frames."""
+
+    spacing: Spacing | None = None
+    minutes: float | None = None
+
+    def known(self, other: Calibration) -> Calibration:
+        """What ``other`` says, and where it says nothing, this."""
+        return Calibration(other.spacing or self.spacing, other.minutes or self.minutes)
+
+
+class Footage(Protocol):
+    """Frames of one or several cells on disk."""
+
+    @property
+    def name(self) -> str:
+        """Name for people: that of the file or folder."""
+        ...
+
+    @property
+    def frames(self) -> list[int]:
+        """Numbers of the frames, ascending; a number that is left out is a frame that is missing."""
+        ...
+
+    @property
+    def calibration(self) -> Calibration:
+        """Scale as the files give it."""
+        ...
+
+    @property
+    def tracks(self) -> list[Track] | None:
+        """Lives and descent of the cells, where a file lists them."""
+        ...
+
+    @property
+    def grid_shape(self) -> tuple[int, int, int] | None:
+        """Samples of a volume along (x, y, z); None for meshes."""
+        ...
+
+    def sightings(self, frame: int) -> list[Sighting]:
+        """Look at all cells of a frame.
+
+        Raises
+        ------
+        DatasetError
+            If the frame cannot be read.
+        """
+        ...
+
+    def membranes(self, frame: int, labels: list[int]) -> list[Membrane]:
+        """Find the membranes of some cells of a frame, in µm; the frame is read once.
+
+        Raises
+        ------
+        DatasetError
+            If the frame cannot be read or does not show one of them.
+        """
+        ...
+
+
+def without_specks(volumes: Doubles) -> tuple[int, int]:
+    """Count bodies and specks among the volumes of connected bodies."""
+    sizes = np.abs(volumes)
+    large = int((sizes >= SPECK * sizes.sum()).sum())
+    return large, len(sizes) - large

@@ -1,0 +1,187 @@
+"""Cells as surfaces: meshes, a file a frame, and sampled signed distances (NumPy, MAT, the authors' HDF5).
+
+Promises: a mesh is used as it is, its distances are exact; of sampled distances only the zero level set is used, so
+that their scale, which the method's release changes from frame to frame, does not matter.
+Does not promise: a cell from a mesh with holes; those are reported by the survey.
+
+Formats: STL, OBJ, PLY in µm; arrays ``sdf_vid`` (t, x, y, z), negative inside, reversed to (z, y, x, t) in HDF5 as
+MATLAB writes it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import trimesh
+from numpy.typing import NDArray
+from scipy.io import loadmat
+
+from model.errors import DatasetError
+from model.importing.footage import ONLY_CELL, Calibration, Sighting, Track, without_specks
+from model.importing.membrane import membrane_of_field
+from model.importing.triangles import Membrane
+
+MESHES = (".stl", ".obj", ".ply")
+FIELDS = (".npy", ".mat", ".h5", ".hdf5")
+FIELD_NAME = "sdf_vid"
+MICROMETRES, UNKNOWN = Calibration(spacing=(1.0, 1.0, 1.0)), Calibration()
+
+
+@dataclass(frozen=True)
+class MeshSequence:
+    """One cell, a mesh a frame."""
+
+    name: str
+    files: dict[int, Path]
+    calibration: Calibration = MICROMETRES
+    tracks: list[Track] | None = None
+    frames: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """List the frames."""
+        object.__setattr__(self, "frames", sorted(self.files))
+
+    @property
+    def grid_shape(self) -> tuple[int, int, int] | None:
+        """None: a mesh has no samples."""
+        return None
+
+    def sightings(self, frame: int) -> list[Sighting]:
+        """Look at the cell."""
+        return [_sighting(read_mesh(self.files[frame], self.calibration), cut=False)]
+
+    def membranes(self, frame: int, labels: list[int]) -> list[Membrane]:
+        """Read the mesh."""
+        membrane = read_mesh(self.files[frame], self.calibration)
+        return [membrane for _ in labels]
+
+
+@dataclass(frozen=True)
+class FieldSequence:
+    """One cell, its signed distances sampled on a grid; ``(t, x, y, z)`` or one frame ``(x, y, z)``."""
+
+    name: str
+    path: Path
+    calibration: Calibration = UNKNOWN
+    tracks: list[Track] | None = None
+    frames: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """List the frames."""
+        object.__setattr__(self, "frames", list(range(self._frames())))
+
+    @property
+    def grid_shape(self) -> tuple[int, int, int] | None:
+        """Samples along (x, y, z)."""
+        nx, ny, nz = self._read(0).shape
+        return nx, ny, nz
+
+    def sightings(self, frame: int) -> list[Sighting]:
+        """Look at the cell."""
+        values = self._read(frame)
+        if not (values < 0).any():
+            return []
+        inside = values < 0
+        cut = any(bool(np.take(inside, end, axis=axis).any()) for axis in range(3) for end in (0, -1))
+        return [_sighting(self.membranes(frame, [ONLY_CELL])[0], cut=cut)]
+
+    def membranes(self, frame: int, labels: list[int]) -> list[Membrane]:
+        """Find the zero level set."""
+        try:
+            membrane = membrane_of_field(self._read(frame), self.calibration.spacing or (1.0, 1.0, 1.0))
+        except DatasetError as error:
+            raise DatasetError(f"{self.name}: frame {frame}: {error}") from None
+        return [membrane for _ in labels]
+
+    def _frames(self) -> int:
+        if self.path.suffix in (".h5", ".hdf5"):
+            with _hdf5(self.path) as file:
+                shape: tuple[int, ...] = file[FIELD_NAME].shape[::-1]
+        else:
+            shape = _array(self.path).shape
+        if len(shape) not in (3, 4):
+            raise DatasetError(f"{self.path.name} has {len(shape)} axes; (t, x, y, z) or (x, y, z) is wanted")
+        return shape[0] if len(shape) == 4 else 1
+
+    def _read(self, frame: int) -> NDArray[Any]:
+        if self.path.suffix in (".h5", ".hdf5"):
+            with _hdf5(self.path) as file:
+                stored = file[FIELD_NAME]
+                return np.asarray(stored[..., frame] if stored.ndim == 4 else stored[()]).transpose()
+        values = _array(self.path)
+        return np.asarray(values[frame] if values.ndim == 4 else values)
+
+
+def read_mesh(path: Path, calibration: Calibration = MICROMETRES) -> Membrane:
+    """Read one mesh, in µm.
+
+    Raises
+    ------
+    DatasetError
+        If it cannot be read or holds no triangles.
+    """
+    try:
+        mesh = trimesh.load_mesh(path, process=False)
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise DatasetError(f"{path.name} cannot be read as a mesh: {error}") from None
+    if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
+        raise DatasetError(f"{path.name} holds no triangles")
+    mesh.merge_vertices(merge_tex=True, merge_norm=True)  # an STL repeats every corner
+    faces = np.asarray(mesh.faces, dtype=np.int32)
+    faces = faces[(faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])]
+    scale = np.array(calibration.spacing or (1.0, 1.0, 1.0))
+    membrane = Membrane(np.asarray(mesh.vertices, dtype=np.float64) * scale, faces)
+    return membrane if membrane.volume >= 0 else Membrane(membrane.vertices, np.ascontiguousarray(faces[:, ::-1]))
+
+
+def open_field(path: Path) -> FieldSequence:
+    """Open sampled signed distances."""
+    return FieldSequence(path.stem, path)
+
+
+def _sighting(membrane: Membrane, *, cut: bool) -> Sighting:
+    bodies, specks = without_specks(membrane.bodies())
+    return Sighting(
+        label=ONLY_CELL,
+        volume=membrane.volume,
+        centroid=membrane.centroid,
+        low=membrane.vertices.min(axis=0),
+        high=membrane.vertices.max(axis=0),
+        bodies=bodies,
+        specks=specks,
+        samples=len(membrane.faces),
+        cut=cut,
+        is_closed=membrane.is_closed,
+    )
+
+
+def _array(path: Path) -> NDArray[Any]:
+    try:
+        if path.suffix == ".npy":
+            return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        return np.asarray(loadmat(path, variable_names=[FIELD_NAME])[FIELD_NAME])
+    except KeyError:
+        raise DatasetError(f"{path.name} holds no variable {FIELD_NAME}") from None
+    except NotImplementedError:  # version 7.3 is HDF5
+        raise DatasetError(f"{path.name} is a MAT file of version 7.3: rename it to end in .h5") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise DatasetError(f"{path.name} cannot be read: {error}") from None
+
+
+def _hdf5(path: Path) -> Any:
+    try:
+        h5py = importlib.import_module("h5py")
+    except ImportError:
+        raise DatasetError(f"{path.name} is HDF5; install the package h5py to read it") from None
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise DatasetError(f"{path.name} cannot be read as HDF5: {error}") from None
+    if FIELD_NAME not in file:
+        file.close()
+        raise DatasetError(f"{path.name} holds no dataset {FIELD_NAME}")
+    return file
