@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.domain import TAU
 from model.checkpoint import Decoder
+from model.domain import TAU
 
 POINTS = 8192
 TIMES = 9

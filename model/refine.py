@@ -88,13 +88,7 @@ def split_blocks(
             low = blocks[q, axis]
             node[axis, 0], node[axis, 1], node[axis, 2] = low, low + side // 2, low + extent[axis]
             node[axis, count[axis] - 1] = low + extent[axis]
-        least, inside = np.inf, 0
-        for n in range(8):
-            a, b, c = n >> 2, n >> 1 & 1, n & 1
-            at = locate(table, node[0, a * (count[0] - 1)], node[1, b * (count[1] - 1)], node[2, c * (count[2] - 1)])
-            corner[a, b, c], sure[n] = value[at], bound[at]
-            least = min(least, abs(bound[at]))
-            inside += value[at] < 0.0
+        least, inside = _read(table, value, bound, node, count, corner, sure)
         steep, mean = _slopes(corner, length)
         slope = lipschitz if usual == np.inf else min(lipschitz, _SLACK * max(steep, usual))
         flat = mean / steep if usual < np.inf and steep > _PLANAR * usual else 0.0
@@ -121,6 +115,19 @@ def split_blocks(
 
 
 @compiled
+def _read(table: Any, value: Any, bound: Any, node: Any, count: Any, corner: Any, sure: Any) -> tuple[float, int]:
+    """Fill in the corners of a block; returns the least bound among them, and how many are inside."""
+    least, inside = np.inf, 0
+    for n in range(8):
+        a, b, c = n >> 2, n >> 1 & 1, n & 1
+        at = locate(table, node[0, a * (count[0] - 1)], node[1, b * (count[1] - 1)], node[2, c * (count[2] - 1)])
+        corner[a, b, c], sure[n] = value[at], bound[at]
+        least = min(least, abs(bound[at]))
+        inside += value[at] < 0.0
+    return least, inside
+
+
+@compiled
 def _choose(guess: Any, count: Any, margin: float, part: Any, need: Any) -> None:
     """Choose the parts of a block that a guess does not place farther than ``margin`` from the membrane."""
     need[:] = False
@@ -138,8 +145,8 @@ def _choose(guess: Any, count: Any, margin: float, part: Any, need: Any) -> None
 
 @compiled
 def _nodes(
-    table: Any, value: Any, bound: Any, state: Any, used: Any, node: Any, count: Any, need: Any, guess: Any, sure: Any, away: Any,
-    slope: float, wanted: Any, addresses: Any, asked: int,
+    table: Any, value: Any, bound: Any, state: Any, used: Any, node: Any, count: Any, need: Any, guess: Any,
+    sure: Any, away: Any, slope: float, wanted: Any, addresses: Any, asked: int,
 ) -> int:  # fmt: skip
     """Give every new node that a part needs a bound from its corners, or ask for its distance."""
     what = state.reshape(-1)
