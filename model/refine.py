@@ -84,10 +84,7 @@ def split_blocks(
             extent[axis] = cells
         if not same:
             radius = _measure(extent, side, step, count, length, fraction, away)
-        for axis in range(3):
-            low = blocks[q, axis]
-            node[axis, 0], node[axis, 1], node[axis, 2] = low, low + side // 2, low + extent[axis]
-            node[axis, count[axis] - 1] = low + extent[axis]
+        _lattice(blocks[q], extent, side, count, node)
         least, inside = _read(table, value, bound, node, count, corner, sure)
         steep, mean = _slopes(corner, length)
         slope = lipschitz if usual == np.inf else min(lipschitz, _SLACK * max(steep, usual))
@@ -112,6 +109,14 @@ def split_blocks(
                         parts[made, 0], parts[made, 1], parts[made, 2] = node[0, a], node[1, b], node[2, c]
                         made += 1
     return asked, made, kept
+
+
+@compiled
+def _lattice(first: Any, extent: Any, side: int, count: Any, node: Any) -> None:
+    """Fill in the samples of a block's nodes along each axis."""
+    for axis in range(3):
+        node[axis, 0], node[axis, 1], node[axis, 2] = first[axis], first[axis] + side // 2, first[axis] + extent[axis]
+        node[axis, count[axis] - 1] = first[axis] + extent[axis]
 
 
 @compiled
