@@ -60,6 +60,7 @@ class LabelledFrame:
     ----------
     field
         Signed distances, sparse or (nx, ny, nz) float32 as they were given; without the fragments, if they are removed.
+        None if none was given.
     runs
         The inside samples with their cells' labels, row by row.
     cells
@@ -68,7 +69,7 @@ class LabelledFrame:
         How many fragments were found, removed or not.
     """
 
-    field: SparseField | Field
+    field: SparseField | Field | None
     runs: Runs
     cells: tuple[int, ...]
     fragments: int
@@ -143,21 +144,31 @@ class CellTracker:
             for label, first in self._first_frame.items()
         )
 
-    def update(self, field: SparseField | Field) -> LabelledFrame:
+    @property
+    def keeps_fragments(self) -> bool:
+        """Whether fragments stay."""
+        return self._keep_fragments
+
+    def update(self, field: SparseField | Field | None, *, found: Runs | None = None) -> LabelledFrame:
         """Take the next frame.
 
         Parameters
         ----------
         field
             Signed distances, negative inside; dense ones as (nx, ny, nz). A dense field is not changed; from a sparse
-            one fragments are removed in its storage.
+            one fragments are removed in its storage. None if only the bodies are known.
+        found
+            The bodies, the largest first, if they are known already.
 
         Raises
         ------
         EmptySurfaceError
             If no sample is inside.
         """
-        found = bodies(field)
+        if found is None:
+            if field is None:
+                raise ValueError("a frame is a field, or its bodies")
+            found = bodies(field)
         sizes = found.sizes()[1:]  # descending
         if len(sizes) == 0:
             raise EmptySurfaceError(
@@ -174,7 +185,7 @@ class CellTracker:
                 runs = runs_of(
                     _spread(labels, found.relabelled(np.minimum(ranks, 1)).volume() & (labels == 0) > 0, labels)
                 )
-            else:
+            elif field is not None:
                 field = remove_bodies(field, found, large)
         self._cells = tuple((np.flatnonzero(runs.sizes()[1:]) + 1).tolist())
         for cell in self._cells:

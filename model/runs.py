@@ -87,7 +87,11 @@ def bodies(field: SparseField | Field) -> Runs:
     Runs
         Label 1 is the largest body. Equal sizes keep their order along x, y, z.
     """
-    found = _scan(field)
+    return connected(_scan(field))
+
+
+def connected(found: Runs) -> Runs:
+    """Tell the connected bodies of inside runs apart, the largest first; the labels given are not looked at."""
     labels = np.empty(len(found.first), dtype=np.int32)
     count = _connect(found.shape[1], found.rows, found.first, found.stop, labels)
     sizes = np.bincount(labels, weights=found.lengths, minlength=count)

@@ -25,9 +25,9 @@ from model.errors import EmptySurfaceError, SurfaceError
 from model.runs import Runs, bodies
 from model.sparse import SparseField
 
-_NEAREST = 1e-3  # of a step: no vertex is nearer to a sample
-_FARTHEST = 16.0  # steps: beyond, a value only says "far"; keeps the above true for slopes of a thousand
-_CAP = 1.0 / 1001.0  # of a step: a cap over a cut at the border of Ω lies so far outside it
+NEAREST = 1e-3  # of a step: no vertex is nearer to a sample
+FARTHEST = 16.0  # steps: beyond, a value only says "far"; keeps the above true for slopes of a thousand
+CAP = 1.0 / 1001.0  # of a step: a cap over a cut at the border of Ω lies so far outside it
 _TABLE = triangle_table()
 _COUNTS = (_TABLE >= 0).sum(axis=1) // 3
 
@@ -164,7 +164,7 @@ def _march(bricks: Bricks, grid: Grid) -> Surface:
     faces = np.empty((count, 3), dtype=np.int32)
     found = _triangulate(
         bricks.table, bricks.values, bricks.state, bricks.shape, places, numbers, slot, on_edge, _TABLE, EDGES,
-        step, OMEGA[0], _NEAREST * step.min(), _FARTHEST * step.min(), _CAP, vertices, faces,
+        step, OMEGA[0], NEAREST * step.min(), FARTHEST * step.min(), CAP, vertices, faces,
     )  # fmt: skip
     return Surface(vertices=vertices[:found].copy(), faces=faces)
 
