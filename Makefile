@@ -75,9 +75,12 @@ format: $(STAMP) ## Put the code in order: imports, layout, what can be fixed by
 	$(BIN)/ruff format
 
 .PHONY: bench
-bench: $(STAMP) ## Speed and exactness beside the dense path; prints tables
-	@set -- benchmarks/[a-z]*.py; [ -f "$$1" ] || { echo "there is no benchmark in benchmarks/" >&2; exit 1; }; \
-	for script in "$$@"; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done
+bench: $(STAMP) ## Speed and exactness of the engine beside the dense path, in minutes; prints tables, writes out/bench
+	$(BIN)/python -m benchmarks.engine $(ARGS)
+
+.PHONY: bench-full
+bench-full: $(STAMP) ## The same with every dense evaluation run to its end, in half an hour
+	$(BIN)/python -m benchmarks.engine --full $(ARGS)
 
 .PHONY: train
 train: $(STAMP) ## Train a model: ARGS="--help" tells how

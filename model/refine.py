@@ -16,7 +16,7 @@ from model.bricks import BOUND, CELL, KNOWN, SAMPLES, UNKNOWN, WHAT, claim, comp
 
 _SLACK = 1.25  # over the slope that a block's corners show
 _PLANAR = 0.6  # of the usual slope, in one direction: a block whose corners agree so far is crossed by a sheet at most
-_FLAT = 0.92  # the same for a block whose corners lie on one side: what hides there must not be taken for a sheet
+_FLAT = 0.88  # the same for a block whose corners lie on one side: what hides there must not be taken for a sheet
 _BENT = 0.8  # of the way from a corner to the centre of such a block: so far a sheet may bend out of its plane
 _ROUNDING = 1e-5  # slack for float32 arithmetic inside the signed distance function, units of Ω
 _ASKED = 8  # a bit of a sample's state, set only while one list of samples is made

@@ -8,14 +8,15 @@ no cell is left.
 Promises: a value that is stored as known is what the dense evaluation gives, bit for bit. With a true Lipschitz bound
 and ``exact="certified"`` the signs equal the dense ones everywhere and every grid cell that the zero level set crosses
 has all eight corners known. The default, ``"adaptive"``, uses slopes measured in the block itself for the last steps:
-it loses nothing that the continuation can reach. What lies apart from everything else it finds from a radius of 1.3
-steps on; of smaller crumbs, a few samples each, about one in nine is lost (put beside a perfect ball; no shipped model
+it loses nothing that the continuation can reach. What lies apart from everything else it finds from a radius of two
+steps on; of smaller crumbs, a few samples each, about one in five is lost (put beside a perfect ball; no shipped model
 lost any). Where even those count, ask for ``"certified"``, at about twice the evaluations.
 Does not promise: anything when the bound is too small.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +26,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bricks import Bricks
+from model.bricks import SIDE, Bricks
 from model.domain import Field, Grid, Points
 from model.errors import EmptySurfaceError, InvalidFieldError
 from model.refine import (
@@ -47,6 +48,8 @@ Exact = Literal["adaptive", "certified"]
 _COARSE = 7  # blocks along the longest side of Ω to begin with, at least
 _LOCAL = 4  # cells along a side: blocks of this size and smaller may trust what their corners show
 _FINE = 64  # samples along the longest side: on a coarser grid the cheaper way saves little and sees too little
+_MEMORY = 2.7e9  # bytes that the storages of a sequence may come to, one more than frames at once
+_TOUCHED = 2900.0  # bytes of a storage for each place of a brick, at the most seen
 _BATCH = 2**18  # points in a call of the dense path: bounds its memory
 
 
@@ -172,6 +175,12 @@ def evaluate_sparse(
     while len(cells):
         cells = run.spread(cells)
     return SparseField(bricks, run.evaluations, run.refuted)
+
+
+def frames_at_once(grid: Grid, threads: int) -> int:
+    """Tell how many frames of a sequence to evaluate at the same time: one a thread, as far as memory goes."""
+    places = math.prod(-(-n // SIDE) + 1 for n in grid.shape)
+    return max(1, min(threads, int(_MEMORY // (_TOUCHED * places)) - 1))
 
 
 def evaluate_sequence(

@@ -34,7 +34,7 @@ from model.latent import draw_code, draw_rotation, rotation_matrix, sequence_gen
 from model.network import FoldedDecoder
 from model.plausibility import draw_plausible_code
 from model.render import PALETTES, Scene, encode_png, montage, render_frames, vertex_labels
-from model.sparse import Exact, evaluate_sequence
+from model.sparse import Exact, evaluate_sequence, frames_at_once
 from model.spec import GenerationSpec
 from model.surface import Surface, extract_surface
 
@@ -198,15 +198,17 @@ def frames(
     accelerator, which takes as many frames at once as its memory holds, there is no field.
     """
     if device.type != "cpu":
-        yield from frames_at_once(cell, times, grid, tracker, device=device)
+        yield from _frames_on_device(cell, times, grid, tracker, device=device)
         return
+    threads = torch.get_num_threads()
+    at_once = frames_at_once(grid, threads) if len(times) > 1 else 1
     fields = evaluate_sequence(
-        lambda time: partial(cell.at(time), threads=1),
+        lambda time: partial(cell.at(time), threads=threads // at_once),
         [float(time) for time in times],
         grid,
         lipschitz=cell.lipschitz(),
         exact=exact,
-        threads=torch.get_num_threads(),
+        threads=at_once,
     )
     for number, time in enumerate(times):
         try:
@@ -218,7 +220,7 @@ def frames(
         yield float(time), labelled, extract_surface(left, grid, inside=labelled.runs)
 
 
-def frames_at_once(
+def _frames_on_device(
     cell: LivingCell, times: NDArray[np.float32], grid: Grid, tracker: CellTracker, *, device: torch.device
 ) -> Iterator[tuple[float, LabelledFrame, Surface]]:
     """Yield time, labels and surface of each frame, evaluated many frames at a time on a torch device."""

@@ -1,0 +1,1 @@
+"""Speed and exactness of the engine beside the dense path: ``python -m benchmarks.engine``."""
