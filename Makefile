@@ -82,6 +82,18 @@ bench: $(STAMP) ## Speed and exactness of the engine beside the dense path, in m
 bench-full: $(STAMP) ## The same with every dense evaluation run to its end, in half an hour
 	$(BIN)/python -m benchmarks.engine --full $(ARGS)
 
+.PHONY: chaos
+chaos: $(STAMP) ## Kill, freeze and flush a running service for a quarter of an hour; nothing may be lost: out/chaos
+	$(BIN)/python -m benchmarks.chaos --jobs 300 --faults 300 --seed 0 --out out/chaos $(ARGS)
+
+.PHONY: soak
+soak: $(STAMP) ## A service under steady work for 30 minutes; what grows? out/soak
+	$(BIN)/python -m benchmarks.chaos --soak 30 --out out/soak $(ARGS)
+
+.PHONY: load
+load: $(STAMP) ## 500 clients at once on a service whose workers are busy: out/load
+	$(BIN)/python -m benchmarks.load $(ARGS)
+
 .PHONY: train
 train: $(STAMP) ## Train a model: ARGS="--help" tells how
 	$(BIN)/python -m model train $(ARGS)

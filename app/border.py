@@ -16,26 +16,32 @@ from fastapi.routing import APIRoute
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import BODY_TOO_LONG, MALFORMED, UNSUPPORTED, ProblemError, problem_response
+from app.errors import ProblemError, problem_response
+from app.problems import BODY_TOO_LONG, MALFORMED, UNSUPPORTED
 
 DEPTH_MAX = 32  # a spec needs 3
+UPLOADS = "/v1/uploads/"
 
 
 class BodyLimit:
     """Refuse bodies over a number of bytes, announced or not."""
 
-    def __init__(self, app: ASGIApp, *, limit: int) -> None:
-        """Wrap ``app``."""
-        self.app, self.limit = app, limit
+    def __init__(self, app: ASGIApp, *, limit: int, uploads: int) -> None:
+        """Wrap ``app``; ``uploads`` is the limit of uploads, ``limit`` that of everything else."""
+        self.app, self.limit, self.uploads = app, limit, uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Look at Content-Length first, then count what arrives."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        limit = self.uploads if scope["method"] == "PUT" and scope["path"].startswith(UPLOADS) else self.limit
+        detail = f"a body may have at most {limit} bytes here"
         announced = Headers(scope=scope).get("content-length", "0")
-        if not (announced.isascii() and announced.isdigit()) or int(announced[:20]) > self.limit:
-            await self._refusal(scope, receive, send)
+        if not (announced.isascii() and announced.isdigit()) or int(announced[:20]) > limit:
+            # The rest of the body is never read, so the connection cannot be used again.
+            response = problem_response(BODY_TOO_LONG, detail, headers={"Connection": "close"})
+            await response(scope, receive, send)
             return
         arrived = 0
 
@@ -43,20 +49,11 @@ class BodyLimit:
             nonlocal arrived
             message = await receive()
             arrived += len(message.get("body", b""))
-            if arrived > self.limit:
-                raise ProblemError(BODY_TOO_LONG, self._detail)
+            if arrived > limit:
+                raise ProblemError(BODY_TOO_LONG, detail)
             return message
 
         await self.app(scope, counted, send)
-
-    @property
-    def _detail(self) -> str:
-        return f"a body may have at most {self.limit} bytes"
-
-    async def _refusal(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # The rest of the body is never read, so the connection cannot be used again.
-        response = problem_response(BODY_TOO_LONG, self._detail, headers={"Connection": "close"})
-        await response(scope, receive, send)
 
 
 class SecurityHeaders:

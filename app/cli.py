@@ -14,6 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, Te
 from rich.table import Table
 
 from app.client import DamagedFileError, RefusedError, ServiceClient, UnreachableError, private_service
+from app.keys import keys
 from app.settings import AppSettings, child_environment
 from model import __version__
 
@@ -27,6 +28,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+cli.add_typer(keys)
 out = Console()
 err = Console(stderr=True)
 
@@ -47,6 +49,10 @@ def serve(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port; 8000 by default, 0 takes a free one.")
     ] = None,
+    allow_open: Annotated[
+        bool | None,
+        typer.Option("--allow-open", help="Without keys, serve whoever reaches the port.", show_default=False),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes on this machine.")] = 1,
     data_dir: Annotated[Path | None, typer.Option(help="Results and the queue; ./var by default.")] = None,
     ready_file: Annotated[Path | None, typer.Option(help="Write the address there, as JSON, once it answers.")] = None,
@@ -57,10 +63,15 @@ def serve(
     Set CYTOSYNTH_REDIS_URL to use a broker that runs elsewhere.
     """
     from app.logs import configure_logs
-    from app.supervisor import Plan, PortInUseError, run_service  # the web framework: only this command needs it
+    from app.supervisor import (  # the web framework: only this command needs it
+        ExposedError,
+        Plan,
+        PortInUseError,
+        run_service,
+    )
     from worker.errors import BrokerError
 
-    given = {"host": host, "port": port, "data_dir": data_dir}
+    given = {"host": host, "port": port, "data_dir": data_dir, "allow_open": allow_open}
     settings = AppSettings().model_copy(update={name: value for name, value in given.items() if value is not None})
     configure_logs(settings)
 
@@ -73,8 +84,8 @@ def serve(
         run_service(plan, announce=announce)
     except PortInUseError as error:
         _give_up(f"{error}. Another service may run there: choose one with --port, or --port 0 for a free one.", FAILED)
-    except BrokerError as error:
-        _give_up(error.message, FAILED)
+    except (BrokerError, ExposedError) as error:
+        _give_up(str(error), FAILED)
 
 
 @cli.command()
@@ -194,6 +205,36 @@ def cancel(
 
 
 @cli.command()
+def rebuild(
+    data_dir: Annotated[Path | None, typer.Option(help="Where the service keeps its data; ./var by default.")] = None,
+) -> None:
+    """Restore the queue and the list of jobs from the files, after the broker lost its data.
+
+    A service does this by itself when it finds its broker restarted or empty; this looks whatever the broker says.
+    """
+    from worker.artifacts import Artifacts
+    from worker.broker import running_broker, start_broker
+    from worker.errors import CytosynthError
+    from worker.jobs import JobRules, Jobs
+
+    settings = AppSettings()
+    folder = data_dir or settings.data_dir
+    rules = JobRules(retention_s=settings.retention_days * 86400.0, record_s=settings.record_days * 86400.0)
+    try:
+        with ExitStack() as stack:
+            url = settings.redis_url or running_broker(folder / "broker")
+            if url is None:  # no service runs: it finds everything in order when it starts
+                url = stack.enter_context(start_broker(folder / "broker")).url
+            jobs = Jobs.connect(url, artifacts=Artifacts(folder), rules=rules)
+            stack.callback(jobs.close)
+            restored = jobs.rebuild()
+            states = ", ".join(f"{count} {status}" for status, count in jobs.counts().items() if count)
+    except CytosynthError as error:
+        _give_up(error.message, FAILED)
+    out.print(f"{restored} jobs restored; now {states or 'none'}", highlight=False)
+
+
+@cli.command()
 def version() -> None:
     """Show the version."""
     out.print(f"cytosynth {__version__}", highlight=False)
@@ -244,7 +285,9 @@ def _service(server: str | None, *, own: bool = True, shared: bool = True) -> It
     named = server or settings.server
     try:
         with ExitStack() as stack:
-            client = stack.enter_context(ServiceClient(named or f"http://{settings.host}:{settings.port}"))
+            client = stack.enter_context(
+                ServiceClient(named or f"http://{settings.host}:{settings.port}", key=settings.api_key)
+            )
             if not ((named or shared) and client.is_ours()):
                 if named or not own:
                     _give_up(f"no cytosynth service answers at {client.address}", UNREACHABLE)

@@ -40,9 +40,10 @@ class DamagedFileError(Exception):
 class ServiceClient:
     """Speaks to one service."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, key: str | None = None) -> None:
         self.address = address.rstrip("/")
-        self._http = httpx.Client(base_url=self.address, timeout=httpx.Timeout(75.0, connect=5.0))
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=self.address, headers=headers, timeout=httpx.Timeout(75.0, connect=5.0))
 
     def __enter__(self) -> ServiceClient:
         return self

@@ -6,85 +6,77 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
-from anyio import CapacityLimiter, to_thread
+import structlog
+from anyio import CapacityLimiter, create_task_group, sleep, to_thread
 from fastapi import Depends, Request
 
+from app.access import OPEN_OWNER, caller_of
+from app.catalogue import Catalogue
+from app.overload import Turnstile
+from app.own_jobs import OwnJobs
+from app.readiness import Readiness
 from app.settings import AppSettings
-from model.card import CARD_FILE, ModelCard, find_model, find_models, load_card
-from model.errors import CheckpointError, SpecError, TooLargeError
+from model.card import ModelCard
+from model.errors import SpecError, TooLargeError
 from model.spec import Cost, GenerationSpec
 from worker.artifacts import Artifacts
 from worker.broker import Broker, start_broker
 from worker.jobs import AsyncJobs, Job, JobRules, Jobs
+from worker.quota import Quota, Rates
+from worker.uploads import UploadRules, Uploads, check_reserve
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.desk")
 
 SLICE_S = 2.0  # how long a waiting call may overlook that the service is closing
-
-
-class Catalogue:
-    """The installed models. Folders are looked at anew each time, so that a model appears without a restart."""
-
-    def __init__(self, roots: list[Path]) -> None:
-        """Look into ``roots``, the first winning."""
-        self._roots = roots
-        self._read: dict[Path, tuple[int, ModelCard]] = {}
-
-    def card(self, model_id: str) -> ModelCard:
-        """Return one card; raises ``UnknownModelError``, or ``CheckpointError`` if it is damaged."""
-        return self._card(find_model(model_id, self._roots))
-
-    def cards(self) -> list[ModelCard]:
-        """Return all readable cards, ordered by id; one damaged model must not hide the others."""
-        found = []
-        for _, folder in sorted(find_models(self._roots).items()):
-            try:
-                found.append(self._card(folder))
-            except (CheckpointError, OSError):
-                continue
-        return found
-
-    def _card(self, folder: Path) -> ModelCard:
-        try:
-            changed = (folder / CARD_FILE).stat().st_mtime_ns
-        except FileNotFoundError:
-            raise CheckpointError(f"the model folder {folder.name!r} has no {CARD_FILE}") from None
-        known = self._read.get(folder)
-        if known is None or known[0] != changed:
-            known = self._read[folder] = (changed, load_card(folder))
-        return known[1]
+AT_ONCE, IN_LINE = 4, 6  # requests being written down, and waiting for that
+LOOKERS = 2  # uploads being looked into at once; each may take two gigabytes
+TIDY_S = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Desk:
-    """Resources of one web process."""
+    """Resources of one web process, as one caller may use them."""
 
     settings: AppSettings
-    jobs: Jobs
-    async_jobs: AsyncJobs
+    records: Jobs  # everybody's; endpoints use jobs
+    async_records: AsyncJobs
     artifacts: Artifacts
     catalogue: Catalogue
+    quota: Quota
+    rates: Rates
+    uploads: Uploads
+    readiness: Readiness
+    owner: str = OPEN_OWNER
+    submissions: Turnstile = field(default_factory=lambda: Turnstile(at_once=AT_ONCE, in_line=IN_LINE))
+    lookers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(LOOKERS))
     closing: asyncio.Event = field(default_factory=asyncio.Event)
-    # Health answers from its own threads: a busy pool must not make the service look dead.
-    health_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(4))
+
+    @property
+    def jobs(self) -> OwnJobs:
+        """The caller's jobs."""
+        share = None if self.owner == OPEN_OWNER else self.settings.max_active
+        return OwnJobs(self.records, self.async_records, self.quota, owner=self.owner, share=share)
 
     def admit(self, spec: GenerationSpec) -> ModelCard:
         """Check a spec against its model and the budget before anything is queued.
 
         Raises
         ------
-        UnknownModelError, SpecError, TooLargeError
+        UnknownModelError, SpecError, TooLargeError, DiskFullError
             The message says what is allowed.
         """
         card = self.fitting_card(spec)
-        check_budget(spec.cost(), self.settings)
+        cost = spec.cost()
+        check_budget(cost, self.settings)
+        check_reserve(self.settings.data_dir, reserve=self.settings.disk_reserve_bytes, wanted=cost.bytes)
         return card
 
     def fitting_card(self, spec: GenerationSpec) -> ModelCard:
         """Return the card of the model a spec names, after checking the members whose bounds only the card knows."""
-        card = self.catalogue.card(spec.model)
+        card = self.catalogue.card(spec.model, owner=self.owner)
         check_fits_model(spec, card)
         return card
 
@@ -92,7 +84,7 @@ class Desk:
         """Return the job when it has ended or after ``seconds``, whichever is first; at once if the service closes."""
         deadline = time.monotonic() + min(seconds, self.settings.max_wait_seconds)
         while job.status.active and not self.closing.is_set() and (left := deadline - time.monotonic()) > 0:
-            job = await self.async_jobs.async_wait(job.id, timeout_s=min(left, SLICE_S))
+            job = await self.jobs.async_wait(job.id, timeout_s=min(left, SLICE_S))
         return job
 
 
@@ -136,19 +128,58 @@ async def open_desk(settings: AppSettings) -> AsyncIterator[Desk]:
         stack.push_async_callback(to_thread.run_sync, jobs.close)
         async_jobs = AsyncJobs.connect(url)
         stack.push_async_callback(async_jobs.aclose)
-        yield Desk(
+        quota, rates = Quota.connect(url, rules=rules), Rates.connect(url)
+        stack.push_async_callback(to_thread.run_sync, quota.close)
+        stack.push_async_callback(rates.aclose)
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        readiness = Readiness(jobs, settings.data_dir, reserve=settings.disk_reserve_bytes)
+        await readiness.look()
+        desk = Desk(
+            readiness=readiness,
             settings=settings,
-            jobs=jobs,
-            async_jobs=async_jobs,
+            records=jobs,
+            async_records=async_jobs,
             artifacts=artifacts,
             catalogue=Catalogue(settings.model_roots),
+            quota=quota,
+            rates=rates,
+            uploads=Uploads(
+                settings.data_dir,
+                rules=UploadRules(
+                    quota_bytes=settings.max_uploads_bytes,
+                    reserve_bytes=settings.disk_reserve_bytes,
+                    keep_s=settings.upload_days * 86400.0,
+                ),
+            ),
         )
+        tidying = await stack.enter_async_context(create_task_group())
+        tidying.start_soon(_tidy, desk)
+        tidying.start_soon(readiness.watch)
+        stack.callback(tidying.cancel_scope.cancel)
+        yield desk
+
+
+async def _tidy(desk: Desk) -> None:
+    """Remove expired uploads now and again."""
+    while True:
+        try:
+            await to_thread.run_sync(desk.uploads.expire)
+        except OSError as error:
+            log.warning("expired uploads cannot be removed; tried again later", reason=str(error))
+        await sleep(TIDY_S)
 
 
 async def current_desk(request: Request) -> Desk:
-    """Return the desk of the application that serves ``request``."""
+    """Return the desk of the application that serves ``request``, as its caller may use it."""
+    desk: Desk = request.app.state.desk
+    return replace(desk, owner=caller_of(request).owner)
+
+
+async def whole_desk(request: Request) -> Desk:
+    """Return the desk for what is said to anybody: health and figures."""
     desk: Desk = request.app.state.desk
     return desk
 
 
 DeskNow = Annotated[Desk, Depends(current_desk)]
+WholeDesk = Annotated[Desk, Depends(whole_desk)]

@@ -9,17 +9,20 @@ import time
 from collections.abc import Iterator
 
 import structlog
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.errors import PROBLEM_NOTE
 from model.errors import CytosynthError
-from worker.jobs import Jobs, JobStatus
+from worker.jobs import Job, Jobs, JobStatus
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.http")
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+LATEST = 200
+QUANTILES = (0.5, 0.9, 0.99)
 BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 
 
@@ -36,6 +39,9 @@ class HttpTimes:
             buckets=BUCKETS,
             registry=registry,
         )
+        self._refusals = Counter(
+            "cytosynth_refusals", "Requests answered by a problem, by its code.", ("code",), registry=registry
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Time one request."""
@@ -50,7 +56,12 @@ class HttpTimes:
                 method = scope["method"] if scope["method"] in METHODS else "other"
                 route = route_template(scope)
                 self._times.labels(method, route, str(message["status"])).observe(taken)
-                log.debug("request", method=method, route=route, status=message["status"], ms=round(1000 * taken, 1))
+                facts = {"method": method, "route": route, "status": message["status"], "ms": round(1000 * taken, 1)}
+                if (code := message.pop(PROBLEM_NOTE, None)) is not None:
+                    self._refusals.labels(code).inc()
+                    log.info("refused", code=code, **facts)
+                else:
+                    log.debug("request", **facts)
             await send(message)
 
         await self.app(scope, receive, timed)
@@ -79,8 +90,18 @@ class QueueFigures(Collector):
         states = GaugeMetricFamily("cytosynth_jobs", "Jobs by state.", labels=("state",))
         depth = GaugeMetricFamily("cytosynth_queue_depth", "Jobs that wait for a worker.")
         workers = GaugeMetricFamily("cytosynth_workers", "Workers that gave a sign of life lately.")
+        stages = GaugeMetricFamily(
+            "cytosynth_job_seconds",
+            f"How long the latest {LATEST} succeeded jobs waited and were computed, as quantiles.",
+            labels=("stage", "quantile"),
+        )
+        again = GaugeMetricFamily(
+            "cytosynth_jobs_repeated", f"Of the latest {LATEST} jobs, those that more than one worker has started."
+        )
         try:
             counts, alive = self._jobs.counts(), len(self._jobs.workers_alive())
+            latest = self._jobs.list(limit=LATEST).jobs
+            done = self._jobs.list(status=JobStatus.SUCCEEDED, limit=LATEST).jobs
         except CytosynthError:
             up.add_metric((), 0)
             yield up
@@ -90,4 +111,16 @@ class QueueFigures(Collector):
             states.add_metric((state.value,), count)
         depth.add_metric((), counts[JobStatus.QUEUED])
         workers.add_metric((), alive)
-        yield from (up, states, depth, workers)
+        for stage, seconds in stage_seconds(done).items():
+            for quantile in QUANTILES if seconds else ():
+                stages.add_metric((stage, f"{quantile:g}"), seconds[int(quantile * (len(seconds) - 1))])
+        again.add_metric((), sum(job.attempts > 1 for job in latest))
+        yield from (up, states, depth, workers, stages, again)
+
+
+def stage_seconds(jobs: list[Job]) -> dict[str, list[float]]:
+    """Return how long each job waited and was computed, in ascending order."""
+    started = [(job, job.started_at) for job in jobs if job.started_at is not None]
+    waited = sorted(at - job.created_at for job, at in started)
+    computed = sorted(job.finished_at - at for job, at in started if job.finished_at is not None)
+    return {"queued": waited, "running": computed}

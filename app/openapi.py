@@ -8,21 +8,31 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from app.errors import (
+from app.access import is_public
+from app.errors import PROBLEM_JSON
+from app.problems import (
     BODY_TOO_LONG,
+    BUSY,
+    CLOSED,
+    DIGEST_MISMATCH,
     INTERNAL,
     MALFORMED,
+    MODEL_NOT_YOURS,
     NOT_FOUND,
     NOT_READY,
-    PROBLEM_JSON,
+    OVER_SHARE,
     RANGE,
     TABLE,
+    TOO_FAST,
+    TOO_SLOW,
+    UNAUTHORIZED,
     UNSUPPORTED,
     ProblemType,
 )
 from app.schemas import Problem
 from model import __version__
 from model import errors as tree
+from worker.uploads import DiskFullError, UploadExistsError, UploadNotFoundError, UploadQuotaError
 
 TITLE = "cytosynth"
 SUMMARY = "Synthesises the shapes of living cells on demand."
@@ -41,7 +51,8 @@ TAGS = [
     {"name": "generations", "description": "Ask for new living-cell sequences, or what they would cost."},
     {"name": "jobs", "description": "The life of a job: list, look, follow, cancel, remove."},
     {"name": "files", "description": "What a job has made."},
-    {"name": "models", "description": "The installed models, with their scale, limits and measured quality."},
+    {"name": "models", "description": "The models, with their scale, limits and measured quality; and your own."},
+    {"name": "uploads", "description": "Label volumes, surfaces and weights that you bring."},
     {"name": "health", "description": "For operators and orchestrators."},
     {"name": "problems", "description": "Documentation of every error."},
 ]
@@ -53,11 +64,12 @@ _JOB, _UNFINISHED, _EXPIRED = (
     TABLE[tree.JobExpiredError],
 )
 _BODY = (MALFORMED, UNSUPPORTED, BODY_TOO_LONG)
+_DISK, _UPLOAD, _FILE = TABLE[DiskFullError], TABLE[UploadNotFoundError], TABLE[tree.UploadError]
 _FILES = (_JOB, _UNFINISHED, _EXPIRED, _QUEUE)
 
 # Which problems an operation can answer, besides 422 for its parameters and 500, which all can.
 PROBLEMS: dict[str, tuple[ProblemType, ...]] = {
-    "createGeneration": (*_BODY, _LARGE, _QUEUE),
+    "createGeneration": (*_BODY, _LARGE, _QUEUE, OVER_SHARE, BUSY, _DISK),
     "createEstimate": _BODY,
     "listJobs": (_QUEUE,),
     "getJob": (_JOB, _QUEUE),
@@ -72,6 +84,20 @@ PROBLEMS: dict[str, tuple[ProblemType, ...]] = {
     "getArchive": _FILES,
     "headArchive": _FILES,
     "getModel": (NOT_FOUND,),
+    "createModel": (*_BODY, _UPLOAD, _FILE, _DISK),
+    "deleteModel": (NOT_FOUND, MODEL_NOT_YOURS),
+    "putUpload": (
+        UNSUPPORTED,
+        BODY_TOO_LONG,
+        TABLE[UploadQuotaError],
+        TABLE[UploadExistsError],
+        DIGEST_MISMATCH,
+        _FILE,
+        TOO_SLOW,
+        _DISK,
+    ),
+    "getUpload": (_UPLOAD,),
+    "deleteUpload": (_UPLOAD,),
     "isReady": (NOT_READY,),
     "getProblem": (NOT_FOUND,),
 }
@@ -85,6 +111,8 @@ HEADERS: dict[str, dict[str, dict[str, str]]] = {
         },
         "200": {"Location": "Address of the job.", "Preference-Applied": "The wait that was granted."},
     },
+    "putUpload": {"201": {"Location": "Address of the upload."}, "200": {"Location": "Address of the upload."}},
+    "createModel": {"201": {"Location": "Address of the model."}, "200": {"Location": "Address of the model."}},
     "listJobs": {"200": {"Link": "The next page, as rel=next."}},
     "getFile": {"200": {"ETag": "SHA-256 of the file."}, "206": {"Content-Range": "Which part this is."}},
     "getManifest": {"200": {"ETag": "SHA-256 of the manifest."}},
@@ -130,25 +158,35 @@ def _document(app: FastAPI) -> dict[str, Any]:
     problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}", by_alias=True)
     schemas.update(problem.pop("$defs", {}))
     schemas["Problem"] = problem
-    for operation in _operations(document):
+    for path, operation in _operations(document):
+        guarded = not is_public(path)
         _document_events(operation)
-        _document_problems(operation)
+        _document_problems(operation, guarded=guarded)
         _document_headers(operation)
-    document["security"] = []
+        operation["security"] = [{"key": []}, {}] if guarded else []
+    document["components"]["securitySchemes"] = {
+        "key": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "A key of this service, from the operator. None is needed while the service has no keys.",
+        }
+    }
     return document
 
 
-def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for item in document["paths"].values():
+def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, item in document["paths"].items():
         for method, operation in item.items():
             if method in ("get", "head", "post", "put", "delete"):
-                yield operation
+                yield path, operation
 
 
-def _document_problems(operation: dict[str, Any]) -> None:
+def _document_problems(operation: dict[str, Any], *, guarded: bool) -> None:
     responses = operation["responses"] = {str(status): answer for status, answer in operation["responses"].items()}
     name = operation["operationId"]
     kinds = [*PROBLEMS.get(name, ()), INTERNAL]
+    if guarded:
+        kinds += [UNAUTHORIZED, CLOSED, TOO_FAST]
     if responses.pop("422", None) is not None:  # the framework says so where there is anything to validate
         kinds.append(_SPEC)
     by_status: dict[int, list[ProblemType]] = {}

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from model.card import ModelCard
 from model.spec import Cost
 from worker.jobs import Job, JobStatus
+from worker.uploads import Upload
 
 Moment = Annotated[datetime, Field(description="UTC, ISO 8601.")]
 JOB_ID_PATTERN = r"^[0-9a-f]{32}$"
@@ -150,6 +151,41 @@ class ModelList(_View):
     """The installed models."""
 
     models: list[ModelView]
+
+
+class UploadView(_View):
+    """One file that a client has brought."""
+
+    name: str = Field(examples=["cells.tif"])
+    kind: str = Field(examples=["tiff"])
+    bytes: int
+    sha256: str
+    created_at: Moment
+    expires_at: Moment = Field(description="When it is removed.")
+    facts: dict[str, Any] = Field(description="What was found in it; the members depend on the kind.")
+    href: str
+
+    @classmethod
+    def of(cls, upload: Upload) -> Self:
+        """Show an upload."""
+        return cls(
+            name=upload.name,
+            kind=upload.kind,
+            bytes=upload.bytes,
+            sha256=upload.sha256,
+            created_at=datetime.fromtimestamp(upload.created_at, UTC),
+            expires_at=datetime.fromtimestamp(upload.expires_at, UTC),
+            facts=upload.facts,
+            href=f"/v1/uploads/{upload.name}",
+        )
+
+
+class UploadList(_View):
+    """The caller's uploads."""
+
+    uploads: list[UploadView]
+    used: int = Field(description="Bytes that count towards the quota: uploads, and models made of them.")
+    quota: int
 
 
 class Limits(_View):

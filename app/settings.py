@@ -27,6 +27,9 @@ class AppSettings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    allow_open: bool = Field(
+        default=False, description="Without keys, serve whoever reaches the port, not this machine only."
+    )
     redis_url: str | None = Field(
         default=None,
         repr=False,  # it may hold a password
@@ -42,12 +45,20 @@ class AppSettings(BaseSettings):
     max_bytes: int = Field(default=8 * 2**30, ge=1, description="Bytes of files one job may be expected to write.")
     max_body_bytes: int = Field(default=256 * 1024, ge=1024, description="Longest JSON body, in bytes.")
     max_queue: int = Field(default=10_000, ge=1, description="More queued jobs are refused.")
+    max_active: int = Field(default=1000, ge=1, description="Queued and running jobs one key may have.")
+    max_rate: float = Field(default=50.0, gt=0, description="Requests a second that one key may send for long,")
+    max_burst: int = Field(default=200, ge=1, description="and at once.")
+    max_upload_bytes: int = Field(default=256 * 2**20, ge=1024, description="Longest upload, in bytes.")
+    max_uploads_bytes: int = Field(default=8 * 2**30, ge=1024, description="Bytes of uploads one key may keep.")
+    upload_days: float = Field(default=7.0, gt=0, description="An upload is kept this long.")
+    disk_reserve_bytes: int = Field(default=2**30, ge=0, description="Nothing is accepted that would leave less free.")
     max_wait_seconds: float = Field(default=60.0, ge=0.0, le=60.0, description="Longest wait in one call.")
     retention_days: float = Field(default=7.0, gt=0, description="Files are kept this long after a job has succeeded.")
     record_days: float = Field(default=30.0, gt=0, description="A finished job stays listed this long.")
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$", description="Least level logged.")
     log_json: bool = Field(default=False, description="Log JSON lines instead of text.")
     server: str | None = Field(default=None, description="Address of the service the command line talks to.")
+    api_key: str | None = Field(default=None, repr=False, description="The key the command line shows to that service.")
 
     @field_validator("model_dirs", mode="before")
     @classmethod
@@ -60,8 +71,8 @@ class AppSettings(BaseSettings):
 
     @property
     def model_roots(self) -> list[Path]:
-        """Folders that hold models, the operator's own before the shipped ones."""
-        return [*self.model_dirs, SHIPPED_MODELS]
+        """Folders that hold models: the operator's own, those made of uploads, the shipped ones."""
+        return [*self.model_dirs, self.data_dir / "models", SHIPPED_MODELS]
 
 
 def child_environment(settings: AppSettings, *, workers: int = 1) -> dict[str, str]:
@@ -75,6 +86,7 @@ def child_environment(settings: AppSettings, *, workers: int = 1) -> dict[str, s
         "CYTOSYNTH_MAX_QUEUE": str(settings.max_queue),
         "CYTOSYNTH_RETENTION_DAYS": repr(settings.retention_days),
         "CYTOSYNTH_RECORD_DAYS": repr(settings.record_days),
+        "CYTOSYNTH_DISK_RESERVE_BYTES": str(settings.disk_reserve_bytes),
     }
     if settings.redis_url is not None:
         shared["CYTOSYNTH_REDIS_URL"] = settings.redis_url

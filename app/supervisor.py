@@ -1,8 +1,8 @@
 """The whole service in one process tree: broker, workers and web, started and stopped together.
 
 Promises: Ctrl-C and SIGTERM end the web first, then the workers (which give their jobs back), then the broker; kill -9
-of this process leaves nothing behind, because every child ends with the pipe it holds; a worker that dies is replaced.
-Does not promise: to restart the broker. Without it the service answers 503 and must be started anew.
+of this process leaves nothing behind, because every child ends with the pipe it holds; a worker that dies, or is frozen
+for long, is replaced, and so is a broker that dies. A broker that will not start again ends the service.
 """
 
 from __future__ import annotations
@@ -23,20 +23,32 @@ from pathlib import Path
 import structlog
 import uvicorn
 
+from app.access import is_loopback
 from app.main import create_app
 from app.settings import AppSettings, child_environment
-from worker.broker import check_server, start_broker, worker_command
+from model.card import SHIPPED_MODELS
+from worker.broker import Broker, check_server, start_broker, worker_command
+from worker.errors import BrokerError, QueueUnavailableError
+from worker.jobs import Jobs
+from worker.keys import Keys
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.serve")
 
 WEB_GRACE_S = 3  # for answers under way; waiting calls end by themselves within this
+WORKER_NICENESS = 10
 WORKER_GRACE_S = 15.0  # a frame, and giving the job back
 STEADY_S = 60.0  # a worker that lived this long had no trouble starting
 BACKOFF_MAX_S = 30.0
+LOOK_S = 2.0  # between two looks at the broker and the workers
+SILENT_S = 120.0  # a worker that gives no sign of life for this long is frozen
 
 
 class PortInUseError(Exception):
     """Somebody else listens there."""
+
+
+class ExposedError(Exception):
+    """The service would be open to others without a key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +59,7 @@ class Plan:
     workers: int = 1
     ready_file: Path | None = None  # written once the service answers
     until_stdin_ends: bool = False  # end together with whoever started us
+    silent_s: float = SILENT_S
 
 
 def run_service(plan: Plan, *, announce: Callable[[str], None]) -> None:
@@ -54,21 +67,40 @@ def run_service(plan: Plan, *, announce: Callable[[str], None]) -> None:
 
     Raises
     ------
-    PortInUseError
+    PortInUseError, ExposedError
         Before anything is started.
     BrokerError
         If the broker cannot be started or may lose jobs.
     """
     settings = plan.settings
+    check_exposure(settings)
     listener = listen(settings.host, settings.port)
     with listener, ExitStack() as stack:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
+        broker = None
         if settings.redis_url is None:
             broker = stack.enter_context(start_broker(settings.data_dir / "broker"))
             settings = settings.model_copy(update={"redis_url": broker.url})
         else:
             check_server(settings.redis_url)
-        asyncio.run(_Service(plan, settings, listener, announce).run())
+        asyncio.run(_Service(plan, settings, listener, announce, broker=broker).run())
+        if broker is not None and broker.lost:
+            raise BrokerError(f"the broker died and does not start again; see {broker.folder / 'server.log'}")
+
+
+def check_exposure(settings: AppSettings) -> None:
+    """Refuse to listen where others can reach the service while anybody may use it.
+
+    Raises
+    ------
+    ExposedError
+        If there are no keys and the operator has not said that this is meant.
+    """
+    if not (is_loopback(settings.host) or settings.allow_open or Keys(settings.data_dir).required()):
+        raise ExposedError(
+            f"{settings.host} can be reached from outside and there are no keys: whoever finds the port could use the "
+            "service. Make a key with `cytosynth keys create NAME`, or say --allow-open if that is meant"
+        )
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -101,8 +133,15 @@ class _Service:
     """One run of the service inside an event loop."""
 
     def __init__(
-        self, plan: Plan, settings: AppSettings, listener: socket.socket, announce: Callable[[str], None]
+        self,
+        plan: Plan,
+        settings: AppSettings,
+        listener: socket.socket,
+        announce: Callable[[str], None],
+        *,
+        broker: Broker | None,
     ) -> None:
+        self._broker = broker
         self._plan, self._settings, self._listener, self._announce = plan, settings, listener, announce
         self._stopping = asyncio.Event()
         self._app = create_app(settings)
@@ -118,11 +157,21 @@ class _Service:
         if self._plan.until_stdin_ends:
             loop.add_reader(sys.stdin.fileno(), self._read_stdin)
         workers = [asyncio.create_task(self._keep_worker(number)) for number in range(self._plan.workers)]
+        watch = asyncio.create_task(self._watch_broker())
         try:
             await self._server.serve(sockets=[self._listener])
         finally:
             self._stopping.set()
-            await asyncio.gather(*workers)
+            await asyncio.gather(watch, *workers)
+
+    async def _watch_broker(self) -> None:
+        """End the service when its broker is gone for good."""
+        while not self._stopping.is_set():
+            if self._broker is not None and self._broker.lost:
+                log.critical("the broker died and does not start again; the service ends")
+                self._stop()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), LOOK_S)
 
     def _stop(self) -> None:
         # A second time: somebody is in a hurry, so answers under way are cut.
@@ -166,14 +215,22 @@ class _Service:
         worker = await asyncio.create_subprocess_exec(
             *worker_command(),
             f"--loglevel={level}",
-            env=child_environment(self._settings, workers=self._plan.workers),
+            env=self._worker_environment(),
             stdin=asyncio.subprocess.PIPE,  # its end tells the worker to stop, however we end
             stdout=asyncio.subprocess.DEVNULL,  # celery's banner; its log goes to standard error
             start_new_session=True,  # Ctrl-C in the terminal is for us; we stop the worker in good order
         )
+        # Workers take every processor they can get; answers go first.
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, worker.pid, WORKER_NICENESS)
         ended, stopping = asyncio.create_task(worker.wait()), asyncio.create_task(self._stopping.wait())
-        await asyncio.wait((ended, stopping), return_when=asyncio.FIRST_COMPLETED)
+        frozen = asyncio.create_task(self._until_frozen(worker.pid))
+        await asyncio.wait((ended, stopping, frozen), return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
+        if frozen.done() and frozen.exception() is None and not ended.done() and not self._stopping.is_set():
+            log.error("a worker gives no sign of life and is killed", pid=worker.pid)
+            worker.kill()
+        frozen.cancel()
         if not ended.done():
             if worker.stdin is not None:
                 worker.stdin.close()
@@ -183,3 +240,26 @@ class _Service:
                 log.warning("a worker did not stop in time and is killed; its job is taken up again later")
                 worker.kill()
         return await ended
+
+    async def _until_frozen(self, pid: int) -> None:
+        """Return when a worker that has shown life has shown none for long, though the broker hears others."""
+        jobs, seen = Jobs.connect(self._settings.redis_url or "", hint=lambda _: None), None
+        try:
+            patience = self._plan.silent_s / 2
+            while seen is None or time.monotonic() - seen < patience:
+                try:
+                    beats = await asyncio.to_thread(jobs.workers_alive, within_s=patience)
+                except QueueUnavailableError:
+                    seen = None if seen is None else time.monotonic()  # nobody could be heard
+                else:
+                    if any(beat.pid == pid and beat.hostname == socket.gethostname() for beat in beats):
+                        seen = time.monotonic()
+                await asyncio.sleep(LOOK_S)
+        finally:
+            await asyncio.to_thread(jobs.close)
+
+    def _worker_environment(self) -> dict[str, str]:
+        """Return what a worker must agree with us about; models made of uploads are found like the operator's own."""
+        roots = [str(root.resolve()) for root in self._settings.model_roots if root != SHIPPED_MODELS]
+        shared = child_environment(self._settings, workers=self._plan.workers)
+        return shared | {"CYTOSYNTH_MODEL_DIRS": json.dumps(roots)}

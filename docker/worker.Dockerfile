@@ -1,5 +1,4 @@
-# The worker image: the arithmetic. Synthesis computes on the CPU in this version; docker/gpu.yml reserves an NVIDIA
-# device for the engine to come.
+# The worker image: the arithmetic, on the CPU, or on an NVIDIA device with docker/gpu.yml.
 #
 #   docker build --file docker/worker.Dockerfile --tag cytosynth-worker .
 #

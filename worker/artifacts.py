@@ -4,11 +4,14 @@ Below the data folder, all on one file system so that a rename is atomic::
 
     requests/<job>.json      what was accepted, kept a second time beside the broker
     staging/<job>.<token>/   being written under one lease
-    results/<job>/           published; manifest.json and the files it names
+    results/<job>/           published: manifest.json and the files it names, which nobody may write any more
+    blobs/<2>/<sha256>       the contents of those files, each once (:mod:`worker.blobs`)
+    verdicts/<job>.json      how a job ended that has no files
+    pins/<job>               its files are kept until the client lets go
     trash/                   on its way out
 
-Promises: a reader sees all files of a job or none; after :meth:`Artifacts.publish` they survive a power cut; no name a
-client sends leads outside a job's folder.
+Promises: a reader sees all files of a job or none; after :meth:`Artifacts.publish` they survive a power cut, and are
+what their manifest says; no name a client sends leads outside a job's folder.
 Does not promise: that published files belong to a succeeded job; the job record says so.
 """
 
@@ -18,14 +21,18 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from worker.errors import ArtifactNotFoundError
+from worker.blobs import Blobs
+from worker.durable import DRAFT, NO_LINKS, sync_file, sync_folder, write_once, write_over
+from worker.errors import ArtifactNotFoundError, ExportError
 
 MANIFEST = "manifest.json"
 JOB_ID = re.compile(r"[0-9a-f]{32}")
@@ -39,35 +46,61 @@ class Artifacts:
         self._requests = root / "requests"
         self._staging = root / "staging"
         self._results = root / "results"
+        self._verdicts = root / "verdicts"
+        self._pins = root / "pins"
         self._trash = root / "trash"
+        self._blobs = Blobs(root / "blobs")
 
-    # ---------------------------------------------------------------------------------------------------- requests
+    # ------------------------------------------------------------------------------------------- beside the broker
 
     def record_request(self, request: dict[str, Any]) -> None:
         """Keep an accepted request on disk, whole and synced, under its ``id``; one that exists is left as it is."""
         path = self._request_path(request["id"])
-        if path.exists():
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{token_hex(4)}")
-        try:
-            with draft.open("w", encoding="utf-8") as file:
-                json.dump(request, file, allow_nan=False)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-            _sync_folder(path.parent)
-        finally:
-            draft.unlink(missing_ok=True)
+        if not path.exists():
+            write_once(path, json.dumps(request, allow_nan=False).encode())
 
     def forget_request(self, job_id: str) -> None:
-        """Remove a recorded request: its job needs no restoring any more."""
-        self._request_path(job_id).unlink(missing_ok=True)
+        """Remove a recorded request, and what goes with it: its job needs no restoring any more."""
+        for path in (self._request_path(job_id), self._verdict_path(job_id), self._pins / job_id):
+            path.unlink(missing_ok=True)
 
-    def requests(self) -> Iterator[dict[str, Any]]:
-        """Yield the recorded requests, oldest first."""
-        for path in sorted(self._requests.glob("[0-9a-f]*.json")):
-            yield json.loads(path.read_bytes())
+    def requested(self) -> list[str]:
+        """Return the ids of the recorded requests, oldest first."""
+        try:
+            names = [path.name.partition(".")[0] for path in self._requests.iterdir()]
+        except FileNotFoundError:
+            return []  # there never was one; a folder that cannot be read is another matter
+        return sorted(name for name in names if JOB_ID.fullmatch(name))
+
+    def requests(self, job_ids: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Yield recorded requests, all of them or those of some jobs; one that is removed meanwhile is left out."""
+        for job_id in self.requested() if job_ids is None else job_ids:
+            with suppress(FileNotFoundError):
+                yield json.loads(self._request_path(job_id).read_bytes())
+
+    def record_verdict(self, job_id: str, verdict: dict[str, Any]) -> None:
+        """Keep how a job ended that has no files; the last word counts, for a job expires after it succeeded."""
+        write_over(self._verdict_path(job_id), json.dumps(verdict, allow_nan=False).encode())
+
+    def verdict(self, job_id: str) -> dict[str, Any] | None:
+        """Return how a job ended without files; None if it did not."""
+        try:
+            verdict: dict[str, Any] = json.loads(self._verdict_path(job_id).read_bytes())
+        except FileNotFoundError:
+            return None
+        return verdict
+
+    def pin(self, job_id: str, *, pinned: bool) -> None:
+        """Remember that a job's files are to be kept."""
+        path = self._pins / _checked(job_id)
+        if pinned:
+            write_once(path, b"")
+        else:
+            path.unlink(missing_ok=True)
+
+    def pinned(self, job_id: str) -> bool:
+        """Whether a job's files are to be kept."""
+        return (self._pins / _checked(job_id)).exists()
 
     # ----------------------------------------------------------------------------------------------------- writing
 
@@ -86,21 +119,57 @@ class Artifacts:
         """Move a finished staging folder to its place, synced to disk, in one step.
 
         Where another attempt of the same job has published before, its files stay: the same spec gave the same bytes,
-        and somebody may be reading them.
+        and somebody may be reading them. Files that the manifest does not name are dropped.
+
+        Raises
+        ------
+        ExportError
+            If a file is not what the manifest says.
+        OSError
+            If the disk does not take them.
         """
         target = self._results / _checked(job_id)
         self._results.mkdir(parents=True, exist_ok=True)
-        for folder, _, files in os.walk(staged, topdown=False):
-            for name in files:
-                _sync_file(Path(folder) / name)
-            _sync_folder(Path(folder))
+        manifest = json.loads((staged / MANIFEST).read_bytes())
+        sums = {entry["name"]: entry.get("sha256") for entry in manifest["files"]}
+        changed: set[Path] = set()
+        for place, _, files in os.walk(staged, topdown=False):
+            for path in (Path(place) / file for file in files):
+                name = path.relative_to(staged).as_posix()
+                if name not in sums and name != MANIFEST:
+                    path.unlink()
+                else:
+                    changed |= self._settle(path, name=name, expected=sums.pop(name, None))
+            sync_folder(Path(place))
+        if sums:
+            raise ExportError(f"{len(sums)} files of the manifest were not written, {min(sums)[:200]!r} among them")
+        for folder in changed:
+            sync_folder(folder)
         try:
             staged.rename(target)
         except OSError:
             if not target.is_dir():
                 raise
             self._discard(staged)
-        _sync_folder(self._results)
+        sync_folder(self._results)
+
+    def copy(self, source: str, staged: Path) -> bool:
+        """Fill a staging folder with the files of another job; False if that job has none (any more)."""
+        folder = self._results / _checked(source)
+        try:
+            shutil.copytree(folder, staged, copy_function=_link, dirs_exist_ok=True)
+            complete = (staged / MANIFEST).is_file()
+        except (FileNotFoundError, shutil.Error):
+            complete = False
+        return complete
+
+    def probe(self) -> None:
+        """Prove that every step of a job can be written; raises ``OSError`` where one cannot."""
+        for folder in (self._requests, self._staging, self._results, self.root / "blobs", self._verdicts, self._trash):
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(b"fit?")
+                file.flush()
 
     # ----------------------------------------------------------------------------------------------------- reading
 
@@ -142,9 +211,17 @@ class Artifacts:
         """Remove a job's published files, all at once for a reader; no harm if there are none."""
         self._discard(self._results / _checked(job_id))
 
+    def published_at(self, job_id: str) -> float:
+        """Return when a job's files were written, in seconds since 1970; raises ``ArtifactNotFoundError``."""
+        try:
+            return (self._results / _checked(job_id) / MANIFEST).stat().st_mtime
+        except FileNotFoundError:
+            raise ArtifactNotFoundError(f"job {job_id} has no files") from None
+
     def stored(self) -> list[str]:
-        """Return the ids of all jobs with a request or files on disk."""
-        names = {path.stem for folder in (self._requests, self._results) for path in _entries(folder)}
+        """Return the ids of all jobs with anything on disk."""
+        folders = (self._requests, self._results, self._verdicts, self._pins)
+        names = {path.name.partition(".")[0] for folder in folders for path in _entries(folder)}
         return sorted(name for name in names if JOB_ID.fullmatch(name))
 
     def sweep(
@@ -155,38 +232,59 @@ class Artifacts:
         unknown: Collection[str] = (),
         grace_s: float = 60.0,
         keep_s: float = 7 * 86400.0,
-    ) -> None:
-        """Remove what no job needs.
+    ) -> int:
+        """Remove what no job needs; returns how many things that were.
 
         Parameters
         ----------
         leased
-            Jobs that are being run: their staging folders stay. Others go once ``grace_s`` old.
+            Jobs that are being run: their staging folders stay. Others go once ``grace_s`` old, as do drafts.
         ended
             Jobs that ended without files: whatever lies there goes.
         unknown
-            Jobs without a record. Their files go only once ``keep_s`` old, because the broker may have lost its data
-            and be about to be rebuilt from them.
+            Jobs without a record: what they left goes once ``keep_s`` old, for a request is written before its record.
         """
-        now = time.time()
+        now, removed = time.time(), 0
         for folder in _entries(self._staging):
             if folder.name.partition(".")[0] not in leased and _age(folder, now) > grace_s:
                 self._discard(folder)
+                removed += 1
         for job_id in ended:
-            self.remove(job_id)
-            self.forget_request(job_id)
-        for job_id in unknown:
-            if _age(self._results / job_id, now) > keep_s:
+            if (self._results / job_id).exists():
                 self.remove(job_id)
-            if _age(self._request_path(job_id), now) > keep_s:
+                removed += 1
+        for job_id in unknown:
+            places = (self._results / job_id, self._request_path(job_id), self._verdict_path(job_id))
+            if all(_age(place, now) > keep_s for place in places if place.exists()):
+                self.remove(job_id)
                 self.forget_request(job_id)
+                removed += 1
+        for draft in (entry for at in (self._requests, self._verdicts) for entry in _entries(at)):
+            if draft.name.startswith(DRAFT) and _age(draft, now) > grace_s:
+                draft.unlink(missing_ok=True)
+                removed += 1
         for left in _entries(self._trash):
             shutil.rmtree(left, ignore_errors=True)
+        return removed + self._blobs.sweep()
 
     # ----------------------------------------------------------------------------------------------------- private
 
     def _request_path(self, job_id: str) -> Path:
         return self._requests / f"{_checked(job_id)}.json"
+
+    def _verdict_path(self, job_id: str) -> Path:
+        return self._verdicts / f"{_checked(job_id)}.json"
+
+    def _settle(self, path: Path, *, name: str, expected: str | None) -> set[Path]:
+        """Bring one file to disk for good; return the folders whose names must follow."""
+        path.chmod(0o444)  # its content may be shared
+        sha256 = sync_file(path)
+        if expected is not None and sha256 != expected:
+            raise ExportError(f"{name[:200]!r} is not what the manifest says; the disk may be failing")
+        if name == MANIFEST:
+            return set()  # the job's own: it tells when the files were written
+        folder = self._blobs.share(path, sha256)
+        return {folder} if folder else set()
 
     def _read(self, job_id: str) -> tuple[dict[str, Any], frozenset[str]]:
         path = self._results / _checked(job_id) / MANIFEST
@@ -218,6 +316,19 @@ def _checked(job_id: str) -> str:
     return job_id
 
 
+def _link(source: str, target: str) -> None:
+    """Copy a file by a further link where that can be; the manifest always, it is the job's own."""
+    if Path(source).name != MANIFEST:
+        try:
+            os.link(source, target)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+        else:
+            return
+    shutil.copyfile(source, target)
+
+
 def _entries(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
 
@@ -227,16 +338,3 @@ def _age(path: Path, now: float) -> float:
         return now - path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

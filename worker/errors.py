@@ -8,6 +8,7 @@ from __future__ import annotations
 from model.errors import (
     ArtifactNotFoundError,
     CytosynthError,
+    ExportError,
     IdempotencyError,
     JobActiveError,
     JobCanceledError,
@@ -26,6 +27,7 @@ __all__ = [
     "ArtifactNotFoundError",
     "BrokerError",
     "CytosynthError",
+    "ExportError",
     "IdempotencyError",
     "JobActiveError",
     "JobCanceledError",

@@ -30,10 +30,21 @@ class Heart:
         Between two beats of the thread, which carry a job over a frame that takes minutes.
     draining
         Whether the worker is to stop.
+    alive
+        Called at every beat: shows the parent that this process runs, whether or not the broker hears it.
     """
 
-    def __init__(self, jobs: Jobs, lease: Lease, *, every_s: float, draining: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        jobs: Jobs,
+        lease: Lease,
+        *,
+        every_s: float,
+        draining: Callable[[], bool],
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
         self._jobs = jobs
+        self._alive = alive
         self._lease = lease
         self._every_s = every_s
         self._draining = draining
@@ -93,6 +104,7 @@ class Heart:
             self._beat(None)
 
     def _beat(self, progress: JobProgress | None) -> None:
+        self._alive()
         try:
             self._jobs.beat(self._lease, progress=progress)
         except (JobCanceledError, LeaseLostError) as error:

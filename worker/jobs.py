@@ -21,18 +21,22 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Self
 
 import redis
 
+from worker.admission import Admission
 from worker.artifacts import Artifacts
 from worker.async_jobs import PREFIX, AsyncJobs
 from worker.connection import connect, reachable
 from worker.errors import (
-    IdempotencyError,
     JobActiveError,
     JobCanceledError,
+    JobError,
+    JobExpiredError,
+    JobFailedError,
     JobNotFoundError,
     LeaseLostError,
     QueueUnavailableError,
@@ -49,29 +53,20 @@ from worker.records import (
     Lease,
     Sweep,
     WorkerBeat,
-    new_job_id,
     parse_job,
 )
-from worker.store import Store, fingerprint
+from worker.store import Store
+from worker.upkeep import Upkeep
 
 __all__ = [
-    "AsyncJobs",
-    "Job",
-    "JobEvent",
-    "JobFailure",
-    "JobPage",
-    "JobProgress",
-    "JobRules",
-    "JobStatus",
-    "Jobs",
-    "Lease",
-    "Sweep",
-    "WorkerBeat",
-]
+    "AsyncJobs", "Job", "JobEvent", "JobFailure", "JobPage", "JobProgress", "JobRules", "JobStatus", "Jobs", "Lease",
+    "Sweep", "WorkerBeat",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
 PAGE_MAX = 200
+NO_FILES: dict[JobStatus, type[JobError]] = {JobStatus.FAILED: JobFailedError, JobStatus.CANCELED: JobCanceledError}
 
 HintPublisher = Callable[[str], None]
 
@@ -104,6 +99,8 @@ class Jobs:
         self._prefix = prefix
         self._artifacts = artifacts
         self._hint = hint
+        self._upkeep = Upkeep(self._store, artifacts, self.rules, hint=self.hint)
+        self._admission = Admission(self._store, artifacts, self.rules, restore=lambda: self._upkeep.find([]))
 
     @classmethod
     def connect(
@@ -159,7 +156,7 @@ class Jobs:
 
         Returns
         -------
-            The job, and whether it is new. When it is, it is on disk twice: in the broker and as ``request.json``.
+            The job, and whether it is new. It is kept twice: by the broker and, before that, as ``request.json``.
 
         Raises
         ------
@@ -168,24 +165,15 @@ class Jobs:
         QueueUnavailableError
             If the queue is full, the broker does not answer or the request cannot be stored.
         """
-        job_id = new_job_id()
-        text = json.dumps(spec, allow_nan=False, separators=(",", ":"))
-        key = fingerprint(owner, idempotency_key) if idempotency_key is not None else ""
-        answer, found = self._store.run(
-            "submit", job_id, kind, owner, text, model_id, model_sha256, digest, request_digest or digest, key,
-            int(self.rules.idempotency_s), fingerprint(owner, digest), int(reuse), self.rules.max_queue,
-        )  # fmt: skip
-        if answer == "mismatch":
-            raise IdempotencyError("this Idempotency-Key was used with another body; use a new key for a new request")
-        if answer == "full":
-            raise QueueUnavailableError(
-                f"{found} jobs are waiting, which is the most this service queues; try again later"
-            )
-        job = self.get(found)
-        if answer == "created":
-            self._record(job)
+        request = {
+            "kind": kind, "owner": owner, "spec": spec, "model_id": model_id, "model_sha256": model_sha256,
+            "digest": digest, "request_digest": request_digest or digest,
+        }  # fmt: skip
+        job_id, new = self._admission.submit(request, idempotency_key=idempotency_key, reuse=reuse)
+        job = self.get(job_id)
+        if new:
             self.hint(job_id)
-        return job, answer == "created"
+        return job, new
 
     def get(self, job_id: str, *, owner: str | None = None) -> Job:
         """Return one job; without ``owner`` whoever owns it.
@@ -194,8 +182,10 @@ class Jobs:
         ------
         JobNotFoundError
             If it does not exist or belongs to another owner: both look the same.
+        QueueUnavailableError
+            If the broker does not answer, or has lost its data and cannot be rebuilt.
         """
-        jobs = self._store.fetch([job_id])
+        jobs = self._store.fetch([job_id]) or self._upkeep.find([job_id])
         if not jobs or (owner is not None and jobs[0].owner != owner):
             raise JobNotFoundError(f"there is no job {job_id[:64]!r}")
         return jobs[0]
@@ -225,9 +215,11 @@ class Jobs:
         A running job is canceled at once; its worker learns of it with the next frame and drops what it has.
         """
         self.get(job_id, owner=owner)
-        if self._store.run("cancel", job_id, self.rules.record_s) and self._artifacts:
-            self._artifacts.forget_request(job_id)
-        return self.get(job_id, owner=owner)
+        done = self._store.run("cancel", job_id, self.rules.record_s)
+        job = self.get(job_id, owner=owner)
+        if done:
+            self._upkeep.record_end(job)
+        return job
 
     def delete(self, job_id: str, *, owner: str | None = None) -> None:
         """Remove a job that has ended, its files first found no more, then gone.
@@ -237,13 +229,30 @@ class Jobs:
         JobActiveError
             While it is queued or running.
         """
-        self.get(job_id, owner=owner)
-        answer = self._store.run("delete", job_id)
-        if answer == "active":
+        if self.get(job_id, owner=owner).status.active:
             raise JobActiveError(f"job {job_id} has not ended; cancel it before removing it")
         if self._artifacts:
-            self._artifacts.forget_request(job_id)
+            self._artifacts.forget_request(job_id)  # first: what is half removed must not come back with a rebuilding
+        self._store.run("delete", job_id)
+        if self._artifacts:
             self._artifacts.remove(job_id)
+
+    def pin(self, job_id: str, *, pinned: bool = True, owner: str | None = None) -> Job:
+        """Keep a job's files until it is let go, which begins their retention time anew; returns the job.
+
+        Raises
+        ------
+        JobExpiredError, JobFailedError, JobCanceledError
+            If it has no files and will have none.
+        """
+        job = self.get(job_id, owner=owner)
+        if pinned and self._artifacts and (job.status.active or job.status is JobStatus.SUCCEEDED):
+            self._artifacts.pin(job_id, pinned=True)
+        if self._store.run("pin", job_id, int(pinned), self.rules.retention_s) != "done":
+            raise NO_FILES.get(job.status, JobExpiredError)(f"job {job_id} has no files that could be kept")
+        if not pinned and self._artifacts:
+            self._artifacts.pin(job_id, pinned=False)
+        return self.get(job_id, owner=owner)
 
     def events(self, job_id: str, *, after: str = "0", block_s: float = 0.0) -> builtins.list[JobEvent]:
         """Return what happened after the event ``after``, waiting up to ``block_s`` for the first; maybe nothing."""
@@ -282,15 +291,29 @@ class Jobs:
         text = json.dumps(asdict(progress), allow_nan=False) if progress else ""
         self._under(lease, "beat", self.rules.lease_s, text)
 
-    def finish(self, lease: Lease, *, result: str) -> None:
-        """End a job as succeeded: the only commit of its published files."""
-        self._under(lease, "finish", result, self.rules.retention_s)
+    def holds(self, job_id: str, token: int) -> bool:
+        """Whether a lease is still good, for somebody who only knows its token."""
+        return self._store.holds(job_id, token)
+
+    def finish(self, lease: Lease, *, result: str, content: str = "") -> None:
+        """End a job as succeeded: the only commit of its published files. ``content`` names them for :meth:`maker`."""
+        self._under(lease, "finish", result, self.rules.retention_s, content)
+
+    def maker(self, content: str) -> str | None:
+        """Return a job that has made this content already, whoever owns it; its files may be copied."""
+        return self._store.maker(content) if self.rules.reuse else None
 
     def fail(self, lease: Lease, *, code: str, message: str) -> None:
         """End a job as failed; it is not tried again."""
         self._under(lease, "fail", code, message, self.rules.record_s)
-        if self._artifacts:
-            self._artifacts.forget_request(lease.job_id)
+        self._record_end(lease.job_id)
+
+    def stumble(self, lease: Lease, *, code: str, message: str) -> None:
+        """Give back a job that is to blame for what happened: it counts as a lost lease, and the last one fails it."""
+        if self._under(lease, "stumble", self.rules.max_lost, self.rules.record_s, code, message) == "failed":
+            self._record_end(lease.job_id)
+        else:
+            self.hint(lease.job_id)
 
     def release(self, lease: Lease) -> None:
         """Give a job back to the head of the queue; the attempt does not count."""
@@ -318,44 +341,23 @@ class Jobs:
 
     def sweep(self) -> Sweep:
         """Repair what dead workers and lost hints left behind, and apply retention. Safe to run anywhere, any time."""
-        swept = self._store.sweep(self.rules)
-        for job_id in dict.fromkeys(swept.requeued + swept.hinted):
-            self.hint(job_id)
-        if self._artifacts:
-            for job_id in swept.crashed + swept.expired + swept.purged:
-                self._artifacts.forget_request(job_id)
-                self._artifacts.remove(job_id)
-        return swept
+        return self._upkeep.sweep()
 
-    def clean(self) -> None:
-        """Remove files that belong to no job; slower than :meth:`sweep`, so run it seldom."""
-        if self._artifacts is None:
-            return
-        leased, stored = self._store.leased(), self._artifacts.stored()
-        known = self._store.statuses(stored)
-        ended = [i for i, s in known.items() if not s.active and s is not JobStatus.SUCCEEDED]
-        unknown = [i for i in stored if i not in known]
-        self._artifacts.sweep(
-            leased=leased, ended=ended, unknown=unknown, grace_s=self.rules.lease_s, keep_s=self.rules.retention_s
-        )
+    def clean(self) -> int:
+        """Remove files that belong to no job, and return how many; slower than :meth:`sweep`, so run it seldom."""
+        return self._upkeep.clean()
+
+    def rebuild(self) -> int:
+        """Restore every recorded job after the broker lost its data; returns how many were missing."""
+        return self._upkeep.rebuild(doubt=True)
+
+    def hints_waiting(self) -> int:
+        """Return how many hints no worker has taken yet."""
+        return self._store.hints_waiting()
 
     def try_lock(self, name: str, *, seconds: float) -> bool:
         """Whether the caller may do a chore that one worker at a time should do; the lock runs out by itself."""
         return self._store.try_lock(name, seconds=seconds)
-
-    def restore(self, request: dict[str, Any], *, result: str | None = None) -> bool:
-        """Put back a job that the broker has forgotten; False if it is known."""
-        return self._store.restore(request, retention_s=self.rules.retention_s, result=result)
-
-    def rebuild(self) -> int:
-        """Restore every recorded request after the broker lost its data; returns how many were missing."""
-        if self._artifacts is None:
-            return 0
-        restored = 0
-        for request in self._artifacts.requests():
-            result = request["id"] if self._artifacts.exists(request["id"]) else None
-            restored += self.restore(request, result=result)
-        return restored
 
     def counts(self) -> dict[JobStatus, int]:
         """Return how many jobs are in each state."""
@@ -371,27 +373,17 @@ class Jobs:
 
     # ------------------------------------------------------------------------------------------------------- private
 
-    def _under(self, lease: Lease, script: str, *args: str | float) -> None:
-        answer = self._store.run(script, lease.job_id, lease.token, *args)
+    def _under(self, lease: Lease, script: str, *args: str | float) -> str:
+        answer = str(self._store.run(script, lease.job_id, lease.token, *args))
         if answer == "canceled":
             raise JobCanceledError(f"job {lease.job_id} was canceled")
-        if answer != "held":
+        if answer == "lost":
             raise LeaseLostError(f"job {lease.job_id} belongs to another worker now")
+        return answer
 
-    def _record(self, job: Job) -> None:
-        if self._artifacts is None:
-            return
-        request = {
-            "id": job.id, "kind": job.kind, "owner": job.owner, "spec": job.spec, "model_id": job.model_id,
-            "model_sha256": job.model_sha256, "digest": job.digest, "created_at": job.created_at,
-        }  # fmt: skip
-        try:
-            self._artifacts.record_request(request)
-        except OSError as error:
-            log.exception("job %s: the request cannot be stored", job.id)
-            self._store.run("cancel", job.id, self.rules.record_s)
-            self._store.run("delete", job.id)
-            raise QueueUnavailableError("the service cannot store more requests at the moment; try later") from error
+    def _record_end(self, job_id: str) -> None:
+        with suppress(JobNotFoundError, QueueUnavailableError):  # the janitor finds what is not written down
+            self._upkeep.record_end(self.get(job_id))
 
 
 def _celery_hints(url: str) -> HintPublisher:

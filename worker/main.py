@@ -7,7 +7,6 @@ here imports a numerical library: the parent stays small and forks before any de
 from __future__ import annotations
 
 import logging
-import mmap
 import os
 import signal
 from typing import Any
@@ -19,17 +18,18 @@ from worker.chores import Chores
 from worker.errors import BrokerError
 from worker.guard import die_with_parent
 from worker.jobs import HintPublisher
+from worker.pulse import Pulse
 from worker.settings import WorkerSettings
-from worker.store import QUEUE
+from worker.store import QUEUE, UNDER_WAY, UNDER_WAY_INDEX, UNDER_WAY_LOCK
 
-__all__ = ["TASK", "celery_app", "configuration", "draining", "hint_publisher", "worker_command"]
+__all__ = ["PULSE", "TASK", "celery_app", "configuration", "draining", "hint_publisher", "worker_command"]
 
 log = logging.getLogger(__name__)
 
 TASK = "cytosynth.run_job"
-# One byte that the parent shares with the processes it forks: set once the worker is to stop. A page of memory rather
-# than a message, so that the computing process can look at it after every frame for nothing.
-_DRAINING = mmap.mmap(-1, 1)
+# Shared by the parent and the processes it forks. A page of memory rather than messages, so that the computing process
+# can look at it after every frame for nothing.
+PULSE = Pulse()
 
 SHARED: dict[str, Any] = {
     "task_default_queue": QUEUE,
@@ -55,6 +55,10 @@ def configuration() -> dict[str, Any]:
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "health_check_interval": 10,
+            # What the sweeper clears of hints that died with their worker.
+            "unacked_key": UNDER_WAY,
+            "unacked_index_key": UNDER_WAY_INDEX,
+            "unacked_mutex_key": UNDER_WAY_LOCK,
         },
         # The broker may start after the worker, or be restarted under it; wait for ever.
         "broker_connection_retry_on_startup": True,
@@ -95,7 +99,7 @@ def broker_url(settings: WorkerSettings) -> str:
 
 def draining() -> bool:
     """Whether the worker is to stop: give the job back after this frame."""
-    return bool(_DRAINING[0])
+    return PULSE.draining
 
 
 def hint_publisher(url: str) -> HintPublisher:
@@ -140,11 +144,11 @@ def _end_with_parent(**_: object) -> None:
 
 
 def _start_chores(**_: object) -> None:
-    Chores.start(celery_app.conf.broker_url, WorkerSettings())
+    Chores.start(celery_app.conf.broker_url, WorkerSettings(), PULSE)
 
 
 def _drain(**_: object) -> None:
-    _DRAINING[0] = 1
+    PULSE.drain()
 
 
 def _stop_chores(**_: object) -> None:

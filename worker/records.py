@@ -67,6 +67,7 @@ class Job:
     error: JobFailure | None = None
     queue_position: int | None = None  # 1: the next to run; None: not queued
     result: str | None = None  # key of its artifacts
+    pinned: bool = False  # its files are kept until the client lets go
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +134,7 @@ class JobRules:
     idempotency_s: float = 7 * 86400.0
     hint_after_s: float = 30.0
     max_queue: int = 10_000
+    reuse: bool = True  # answer a request, or carry out a job, with what was made before
     sweep_batch: int = 200  # jobs a sweep touches of each sort, so that no script runs long
 
 
@@ -171,6 +173,7 @@ def parse_job(fields: Mapping[str, str], *, rank: int | None = None) -> Job:
         error=JobFailure(code=code, message=fields.get("error_message", "")) if code else None,
         queue_position=rank + 1 if rank is not None and status is JobStatus.QUEUED else None,
         result=fields.get("result") or None,
+        pinned=fields.get("pinned") == "1",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -44,6 +44,19 @@ class WorkerSettings(BaseSettings):
     retention_days: float = Field(default=7.0, gt=0, description="Files are kept this long after a job has succeeded.")
     record_days: float = Field(default=30.0, gt=0, description="A finished job stays listed this long.")
     max_queue: int = Field(default=10_000, ge=1, description="More queued jobs are refused.")
+    reuse: bool = Field(
+        default=True, description="A job whose files exist already, whoever asked for them, gets those; same bytes."
+    )
+    job_seconds: float = Field(default=21_600.0, gt=0, description="A job that takes longer is ended as failed.")
+    deaf_seconds: float = Field(
+        default=120.0, gt=0, description="A worker that takes no work for this long although there is some is ended."
+    )
+    disk_reserve_bytes: int = Field(
+        default=2**30, ge=0, description="No job is begun that would leave less free; it waits."
+    )
+    device: Literal["cpu", "cuda"] = Field(
+        default="cpu", description="Where cells are computed; cuda: an NVIDIA GPU, a path that no GPU has run yet."
+    )
     threads: int | None = Field(
         default=None, ge=1, description="Threads of the computing process; unset: torch decides."
     )
@@ -69,4 +82,5 @@ class WorkerSettings(BaseSettings):
             record_s=self.record_days * 86400.0,
             hint_after_s=self.hint_after_seconds,
             max_queue=self.max_queue,
+            reuse=self.reuse,
         )

@@ -11,6 +11,8 @@
 ``retention``         sorted set of the ended, by when their files or records go
 ``result:<digest>``   the succeeded job that answers an identical request
 ``idem:<key>``        hash, the job that an Idempotency-Key stands for
+``content:<name>``    the succeeded job, whoever owns it, that made this content
+``whole``             the run of the server in which no record is missing; ``round:<name>``: a rebuilding under way
 ``seq``, ``token``    counters: order of submission, fencing
 ``workers``           sorted set of workers by their last sign of life; ``worker-facts`` describes them
 ====================  ========================================================================================
@@ -37,7 +39,14 @@ CRASHED = (
     "the workers that ran this job died {lost} times (out of memory?); "
     "ask for a smaller grid, fewer frames or a smaller count"
 )
-SCRIPTS = ("submit", "claim", "beat", "finish", "fail", "release", "cancel", "delete", "sweep", "restore")
+SCRIPTS = (
+    "submit", "claim", "beat", "finish", "fail", "release", "stumble", "cancel", "delete", "pin", "sweep", "restore",
+    "whole",
+)  # fmt: skip
+# Where kombu keeps the hints that a worker has taken and not yet acknowledged; a name of our own, for the server may
+# carry the messages of others.
+UNDER_WAY, UNDER_WAY_INDEX, UNDER_WAY_LOCK = (f"{QUEUE}:unacked{tail}" for tail in ("", "_index", "_mutex"))
+ROUND_S = 3600  # a rebuilding whose process died is forgotten after this long
 
 
 class Store:
@@ -97,20 +106,67 @@ class Store:
     def sweep(self, rules: JobRules) -> Sweep:
         """Run the sweeping script."""
         lists = self.run(
-            "sweep", QUEUE, rules.hint_after_s, rules.max_lost, rules.record_s, rules.sweep_batch,
-            CRASHED.format(lost=rules.max_lost),
+            "sweep", QUEUE, UNDER_WAY, UNDER_WAY_INDEX, rules.hint_after_s, rules.max_lost, rules.record_s,
+            rules.sweep_batch, CRASHED.format(lost=rules.max_lost),
         )  # fmt: skip
         return Sweep(**dict(zip(("requeued", "crashed", "hinted", "expired", "purged"), lists, strict=True)))
 
-    def restore(self, request: dict[str, Any], *, retention_s: float, result: str | None) -> bool:
-        """Put back a record that is missing; False if it is there."""
+    def restore(self, request: dict[str, Any], *, end: dict[str, Any], rules: JobRules, pinned: bool) -> bool:
+        """Put back a record that is missing; False if it is there.
+
+        Parameters
+        ----------
+        end
+            ``status`` (queued or final) and, if final, ``finished_at`` and perhaps ``error``.
+        """
         spec = json.dumps(request["spec"], allow_nan=False, separators=(",", ":"))
+        status, error = JobStatus(end["status"]), end.get("error") or {}
+        succeeded = status is JobStatus.SUCCEEDED
         answer = self.run(
             "restore", request["id"], request["kind"], request["owner"], spec, request["model_id"],
-            request["model_sha256"], request["digest"], fingerprint(request["owner"], request["digest"]),
-            request["created_at"], retention_s, result or "",
+            request["model_sha256"], request["digest"], request.get("request_digest", request["digest"]),
+            request.get("idempotency", ""), int(rules.idempotency_s), fingerprint(request["owner"], request["digest"]),
+            request["created_at"], int(pinned), status, end.get("finished_at") or request["created_at"],
+            rules.retention_s if succeeded else rules.record_s, rules.retention_s, request["id"] if succeeded else "",
+            error.get("code", ""), error.get("message", ""),
         )  # fmt: skip
         return bool(answer)
+
+    def whole(self) -> bool:
+        """Whether the broker, since it started, is known to hold every record."""
+        with reachable():
+            return bool(self._redis.get(self._prefix + "whole") == self._run_id())
+
+    def doubt(self) -> None:
+        """Take no record for granted until the next round has ended."""
+        with reachable():
+            self._redis.delete(self._prefix + "whole")
+
+    def begin_round(self, name: str) -> None:
+        """Begin to restore records."""
+        with reachable():
+            self._redis.set(f"{self._prefix}round:{name}", self._run_id(), ex=ROUND_S)
+
+    def end_round(self, name: str) -> bool:
+        """Declare the records whole, unless the broker has lost its data since the round began."""
+        return bool(self.run("whole", name))
+
+    def maker(self, content: str) -> str | None:
+        """Return the succeeded job that made a content, whoever owns it."""
+        with reachable():
+            job_id: Any = self._redis.get(f"{self._prefix}content:{content}")
+        return job_id if job_id and self.statuses([job_id]).get(job_id) is JobStatus.SUCCEEDED else None
+
+    def holds(self, job_id: str, token: int) -> bool:
+        """Whether a job runs under this token."""
+        with reachable():
+            found: Any = self._redis.hmget(self.job_key(job_id), ["status", "token"])
+        return bool(found == [JobStatus.RUNNING, str(token)])
+
+    def hints_waiting(self) -> int:
+        """Return how many hints no worker has taken."""
+        with reachable():
+            return int(self._redis.llen(QUEUE))
 
     def events(self, job_id: str, *, after: str, block_s: float) -> list[JobEvent]:
         """Return the events after ``after``, waiting up to ``block_s`` for the first."""
@@ -186,6 +242,10 @@ class Store:
         with reachable():
             last: Any = self._redis.xrevrange(self.events_key(job_id), count=1)
         return str(last[0][0]) if last else "0"
+
+    def _run_id(self) -> str:
+        facts: Any = self._redis.info("server")
+        return str(facts["run_id"])
 
     def job_key(self, job_id: str) -> str:
         """Return the key of a record."""

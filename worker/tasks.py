@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import logging
@@ -10,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,11 +19,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from celery import signals
 
+from model import __version__
 from model.card import SHIPPED_MODELS, find_model
 from model.spec import GenerationSpec
 from worker.artifacts import Artifacts
 from worker.errors import (
     CytosynthError,
+    ExportError,
     JobCanceledError,
     JobNotFoundError,
     LeaseLostError,
@@ -30,8 +34,10 @@ from worker.errors import (
 )
 from worker.heart import Heart, ShutdownRequestedError
 from worker.jobs import Job, Jobs, JobStatus, Lease
-from worker.main import TASK, celery_app, draining
+from worker.main import PULSE, TASK, celery_app, draining
 from worker.settings import WorkerSettings
+from worker.storage import Storage
+from worker.uploads import DiskFullError
 
 if TYPE_CHECKING:
     from model.checkpoint import Checkpoint
@@ -41,6 +47,7 @@ log = logging.getLogger(__name__)
 
 CHECKPOINTS_KEPT = 4  # at most 2 MB each
 PATIENCE_S = 600.0  # a result in hand is not thrown away because the broker restarts
+UNWRITTEN = "the files of this job could not be written, several times; ask for a smaller grid, fewer frames or formats"
 INTERNAL = "something unforeseen went wrong while computing this job; it is in the worker's log under the job's id"
 
 
@@ -61,6 +68,7 @@ class Office:
 
     jobs: Jobs
     artifacts: Artifacts
+    storage: Storage
     settings: WorkerSettings
     name: str
 
@@ -92,6 +100,7 @@ def _office() -> Office:
     return Office(
         jobs=Jobs.connect(celery_app.conf.broker_url, artifacts=artifacts, rules=settings.rules),
         artifacts=artifacts,
+        storage=Storage(artifacts, reserve=settings.disk_reserve_bytes, alive=PULSE.beat, stop=draining),
         settings=settings,
         name=f"{socket.gethostname()}:{os.getpid()}",
     )
@@ -105,17 +114,31 @@ def run_job(job_id: str) -> None:
     that a dead worker gave back is first in line again.
     """
     office = _office()
-    if draining():
-        office.jobs.hint(job_id)  # for another worker
-        return
+    PULSE.take()
+    try:
+        if draining():
+            office.jobs.hint(job_id)  # for another worker
+        elif not office.storage.fit():
+            _wait_for_storage(office)  # the sweeper hints again
+        elif lease := _claim(office, job_id):
+            _work(office, lease)
+    finally:
+        PULSE.rest()
+
+
+def _claim(office: Office, job_id: str) -> Lease | None:
     try:
         lease = office.jobs.claim(None, worker=office.name)
     except QueueUnavailableError:
         log.warning("job %s: the broker went away before it could be claimed", job_id)
-        return
+        return None
     if lease is None:
         log.debug("job %s: nothing to do", job_id)
-        return
+    return lease
+
+
+def _work(office: Office, lease: Lease) -> None:
+    PULSE.hold(lease.job_id, lease.token)
     log.info("job %s: attempt %d, %s", lease.job_id, lease.job.attempts, lease.job.kind)
     started = time.monotonic()
     try:
@@ -129,35 +152,73 @@ def run_job(job_id: str) -> None:
 
 def _carry_out(office: Office, lease: Lease) -> None:
     """Run a leased job to its end, whatever that is."""
-    jobs, artifacts, job_id = office.jobs, office.artifacts, lease.job_id
-    staged = artifacts.staging(job_id, lease.token)
+    jobs, every_s = office.jobs, office.settings.heartbeat_seconds
     try:
-        # An earlier attempt may have published and then lost the broker: the same bytes need no second computing.
-        if not artifacts.exists(job_id):
-            with Heart(jobs, lease, every_s=office.settings.heartbeat_seconds, draining=draining) as heart:
-                _runner(lease.job.kind)(lease.job, staged, heart.report)
-                heart.check()
-                artifacts.publish(job_id, staged)
-        _finish(office, lease)
+        with Heart(jobs, lease, every_s=every_s, draining=draining, alive=PULSE.beat) as heart:
+            content = _content(lease.job)
+            # An earlier attempt may have published and then lost the broker: the same bytes need no second computing.
+            if not office.artifacts.exists(lease.job_id):
+                _make(office, lease, heart, content)
+            _finish(office, lease, content)
     except ShutdownRequestedError:
-        log.info("job %s: given back, this worker stops", job_id)
+        log.info("job %s: given back, this worker stops", lease.job_id)
         jobs.release(lease)
     except (LeaseLostError, JobCanceledError, QueueUnavailableError):
         raise
-    except CytosynthError as error:
-        log.info("job %s: failed, %s: %s", job_id, error.code, error.message)
-        code, message = error.code, error.message
+    except DiskFullError as error:
+        log.warning("job %s: waits, %s", lease.job_id, error.message)
+        jobs.release(lease)
+        _wait_for_storage(office)
+    except (CytosynthError, OSError) as error:
+        if (trouble := office.storage.trouble(error)) is not None:
+            _blame(office, lease, trouble)
+            return
+        code, message = (error.code, error.message) if isinstance(error, CytosynthError) else ("internal", INTERNAL)
+        log.info("job %s: failed, %s: %s", lease.job_id, code, error)
         _insist(lambda: jobs.fail(lease, code=code, message=message))
     except Exception:
-        log.exception("job %s: failed, internal", job_id)
+        log.exception("job %s: failed, internal", lease.job_id)
         _insist(lambda: jobs.fail(lease, code="internal", message=INTERNAL))
+
+
+def _make(office: Office, lease: Lease, heart: Heart, content: str) -> None:
+    """Publish the files of a job: those of its twin, or computed."""
+    artifacts, job_id = office.artifacts, lease.job_id
+    staged = artifacts.staging(job_id, lease.token)
+    try:
+        if (twin := office.jobs.maker(content)) is not None:
+            if artifacts.copy(twin, staged):
+                with suppress(ExportError):  # a damaged twin; its own files are computed
+                    artifacts.publish(job_id, staged)
+                    log.info("job %s: has the files of job %s", job_id, twin)
+                    return
+            staged = artifacts.staging(job_id, lease.token)
+        office.storage.check(_expected_bytes(lease.job))
+        _runner(lease.job.kind)(lease.job, staged, heart.report)
+        heart.check()
+        artifacts.publish(job_id, staged)
     finally:
         artifacts.discard(staged)
 
 
-def _finish(office: Office, lease: Lease) -> None:
+def _blame(office: Office, lease: Lease, trouble: OSError) -> None:
+    """Something could not be written: if nothing can be, the job waits; else it is this job's doing, and counts."""
+    log.warning("job %s: cannot write: %s", lease.job_id, trouble)
+    if office.storage.fit():
+        office.jobs.stumble(lease, code="export_failed", message=UNWRITTEN)
+    else:
+        office.jobs.release(lease)
+        _wait_for_storage(office)
+
+
+def _wait_for_storage(office: Office) -> None:
+    PULSE.hold("", 0)  # busy, with no job
+    office.storage.rest()
+
+
+def _finish(office: Office, lease: Lease, content: str) -> None:
     try:
-        _insist(lambda: office.jobs.finish(lease, result=lease.job_id))
+        _insist(lambda: office.jobs.finish(lease, result=lease.job_id, content=content))
     except (LeaseLostError, JobCanceledError):
         # The files go only if the job can never succeed: another worker may be about to commit these very files.
         try:
@@ -167,6 +228,18 @@ def _finish(office: Office, lease: Lease) -> None:
         if hopeless:
             office.artifacts.remove(lease.job_id)
         raise
+
+
+def _content(job: Job) -> str:
+    """Name what a job makes: its digest, and what else decides its bytes."""
+    return hashlib.sha256(json.dumps([job.digest, __version__, WorkerSettings().device]).encode()).hexdigest()
+
+
+def _expected_bytes(job: Job) -> int:
+    """Estimate what a job writes; 0 where nobody knows."""
+    if job.kind != "generation":
+        return 0
+    return int(GenerationSpec.model_validate_json(json.dumps(job.spec)).cost().bytes)
 
 
 def _insist(action: Callable[[], None]) -> None:
@@ -193,12 +266,14 @@ def generate(job: Job, folder: Path, report: Report) -> None:
 
     settings = WorkerSettings()
     spec = GenerationSpec.model_validate_json(json.dumps(job.spec))
-    checkpoint = _checkpoint(find_model(job.model_id, [*settings.model_dirs, SHIPPED_MODELS]), job.model_sha256)
+    checkpoint = _checkpoint(
+        find_model(job.model_id, [*settings.model_dirs, settings.data_dir / "models", SHIPPED_MODELS]), job.model_sha256
+    )
 
     def on_progress(progress: Progress) -> None:
         report(stage=progress.stage, frame=progress.frame, frames=progress.frames)
 
-    synthesize(spec, checkpoint, folder, on_progress=on_progress)
+    synthesize(spec, checkpoint, folder, on_progress=on_progress, device=settings.device)
 
 
 RUNNERS: dict[str, Runner] = {"generation": generate}

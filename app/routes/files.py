@@ -16,7 +16,8 @@ from starlette.types import Receive, Scope, Send
 from app.archive import Entry, archive, archive_length
 from app.border import StrictRoute
 from app.desk import Desk, DeskNow
-from app.errors import RANGE, TABLE, ProblemError, problem_response
+from app.errors import ProblemError, problem_response
+from app.problems import RANGE, TABLE
 from app.routes.jobs import JobId
 from app.schemas import FileList, FileView
 from worker.errors import JobCanceledError, JobExpiredError, JobFailedError, JobNotFinishedError

@@ -8,7 +8,6 @@ import math
 import re
 from typing import Annotated
 
-from anyio import to_thread
 from fastapi import APIRouter, Body, Header, Response
 
 from app.border import StrictRoute
@@ -61,7 +60,7 @@ async def create_generation(
     The job carries the complete spec, the drawn seed included: the same spec and model give the same bytes, and a
     request that has been carried out before is answered at once with 200.
     """
-    job, cost_s = await to_thread.run_sync(_submit, desk, spec, idempotency_key)
+    job, cost_s = await desk.submissions.take(_submit, desk, spec, idempotency_key)
     wait = preferred_wait(prefer)
     if wait is not None:
         response.headers["Preference-Applied"] = f"wait={wait}"

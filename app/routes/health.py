@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import asyncio
 from collections.abc import Awaitable
-from pathlib import Path
 from typing import Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from app.desk import Desk, DeskNow
-from app.errors import NOT_READY, ProblemError
+from app.desk import WholeDesk
+from app.errors import ProblemError
+from app.problems import NOT_READY
 from app.schemas import CheckView, LiveView, ReadyView, VersionView
 from model import __version__
-from model.errors import CytosynthError, QueueUnavailableError
+from model.errors import CytosynthError
 
 router = APIRouter(tags=["health"])
 
@@ -31,13 +29,14 @@ async def livez() -> LiveView:
 
 @router.get("/readyz", operation_id="isReady", summary="Would a job be carried out?")
 @router.head("/readyz", include_in_schema=False)
-async def readyz(desk: DeskNow) -> ReadyView:
+async def readyz(desk: WholeDesk) -> ReadyView:
     """Check that the broker answers, results can be written and a worker gave a sign of life lately."""
-    checks = {
-        "broker": await _check(desk.async_jobs.async_ping()),
-        "storage": await _check(to_thread.run_sync(_write, desk.settings.data_dir, limiter=desk.health_threads)),
-        "worker": await _check(to_thread.run_sync(_count_workers, desk, limiter=desk.health_threads)),
-    }
+    found = await asyncio.gather(
+        _check(desk.async_records.async_ping()),
+        _check(desk.readiness.storage()),
+        _check(desk.readiness.workers()),
+    )
+    checks = dict(zip(("broker", "storage", "worker"), found, strict=True))
     missing = [name for name, check in checks.items() if not check.ok]
     if missing:
         shown = {name: check.model_dump() for name, check in checks.items()}
@@ -65,17 +64,3 @@ async def _check(answer: Awaitable[Any]) -> CheckView:
     except OSError as error:
         return CheckView(ok=False, detail=error.strerror or "not writable")
     return CheckView(ok=True, detail=f"{1000 * value:.1f} ms" if isinstance(value, float) else value)
-
-
-def _write(folder: Path) -> str:
-    """Prove that results can be stored, and say how much room is left."""
-    with tempfile.TemporaryFile(dir=folder) as probe:
-        probe.write(b"ready?")
-    return f"{shutil.disk_usage(folder).free / 2**30:.1f} GiB free"
-
-
-def _count_workers(desk: Desk) -> str:
-    alive = len(desk.jobs.workers_alive())
-    if alive == 0:
-        raise QueueUnavailableError("no worker gave a sign of life lately; jobs are kept until one does")
-    return f"{alive} alive"

@@ -64,7 +64,7 @@ async def get_job(
     ] = 0,
 ) -> JobView:
     """Show a job. With `wait` the answer comes as soon as the job has ended: a long poll."""
-    job = await desk.patience(await desk.async_jobs.async_get(job_id), wait)
+    job = await desk.patience(await desk.jobs.async_get(job_id), wait)
     if job.status.active:
         response.headers["Retry-After"] = "1"
     response.headers["Cache-Control"] = "no-store"
@@ -106,9 +106,9 @@ async def followed_job(
 
     A client that has seen the end and reconnects, as browsers do by themselves, is told by 204 to stop.
     """
-    job = await desk.async_jobs.async_get(job_id)
+    job = await desk.jobs.async_get(job_id)
     after = last_event_id if last_event_id and re.fullmatch(r"\d{1,18}-\d{1,18}", last_event_id, re.ASCII) else "0"
-    if after != "0" and not job.status.active and not await desk.async_jobs.async_events(job_id, after=after):
+    if after != "0" and not job.status.active and not await desk.jobs.async_events(job, after=after):
         raise HTTPException(204)
     return job, after
 
@@ -130,13 +130,13 @@ async def follow_job(
     """
     job, after = followed
     while not desk.closing.is_set():
-        for event in await desk.async_jobs.async_events(job.id, after=after, block_s=SLICE_S):
+        for event in await desk.jobs.async_events(job, after=after, block_s=SLICE_S):
             after = event.id
             yield ServerSentEvent(data=event.data, event=event.event, id=event.id)
             if event.event == "state" and not JobStatus(event.data["state"]).active:
                 return
-        job = await desk.async_jobs.async_get(job.id)
-        if not job.status.active and not await desk.async_jobs.async_events(job.id, after=after):
+        job = await desk.jobs.async_get(job.id)
+        if not job.status.active and not await desk.jobs.async_events(job, after=after):
             # The record of events is shorter than the record of the job: say how it ended all the same.
             yield ServerSentEvent(data={"state": job.status}, event="state")
             return

@@ -1,32 +1,69 @@
-"""The installed models."""
+"""The models: the installed ones, and those made of uploaded weights."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Body, Path, Response
 
 from app.border import StrictRoute
 from app.desk import DeskNow
-from app.errors import NOT_FOUND, ProblemError
+from app.errors import ProblemError
+from app.own_models import ModelSpec, card_of
+from app.problems import MODEL_NOT_YOURS, NOT_FOUND
 from app.schemas import ModelList, ModelView
 from model.errors import UnknownModelError
 
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=StrictRoute)
 
+ModelId = Annotated[str, Path(alias="id", max_length=64, examples=["celegans"])]
 
-@router.get("", operation_id="listModels", summary="List the installed models")
+
+@router.get("", operation_id="listModels", summary="List the models")
 def list_models(desk: DeskNow) -> ModelList:
-    """Show the card of every model: cell type, scale, licence, checksum, limits and measured quality."""
-    return ModelList(models=[ModelView.of(card) for card in desk.catalogue.cards()])
+    """Show the card of every model you may use: cell type, scale, licence, checksum, limits and measured quality."""
+    return ModelList(models=[ModelView.of(card) for card in desk.catalogue.cards(owner=desk.owner)])
+
+
+@router.post(
+    "",
+    operation_id="createModel",
+    summary="Make a model of uploaded weights",
+    status_code=201,
+    response_model=ModelView,
+    responses={200: {"model": ModelView, "description": "It has been made before."}},
+)
+def create_model(spec: Annotated[ModelSpec, Body()], desk: DeskNow, response: Response) -> ModelView:
+    """Make a model that you, and nobody else, can use at once. It stays when the upload expires."""
+    card = card_of(spec, desk.uploads.get(desk.owner, spec.upload), owner=desk.owner)
+    known = desk.catalogue.has(card.id)
+    if not known:
+        desk.uploads.install(desk.owner, spec.upload, card)
+    response.status_code = 200 if known else 201
+    response.headers["Location"] = f"/v1/models/{card.id}"
+    return ModelView.of(desk.catalogue.card(card.id, owner=desk.owner))
 
 
 @router.get("/{id}", operation_id="getModel", summary="Look at one model")
-def get_model(
-    model_id: Annotated[str, Path(alias="id", max_length=64, examples=["celegans"])], desk: DeskNow
-) -> ModelView:
+def get_model(model_id: ModelId, desk: DeskNow) -> ModelView:
     """Show one model card."""
     try:
-        return ModelView.of(desk.catalogue.card(model_id))
+        return ModelView.of(desk.catalogue.card(model_id, owner=desk.owner))
     except UnknownModelError:
-        raise ProblemError(NOT_FOUND, "there is no such model; GET /v1/models lists the installed ones") from None
+        raise _unknown() from None
+
+
+@router.delete("/{id}", operation_id="deleteModel", summary="Remove a model of your own", status_code=204)
+def delete_model(model_id: ModelId, desk: DeskNow) -> Response:
+    """Remove a model that was made of an upload. Jobs that wait for it will fail; finished ones keep their files."""
+    if desk.uploads.uninstall(desk.owner, model_id):
+        return Response(status_code=204)
+    try:
+        desk.catalogue.card(model_id, owner=desk.owner)
+    except UnknownModelError:
+        raise _unknown() from None
+    raise ProblemError(MODEL_NOT_YOURS, MODEL_NOT_YOURS.help)
+
+
+def _unknown() -> ProblemError:
+    return ProblemError(NOT_FOUND, "there is no such model; GET /v1/models lists those you may use")

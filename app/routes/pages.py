@@ -10,7 +10,8 @@ from fastapi import APIRouter, Header, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
-from app.errors import NOT_FOUND, PROBLEM_TYPES, ProblemError, ProblemType
+from app.errors import ProblemError
+from app.problems import NOT_FOUND, PROBLEM_TYPES, ProblemType
 from app.schemas import ProblemTypeList, ProblemTypeView
 
 router = APIRouter()

@@ -63,7 +63,7 @@ def test_announced_long_body_is_refused_before_it_is_read(house: Any) -> None:
     place = urlsplit(house.url)
     with socket.create_connection((place.hostname, place.port), timeout=5) as line:
         line.sendall(
-            b"POST /v1/generations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /v1/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: 10000000000\r\n\r\n"
         )
         answer = b"".join(iter(lambda: line.recv(65536), b"")).decode()  # until the service hangs up

@@ -12,7 +12,8 @@ import structlog
 from fastapi import FastAPI
 
 from app.border import parse_json
-from app.errors import OTHERS, PROBLEM_TYPES, TABLE, ProblemError, UnforeseenErrors, install_errors, problem_type
+from app.errors import ProblemError, UnforeseenErrors, install_errors
+from app.problems import OTHERS, PROBLEM_TYPES, TABLE, problem_type
 from model import errors as tree
 from worker import errors as back_office
 

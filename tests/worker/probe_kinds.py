@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -21,6 +22,10 @@ def probe(job: Job, folder: Path, report: Report) -> None:
         raise ZeroDivisionError("a secret of the house")
     if spec.get("fault") == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
+    if spec.get("fault") == "freeze":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if spec.get("fault") == "full":
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / "x"))
     frames, files = spec.get("frames", 1), []
     (folder / "cell_0000").mkdir()
     for frame in range(frames):

@@ -110,6 +110,30 @@ def test_ctrl_c_in_the_terminal_leaves_the_server_to_the_service(tmp_path: Path)
     assert url
 
 
+def test_server_that_is_killed_comes_back_with_its_data_at_the_same_place(tmp_path: Path) -> None:
+    with start_broker(tmp_path) as broker, redis.Redis.from_url(redis_url(broker.url)) as client:
+        pids = [broker.server_pid]
+        for number in range(3):
+            client.set(f"k{number}", number)
+            os.kill(pids[-1], signal.SIGKILL)
+            eventually(lambda: running_broker(tmp_path) == broker.url, within_s=10)
+            pids.append(int(client.info("server")["process_id"]))
+        assert len(set(pids)) == 4
+        assert client.mget("k0", "k1", "k2") == [b"0", b"1", b"2"]
+        check_server(broker.url)
+        assert not broker.lost
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_server_that_will_not_run_any_more_is_given_up(tmp_path: Path) -> None:
+    with start_broker(tmp_path) as broker:
+        log = tmp_path / "appendonlydir"
+        log.rename(tmp_path / "aside")
+        log.write_text("in the way")
+        os.kill(broker.server_pid, signal.SIGKILL)
+        eventually(lambda: broker.lost, within_s=20)
+
+
 def test_service_restarts_at_once_after_kill_9(tmp_path: Path) -> None:
     holder, pid, _ = hold_broker(tmp_path)
     holder.kill()

@@ -8,14 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from uuid import uuid4
 
-import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from workbench import submit
 
-from model.errors import JobActiveError, JobCanceledError, JobNotFoundError, LeaseLostError, QueueUnavailableError
-from worker.jobs import Job, JobRules, Jobs, JobStatus, Lease
+from model.errors import JobCanceledError, LeaseLostError, QueueUnavailableError
+from worker.jobs import Jobs, JobStatus
 
 THREADS = 8
 
@@ -92,103 +88,3 @@ def test_queue_bound_holds_under_a_rush(make_jobs: Callable[..., Jobs]) -> None:
 
     assert sum(all_at_once([rush] * THREADS)) == 10
     assert jobs.queue_depth() == 10
-
-
-class JobLife(RuleBasedStateMachine):
-    """Any sequence of calls against a plain description of what each may do."""
-
-    url = ""
-    jobs_made: Bundle[Job] = Bundle("jobs_made")
-    leases: Bundle[Lease] = Bundle("leases")
-
-    def __init__(self) -> None:
-        super().__init__()
-        rules = JobRules(lease_s=0.0)  # every lease has run out, so every sweep finds them all
-        self.jobs = Jobs.connect(self.url, hint=lambda _: None, rules=rules, prefix=f"{uuid4().hex}:")
-        self.status: dict[str, JobStatus] = {}
-        self.holder: dict[str, int] = {}
-        self.lost: Counter[str] = Counter()
-
-    def teardown(self) -> None:
-        self.jobs.close()
-
-    @rule(target=jobs_made)
-    def submit(self) -> Job:
-        job = submit(self.jobs)
-        self.status[job.id] = JobStatus.QUEUED
-        return job
-
-    @rule(target=leases, job=jobs_made)
-    def claim(self, job: Job) -> Lease | None:
-        lease = self.jobs.claim(job.id, worker="w")
-        assert (lease is not None) == (self.status.get(job.id) is JobStatus.QUEUED)
-        if lease is not None:
-            self.status[job.id] = JobStatus.RUNNING
-            self.holder[job.id] = lease.token
-        return lease
-
-    @rule(lease=leases, act=st.sampled_from(["beat", "finish", "fail", "release"]))
-    def worker_acts(self, lease: Lease | None, act: str) -> None:
-        if lease is None:
-            return
-        status, holds = self.status.get(lease.job_id), self.holder.get(lease.job_id) == lease.token
-        arguments = {"finish": {"result": "r"}, "fail": {"code": "c", "message": "m"}}.get(act, {})
-        ends = {"finish": JobStatus.SUCCEEDED, "fail": JobStatus.FAILED, "release": JobStatus.QUEUED}
-        said = holds and act in ("finish", "fail") and status is ends[act]  # the last word once more
-        try:
-            getattr(self.jobs, act)(lease, **arguments)
-        except JobCanceledError:
-            assert holds
-            assert status is JobStatus.CANCELED
-        except LeaseLostError:
-            assert not (holds and status is JobStatus.RUNNING)
-        else:
-            assert (holds and status is JobStatus.RUNNING) or said
-            if status is JobStatus.RUNNING and act in ends:
-                self.status[lease.job_id] = ends[act]
-                if act == "release":
-                    del self.holder[lease.job_id]
-
-    @rule(job=jobs_made)
-    def cancel(self, job: Job) -> None:
-        if job.id not in self.status:
-            with pytest.raises(JobNotFoundError):
-                self.jobs.cancel(job.id)
-            return
-        if self.status[job.id].active:
-            self.status[job.id] = JobStatus.CANCELED
-        assert self.jobs.cancel(job.id).status is self.status[job.id]
-
-    @rule(job=jobs_made)
-    def delete(self, job: Job) -> None:
-        status = self.status.get(job.id)
-        if status is None or status.active:
-            with pytest.raises(JobActiveError if status else JobNotFoundError):
-                self.jobs.delete(job.id)
-        else:
-            self.jobs.delete(job.id)
-            del self.status[job.id]
-
-    @rule()
-    def sweep(self) -> None:
-        running = {job_id for job_id, status in self.status.items() if status is JobStatus.RUNNING}
-        swept = self.jobs.sweep()
-        assert set(swept.requeued) | set(swept.crashed) == running
-        self.lost.update(running)
-        assert set(swept.crashed) == {job_id for job_id in running if self.lost[job_id] >= self.jobs.rules.max_lost}
-        for job_id in running:
-            del self.holder[job_id]
-        self.status |= dict.fromkeys(swept.requeued, JobStatus.QUEUED) | dict.fromkeys(swept.crashed, JobStatus.FAILED)
-
-    @invariant()
-    def every_count_and_list_agrees(self) -> None:
-        assert self.jobs.counts() == {status: Counter(self.status.values())[status] for status in JobStatus}
-        assert {job.id: job.status for job in self.jobs.list(limit=200).jobs} == self.status
-
-
-def test_no_sequence_of_calls_breaks_the_life_of_a_job(broker_url: str) -> None:
-    JobLife.url = broker_url
-    run_state_machine_as_test(
-        JobLife,
-        settings=settings(max_examples=30, stateful_step_count=25, suppress_health_check=list(HealthCheck)),
-    )

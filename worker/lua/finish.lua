@@ -1,10 +1,15 @@
--- ARGV: id, token, result, retention_s
-local _, id, token, result, retention_s = unpack(ARGV)
-local f = redis.call('HMGET', job_key(id), 'status', 'token', 'result_key')
+-- ARGV: id, token, result, retention_s, key that names the content or ''
+local _, id, token, result, retention_s, content = unpack(ARGV)
+local f = redis.call('HMGET', job_key(id), 'status', 'token', 'result_key', 'pinned')
 if f[1] == 'succeeded' and f[2] == token then return 'held' end -- the same call once more, after a broken connection
 local answer = standing(id, token)
 if answer ~= 'held' then return answer end
-redis.call('HSET', job_key(id), 'result', result, 'expires_at', stamp(now + tonumber(retention_s)))
+redis.call('HSET', job_key(id), 'result', result)
+if f[4] ~= '1' then redis.call('HSET', job_key(id), 'expires_at', stamp(now + tonumber(retention_s))) end
+if content ~= '' then
+  redis.call('HSET', job_key(id), 'content', content)
+  redis.call('SET', p .. 'content:' .. content, id)
+end
 conclude(id, 'succeeded', tonumber(retention_s))
 redis.call('SET', p .. 'result:' .. f[3], id)
 return 'held'

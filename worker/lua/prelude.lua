@@ -13,6 +13,11 @@ local function job_key(id) return p .. 'job:' .. id end
 local function events_key(id) return p .. 'events:' .. id end
 local function index(status) return p .. 'status:' .. status end
 
+-- Whether this server, since it started, is known to hold every record. One that was restarted may have lost its last
+-- second, one that was flushed everything: the mark is gone or names an earlier run.
+local function run_id() return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') end
+local function whole() return redis.call('GET', p .. 'whole') == run_id() end
+
 local function emit(id, event, data)
   redis.call('XADD', events_key(id), 'MAXLEN', '~', EVENTS_KEPT, '*', 'event', event, 'data', data)
 end
@@ -35,6 +40,12 @@ local function insert(id, kind, owner, spec, model_id, model_sha256, digest, res
   emit_state(id)
 end
 
+local function remember(id, idem, request_digest, idem_s)
+  if idem == '' then return end
+  redis.call('HSET', p .. 'idem:' .. idem, 'job', id, 'digest', request_digest)
+  redis.call('EXPIRE', p .. 'idem:' .. idem, idem_s)
+end
+
 -- The status indexes are sorted by the order of submission, so the queue is one of them.
 local function move(id, to)
   local f = redis.call('HMGET', job_key(id), 'status', 'seq')
@@ -55,7 +66,9 @@ end
 local function conclude(id, status, keep_s)
   move(id, status)
   redis.call('HSET', job_key(id), 'finished_at', stamp(now), 'worker', '')
-  redis.call('ZADD', p .. 'retention', stamp(now + keep_s), id)
+  if status ~= 'succeeded' or redis.call('HGET', job_key(id), 'pinned') ~= '1' then
+    redis.call('ZADD', p .. 'retention', stamp(now + keep_s), id)
+  end
   emit_state(id)
   redis.call('XTRIM', events_key(id), 'MAXLEN', EVENTS_LEFT)
 end
@@ -65,13 +78,21 @@ local function fail(id, code, message, keep_s)
   conclude(id, 'failed', keep_s)
 end
 
+-- Nobody is answered with this job's files any more.
+local function withdraw(id)
+  local f = redis.call('HMGET', job_key(id), 'result_key', 'content')
+  for number, kind in ipairs({'result:', 'content:'}) do
+    if f[number] and redis.call('GET', p .. kind .. f[number]) == id then redis.call('DEL', p .. kind .. f[number]) end
+  end
+end
+
 local function purge(id)
-  local f = redis.call('HMGET', job_key(id), 'status', 'owner', 'result_key')
+  local f = redis.call('HMGET', job_key(id), 'status', 'owner')
+  withdraw(id)
   redis.call('ZREM', index(f[1]), id)
   redis.call('ZREM', p .. 'all', id)
   redis.call('ZREM', p .. 'owner:' .. f[2], id)
   redis.call('ZREM', p .. 'retention', id)
-  if redis.call('GET', p .. 'result:' .. f[3]) == id then redis.call('DEL', p .. 'result:' .. f[3]) end
   redis.call('DEL', job_key(id), events_key(id))
 end
 

@@ -1,5 +1,5 @@
--- ARGV: hint list, hint_after_s, max_lost, record_s, batch, message for a poison pill
-local _, hints, hint_after_s, max_lost, record_s, batch, message = unpack(ARGV)
+-- ARGV: hint list, hash and index of hints under way, hint_after_s, max_lost, record_s, batch, message for a poison pill
+local _, hints, under_way, under_way_index, hint_after_s, max_lost, record_s, batch, message = unpack(ARGV)
 record_s, max_lost, batch = tonumber(record_s), tonumber(max_lost), tonumber(batch)
 local requeued, crashed, hinted, expired, purged = {}, {}, {}, {}, {}
 
@@ -14,6 +14,12 @@ for _, id in ipairs(redis.call('ZRANGE', p .. 'leases', '-inf', stamp(now), 'BYS
   end
 end
 
+-- Hints that a worker took and died with; what they stood for is found without them.
+for _, tag in ipairs(redis.call('ZRANGE', under_way_index, '-inf', stamp(now - 60), 'BYSCORE', 'LIMIT', 0, batch)) do
+  redis.call('HDEL', under_way, tag)
+  redis.call('ZREM', under_way_index, tag)
+end
+
 -- A hint only says "there is work", so what matters is their number. Never more hints than queued jobs: the list of
 -- hints cannot grow without bound, however long the queue stands.
 local missing = redis.call('ZCARD', index('queued')) - redis.call('LLEN', hints)
@@ -24,8 +30,7 @@ end
 
 for _, id in ipairs(redis.call('ZRANGE', p .. 'retention', '-inf', stamp(now), 'BYSCORE', 'LIMIT', 0, batch)) do
   if redis.call('HGET', job_key(id), 'status') == 'succeeded' then
-    local result = p .. 'result:' .. redis.call('HGET', job_key(id), 'result_key')
-    if redis.call('GET', result) == id then redis.call('DEL', result) end
+    withdraw(id)
     move(id, 'expired')
     redis.call('ZADD', p .. 'retention', stamp(now + record_s), id)
     emit_state(id)

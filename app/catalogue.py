@@ -1,0 +1,64 @@
+"""The models that a caller may use: the installed ones and its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from model.card import CARD_FILE, ModelCard, find_models, load_card
+from model.errors import CheckpointError, UnknownModelError
+from worker.uploads import OWNER_FILE
+
+
+class Catalogue:
+    """The models. Folders are looked at anew each time, so that a model appears without a restart.
+
+    A folder with a file ``owner`` was made from an upload: only its owner sees it.
+    """
+
+    def __init__(self, roots: list[Path]) -> None:
+        """Look into ``roots``, the first winning."""
+        self._roots = roots
+        self._read: dict[Path, tuple[int, ModelCard]] = {}
+
+    def card(self, model_id: str, *, owner: str) -> ModelCard:
+        """Return one card; raises ``UnknownModelError``, or ``CheckpointError`` if it is damaged."""
+        folders = self._visible(owner)
+        if model_id not in folders:
+            known = ", ".join(sorted(folders)) or "none is installed"
+            raise UnknownModelError(f"there is no model of that name; installed: {known}", pointer="/model")
+        return self._card(folders[model_id])
+
+    def cards(self, *, owner: str) -> list[ModelCard]:
+        """Return all readable cards, ordered by id; one damaged model must not hide the others."""
+        found = []
+        for _, folder in sorted(self._visible(owner).items()):
+            try:
+                found.append(self._card(folder))
+            except (CheckpointError, OSError):
+                continue
+        return found
+
+    def has(self, model_id: str) -> bool:
+        """Whether a model of that name exists, whoever owns it."""
+        return model_id in find_models(self._roots)
+
+    def _visible(self, owner: str) -> dict[str, Path]:
+        return {name: folder for name, folder in find_models(self._roots).items() if owner_of(folder) in (None, owner)}
+
+    def _card(self, folder: Path) -> ModelCard:
+        try:
+            changed = (folder / CARD_FILE).stat().st_mtime_ns
+        except FileNotFoundError:
+            raise CheckpointError(f"the model folder {folder.name!r} has no {CARD_FILE}") from None
+        known = self._read.get(folder)
+        if known is None or known[0] != changed:
+            known = self._read[folder] = (changed, load_card(folder))
+        return known[1]
+
+
+def owner_of(folder: Path) -> str | None:
+    """Return who made a model from an upload; None: it belongs to the installation."""
+    try:
+        return (folder / OWNER_FILE).read_text(encoding="ascii")
+    except FileNotFoundError:
+        return None

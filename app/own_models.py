@@ -1,0 +1,73 @@
+"""What a client says of weights that it has uploaded, and the card that becomes of it."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.errors import ProblemError
+from app.problems import TABLE
+from model.card import ModelCard, TrainingFacts
+from model.errors import UploadError
+from worker.uploads import Upload
+
+Finite = Annotated[float, Field(gt=0, lt=1e9, allow_inf_nan=False)]
+
+
+class ModelSpec(BaseModel):
+    """A model made of uploaded weights: what only the client can know of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+
+    upload: Annotated[str, Field(max_length=128)] = Field(
+        description="Name of an upload of kind safetensors.", examples=["mine.safetensors"]
+    )
+    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")] = Field(
+        description="A short name; the service adds letters and digits that make it the only one."
+    )
+    title: Annotated[str, Field(min_length=1, max_length=200)]
+    description: Annotated[str, Field(max_length=4000)] = ""
+    cell_type: Annotated[str, Field(max_length=200)] = "unknown"
+    licence: Annotated[str, Field(max_length=200)] = "unstated"
+    micrometres: Finite = Field(description="Length of one unit of Ω in µm.")
+    minutes: Finite = Field(description="Duration of τ, from the first frame to the last.")
+    lipschitz: Annotated[float, Field(ge=0.1, le=1e3)] = Field(
+        description="Largest change of the signed distance per unit of Ω; too small a value costs parts of the surface."
+    )
+    topology: Literal["single", "division"] = "single"
+    grid_min: Annotated[int, Field(ge=8, le=512)] = 32
+    grid_max: Annotated[int, Field(ge=8, le=512)] = 256
+    data: Annotated[str, Field(max_length=1000)] = Field(default="unstated", description="What it was trained on.")
+
+
+def card_of(spec: ModelSpec, upload: Upload, *, owner: str) -> ModelCard:
+    """Return the card of a model made of an upload.
+
+    The id follows from owner, weights and spec: the same request again is the same model, and no two can collide.
+
+    Raises
+    ------
+    ProblemError
+        If the upload holds no weights.
+    """
+    if upload.kind != "safetensors":
+        raise ProblemError(TABLE[UploadError], f"a model is made of a safetensors upload; this one is {upload.kind}")
+    facts: dict[str, Any] = upload.facts
+    named = hashlib.sha256(f"{owner}\0{upload.sha256}\0{spec.model_dump_json()}".encode()).hexdigest()[:12]
+    training = TrainingFacts(
+        data=spec.data, sequences=facts["latent_codes"], frames=0, held_out_frames="unstated", steps=0, points=0,
+        minutes=0.0, device="unstated", seed=0, recipe="unstated",
+    )  # fmt: skip
+    return ModelCard(
+        id=f"{spec.id}-{named}",
+        created=datetime.now(UTC).date().isoformat(),
+        sha256=upload.sha256,
+        parameters=facts["parameters"],
+        latent_size=facts["latent_size"],
+        latent_codes=facts["latent_codes"],
+        training=training,
+        **spec.model_dump(exclude={"upload", "id", "data"}),
+    )

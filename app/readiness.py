@@ -1,0 +1,83 @@
+"""Whether a job sent now would be carried out, as found a moment ago: a hanging disk must not hang the answer."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+from anyio import CapacityLimiter, sleep, to_thread
+
+from model.errors import CytosynthError, QueueUnavailableError
+from worker.jobs import Jobs
+from worker.uploads import check_reserve
+
+EVERY_S = 2.0
+STALE_S = 15.0  # a disk that has taken this long to answer is out of order
+
+
+class Readiness:
+    """Looks at the data folder now and again and remembers how that went; counts workers when asked."""
+
+    def __init__(self, jobs: Jobs, folder: Path, *, reserve: int) -> None:
+        """Know nothing yet; :meth:`look` changes that."""
+        self._jobs, self._folder, self._reserve = jobs, folder, reserve
+        # Threads of its own: a busy pool must not make the service look dead.
+        self._threads = CapacityLimiter(4)
+        self._looked_at = self._counted_at = 0.0
+        self._error: CytosynthError | OSError | None = None
+        self._room = ""
+        self._workers = 0
+
+    async def watch(self) -> None:
+        """Look for ever."""
+        while True:
+            await sleep(EVERY_S)
+            await self.look()
+
+    async def look(self) -> None:
+        """Prove that results can be stored, and remember how much room is left or what is wrong."""
+        try:
+            free = await to_thread.run_sync(_write, self._folder, self._reserve, limiter=self._threads)
+        except (CytosynthError, OSError) as error:
+            self._error = error
+        else:
+            self._error, self._room = None, f"{free / 2**30:.1f} GiB free"
+        self._looked_at = time.monotonic()
+
+    async def storage(self) -> str:
+        """Say how much room is left.
+
+        Raises
+        ------
+        DiskFullError, OSError
+            What came of the latest look; or that the disk does not answer.
+        """
+        if self._error is not None:
+            raise self._error
+        if time.monotonic() - self._looked_at > STALE_S:
+            raise TimeoutError(0, f"the disk has not answered for {STALE_S:g} seconds")
+        return self._room
+
+    async def workers(self) -> str:
+        """Say how many workers live; a good answer holds for a moment, a bad one is looked into again at once.
+
+        Raises
+        ------
+        QueueUnavailableError
+            If there is none, or nobody can tell.
+        """
+        if self._workers == 0 or time.monotonic() - self._counted_at > EVERY_S:
+            self._workers = 0
+            self._workers = len(await to_thread.run_sync(self._jobs.workers_alive, limiter=self._threads))
+            self._counted_at = time.monotonic()
+        if self._workers == 0:
+            raise QueueUnavailableError("no worker gave a sign of life lately; jobs are kept until one does")
+        return f"{self._workers} alive"
+
+
+def _write(folder: Path, reserve: int) -> int:
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(b"ready?")
+        probe.flush()
+    return check_reserve(folder, reserve=reserve, wanted=0)

@@ -1,0 +1,205 @@
+"""The service under test: the embedded broker, a web process and workers.
+
+Each is a process of its own that is started again when it dies, as a container engine would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+import psutil
+import redis
+
+from app.settings import AppSettings, child_environment
+from worker.artifacts import Artifacts
+from worker.async_jobs import PREFIX
+from worker.broker import redis_url, start_broker, worker_command
+from worker.jobs import JobRules, Jobs
+
+ROOT = Path(__file__).parents[2]
+LEASE_S = 3.0
+# Everything that is minutes in production is seconds here.
+QUICK = {
+    "CYTOSYNTH_LEASE_SECONDS": str(LEASE_S),
+    "CYTOSYNTH_HEARTBEAT_SECONDS": "0.5",
+    "CYTOSYNTH_SWEEP_SECONDS": "0.5",
+    "CYTOSYNTH_HINT_AFTER_SECONDS": "1",
+    "CYTOSYNTH_JANITOR_SECONDS": "5",
+    "CYTOSYNTH_DEAF_SECONDS": "45",
+    "CYTOSYNTH_DISK_RESERVE_BYTES": str(2**20),
+    "CYTOSYNTH_THREADS": "1",
+    "CYTOSYNTH_MAX_RATE": "10000",
+    "CYTOSYNTH_MAX_BURST": "10000",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+
+
+@dataclass
+class Kept:
+    """A process that is started again whenever it ends."""
+
+    name: str
+    command: list[str]
+    process: subprocess.Popen[bytes] | None = None
+    starts: int = 0
+
+
+@dataclass
+class Service:
+    """All processes, and the driver's own view of broker and files; a context manager."""
+
+    data_dir: Path
+    log_file: Path
+    workers: int = 2
+    pids: set[int] = field(default_factory=set)  # of every process that was ever part of it
+
+    def __enter__(self) -> Self:
+        self._broker = start_broker(self.data_dir / "broker")
+        self.rules = JobRules(lease_s=LEASE_S)
+        self.artifacts = Artifacts(self.data_dir)
+        self.jobs = Jobs.connect(self._broker.url, artifacts=self.artifacts, rules=self.rules)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        self.address = f"http://127.0.0.1:{port}"
+        web = ["-m", "uvicorn", "app.main:create_app", "--factory", "--host", "127.0.0.1", "--port", str(port)]
+        self.web = Kept("web", [sys.executable, *web, "--log-level", "warning"])
+        self.kept = [self.web, *(Kept(f"worker-{n}", worker_command()) for n in range(self.workers))]
+        self._closing = threading.Event()
+        self._changing = threading.Lock()
+        self._keeper = threading.Thread(target=self._keep, name="keeper")
+        self._keeper.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.set()
+        self._keeper.join()
+        self.note_family()
+        for kept in self.kept:
+            if kept.process is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(kept.process.pid, signal.SIGCONT)
+                kept.process.terminate()
+        for kept in self.kept:
+            if kept.process is not None:
+                try:
+                    kept.process.wait(25.0)
+                except subprocess.TimeoutExpired:
+                    kept.process.kill()
+                    kept.process.wait()
+        self.jobs.close()
+        self._broker.close()
+
+    # -------------------------------------------------------------------------------------------------- its processes
+
+    def server_pid(self) -> int:
+        """Return the process id of the broker's server, which changes when it was killed."""
+        guard = psutil.Process(self._broker._guard.pid)
+        while not (children := guard.children()):
+            time.sleep(0.02)
+        return children[0].pid
+
+    def worker_pids(self) -> list[int]:
+        """Return the parents of the workers that live."""
+        return [kept.process.pid for kept in self.kept[1:] if kept.process and kept.process.poll() is None]
+
+    def computing(self, worker: int) -> int | None:
+        """Return the computing process of a worker, if it has one just now."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = psutil.Process(worker).children()
+            return children[0].pid if children else None
+        return None
+
+    def busy(self) -> list[int]:
+        """Return the computing processes that hold a job, by what they told the broker."""
+        with redis.Redis.from_url(redis_url(self._broker.url), decode_responses=True) as client:
+            names = [
+                client.hget(f"{PREFIX}job:{job_id}", "worker") for job_id in client.zrange(f"{PREFIX}leases", 0, -1)
+            ]
+        return [pid for name in names if name and _lives(pid := int(name.rpartition(":")[2]))]
+
+    def note_family(self) -> None:
+        """Remember every process that is part of the service now."""
+        me = psutil.Process()
+        for child in me.children(recursive=True):
+            self.pids.add(child.pid)
+
+    def leftovers(self) -> list[int]:
+        """Return processes of the service that still live; for after it was closed."""
+        return [pid for pid in self.pids if _lives(pid)]
+
+    def answers(self) -> bool:
+        """Whether the web process does."""
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{self.address}/livez", timeout=2.0).status_code == 200
+        return False
+
+    def environment(self) -> dict[str, str]:
+        """Return what the processes get: this process's own environment, and short times."""
+        settings = AppSettings().model_copy(update={"data_dir": self.data_dir, "redis_url": self._broker.url})
+        return child_environment(settings, workers=self.workers) | QUICK
+
+    def flush(self) -> None:
+        """Make the broker forget everything."""
+        with redis.Redis.from_url(redis_url(self._broker.url)) as client:
+            client.flushall()
+
+    def _keep(self) -> None:
+        while not self._closing.wait(0.1):
+            for kept in self.kept:
+                if kept.process is None or kept.process.poll() is not None:
+                    self._start(kept)
+
+    def _start(self, kept: Kept) -> None:
+        if kept.process is not None and kept.process.stdin:
+            kept.process.stdin.close()
+        with self.log_file.open("ab") as log:
+            kept.process = subprocess.Popen(
+                kept.command, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=self.data_dir.parent,
+                env=self.environment(), start_new_session=True,
+            )  # fmt: skip
+        kept.starts += 1
+        self.pids.add(kept.process.pid)
+
+
+@contextlib.contextmanager
+def data_folder(folder: Path, *, megabytes: int = 256) -> Iterator[tuple[Path, bool]]:
+    """Make an empty folder, on a small disk of its own where that is permitted; yield it and whether it is one."""
+    folder.mkdir(parents=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    small = done.returncode == 0
+    if not small:
+        print(f"no small disk, so no full one: {done.stderr.strip()}")
+    try:
+        yield folder, small
+    finally:
+        if small:
+            for _ in range(50):
+                if subprocess.run(["umount", str(folder)], capture_output=True, check=False).returncode == 0:
+                    break
+                time.sleep(0.1)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

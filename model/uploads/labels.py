@@ -1,0 +1,319 @@
+"""Reads label volumes out of a TIFF, strictly: integer labels over (t, z, y, x), 0 is background.
+
+Promises: sizes are checked against the length of the file before anything is unpacked; an unpacked strip has exactly
+the size its directory says, so a file cannot grow in memory beyond what it declares, and what it declares is bounded.
+Does not promise: to read tiles, pyramids, predictors or codecs other than deflate.
+
+Formats: TIFF 6.0 (Aldus, 1992), BigTIFF, ImageJ's and OME's descriptions of axes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import zlib
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree
+
+from model.errors import UploadError
+
+SIDE_MIN, SIDE_MAX = 4, 2048  # samples along x, y and z
+SAMPLES_MAX = 2**27
+PAGES_MAX = 32_768
+STRIPS_MAX = 65_536
+DESCRIPTION_MAX = 4 * 2**20
+LABEL_MAX = 65_535
+ALLOWED = (
+    f"a TIFF of grey pages of 8, 16 or 32 bit integers, labels 0 (background) to {LABEL_MAX}, {SIDE_MIN} to {SIDE_MAX} "
+    f"samples a side and {SAMPLES_MAX:,} in all, a page a z-plane and frame after frame, in strips, uncompressed or "
+    "deflate; axes by ImageJ's or OME's description, else all pages are one volume"
+)
+_CODES = {1: "B", 2: "s", 3: "H", 4: "I", 5: "II", 16: "Q"}  # TIFF type → struct
+_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 16: 8}
+_ARRAYS = {(8, 1): "B", (8, 2): "b", (16, 1): "H", (16, 2): "h", (32, 1): "I", (32, 2): "i"}
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _DESCRIPTION, _OFFSETS, _SAMPLES, _ROWS, _COUNTS = (
+    256, 257, 258, 259, 270, 273, 277, 278, 279,
+)  # fmt: skip
+_X_RESOLUTION, _Y_RESOLUTION, _PREDICTOR, _TILE_WIDTH, _FORMAT = 282, 283, 317, 322, 339
+_KNOWN = frozenset(
+    {_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _DESCRIPTION, _OFFSETS, _SAMPLES, _ROWS, _COUNTS, _X_RESOLUTION,
+     _Y_RESOLUTION, _PREDICTOR, _TILE_WIDTH, _FORMAT}
+)  # fmt: skip
+Tags = dict[int, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class _Axes:
+    frames: int
+    planes: int
+    voxel: tuple[float | None, float | None, float | None] = (None, None, None)  # x, y, z in µm
+
+
+def read_labels(data: memoryview) -> dict[str, Any]:
+    """Return what a file of label volumes holds.
+
+    Returns
+    -------
+        ``axes``, ``shape`` (T, Z, Y, X), ``labels`` (how many in all), ``largest_label``, ``touches_border``, ``voxel``
+        ((x, y, z) in µm, null where the file does not say).
+
+    Raises
+    ------
+    UploadError
+        If it holds anything else.
+    """
+    file = _File(data)
+    pages = list(file.directories())
+    first = pages[0]
+    width, height, code = _page_kind(first)
+    description = file.text(first)
+    contiguous = _contiguous(description, first, len(pages))
+    count = contiguous or len(pages)
+    if width * height * count > SAMPLES_MAX:
+        raise UploadError(f"{count} pages of {width} x {height} are {width * height * count:,} samples")
+    axes = _axes(description, count, first)
+    for name, side in (("x", width), ("y", height), ("z", axes.planes)):
+        if not SIDE_MIN <= side <= SIDE_MAX:
+            raise UploadError(f"the volumes have {side} samples along {name}")
+    if contiguous:
+        planes = file.contiguous(first, count, width * height * array(code).itemsize)
+    else:
+        for number, page in enumerate(pages):
+            if _page_kind(page) != (width, height, code):
+                raise UploadError(f"page {number} differs from the first in size or type")
+        planes = (file.unpacked(page, width, height, array(code).itemsize) for page in pages)
+    labels, border = _labels(planes, axes, width, code, swap=file.swap)
+    return {
+        "axes": "TZYX", "shape": [axes.frames, axes.planes, height, width], "labels": len(labels),
+        "largest_label": max(labels), "touches_border": border, "voxel": list(axes.voxel),
+    }  # fmt: skip
+
+
+class _File:
+    """The structure of a TIFF: directories and strips, every offset checked."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        mark = bytes(data[:4])
+        if mark[:2] not in (b"II", b"MM") or len(data) < 8:
+            raise UploadError("the file does not begin as a TIFF does")
+        self._order = "<" if mark[:2] == b"II" else ">"
+        self.swap = (self._order == "<") != (struct.pack("=H", 1) == b"\1\0")
+        version = self._number("H", 2)
+        if version == 42:
+            self._first, self._count, self._entry, self._word = self._number("I", 4), "H", 12, "I"
+        elif version == 43 and self._number("H", 4) == 8:
+            self._first, self._count, self._entry, self._word = self._number("Q", 8), "Q", 20, "Q"
+        else:
+            raise UploadError(f"version {version} of TIFF is not known")
+
+    def directories(self) -> Iterator[Tags]:
+        """Yield the tags of each page."""
+        seen: set[int] = set()
+        offset = self._first
+        while offset:
+            if offset in seen:
+                raise UploadError("the directories of the file go round in a circle")
+            if len(seen) == PAGES_MAX:
+                raise UploadError(f"the file has more than {PAGES_MAX} pages")
+            seen.add(offset)
+            entries = self._number(self._count, offset)
+            if entries > 512:
+                raise UploadError(f"a directory of the file has {entries} entries")
+            start = offset + struct.calcsize(self._count)
+            yield dict(self._tags(start, entries, first=len(seen) == 1))
+            offset = self._number(self._word, start + entries * self._entry)
+        if not seen:
+            raise UploadError("the file has no pages")
+
+    def text(self, tags: Tags) -> str:
+        """Return the description of a page."""
+        return bytes(tags.get(_DESCRIPTION, ())).decode("utf-8", "replace").rstrip("\0")
+
+    def unpacked(self, tags: Tags, width: int, height: int, item: int) -> bytes:
+        """Return the samples of a page, exactly as many as it declares."""
+        rows = min(one(tags, _ROWS, height) or height, height)
+        offsets, counts = tags.get(_OFFSETS, ()), tags.get(_COUNTS, ())
+        strips = -(-height // rows)
+        if not len(offsets) == len(counts) == strips:
+            raise UploadError(f"a page of {height} rows has {len(offsets)} strips of {rows}")
+        compression = one(tags, _COMPRESSION, 1)
+        parts = []
+        for strip, (offset, count) in enumerate(zip(offsets, counts, strict=True)):
+            wanted = min(rows, height - strip * rows) * width * item
+            packed = self._bytes(offset, count)
+            # One byte more than wanted is unpacked at most: a bomb stays small.
+            part = bytes(packed) if compression == 1 else zlib.decompressobj().decompress(packed, wanted + 1)
+            if len(part) != wanted:
+                raise UploadError(f"a strip of {wanted} bytes holds {'more' if len(part) > wanted else 'fewer'}")
+            parts.append(part)
+        return b"".join(parts)
+
+    def contiguous(self, tags: Tags, count: int, size: int) -> Iterator[bytes]:
+        """Yield pages that follow each other behind one directory, as ImageJ writes long stacks."""
+        start = tags[_OFFSETS][0]
+        self._bytes(start, count * size)
+        return (bytes(self._bytes(start + number * size, size)) for number in range(count))
+
+    def _tags(self, start: int, entries: int, *, first: bool) -> Iterator[tuple[int, tuple[int, ...]]]:
+        inline = struct.calcsize(self._word)
+        for number in range(entries):
+            place = start + number * self._entry
+            tag, kind = self._number("H", place), self._number("H", place + 2)
+            if tag not in _KNOWN or (tag == _DESCRIPTION and not first):
+                continue
+            count = self._number(self._word, place + 4)
+            if kind not in _CODES or count > (DESCRIPTION_MAX if tag == _DESCRIPTION else STRIPS_MAX):
+                raise UploadError(f"tag {tag} has {count} values of type {kind}")
+            size = _BYTES[kind] * count
+            value = place + 4 + inline
+            raw = self._bytes(value if size <= inline else self._number(self._word, value), size)
+            yield tag, tuple(raw) if kind in (1, 2) else struct.unpack(f"{self._order}{_CODES[kind] * count}", raw)
+
+    def _number(self, code: str, offset: int) -> int:
+        number: int = struct.unpack(self._order + code, self._bytes(offset, struct.calcsize(code)))[0]
+        return number
+
+    def _bytes(self, offset: int, count: int) -> memoryview:
+        if offset + count > len(self._data):
+            raise UploadError("the file is cut off: it points behind its own end")
+        return self._data[offset : offset + count]
+
+
+def one(tags: Tags, tag: int, default: int = 0) -> int:
+    """Return the first value of a tag."""
+    return tags.get(tag, (default,))[0] if tags.get(tag, (default,)) else default
+
+
+def _page_kind(tags: Tags) -> tuple[int, int, str]:
+    """Return width, height and the array type of a page, after refusing what labels cannot be."""
+    width, height = one(tags, _WIDTH), one(tags, _HEIGHT)
+    if not (1 <= width <= SIDE_MAX and 1 <= height <= SIDE_MAX):
+        raise UploadError(f"a page has {width} x {height} samples")
+    if _TILE_WIDTH in tags:
+        raise UploadError("the pages are in tiles")
+    if one(tags, _SAMPLES, 1) != 1:
+        raise UploadError(f"a sample has {one(tags, _SAMPLES)} values (colours?)")
+    bits, form = one(tags, _BITS, 1), one(tags, _FORMAT, 1)
+    if (bits, form) not in _ARRAYS:
+        names = {
+            1: "unsigned integers",
+            2: "integers",
+            3: "floating point numbers",
+            5: "complex integers",
+            6: "complex",
+        }
+        raise UploadError(f"the samples are {names.get(form, 'of an unknown type')} of {bits} bits")
+    if one(tags, _COMPRESSION, 1) not in (1, 8, 32946):
+        raise UploadError(f"the pages are compressed by codec {one(tags, _COMPRESSION)}")
+    if one(tags, _PREDICTOR, 1) != 1:
+        raise UploadError("the pages are compressed with a predictor")
+    return width, height, _ARRAYS[bits, form]
+
+
+def _contiguous(description: str, tags: Tags, pages: int) -> int:
+    """Return how many pages ImageJ put behind one directory; 0: every page has its own."""
+    images = _imagej(description).get("images", "1")
+    if pages > 1 or not images.isdigit() or len(images) > 9 or int(images) < 2:
+        return 0
+    if one(tags, _COMPRESSION, 1) != 1 or not tags.get(_OFFSETS):
+        raise UploadError(f"the description speaks of {images} pages, but there is one")
+    return int(images)
+
+
+def _axes(description: str, pages: int, tags: Tags) -> _Axes:
+    fields = _imagej(description)
+    if fields:
+        axes = _imagej_axes(fields, tags)
+    elif "<OME" in description:
+        axes = _ome_axes(description)
+    elif description.startswith('{"shape"'):
+        shape = json.loads(description)["shape"]
+        axes = _Axes(*([1, *shape][-4:-2] if len(shape) in (3, 4) else (0, 0)))
+    else:
+        axes = _Axes(1, pages)
+    if axes.frames < 1 or axes.planes < 1 or axes.frames * axes.planes != pages:
+        raise UploadError(
+            f"the description speaks of {axes.frames} frames of {axes.planes} planes, the file has {pages} pages"
+        )
+    for size in axes.voxel:
+        if size is not None and not (math.isfinite(size) and 1e-6 <= size <= 1e6):
+            raise UploadError("the size of a voxel must be between 1e-6 and 1e6 µm")
+    return axes
+
+
+def _imagej(description: str) -> dict[str, str]:
+    if not description.startswith("ImageJ="):
+        return {}
+    return dict(line.split("=", 1) for line in description.splitlines() if "=" in line)
+
+
+def _imagej_axes(fields: dict[str, str], tags: Tags) -> _Axes:
+    if int(fields.get("channels", "1")) != 1:
+        raise UploadError("the stack has several channels")
+    frames, planes = int(fields.get("frames", "1")), int(fields.get("slices", "1"))
+    if fields.get("unit") not in ("micron", "um", "µm", "\\u00B5m"):
+        return _Axes(frames, planes)
+    sides = [_length(tags.get(tag)) for tag in (_X_RESOLUTION, _Y_RESOLUTION)]
+    spacing = float(fields["spacing"]) if "spacing" in fields else None
+    return _Axes(frames, planes, (sides[0], sides[1], spacing))
+
+
+def _length(resolution: tuple[int, ...] | None) -> float | None:
+    if not resolution or len(resolution) != 2:
+        return None
+    samples, units = resolution
+    return units / samples if samples else math.inf
+
+
+def _ome_axes(description: str) -> _Axes:
+    if "<!DOCTYPE" in description or "<!ENTITY" in description:
+        raise UploadError("the OME description defines entities of its own")
+    pixels = ElementTree.fromstring(description).find("{*}Image/{*}Pixels")
+    if pixels is None:
+        raise UploadError("the OME description has no Pixels")
+    frames, planes, channels = (int(pixels.attrib[f"Size{axis}"]) for axis in "TZC")
+    order = pixels.attrib["DimensionOrder"].replace("C", "")
+    if channels != 1 or (order != "XYZT" and frames > 1 and planes > 1):
+        raise UploadError("the pages must be one channel, plane after plane and then frame after frame")
+    sizes = []
+    for axis in "XYZ":
+        text, unit = pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")
+        sizes.append(float(text) * {"µm": 1.0, "nm": 1e-3, "mm": 1e3}.get(unit, math.nan) if text else None)
+    return _Axes(frames, planes, (sizes[0], sizes[1], sizes[2]))
+
+
+def _labels(planes: Iterator[bytes], axes: _Axes, width: int, code: str, *, swap: bool) -> tuple[set[int], bool]:
+    """Collect the labels of all frames; also whether a cell touches the border of its volume."""
+    found: set[int] = set()
+    background = touches = False
+    for frame in range(axes.frames):
+        here: set[int] = set()
+        for plane in range(axes.planes):
+            samples = array(code)
+            samples.frombytes(next(planes))
+            if swap:
+                samples.byteswap()
+            values = set(samples)
+            background = background or 0 in values
+            values.discard(0)
+            here |= values
+            outer = plane in (0, axes.planes - 1)
+            touches = touches or bool(values and (outer or _at_edge(samples, width)))
+        if not here:
+            raise UploadError(f"frame {frame} holds no label: all its samples are 0")
+        found |= here
+        if min(found) < 0 or max(found) > LABEL_MAX:
+            raise UploadError(f"frame {frame} holds the label {min(found) if min(found) < 0 else max(found)}")
+    if not background:
+        raise UploadError("no sample is 0: there is no background")
+    return found, touches
+
+
+def _at_edge(samples: array[int], width: int) -> bool:
+    edges = (samples[:width], samples[-width:], samples[::width], samples[width - 1 :: width])
+    return any(edge.count(0) != len(edge) for edge in edges)

@@ -1,0 +1,266 @@
+"""What clients bring: received as a stream, looked into elsewhere, kept unchanged, and of use at once."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from hostile.corpus_files import box_stl, labels_tiff
+from keyed import MODEL, WEIGHTS, Keyed, all_at_once
+from served import served
+
+from model.card import SHIPPED_MODELS, load_card
+from worker.uploads import UploadRules, Uploads
+
+STL = box_stl()
+
+
+@pytest.fixture(scope="module")
+def keyed(settings: Any, serve: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
+    folder = tmp_path_factory.mktemp("uploads")
+    service = Keyed.start(settings, serve, folder, max_upload_bytes=3_000_000, max_uploads_bytes=8_000_000)
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def client(keyed: Keyed) -> Iterator[httpx.Client]:
+    with keyed.caller() as client:
+        yield client
+
+
+def left_over(keyed: Keyed) -> list[Path]:
+    return list((keyed.settings.data_dir / "uploads" / "incoming").iterdir())
+
+
+def test_a_file_is_received_looked_into_and_kept(keyed: Keyed, client: httpx.Client) -> None:
+    answer = keyed.upload(client, "cell.stl", STL)
+    document = answer.json()
+    assert (answer.status_code, answer.headers["location"]) == (201, "/v1/uploads/cell.stl")
+    assert document["sha256"] == hashlib.sha256(STL).hexdigest()
+    assert (document["kind"], document["bytes"]) == ("stl", len(STL))
+    assert document["facts"] == {
+        "triangles": 12, "vertices": 8, "bodies": 1, "volume": 1000.0, "bounds": [[0.0] * 3, [10.0] * 3],
+    }  # fmt: skip
+    assert client.get("/v1/uploads/cell.stl").json() == document
+    listed = client.get("/v1/uploads").json()
+    assert listed == {"uploads": [document], "used": len(STL), "quota": 8_000_000}
+    content = Uploads(keyed.settings.data_dir).content(keyed.owner(client), "cell.stl")
+    assert content.read_bytes() == STL
+
+
+def test_facts_of_label_volumes(keyed: Keyed, client: httpx.Client) -> None:
+    answer = keyed.upload(client, "cells.tif", labels_tiff(frames=2))
+    assert answer.json()["facts"] == {
+        "axes": "TZYX", "shape": [2, 8, 8, 8], "labels": 1, "largest_label": 1, "touches_border": False,
+        "voxel": [0.5, 0.5, 0.5],
+    }  # fmt: skip
+
+
+def test_the_same_file_again_is_the_same_upload_and_another_is_not(keyed: Keyed, client: httpx.Client) -> None:
+    first = keyed.upload(client, "cell.stl", STL).json()
+    again = keyed.upload(client, "cell.stl", STL)
+    assert again.status_code == 200
+    assert again.json()["created_at"] == first["created_at"]
+    assert again.json()["expires_at"] > first["expires_at"]
+    other = keyed.upload(client, "cell.stl", box_stl(side=5.0))
+    assert (other.status_code, other.json()["code"]) == (409, "upload_exists")
+    assert client.get("/v1/uploads/cell.stl").json()["sha256"] == first["sha256"]
+
+
+def test_a_client_that_falls_silent_is_not_waited_for(keyed: Keyed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.routes.uploads.PATIENCE_S", 0.3)
+    secret, _ = keyed.keys.create("silent")
+    place = urlsplit(keyed.url)
+    with socket.create_connection((place.hostname, place.port), timeout=10) as line:
+        head = f"PUT /v1/uploads/x.stl HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {secret}\r\n"
+        line.sendall(head.encode() + b"Content-Length: 1000\r\n\r\nsolid")
+        answer = b"".join(iter(lambda: line.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b'"too_slow"' in answer
+    assert left_over(keyed) == []
+
+
+def test_a_removed_upload_is_gone_and_its_name_is_free(keyed: Keyed, client: httpx.Client) -> None:
+    keyed.upload(client, "cell.stl", STL)
+    assert client.delete("/v1/uploads/cell.stl").status_code == 204
+    for method in ("GET", "DELETE"):
+        answer = client.request(method, "/v1/uploads/cell.stl")
+        assert (answer.status_code, answer.json()["code"]) == (404, "upload_not_found")
+    assert keyed.upload(client, "cell.stl", box_stl(side=5.0)).status_code == 201
+    assert left_over(keyed) == []
+
+
+def test_a_digest_is_held_against_what_arrives(keyed: Keyed, client: httpx.Client) -> None:
+    good = base64.b64encode(hashlib.sha256(STL).digest()).decode()
+    put = lambda digest: client.put("/v1/uploads/d.stl", content=STL, headers={"Content-Digest": digest})  # noqa: E731
+    for digest in (f"sha-256=:{good[::-1][1:]}=:", "sha-256=:AAAA:", "md5=:AAAA:", good, ""):
+        answer = put(digest)
+        assert (answer.status_code, answer.json()["code"]) == (422, "digest_mismatch"), digest
+    assert client.get("/v1/uploads").json()["uploads"] == []
+    assert put(f"sha-512=:AAAA:, sha-256=:{good}:").status_code == 201
+    assert left_over(keyed) == []
+
+
+def test_a_long_upload_is_stopped_announced_or_not(keyed: Keyed, client: httpx.Client) -> None:
+    sent = 0
+    most = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent, most
+        while sent < 12_000_000:
+            sent += 100_000
+            for path in left_over(keyed):
+                with suppress(FileNotFoundError):
+                    most = max(most, path.stat().st_size)
+            yield bytes(100_000)
+
+    for content in (bytes(3_000_001), endless()):
+        try:
+            answer = client.put("/v1/uploads/long.stl", content=content)
+        except httpx.TransportError:
+            continue  # the server hung up while we still sent
+        assert (answer.status_code, answer.json()["code"]) == (413, "body_too_long")
+        assert "3000000 bytes" in answer.json()["detail"]
+    assert most <= 3_000_000  # what comes after the limit is not kept, however long it comes
+    assert left_over(keyed) == []
+
+
+def test_nobody_keeps_more_than_the_quota_however_many_arrive_at_once(keyed: Keyed, client: httpx.Client) -> None:
+    sides = [struct.unpack("<f", struct.pack("<f", 5.0 + number))[0] for number in range(6)]
+    files = [padded_obj(side) for side in sides]
+    answers = all_at_once(6, lambda k: keyed.upload(client, f"part-{k}.obj", files[k]))
+    accepted = [answer for answer in answers if answer.status_code == 201]
+    assert {answer.status_code for answer in answers} == {201, 413}
+    assert len(accepted) == 2  # of 2.8 MB each within 8 MB
+    assert {answer.json()["code"] for answer in answers if answer.status_code == 413} == {"upload_quota"}
+    assert client.get("/v1/uploads").json()["used"] <= 8_000_000
+    client.delete(accepted[0].json()["href"])
+    assert keyed.upload(client, "later.obj", files[0]).status_code == 201
+    assert left_over(keyed) == []
+
+
+def padded_obj(side: float) -> bytes:
+    corners = [(x, y, z) for x in (0, side) for y in (0, side) for z in (0, side)]
+    faces = ["1 2 4 3", "5 7 8 6", "1 5 6 2", "3 4 8 7", "1 3 7 5", "2 6 8 4"]
+    lines = [f"v {x} {y} {z}" for x, y, z in corners] + [f"f {face}" for face in faces]
+    return ("\n".join(lines) + "\n" + ("# " + "x" * 1000 + "\n") * 2790).encode()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cell.exe", "cell", ".stl", "cell.stl.gz", "cells.zip", "a%20b.stl", "..%2f..%2fx.stl", "%2e%2e.stl",
+        "x%00.stl",         "é.stl", "-x.stl", "a" * 101 + ".stl", "cell.STL", "scene.gltf",
+    ],
+)  # fmt: skip
+def test_only_plain_names_with_a_known_ending_are_taken(keyed: Keyed, client: httpx.Client, name: str) -> None:
+    answer = client.put(f"/v1/uploads/{name}", content=STL)
+    assert answer.status_code in (404, 415), answer.text  # 404: more than one segment
+    assert answer.status_code == 404 or ".stl" in answer.json()["detail"]
+    assert client.get("/v1/uploads").json()["uploads"] == []
+
+
+def test_compressed_bodies_are_refused(keyed: Keyed, client: httpx.Client) -> None:
+    answer = client.put("/v1/uploads/cell.stl", content=STL, headers={"Content-Encoding": "gzip"})
+    assert answer.status_code == 415
+
+
+def test_what_has_expired_is_gone(tmp_path: Path) -> None:
+    uploads = Uploads(tmp_path, rules=UploadRules(keep_s=0.3, reserve_bytes=0))
+    with uploads.arriving("a") as arrived:
+        arrived.write(STL)
+        uploads.keep("a", arrived, name="x.stl", kind="stl", facts={})
+    assert [upload.name for upload in uploads.kept("a")] == ["x.stl"]
+    time.sleep(0.35)
+    assert uploads.kept("a") == []
+    assert uploads.used("a") == 0
+    uploads.expire()
+    assert list((tmp_path / "uploads" / "kept" / "a").iterdir()) == []
+    assert list((tmp_path / "uploads" / "incoming").iterdir()) == []
+
+
+def test_an_interrupted_upload_leaves_nothing(tmp_path: Path) -> None:
+    uploads = Uploads(tmp_path, rules=UploadRules(reserve_bytes=0))
+    with suppress(ZeroDivisionError), uploads.arriving("a") as arrived:
+        arrived.write(STL)
+        assert arrived.path.exists()
+        raise ZeroDivisionError
+    assert list((tmp_path / "uploads" / "incoming").iterdir()) == []
+
+
+# --------------------------------------------------------------------------------------------------------------- models
+
+
+def test_uploaded_weights_become_a_model_at_once_for_their_owner_only(keyed: Keyed, client: httpx.Client) -> None:
+    assert keyed.upload(client).json()["facts"]["latent_codes"] == load_card(SHIPPED_MODELS / "a549").latent_codes
+    made = client.post("/v1/models", json=MODEL)
+    card = made.json()
+    assert (made.status_code, made.headers["location"]) == (201, card["href"])
+    assert card["id"].startswith("mine-")
+    assert card["sha256"] == hashlib.sha256(WEIGHTS).hexdigest()
+    assert card["id"] in {model["id"] for model in client.get("/v1/models").json()["models"]}
+    job = client.post("/v1/generations", json={"model": card["id"], "frames": 1, "grid": 16})
+    assert job.status_code == 202
+    again = client.post("/v1/models", json=MODEL)
+    assert (again.status_code, again.json()["id"]) == (200, card["id"])
+    with keyed.caller() as other:
+        keyed.upload(other)
+        theirs = other.post("/v1/models", json=MODEL).json()["id"]
+        assert theirs != card["id"]
+        assert other.get(card["href"]).status_code == 404
+    client.delete("/v1/uploads/mine.safetensors")
+    assert client.get(card["href"]).status_code == 200
+    assert client.get("/v1/uploads").json()["used"] == len(WEIGHTS)
+    assert client.delete(card["href"]).status_code == 204
+    assert client.get(card["href"]).status_code == 404
+    assert client.get("/v1/uploads").json()["used"] == 0
+
+
+@pytest.mark.slow
+def test_a_model_made_of_an_upload_is_computed_with_by_the_next_job(tmp_path: Path) -> None:
+    with served(tmp_path) as service, httpx.Client(base_url=service.address, timeout=120) as client:
+        assert client.put("/v1/uploads/mine.safetensors", content=WEIGHTS).status_code == 201
+        model_id = client.post("/v1/models", json=MODEL).json()["id"]
+        spec = {"model": model_id, "seed": 3, "frames": 1, "grid": 32, "formats": ["stl"]}
+        job = client.post("/v1/generations", json=spec, headers={"Prefer": "wait=60"}).json()
+        while job["state"] in ("queued", "running"):
+            job = client.get(job["links"]["self"], params={"wait": 60}).json()
+        assert job["state"] == "succeeded", job["error"]
+        assert job["model"] == {"id": model_id, "sha256": hashlib.sha256(WEIGHTS).hexdigest()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "code"),
+    [
+        ({"upload": "nothing.safetensors"}, 404, "upload_not_found"), ({"upload": "cell.stl"}, 422, "bad_upload"),
+        ({"upload": "../mine.safetensors"}, 404, "upload_not_found"), ({"id": "../x"}, 422, "invalid_spec"),
+        ({"id": "X"}, 422, "invalid_spec"), ({"micrometres": 0}, 422, "invalid_spec"),
+        ({"lipschitz": 1e9}, 422, "invalid_spec"), ({"grid_max": 100_000}, 422, "invalid_spec"),
+        ({"sha256": "ab" * 32}, 422, "invalid_spec"),
+    ],
+)  # fmt: skip
+def test_unfit_models_are_refused(
+    keyed: Keyed, client: httpx.Client, changes: dict[str, Any], status: int, code: str
+) -> None:
+    keyed.upload(client)
+    keyed.upload(client, "cell.stl", STL)
+    answer = client.post("/v1/models", json={**MODEL, **changes})
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+def test_installed_models_cannot_be_removed_here(client: httpx.Client) -> None:
+    answer = client.delete("/v1/models/round")
+    assert (answer.status_code, answer.json()["code"]) == (403, "model_not_yours")
+    assert client.delete("/v1/models/nothing").status_code == 404
+    assert client.get("/v1/models/round").status_code == 200

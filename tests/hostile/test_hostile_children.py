@@ -1,0 +1,163 @@
+"""The process that looks into files can do nothing else, and its limits hold."""
+
+from __future__ import annotations
+
+import math
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import trimesh
+from hostile.corpus_files import box_stl, labels_tiff, weights
+
+from model.errors import UploadError
+from model.network import AutoDecoder, NetworkConfig
+from model.uploads.labels import read_labels
+from model.uploads.surfaces import read_obj, read_ply, read_stl
+from model.uploads.weights import FREQUENCIES, SIZES, expected_shapes
+from worker.inspect import START, TREE, inspect_file
+
+
+def test_the_child_imports_the_standard_library_only() -> None:
+    code = "import sys; sys.path.append(sys.argv[1]); import model.uploads.__main__; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, str(TREE)], capture_output=True, text=True, check=True
+    )
+    ours = {name for name in done.stdout.split() if name.partition(".")[0] == "model"}
+    others = {name.partition(".")[0] for name in done.stdout.split()} - {"model"}
+    assert others <= sys.stdlib_module_names | {"__main__", "__mp_main__"}
+    assert ours == {
+        "model", "model.errors", "model.uploads", "model.uploads.__main__", "model.uploads.labels",
+        "model.uploads.surfaces", "model.uploads.weights",
+    }  # fmt: skip
+    assert "runpy" in START
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A harmless file that needs some hundred megabytes and some seconds to look into."""
+    ball = trimesh.creation.icosphere(subdivisions=7, radius=5.0)
+    ball.export(tmp_path / "ball.stl")
+    return tmp_path / "ball.stl"
+
+
+def test_too_little_memory_is_a_refusal(large: Path) -> None:
+    with pytest.raises(UploadError, match="memory"):
+        inspect_file(large, "stl", address_space=80 * 2**20)
+
+
+def test_too_little_time_is_a_refusal(large: Path) -> None:
+    begun = time.monotonic()
+    with pytest.raises(UploadError, match="time"):
+        inspect_file(large, "stl", seconds=1)
+    assert time.monotonic() - begun < 4.0
+
+
+def test_the_largest_surface_is_looked_into_in_time(large: Path) -> None:
+    facts = inspect_file(large, "stl")
+    assert (facts["triangles"], facts["bodies"]) == (327_680, 1)
+    assert facts["volume"] == pytest.approx(4 / 3 * math.pi * 125, rel=1e-3)
+
+
+# ----------------------------------------------------------------------------------- the readers beside those of others
+
+
+@pytest.mark.parametrize("ending", ["stl", "obj", "ply"])
+@pytest.mark.parametrize("ascii_form", [False, True])
+def test_surfaces_are_read_as_others_read_them(tmp_path: Path, ending: str, ascii_form: bool) -> None:
+    shape = trimesh.creation.annulus(r_min=3.0, r_max=6.0, height=4.0)
+    options: dict[str, Any] = {"encoding": "ascii"} if ending == "ply" and ascii_form else {}
+    kind = "stl_ascii" if ending == "stl" and ascii_form else ending
+    path = tmp_path / f"ring.{ending}"
+    shape.export(path, file_type=kind, **options)
+    facts = inspect_file(path, ending)
+    assert facts["volume"] == pytest.approx(shape.volume, rel=1e-5)
+    assert facts["bounds"] == pytest.approx(np.asarray(shape.bounds), rel=1e-6)
+    assert (facts["triangles"], facts["vertices"]) == (len(shape.faces), len(shape.vertices))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"imagej": True, "metadata": {"axes": "TZYX", "spacing": 0.25, "unit": "um"}, "resolution": (4, 4)},
+        {"compression": "zlib"}, {"bigtiff": True, "byteorder": ">"}, {"compression": "zlib", "rowsperstrip": 3},
+        {"ome": True, "metadata": {"axes": "TZYX", "PhysicalSizeX": 0.25}},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.uint32])
+def test_label_volumes_are_read_as_others_write_them(tmp_path: Path, options: dict[str, Any], kind: Any) -> None:
+    if options.get("imagej") and kind in (np.int16, np.uint32):
+        pytest.skip("ImageJ knows no such type")
+    volumes = np.zeros((3, 6, 11, 7), dtype=kind)
+    volumes[:, 2:4, 3:8, 2:5] = 1
+    volumes[2, 2:4, 3:5, 2:5] = 9
+    tifffile.imwrite(tmp_path / "cells.tif", volumes, **options)
+    facts = inspect_file(tmp_path / "cells.tif", "tiff")
+    assert facts["shape"] == [3, 6, 11, 7]
+    assert (facts["labels"], facts["largest_label"], facts["touches_border"]) == (2, 9, False)
+    volumes[1, 2, 0, 3] = 1
+    tifffile.imwrite(tmp_path / "cells.tif", volumes, **options)
+    assert inspect_file(tmp_path / "cells.tif", "tiff")["touches_border"] is True
+
+
+@pytest.mark.parametrize("sizes", [{}, {"latent_size": 7, "width": 24, "depth": 3, "conditioning_width": 16}])
+def test_expected_tensors_are_those_of_the_network(sizes: dict[str, int]) -> None:
+    config = NetworkConfig(**sizes)
+    theirs = {f"decoder.{name}": tuple(value.shape) for name, value in AutoDecoder(config).state_dict().items()}
+    assert expected_shapes(config.model_dump()) == theirs
+
+
+def test_sizes_are_bounded_as_those_of_the_network_are() -> None:
+    fields = NetworkConfig.model_fields
+    assert set(fields) == set(SIZES) | set(FREQUENCIES)
+    for name, (least, most, default) in SIZES.items():
+        bounds = {type(rule).__name__: rule for rule in fields[name].metadata}
+        assert (bounds["Ge"].ge, bounds["Le"].le, fields[name].default) == (least, most, default)
+
+
+@pytest.mark.parametrize(
+    ("read", "content"), [(read_labels, labels_tiff()), (read_stl, box_stl())], ids=["labels", "stl"]
+)
+def test_a_file_with_any_byte_changed_is_read_or_refused_never_more(read: Any, content: bytes) -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(400):
+        spoiled = bytearray(content)
+        for place in rng.integers(0, len(content), size=3):
+            spoiled[place] = rng.integers(0, 256)
+        try:
+            read(memoryview(bytes(spoiled)))
+        except (UploadError, ValueError, LookupError, ArithmeticError, SyntaxError, struct.error, zlib.error):
+            continue  # the XML parser's own is a SyntaxError; all of them are refusals in the child
+
+
+def test_weights_that_pass_can_be_loaded(tmp_path: Path) -> None:
+    from app.own_models import ModelSpec, card_of
+    from model.card import WEIGHTS_FILE
+    from model.checkpoint import load_checkpoint
+    from worker.uploads import UploadRules, Uploads
+
+    uploads = Uploads(tmp_path, rules=UploadRules(reserve_bytes=0))
+    with uploads.arriving("a") as arrived:
+        arrived.write(weights())
+        arrived.close()
+        facts = inspect_file(arrived.path, "safetensors")
+        upload, _ = uploads.keep("a", arrived, name="w.safetensors", kind="safetensors", facts=facts)
+    spec = ModelSpec(upload="w.safetensors", id="w", title="W", micrometres=1.0, minutes=1.0, lipschitz=1.0)
+    folder = uploads.install("a", "w.safetensors", card_of(spec, upload, owner="a"))
+    assert (folder / WEIGHTS_FILE).is_file()
+    assert load_checkpoint(folder).card.parameters == facts["parameters"]
+
+
+def test_ply_and_obj_of_noise_are_refused() -> None:
+    rng = np.random.default_rng(6)
+    for read in (read_ply, read_obj):
+        for _ in range(50):
+            with pytest.raises((UploadError, UnicodeDecodeError, ValueError)):
+                read(memoryview(rng.integers(0, 256, size=300, dtype=np.uint8).tobytes()))

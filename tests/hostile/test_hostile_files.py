@@ -1,0 +1,83 @@
+"""Files that mean harm are refused, in words that say what is allowed, within seconds and little memory."""
+
+from __future__ import annotations
+
+import resource
+import time
+from typing import Any
+
+import pytest
+from hostile.corpus_files import (
+    MESHES,
+    MODELS,
+    QUADS,
+    TIFFS,
+    Case,
+    box_stl,
+    box_triangles,
+    labels_tiff,
+    obj,
+    ome,
+    stl,
+    tiff,
+    weights,
+)
+
+CASES: dict[str, tuple[str, Case]] = {
+    **{f"tiff {name}": ("tif", case) for name, case in TIFFS.items()},
+    **MESHES,
+    **{f"model {name}": ("safetensors", case) for name, case in MODELS.items()},
+}
+SECONDS_MAX, MEMORY_MAX = 10.0, 2.5 * 2**30
+HARMLESS: dict[str, tuple[str, Case]] = {
+    "imagej": ("tif", labels_tiff), "plain": ("tif", tiff), "ome": ("tif", ome), "big": ("tif", lambda: tiff(big=True)),
+    "touching": ("tif", lambda: tiff([b"\1\0" * 64] + [b"\1\0" + bytes(126)] * 7)),
+    "stl": ("stl", box_stl), "obj": ("obj", lambda: obj("mtllib ../../etc/passwd", *QUADS)),
+    "two bodies": ("stl", lambda: stl([*box_triangles(), *box_triangles(at=20.0)])), "model": ("safetensors", weights),
+}  # fmt: skip
+
+
+def test_the_corpus_is_large() -> None:
+    assert len(CASES) >= 170
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_hostile_files_are_made_from_is_harmless(victim: Any, name: str) -> None:
+    ending, case = HARMLESS[name]
+    answer = victim.put(f"/v1/uploads/harmless.{ending}", content=case())
+    assert answer.status_code == 201, answer.text
+    assert victim.delete(f"/v1/uploads/harmless.{ending}").status_code == 204
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_hostile_file_is_refused_and_told_what_is_allowed(victim: Any, name: str) -> None:
+    ending, case = CASES[name]
+    content = case()
+    begun = time.monotonic()
+    answer = victim.put(f"/v1/uploads/harm.{ending}", content=content)
+    assert time.monotonic() - begun < SECONDS_MAX
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (422, "bad_upload"), answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "Allowed: " in problem["detail"]
+    assert "Error" not in problem["detail"] or "damaged" in problem["detail"]
+    assert len(answer.content) < 2000
+    # Kibibytes on Linux, bytes on macOS: the larger reading holds for both.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 < MEMORY_MAX
+    assert victim.get("/v1/uploads").json()["uploads"] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["tiff deflate bomb", "tiff billion laughs", "stl with NaN", "ply cut off", "model NaN"]
+)
+def test_refusals_name_the_fault_and_not_the_reader(victim: Any, name: str) -> None:
+    ending, case = CASES[name]
+    detail = victim.put(f"/v1/uploads/harm.{ending}", content=case()).json()["detail"]
+    assert "damaged" not in detail
+
+
+@pytest.mark.parametrize("name", ["tiff deflate bomb", "stl inside out", "model a pickle", "obj open"])
+@pytest.mark.parametrize("ending", ["tif", "stl", "obj", "ply", "safetensors"])
+def test_the_ending_decides_and_nothing_is_guessed(victim: Any, name: str, ending: str) -> None:
+    answer = victim.put(f"/v1/uploads/guess.{ending}", content=CASES[name][1]())
+    assert (answer.status_code, answer.json()["code"]) == (422, "bad_upload")

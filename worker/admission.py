@@ -1,0 +1,84 @@
+"""How a request becomes a job: asked about, written to disk, and only then given to the broker.
+
+Promises: a job that :meth:`Admission.submit` returns is on disk and in the broker, each complete; one Idempotency-Key
+gives one job, before and after a loss of the broker.
+Does not promise: that nothing is left of a request that was refused by a failure; the janitor removes it, and a
+rebuilding in between would carry it out though nobody was told so.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from worker.artifacts import Artifacts
+from worker.errors import IdempotencyError, QueueUnavailableError
+from worker.records import JobRules, new_job_id
+from worker.store import Store, fingerprint
+
+log = logging.getLogger(__name__)
+
+STEPS = 6  # ask, rebuild, ask, write, submit; and once more if the broker is restarted meanwhile
+
+
+class Admission:
+    """Takes requests for one broker; ``restore`` restores its records when it has lost them."""
+
+    def __init__(
+        self, store: Store, artifacts: Artifacts | None, rules: JobRules, *, restore: Callable[[], object]
+    ) -> None:
+        self._store, self._artifacts, self._rules, self._restore = store, artifacts, rules, restore
+
+    def submit(self, request: dict[str, Any], *, idempotency_key: str | None, reuse: bool) -> tuple[str, bool]:
+        """Accept a request, or find the job that answers it; returns the job's id and whether it is new.
+
+        Raises
+        ------
+        IdempotencyError, QueueUnavailableError
+            As :meth:`worker.jobs.Jobs.submit`.
+        """
+        key = fingerprint(request["owner"], idempotency_key) if idempotency_key is not None else ""
+        request = {"id": new_job_id(), **request, "idempotency": key}
+        reuse = reuse and self._rules.reuse
+        for _ in range(STEPS):
+            answer, found = self._ask(request, reuse=reuse)
+            if answer == "unknown":
+                self._restore()  # afterwards it may know this request
+            elif answer == "free":
+                request["created_at"] = float(found)
+                self._keep(request)
+            else:
+                break
+        if answer in ("mismatch", "full", "existing") and "created_at" in request and self._artifacts:
+            self._artifacts.forget_request(request["id"])  # another was faster by an instant
+        if answer == "mismatch":
+            raise IdempotencyError("this Idempotency-Key was used with another body; use a new key for a new request")
+        if answer == "full":
+            raise QueueUnavailableError(
+                f"{found} jobs are waiting, which is the most this service queues; try again later"
+            )
+        if answer in ("unknown", "free"):
+            raise QueueUnavailableError("the queue has just lost its records and restores them; try again in a moment")
+        return found, answer == "created"
+
+    def _ask(self, request: dict[str, Any], *, reuse: bool) -> tuple[str, str]:
+        """Ask whether a request would be accepted or, once it has a time, submit it."""
+        spec = json.dumps(request["spec"], allow_nan=False, separators=(",", ":"))
+        answer, found = self._store.run(
+            "submit", request["id"], request["kind"], request["owner"], spec, request["model_id"],
+            request["model_sha256"], request["digest"], request["request_digest"], request["idempotency"],
+            int(self._rules.idempotency_s), fingerprint(request["owner"], request["digest"]), int(reuse),
+            self._rules.max_queue, request.get("created_at", ""),
+        )  # fmt: skip
+        return answer, found
+
+    def _keep(self, request: dict[str, Any]) -> None:
+        if self._artifacts is None:
+            return
+        try:
+            self._artifacts.record_request(request)
+        except OSError as error:
+            log.exception("job %s: the request cannot be stored", request["id"])
+            raise QueueUnavailableError("the service cannot store more requests at the moment; try later") from error

@@ -1,0 +1,22 @@
+-- ARGV: owner, share, token, place_s, result key, idempotency key or ''. Says whether there is a place.
+local _, owner, share, token, place_s, result_key, idem = unpack(ARGV)
+share = tonumber(share)
+
+-- Requests that submit.lua answers with a job that exists add none.
+local same = redis.call('GET', p .. 'result:' .. result_key)
+if same and redis.call('HGET', job_key(same), 'status') == 'succeeded' then return 1 end
+local seen = idem ~= '' and redis.call('HGET', p .. 'idem:' .. idem, 'job')
+if seen and redis.call('EXISTS', job_key(seen)) == 1 then return 1 end
+
+local places = p .. 'places:' .. owner
+redis.call('ZREMRANGEBYSCORE', places, '-inf', stamp(now))
+local taken = redis.call('ZCARD', places)
+for _, status in ipairs({'queued', 'running'}) do
+  if taken < share then
+    taken = taken + redis.call('ZINTERCARD', 2, p .. 'owner:' .. owner, index(status), 'LIMIT', share - taken)
+  end
+end
+if taken >= share then return 0 end
+redis.call('ZADD', places, stamp(now + tonumber(place_s)), token)
+redis.call('PEXPIRE', places, math.ceil(2000 * tonumber(place_s)))
+return 1

@@ -1,0 +1,13 @@
+-- ARGV: id, token, max_lost, record_s, code, message. The worker gives the job back, and the job is to blame: it counts
+-- like a lost lease, and the last one ends the job. Says whether it did.
+local _, id, token, max_lost, record_s, code, message = unpack(ARGV)
+local f = redis.call('HMGET', job_key(id), 'status', 'token')
+if f[1] == 'failed' and f[2] == token then return 'failed' end -- the same call once more, after a broken connection
+local answer = standing(id, token)
+if answer ~= 'held' then return answer end
+if redis.call('HINCRBY', job_key(id), 'lost', 1) >= tonumber(max_lost) then
+  fail(id, code, message, tonumber(record_s))
+  return 'failed'
+end
+requeue(id)
+return 'held'
