@@ -126,7 +126,7 @@ async def open_desk(settings: AppSettings) -> AsyncIterator[Desk]:
         )
         jobs = await to_thread.run_sync(lambda: Jobs.connect(url, artifacts=artifacts, rules=rules))
         stack.push_async_callback(to_thread.run_sync, jobs.close)
-        async_jobs = AsyncJobs.connect(url)
+        async_jobs = AsyncJobs.connect(url, find=jobs.get)
         stack.push_async_callback(async_jobs.aclose)
         quota, rates = Quota.connect(url, rules=rules), Rates.connect(url)
         stack.push_async_callback(to_thread.run_sync, quota.close)

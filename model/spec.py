@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from model import __version__
 from model.errors import SpecError
 
 GRID_MIN, GRID_MAX = 8, 512
@@ -244,8 +245,11 @@ class GenerationSpec(_Strict):
         return Cost(frames=frames, points=points, bytes=int(size) + 4096, seconds=round(seconds, 3))
 
     def digest(self, *, model_sha256: str) -> str:
-        """SHA-256 of the completed spec and the model's weights: names the result. Canonical JSON, sorted keys."""
+        """SHA-256 of the completed spec, the model's weights and the software's version: names the result.
+
+        Canonical JSON, sorted keys. The kind of device, which decides the last bits too, is the worker's to add.
+        """
         spec = self.model_dump(mode="json")
-        document: dict[str, Any] = {"kind": "generation", "model_sha256": model_sha256, "spec": spec}
+        document: dict[str, Any] = {"kind": "generation", "model_sha256": model_sha256, "spec": spec, "version": __version__}
         text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
