@@ -250,6 +250,7 @@ class GenerationSpec(_Strict):
         Canonical JSON, sorted keys. The kind of device, which decides the last bits too, is the worker's to add.
         """
         spec = self.model_dump(mode="json")
-        document: dict[str, Any] = {"kind": "generation", "model_sha256": model_sha256, "spec": spec, "version": __version__}
+        document: dict[str, Any] = {"kind": "generation", "model_sha256": model_sha256, "spec": spec}
+        document["version"] = __version__
         text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
