@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import datetime
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from model.errors import CytosynthError
+from model.evaluation.commands import register as register_evaluation
 from model.importing.commands import register
 
 cli = typer.Typer(
@@ -23,6 +22,7 @@ cli = typer.Typer(
 )
 console = Console(stderr=True)
 register(cli)
+register_evaluation(cli)
 
 
 def _bar() -> Progress:
@@ -111,72 +111,6 @@ def train(
         figures = write_figures(checkpoint, dataset, models / recipe.id, held_out=recipe.held_out.frames)
         console.print(", ".join(f"{name} {value:.4f}" for name, value in figures.items()), soft_wrap=True)
     console.print("measure it with: python -m model evaluate --config … --models …")
-
-
-@cli.command()
-def evaluate(
-    config: Annotated[Path, typer.Option(help="The recipe the model was trained with.")],
-    models: Annotated[Path, typer.Option(help="Folder of models it is in.")] = Path("var/models"),
-    data: Annotated[Path | None, typer.Option(help="Folder of masks, instead of the recipe's.")] = None,
-    grid: Annotated[
-        int, typer.Option(min=16, max=512, help="Samples along each side of Ω; masks keep their own.")
-    ] = 128,
-    every: Annotated[int, typer.Option(min=1, help="Score every n-th training frame; left-out frames always.")] = 5,
-    sequences: Annotated[int | None, typer.Option(min=1, help="Score the first n sequences only.")] = None,
-    samples: Annotated[int, typer.Option(min=0, help="New cells drawn to measure plausibility.")] = 100,
-    out: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
-    keep: Annotated[bool, typer.Option(help="Write the figures into the model's card.")] = False,
-) -> None:
-    """Measure a model: Dice of its reconstructions, plausibility of its new cells."""
-    from model.card import find_model
-    from model.checkpoint import load_checkpoint
-    from model.dataset import ImportedSource, load_dataset
-    from model.evaluation.plausibility import score_plausibility
-    from model.evaluation.reconstruction import FrameScore, score_reconstruction, summarise
-    from model.importing.figures import score_imported
-    from model.train import TrainConfig
-
-    recipe = TrainConfig.read(config).with_folder(data)
-    folder = find_model(recipe.id, [models])
-    checkpoint = load_checkpoint(folder)
-    chosen = list(range(min(sequences or len(checkpoint.latent_codes), len(checkpoint.latent_codes))))
-
-    def to_score(total: int) -> list[int]:
-        left_out = recipe.held_out.frames(total)
-        return sorted({*left_out, *[f for f in range(total) if f not in left_out][::every]})
-
-    with _bar() as bar:
-        task = bar.add_task("reconstruction", note="", total=None)
-
-        def show(score: FrameScore) -> None:
-            bar.update(task, advance=1, note=f"Dice {score.dice:.4f}")
-
-        if isinstance(recipe.data, ImportedSource):
-            scores = score_imported(
-                checkpoint, load_dataset(recipe.data.folder), held_out=recipe.held_out.frames, frames=to_score,
-                grid_side=grid, sequences=chosen, on_frame=show,
-            )  # fmt: skip
-        else:
-            scores = score_reconstruction(
-                checkpoint, recipe.data, held_out=recipe.held_out.frames, frames=to_score, grid_side=grid,
-                sequences=chosen, on_frame=show,
-            )  # fmt: skip
-        figures = summarise(scores)
-        if samples:
-            task = bar.add_task("new cells", note="", total=samples)
-            plausible = score_plausibility(checkpoint, samples, on_cell=lambda: bar.update(task, advance=1))
-            figures |= plausible
-    sampled = f"at {grid}³" if recipe.data.kind != "masks" else "on the masks' own grid"
-    table = Table("figure", "value", title=f"{recipe.id}, {sampled}")
-    for name, value in figures.items():
-        table.add_row(name, f"{value:.4f}")
-    console.print(table)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        rows = [vars(score) for score in scores]
-        out.write_text(json.dumps({"model": recipe.id, "figures": figures, "frames": rows}, indent=1), encoding="utf-8")
-    if keep:
-        checkpoint.card.model_copy(update={"quality": {**checkpoint.card.quality, **figures}}).write(folder)
 
 
 @cli.command()

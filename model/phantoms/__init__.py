@@ -44,6 +44,10 @@ class Phantom(Protocol):
         """Return the shape of the cell at time ``t`` of τ = [-1, 1]."""
         ...
 
+    def shape(self, t: float, *, resolution: int) -> ShapeFrame:
+        """Return the same, found on a grid of ``resolution`` cells along an edge of Ω: coarser is faster."""
+        ...
+
 
 def make_phantom(cell_type: str, seed: int) -> Phantom:
     """Draw the phantom of a cell type that a seed names.

@@ -26,6 +26,8 @@ from functools import cached_property
 import numba
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from skimage.measure import marching_cubes
 
 __all__ = ["ShapeFrame", "SignedDistance"]
@@ -92,7 +94,7 @@ class ShapeFrame:
         self._implicit = implicit
         values = _sample(implicit, resolution=resolution, lipschitz=lipschitz)
         self._vertices, self._normals, self._faces = _mesh(implicit, values)
-        self._tree = _Tree(self._vertices, self._normals, faces=self._faces, longest=0.9 / resolution)
+        self._longest = 0.9 / resolution
 
     def __call__(self, points: Floats) -> Floats:
         """Return the signed distance of each point to the surface.
@@ -114,6 +116,33 @@ class ShapeFrame:
     def contains(self, points: Floats) -> NDArray[np.bool_]:
         """Tell which of the points (n, 3) are inside, (n,): the sign alone, far cheaper than the distance."""
         return np.asarray(self._implicit(np.ascontiguousarray(points, dtype=np.float64)) <= 0.0)
+
+    @cached_property
+    def _tree(self) -> "_Tree":
+        return _Tree(self._vertices, self._normals, faces=self._faces, longest=self._longest)
+
+    @property
+    def vertices(self) -> Doubles:
+        """Points of the surface that its triangles join, (v, 3) in Ω."""
+        return self._vertices
+
+    @property
+    def faces(self) -> Integers:
+        """Triangles, (f, 3) rows of ``vertices``, anticlockwise seen from outside."""
+        return self._faces
+
+    def bodies(self) -> int:
+        """Count the connected sheets of the surface."""
+        ends = self._faces[:, [0, 1, 1, 2]].reshape(-1, 2)
+        graph = coo_array((np.ones(len(ends), np.int8), (ends[:, 0], ends[:, 1])), shape=(len(self._vertices),) * 2)
+        _, of_vertex = connected_components(graph, directed=False)
+        return len(np.unique(of_vertex[self._faces[:, 0]]))
+
+    def least_slope(self) -> float:
+        """Return the least slope of the implicit function across the surface, at every eighth vertex."""
+        points, normals = self._vertices[::8], self._normals[::8]
+        rise = self._implicit(points + 1e-3 * normals) - self._implicit(points - 1e-3 * normals)
+        return float(rise.min() / 2e-3)
 
     @cached_property
     def volume(self) -> float:
