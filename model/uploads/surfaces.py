@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -265,7 +266,7 @@ class _PlyElement:
         self.properties: list[tuple[str, str, str]] = []
 
 
-class _PlyReader:
+class _PlyReader(ABC):
     """Reads the elements in the order the header gives them."""
 
     def elements(self, elements: list[_PlyElement]) -> tuple[list[Point], list[list[int]]]:
@@ -289,9 +290,9 @@ class _PlyReader:
                     polygons.append(row["corners"])
         return points, polygons
 
+    @abstractmethod
     def take(self, code: str) -> float:
         """Return the next number."""
-        raise NotImplementedError
 
 
 class _PlyText(_PlyReader):
