@@ -10,7 +10,7 @@ from typing import Any, Self
 import redis.asyncio
 
 from worker.connection import connect_async, reachable
-from worker.errors import JobNotFoundError, QueueUnavailableError
+from worker.errors import JobNotFoundError
 from worker.records import Job, JobEvent, JobStatus, parse_events, parse_job
 
 PREFIX = "cytosynth:"
@@ -23,18 +23,18 @@ class AsyncJobs:
     Parameters
     ----------
     find
-        :meth:`worker.jobs.Jobs.get`, asked in a thread for a job that a broker does not know which may have lost some.
+        :meth:`worker.jobs.Jobs.get`, asked in a thread for a job that the broker does not know: it may have lost some.
     """
 
     def __init__(
-        self, client: redis.asyncio.Redis, *, find: Callable[..., Job] | None = None, prefix: str = PREFIX
+        self, client: redis.asyncio.Redis, *, find: Callable[..., Job], prefix: str = PREFIX
     ) -> None:
         self._redis = client
         self._find = find
         self._prefix = prefix
 
     @classmethod
-    def connect(cls, url: str, *, find: Callable[..., Job] | None = None, prefix: str = PREFIX) -> Self:
+    def connect(cls, url: str, *, find: Callable[..., Job], prefix: str = PREFIX) -> Self:
         """Connect lazily; use it within one event loop."""
         return cls(connect_async(url), find=find, prefix=prefix)
 
@@ -56,18 +56,11 @@ class AsyncJobs:
                 pipe.hgetall(f"{self._prefix}job:{job_id}")
                 pipe.zrank(f"{self._prefix}status:{JobStatus.QUEUED}", job_id)
                 fields, rank = await pipe.execute()
-        if not fields and not await self._whole():
-            if self._find is not None:
-                return await asyncio.to_thread(self._find, job_id, owner=owner)
-            raise QueueUnavailableError("the queue has lost its records and restores them; try again in a moment")
-        if not fields or (owner is not None and fields["owner"] != owner):
+        if not fields:  # unknown, or lost; to tell which may take a rebuilding
+            return await asyncio.to_thread(self._find, job_id, owner=owner)
+        if owner is not None and fields["owner"] != owner:
             raise JobNotFoundError(f"there is no job {job_id[:64]!r}")
         return parse_job(fields, rank=rank)
-
-    async def _whole(self) -> bool:
-        with reachable():
-            facts: Any = await self._redis.info("server")
-            return bool(await self._redis.get(f"{self._prefix}whole") == facts["run_id"])
 
     async def async_events(self, job_id: str, *, after: str = "0", block_s: float = 0.0) -> list[JobEvent]:
         """Return what happened after the event ``after``, as :meth:`worker.jobs.Jobs.events` does."""

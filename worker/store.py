@@ -75,6 +75,22 @@ class Store:
             rows = pipe.execute()
         return [parse_job(fields, rank=rank) for fields, rank in zip(rows[::2], rows[1::2], strict=True) if fields]
 
+    def fetch_surely(self, job_ids: list[str]) -> tuple[list[Job], bool]:
+        """Return those jobs that exist, and whether the others are known not to: one look at both, in one transaction.
+
+        Two looks would not do: a broker that lost its data before the first and was rebuilt before the second would
+        make a job that exists look like one that never did.
+        """
+        with reachable(), self._redis.pipeline() as pipe:
+            for job_id in job_ids:
+                pipe.hgetall(self.job_key(job_id))
+                pipe.zrank(f"{self._prefix}status:{JobStatus.QUEUED}", job_id)
+            pipe.get(self._prefix + "whole")
+            pipe.info("server")
+            *rows, run, facts = pipe.execute()
+        found = [parse_job(fields, rank=rank) for fields, rank in zip(rows[::2], rows[1::2], strict=True) if fields]
+        return found, run == facts["run_id"]
+
     def page(
         self, *, owner: str | None, status: JobStatus | None, kind: str | None, cursor: str | None, limit: int
     ) -> JobPage:

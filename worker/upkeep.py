@@ -123,14 +123,16 @@ class Upkeep:
 
         An ``OSError`` becomes ``QueueUnavailableError``: whoever asks for a job must not be told that there is none.
         """
-        if self._store.whole():
-            return []
-        try:
-            self.rebuild()
-        except OSError as error:
-            log.exception("the queue cannot be restored: recorded requests cannot be read")
-            raise QueueUnavailableError("the queue cannot be restored at the moment; try again later") from error
-        return self._store.fetch(job_ids) if job_ids else []
+        for _ in range(ROUNDS):
+            found, certain = self._store.fetch_surely(job_ids)
+            if certain or (job_ids and len(found) == len(job_ids)):
+                return found
+            try:
+                self.rebuild()
+            except OSError as error:
+                log.exception("the queue cannot be restored: recorded requests cannot be read")
+                raise QueueUnavailableError("the queue cannot be restored at the moment; try again later") from error
+        raise QueueUnavailableError("the broker loses its data again and again; look into its log")
 
     def _restore(self, request: dict[str, Any], artifacts: Artifacts) -> bool:
         job_id = request["id"]

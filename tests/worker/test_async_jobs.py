@@ -18,7 +18,7 @@ from worker.jobs import AsyncJobs, Jobs, JobStatus
 
 def test_many_wait_in_one_loop_and_wake_when_their_job_ends(jobs: Jobs, broker_url: str) -> None:
     async def scene() -> None:
-        waiting = AsyncJobs.connect(broker_url, prefix=jobs._prefix)
+        waiting = AsyncJobs.connect(broker_url, find=jobs.get, prefix=jobs._prefix)
         leases = [jobs.claim(submit(jobs).id, worker="w") for _ in range(20)]
         waits = [asyncio.create_task(waiting.async_wait(lease.job_id, timeout_s=10)) for lease in leases if lease]
         await asyncio.sleep(0.1)
@@ -39,7 +39,7 @@ def test_many_wait_in_one_loop_and_wake_when_their_job_ends(jobs: Jobs, broker_u
 
 def test_waiting_ends_in_time_and_foreign_jobs_are_missing(jobs: Jobs, broker_url: str) -> None:
     async def scene() -> None:
-        waiting = AsyncJobs.connect(broker_url, prefix=jobs._prefix)
+        waiting = AsyncJobs.connect(broker_url, find=jobs.get, prefix=jobs._prefix)
         job = submit(jobs, owner="ada")
         started = time.monotonic()
         assert (await waiting.async_wait(job.id, timeout_s=0.2)).status is JobStatus.QUEUED
