@@ -3,13 +3,16 @@
 The core is exact: a body of revolution of two spheres joined by a fillet torus. If the fillet's radius is r and the
 neck's w, the spheres' centres are ``sqrt((R1 + r)² - (w + r)²) + sqrt((R2 + r)² - (w + r)²)`` apart: at w = R a single
 sphere, at w = 0 the instant of scission, at w = -r two whole spheres 2 r apart. One ring law w(t) therefore carries the
-cell through its change of topology. Neighbours press the core with soft planes, low modes and a stretch deform it, and
-a change of scale gives each frame its volume. :class:`~model.phantoms.distance.ShapeFrame` makes the result a distance.
+cell through its change of topology. Neighbours press the core with soft planes, short waves dimple it, long ones and a
+stretch deform it, and a change of scale gives each frame its volume. How much of each there is was chosen so that
+descriptors agree with those of real cells (`python -m model compare-phantoms`, docs/science.md).
+:class:`~model.phantoms.distance.ShapeFrame` makes the result a distance.
 
 Promises
 --------
 - One component before the scission, two after; it happens once, at ``phantom.scission`` in [-0.25, 0.45].
-- The shape depends on time continuously, and stays within |x|, |y|, |z| <= 0.92.
+- The shape depends on time continuously and stays within 0.96 of the origin, however it is turned.
+- Every cell lies in its own pose: it divides across the z axis, the larger daughter below.
 - Same seed, same cell.
 
 Does not promise
@@ -25,7 +28,6 @@ Carvalho, Desai, Oegema 2009 (the ring), doi:10.1016/j.cell.2009.03.021.
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numba
 import numpy as np
@@ -37,18 +39,25 @@ __all__ = ["CelegansPhantom", "make"]
 
 Doubles = NDArray[np.float64]
 
-MICROMETRES = 14.0  # one unit of Ω: mothers of 550 to 1400 µm³, as at the 8- to 50-cell stage
+MICROMETRES = 13.5  # one unit of Ω: mothers of 400 to 850 µm³, as at the 16- to 50-cell stage
 MINUTES = 30.0  # the duration of τ
-RADIUS = (0.375, 0.50)  # range of the mother's equivalent radius at its largest, units of Ω
-ROOM = 0.895  # farthest coordinate of the frames looked at when a cell is drawn; between them it may go a little beyond
-CONSTRICTION = 0.42  # duration of the constriction, units of τ, whatever the cell's size
+RADIUS = (0.37, 0.444)  # range of the mother's equivalent radius at its largest, units of Ω
+ROOM = 0.93  # farthest the membrane is from the origin in the frames looked at when a cell is drawn
+CONSTRICTION = 0.34  # duration of the constriction, units of τ, whatever the cell's size
 LINEAR = 0.5  # share of the neck that closes at a constant rate; from then on the rate follows the perimeter
-OVERSHOOT = 0.6  # the perimeter law tends to this far below zero, in necks, so that scission is reached in time
+OVERSHOOT = 0.6  # the perimeter law tends this far below zero, in necks: scission is reached in a finite time
+SLENDER = 3.2  # how fast the fillet's radius falls as the furrow deepens
 LOSS = 0.045  # daughters together hold this much less than their mother
 BLEND = 0.24  # width of the soft edges of planes, in mother radii
+LIPSCHITZ = 3.0  # of the implicit function; waves and dimples steepen it
+LEAST_SLOPE = 0.20  # of the same, on the membrane
 STREAM = 0xCE1E6A  # sets this cell type's random numbers apart from others of the same seed
-MODES = 7
+MODES = 7  # slow waves that bend and swell the cell, DIMPLES: shorter ones that raise and lower its membrane
+DIMPLES = 10
+DIMPLE_SLOPE = 0.185  # of one dimple, typically
+SMOOTH_RING = 0.50  # how far from the ring the furrow smooths the dimples, in mother radii
 TRIAL = 0.30  # scale at which volumes are measured
+TRIAL_TIMES = [k / 10.0 for k in range(-10, 11)]  # at which a cell is looked at when it is drawn
 FINE, COARSE = 96, 48  # sampling grids: of a frame; of its volume
 FINER, NEAR_SCISSION = 160, 0.07  # sampling grid and span of time where neck or gap is fine
 
@@ -68,9 +77,11 @@ class _Waves:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, *, count: int) -> "_Waves":
+        """Draw ``count`` functions."""
         return cls(rng.uniform(0.8, 3.6, (count, 2)), rng.uniform(0.0, 2.0 * np.pi, (count, 2)))
 
     def at(self, t: float) -> Doubles:
+        """Return their values at a time, (n,)."""
         return np.asarray(np.sin(self.frequencies * t + self.phases).sum(axis=1))
 
 
@@ -87,13 +98,17 @@ class CelegansPhantom:
     fillet: float  # final radius of the fillet: half the gap between the daughters' spheres
     tail: float  # adds to the fillet's radius while the furrow is shallow: how much the cell elongates
     rounding: float  # how much of its deformation the cell gives up to divide, in [0, 1]
-    orientation: Doubles  # (3, 3) rotation, Haar
     spin: Doubles  # (3,) rotation vector over half of τ
     stretch: Doubles  # (3, 3) symmetric, traceless: logarithm of the mother's stretch
     daughters_stretch: Doubles  # (3, 3) the same, of the daughters
     wave_vectors: Doubles  # (MODES, 3) radians per mother radius
+    phases: Doubles  # (MODES,)
     directions: Doubles  # (MODES, 3) amplitudes
     mode_waves: _Waves  # 2 MODES: phase and size of each mode
+    dimple_vectors: Doubles  # (DIMPLES, 3) radians per mother radius
+    dimple_heights: Doubles  # (DIMPLES,)
+    dimple_phases: Doubles  # (DIMPLES,)
+    dimple_waves: _Waves  # 2 DIMPLES: phase and size of each dimple
     normals: Doubles  # (p, 3) of the planes of the neighbours
     depths: Doubles  # (p,) how deep each presses
     owners: NDArray[np.int64]  # (p,) 0: presses the whole cell; 1, 2: one daughter, once there are two
@@ -122,25 +137,24 @@ class CelegansPhantom:
         """Return the shape at a time of τ, found on a grid of ``resolution`` cells along an edge of Ω."""
         implicit = self._implicit(t, scale=self._scale(t), turn=self._turn(t))
         components = 1 if t < self.scission else 2
-        return ShapeFrame(implicit, resolution=resolution, components=components, lipschitz=2.0)
+        return ShapeFrame(implicit, resolution=resolution, components=components, lipschitz=LIPSCHITZ)
 
     def target_volume(self, t: float) -> float:
         """Return the volume inside the membrane at a time of τ, cubic units of Ω."""
-        grown = 1.0 - (1.0 - 1.0 / (1.0 + self.growth)) * (1.0 - _ease(t, -1.4, self.scission + 1.5))
-        return self.volume * grown * (1.0 - LOSS * _ease(t, self.scission, 0.6))
+        lacking = self.growth / (1.0 + self.growth) * (1.0 - _ease(t, -1.0, self.scission + 1.0))
+        return self.volume * (1.0 - lacking) * (1.0 - LOSS * _ease(t, self.scission, 0.6))
 
     @cached_property
-    def _ring(self) -> tuple[float, float, float]:
-        """Speed of the constriction, how far below zero the neck's law tends, and when it begins."""
-        below = OVERSHOOT
-        # Linear for the first part, then dw/dt = -(speed / (1 - LINEAR + below)) (w + below), down to w = 0.
-        rest = 1.0 - LINEAR + below
-        speed = (LINEAR + rest * math.log(rest / below)) / CONSTRICTION
-        return speed, below, self.scission - CONSTRICTION
+    def _ring(self) -> tuple[float, float]:
+        """Speed at which the ring first closes, in necks per unit of τ, and when it begins."""
+        # Linear for the first part, then dw/dt = -speed (w + OVERSHOOT) / rest, down to w = 0 at scission.
+        rest = 1.0 - LINEAR + OVERSHOOT
+        speed = (LINEAR + rest * math.log(rest / OVERSHOOT)) / CONSTRICTION
+        return speed, self.scission - CONSTRICTION
 
     def _furrow(self, t: float) -> float:
         """Return the depth of the furrow as a fraction of the neck: 0 none, 1 scission, more: the daughters part."""
-        speed, below, begin = self._ring
+        speed, begin = self._ring
         ramp = 0.24  # the speed is reached smoothly, as the cell elongates
         u = (t - begin) / ramp + 0.5
         if u <= 0.0:
@@ -150,8 +164,8 @@ class CelegansPhantom:
         depth = speed * elapsed
         if depth <= LINEAR:
             return depth
-        rest = 1.0 - LINEAR + below
-        return 1.0 + below - rest * math.exp(-(depth - LINEAR) / rest)
+        rest = 1.0 - LINEAR + OVERSHOOT
+        return 1.0 + OVERSHOOT - rest * math.exp(-(depth - LINEAR) / rest)
 
     def _radii(self, t: float) -> tuple[float, float]:
         """Return the radii of the two spheres: equal in the mother, those of the daughters from scission on."""
@@ -164,8 +178,7 @@ class CelegansPhantom:
         """Return the core: z1, z2, R1, R2, then the fillet's centre (z, ρ) and radius."""
         furrow = self._furrow(t)
         first, second = self._radii(t)
-        _, below, _ = self._ring
-        fillet = self.fillet + self.tail * (math.exp(-2.2 * furrow) - math.exp(-2.2 * (1.0 + below)))
+        fillet = self.fillet + self.tail * (math.exp(-SLENDER * furrow) - math.exp(-SLENDER * (1.0 + OVERSHOOT)))
         neck = second * (1.0 - furrow)
         if neck < 0.0:  # tends to minus the fillet's radius: two whole spheres
             neck = fillet * math.tanh(neck / fillet)
@@ -203,10 +216,13 @@ class CelegansPhantom:
         values, vectors = np.linalg.eigh(strain)
         relax = vectors @ np.diag(np.exp(values)) @ vectors.T
         waves = self.mode_waves.at(t)
-        phases = self.mode_waves.phases[:MODES, 1] + 0.5 * waves[:MODES]
+        phases = self.phases + 0.5 * waves[:MODES]
         sizes = (0.6 + 0.4 * max(mother, daughters)) * (1.0 + 0.3 * waves[MODES:])
+        ripples = self.dimple_waves.at(t)
+        smooth = min(self._furrow(t), 1.0)
         # Once they have parted, the daughters flatten the faces they turn to each other: a soft slab between them.
-        slab = 0.5 * self.fillet * daughters + 0.9 * self.fillet - 0.5 * (1.0 - _ease(t, self.scission + 0.1, 0.5))
+        away = 0.5 * (1.0 - _ease(t, self.scission - 0.04, 0.3))
+        slab = self.fillet * (0.4 + 1.1 * _ease(t, self.scission, 0.8)) - away
         return _Implicit(
             relax @ turn.T / scale,
             core,
@@ -218,6 +234,10 @@ class CelegansPhantom:
             self.owners,
             slab,
             scale,
+            self.dimple_vectors,
+            self.dimple_phases + 0.6 * ripples[:DIMPLES],
+            self.dimple_heights * (1.0 + 0.3 * ripples[DIMPLES:]),
+            smooth,
         )
 
     def daughters_log_ratio(self, t: float) -> float:
@@ -234,17 +254,33 @@ class CelegansPhantom:
         angle = float(np.linalg.norm(self.spin)) * t
         x, y, z = self.spin / np.linalg.norm(self.spin)
         cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-        own = np.eye(3) + math.sin(angle) * cross + (1.0 - math.cos(angle)) * cross @ cross
-        return np.asarray(self.orientation @ own)
+        turn = np.eye(3) + math.sin(angle) * cross + (1.0 - math.cos(angle)) * cross @ cross
+        return np.asarray(turn)
 
     def _scale(self, t: float) -> float:
         """Return the length of a mother radius, in units of Ω, that gives the frame its volume.
 
         The whole shape scales, so the root of volume(scale) = target has a closed form once one volume is known.
         """
-        trial = 0.30
-        shape = ShapeFrame(self._implicit(t, scale=trial, turn=np.eye(3)), resolution=COARSE, lipschitz=2.0)
-        return trial * float(np.cbrt(self.target_volume(t) / shape.volume))
+        return TRIAL * float(np.cbrt(self.target_volume(t) / self.trial(t).volume))
+
+    def trial(self, t: float) -> ShapeFrame:
+        """Return the shape at a time of τ on a coarse grid, at a scale at which every cell is far inside Ω."""
+        implicit = self._implicit(t, scale=TRIAL, turn=self._turn(t))
+        components = 1 if t < self.scission else 2
+        return ShapeFrame(implicit, resolution=COARSE, components=components, lipschitz=LIPSCHITZ)
+
+    def is_sound(self, t: float, trial: ShapeFrame) -> bool:
+        """Tell whether waves and dimples leave the bodies that there should be, and a membrane that is nowhere vague.
+
+        Near the scission neck and gap are too fine for a trial, and nothing is asked.
+        """
+        near = abs(t - self.scission) < NEAR_SCISSION
+        return near or (trial.bodies() == trial.components and trial.least_slope() > LEAST_SLOPE)
+
+    def reach(self, t: float, trial: ShapeFrame) -> float:
+        """Return the greatest distance of the membrane from the origin at a time of τ, units of Ω."""
+        return float(np.linalg.norm(trial.surface_points, axis=1).max() * np.cbrt(self.target_volume(t) / trial.volume))
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,6 +297,10 @@ class _Implicit:
     owners: NDArray[np.int64]  # (p,)
     slab: float
     scale: float
+    dimple_vectors: Doubles  # (d, 3)
+    dimple_phases: Doubles  # (d,)
+    dimple_heights: Doubles  # (d,)
+    smooth: float
 
     def __call__(self, points: Doubles) -> Doubles:
         """Return the values at points (n, 3) of Ω, (n,): negative inside, about a distance near the membrane."""
@@ -271,6 +311,7 @@ class _Implicit:
         return self._evaluate(points)[1]
 
     def _evaluate(self, points: Doubles) -> tuple[Doubles, Doubles]:
+        """Return values and heights, each (n,)."""
         values, heights = _membrane(
             points,
             self.to_cell,
@@ -283,6 +324,10 @@ class _Implicit:
             self.owners,
             self.slab,
             self.scale,
+            self.dimple_vectors,
+            self.dimple_phases,
+            self.dimple_heights,
+            self.smooth,
         )
         return values, heights
 
@@ -301,6 +346,23 @@ def _fillet_distance(core: Doubles, z: float, rho: float) -> float:
 
 
 @numba.njit(cache=True, nogil=True)
+def _foot(core: Doubles, x: float, y: float, z: float) -> tuple[float, float, float]:
+    """Return the point of the core's surface below or above a point, along the distance's gradient."""
+    rho = max(math.sqrt(x * x + y * y), 1e-9)
+    distance = _fillet_distance(core, z, rho)
+    along, across = core[4], core[5]  # the centre of the fillet, of radius rf: its gradient points to it
+    if distance == core[6] - math.sqrt((z - along) ** 2 + (rho - across) ** 2):
+        scale = core[6] / max(core[6] - distance, 1e-9)
+    else:
+        first = math.sqrt((z - core[0]) ** 2 + rho * rho) - core[2] == distance
+        along, across = core[0] if first else core[1], 0.0
+        radius = core[2] if first else core[3]
+        scale = radius / max(radius + distance, 1e-9)
+    height, width = along + scale * (z - along), across + scale * (rho - across)
+    return x * width / rho, y * width / rho, height
+
+
+@numba.njit(cache=True, nogil=True)
 def _soft_max(a: float, b: float) -> float:
     """Return the larger of two values, with a soft edge (cubic, so that curvature is continuous)."""
     h = max(BLEND - abs(a - b), 0.0) / BLEND
@@ -309,19 +371,23 @@ def _soft_max(a: float, b: float) -> float:
 
 @numba.njit(cache=True, nogil=True)
 def _membrane(
-    points: Any,
-    to_cell: Any,
-    core: Any,
-    wave_vectors: Any,
-    phases: Any,
-    amplitudes: Any,
-    normals: Any,
-    offsets: Any,
-    owners: Any,
+    points: Doubles,
+    to_cell: Doubles,
+    core: Doubles,
+    wave_vectors: Doubles,
+    phases: Doubles,
+    amplitudes: Doubles,
+    normals: Doubles,
+    offsets: Doubles,
+    owners: NDArray[np.int64],
     slab: float,
     scale: float,
-) -> Any:
-    """Return the implicit function at points (n, 3); see :class:`_Implicit`."""
+    dimple_vectors: Doubles,
+    dimple_phases: Doubles,
+    dimple_heights: Doubles,
+    smooth: float,
+) -> tuple[Doubles, Doubles]:
+    """Return the implicit function and the heights beyond the neck at points (n, 3); see :class:`_Implicit`."""
     values, heights = np.empty(len(points)), np.empty(len(points))
     for i in range(len(points)):
         a, b, c = points[i, 0], points[i, 1], points[i, 2]
@@ -339,6 +405,12 @@ def _membrane(
             if owners[k] == 0 or (owners[k] == 1) == (z < core[4]):
                 plane = normals[k, 0] * x + normals[k, 1] * y + normals[k, 2] * z - offsets[k]
                 value = _soft_max(value, plane)
+        # Dimples are waves on the core's surface, so they do not change the slope of the value across it.
+        rise, (u, v, w) = 0.0, _foot(core, x, y, z)
+        for m in range(len(dimple_phases)):
+            along = dimple_vectors[m, 0] * u + dimple_vectors[m, 1] * v + dimple_vectors[m, 2] * w
+            rise += dimple_heights[m] * math.sin(along + dimple_phases[m])
+        value += rise * (1.0 - smooth * math.exp(-(((z - core[4]) / SMOOTH_RING) ** 2)))
         values[i], heights[i] = scale * _soft_max(value, slab - abs(z - core[4])), z - core[4]
     return values, heights
 
@@ -354,18 +426,22 @@ def make(seed: int) -> CelegansPhantom:
     Returns
     -------
     CelegansPhantom
-        The cell. If it would leave the domain at some time it is drawn smaller, all frames alike.
+        The cell. If it would leave the domain at some time it is drawn smaller, all frames alike; if waves and dimples
+        would tear it, they are made lower.
     """
     phantom = _draw(seed, np.random.default_rng([seed, STREAM]))
-    phantom = replace(phantom, ratios=_ratios(phantom))
-    reach = max(
-        float(np.abs(phantom.shape(t, resolution=COARSE).surface_points).max()) for t in np.linspace(-1.0, 1.0, 11)
-    )
+    while True:
+        phantom = replace(phantom, ratios=_ratios(phantom))
+        trials = {t: phantom.trial(t) for t in TRIAL_TIMES}
+        if all(phantom.is_sound(t, trial) for t, trial in trials.items()):
+            break
+        phantom = replace(phantom, directions=0.8 * phantom.directions, dimple_heights=0.94 * phantom.dimple_heights)
+    reach = max(phantom.reach(t, trial) for t, trial in trials.items())
     return replace(phantom, volume=phantom.volume * min(1.0, ROOM / reach) ** 3)
 
 
 def _draw(seed: int, rng: np.random.Generator) -> CelegansPhantom:
-    quaternion = rng.normal(size=4)
+    """Draw everything but the ratio of the core's spheres and the final size."""
     count = int(rng.integers(3, 9))
     normals = _spread(rng, count=count)
     owners = np.zeros(count, dtype=np.int64)
@@ -377,6 +453,9 @@ def _draw(seed: int, rng: np.random.Generator) -> CelegansPhantom:
     wave_vectors = rng.normal(size=(MODES, 3))
     numbers = rng.uniform(1.2, 4.0, (MODES, 1))
     wave_vectors *= numbers / np.linalg.norm(wave_vectors, axis=1, keepdims=True)
+    dimple_vectors = rng.normal(size=(DIMPLES, 3))
+    dimple_numbers = rng.uniform(3.0, 5.0, DIMPLES)
+    dimple_vectors *= (dimple_numbers / np.linalg.norm(dimple_vectors, axis=1))[:, None]
     return CelegansPhantom(
         seed=seed,
         scission=float(rng.uniform(-0.25, 0.45)),
@@ -384,18 +463,22 @@ def _draw(seed: int, rng: np.random.Generator) -> CelegansPhantom:
         growth=float(rng.uniform(0.05, 0.20)),
         asymmetry=min(float(rng.gamma(1.05, 0.165)), 0.45),
         ratios=(0.0, 0.0),
-        fillet=float(rng.uniform(0.10, 0.18)),
-        tail=float(rng.uniform(0.4, 1.1)),
+        fillet=float(rng.uniform(0.09, 0.16)),
+        tail=float(rng.uniform(0.5, 1.3)),
         rounding=float(rng.uniform(0.25, 0.65)),
-        orientation=_rotation(quaternion / np.linalg.norm(quaternion)),
         spin=rng.normal(size=3) * 0.15,
-        stretch=_strain(rng, low=0.18, high=0.33),
-        daughters_stretch=_strain(rng, low=0.18, high=0.31),
+        stretch=_strain(rng, low=0.15, high=0.28),
+        daughters_stretch=_strain(rng, low=0.15, high=0.29),
         wave_vectors=wave_vectors,
+        phases=rng.uniform(0.0, 2.0 * math.pi, MODES),
         directions=rng.normal(size=(MODES, 3)) * 0.15 / numbers,
         mode_waves=_Waves.draw(rng, count=2 * MODES),
+        dimple_vectors=dimple_vectors,
+        dimple_heights=rng.normal(size=DIMPLES) * DIMPLE_SLOPE / dimple_numbers,
+        dimple_phases=rng.uniform(0.0, 2.0 * math.pi, DIMPLES),
+        dimple_waves=_Waves.draw(rng, count=2 * DIMPLES),
         normals=normals,
-        depths=np.where(owners == 0, rng.uniform(0.12, 0.40, len(normals)), rng.uniform(0.20, 0.50, len(normals))),
+        depths=np.where(owners == 0, rng.uniform(0.12, 0.40, len(owners)), rng.uniform(0.20, 0.50, len(owners))),
         owners=owners,
         plane_waves=_Waves.draw(rng, count=4 * len(normals)),
     )

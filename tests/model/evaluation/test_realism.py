@@ -11,7 +11,7 @@ import tifffile
 
 from model.domain import Grid
 from model.errors import DatasetError
-from model.evaluation.realism import phantom_bodies, real_bodies
+from model.evaluation.realism import compare_with_real, phantom_bodies, real_bodies
 from model.phantoms import make_phantom
 
 REAL = Path(__file__).resolve().parents[3] / ".." / "shared" / "data"
@@ -39,3 +39,15 @@ def test_a_cell_without_a_voxel_size_is_named(tmp_path: Path) -> None:
     listing.write_text("[]")
     with pytest.raises(DatasetError, match=r"cell\.tif"):
         real_bodies(tmp_path, listing=listing)
+
+
+@pytest.mark.slow
+def test_phantoms_are_as_real_cells_are() -> None:
+    if not (REAL / "celegans").is_dir():
+        pytest.skip(f"no real cells to compare with: {REAL} is absent")
+    real = real_bodies(REAL / "celegans", listing=REAL / "manifest.json", unit=0.17)
+    rows = compare_with_real(real, "celegans", seeds=range(6000, 6024), moments=8)
+    for name in ("sphericity", "elongation", "solidity"):
+        assert rows[name]["D"] <= 0.2, (name, rows[name])
+    for name in ("volume", "area", "volume_of_median"):
+        assert rows[name]["D"] <= 0.25, (name, rows[name])

@@ -1,0 +1,368 @@
+"""Filopodia and their branches: how they are born, where there is room for them, and how their axes run.
+
+Births are a Poisson process; lengths are lognormal; an axis is a persistent random walk that sways; a filopodium grows,
+pauses and retracts; branches live while their parents reach past their roots.
+
+Promises
+--------
+- At every one of `TIMES` all filopodia are inside the ball of radius `REACH`, and axes keep their distance from each
+  other and from the body: their smooth union has no handles.
+- Between `FEWEST` and `MOST` are seen at all times, at least two are born and two vanish.
+
+Does not promise
+----------------
+- Gaps between those times.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from model.phantoms.wandering import beside, smoothstep, spline, unit, wander
+
+__all__ = ["REACH", "TIMES", "Axis", "Filopodium", "axis_of", "draw_filopodia", "outside_lengths"]
+
+Doubles = NDArray[np.float64]
+
+REACH = 0.93  # radius of the ball that holds the cell, units of Ω: any rotation keeps it inside
+FRAME = 2.0 / 29.0  # one frame of a sequence of 30, units of τ
+TIMES = np.linspace(-1.0, 1.0, 59)  # frames and the middles between them: when a cell is checked
+
+DEPTH = 0.11  # how far below the membrane filopodia are rooted; at birth they are wholly inside
+SHORTEST, LONGEST = 0.12, 0.50  # full lengths of filopodia outside the membrane, units of Ω
+BASE_RADIUS, TIP_RADIUS = 0.058, 0.038  # the tip has 1.8 voxels of a 96³ grid
+FOOT_RADIUS, FOOT = 0.032, 0.10  # what the flared foot adds to the radius at the membrane, and its extent
+GAP, BRANCH_GAP, BODY_GAP = 0.09, 0.065, 0.075  # left free between filopodia, branches of one, either and the body:
+# more than a third of the width of their blend, or it would bridge them
+LEVELS = 3  # filopodium, branch, branch of a branch
+FEWEST, MOST = 3, 9  # filopodia and branches to be seen at any time
+SEEN = 0.05  # length from which one is seen, units of Ω
+SPEED = 0.05  # of growth and retraction, units of Ω a frame
+SWIFTEST = 5.0  # frames from nothing to full length, at least
+NODES = 11  # segments of an axis
+CURVE = 40  # points at which a full axis is computed
+
+
+class BodyPose(Protocol):
+    """The body that filopodia grow on, at T times."""
+
+    def membrane(self, direction: Doubles) -> tuple[Doubles, Doubles]:
+        """Return the point of the membrane in a direction (3,) from the centre, and the outward normal: (T, 3) each."""
+        ...
+
+    def levels(self, points: Doubles) -> Doubles:
+        """Return the level of the body at points (T, n, 3): (T, n), about a distance, negative inside."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Life:
+    """How long a filopodium is over time: it grows, pauses and retracts, coming smoothly to rest in between."""
+
+    times: Doubles  # (k,), units of τ, increasing
+    levels: Doubles  # (k,), fractions of its full length; first and last are 0
+
+    def at(self, times: Doubles) -> Doubles:
+        """Return the fraction of the full length at times (T,)."""
+        place = np.interp(times, self.times, np.arange(len(self.times)))
+        before = np.minimum(place.astype(np.int64), len(self.times) - 2)
+        rise = self.levels[before + 1] - self.levels[before]
+        return np.asarray(self.levels[before] + rise * smoothstep(place - before))
+
+    def longer_than(self, level: float) -> tuple[float, float]:
+        """Return the longest interval of time in which the fraction is above ``level``."""
+        times = np.linspace(self.times[0], self.times[-1], 400)
+        above = np.concatenate([[0], (self.at(times) > level).astype(np.int64), [0]])
+        starts, stops = np.flatnonzero(np.diff(above) == 1), np.flatnonzero(np.diff(above) == -1) - 1
+        if len(starts) == 0:
+            return 0.0, 0.0
+        widest = int(np.argmax(stops - starts))
+        return float(times[starts[widest]]), float(times[stops[widest]])
+
+
+@dataclass(frozen=True, eq=False)
+class Filopodium:
+    """A filopodium or a branch: where it is rooted, how its axis runs, and when it lives."""
+
+    level: int  # 1 on the body, 2 a branch, 3 a branch of a branch
+    parent: int  # place of its parent among the filopodia; -1 for the body
+    anchor: Doubles  # (3,): direction from the body's centre, or, for a branch, the side it leaves its parent on
+    along: float  # where on the parent's axis it is rooted, units of Ω
+    angle: float  # at which it leaves its parent
+    buried: float  # length of the axis below the membrane
+    length: float  # full length of the axis outside it, units of Ω
+    walk: Doubles  # (k, 2): knots along the axis of its slope sideways
+    sway: Doubles  # (k, 2): knots over τ of what is added to the slope at the tip
+    reference: Doubles  # (3,): fixes what sideways is
+    life: _Life
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """The axis of a filopodium at T times."""
+
+    points: Doubles  # (T, CURVE, 3): the full axis, evenly spaced; only ``extent`` of it has grown
+    tangents: Doubles  # (T, CURVE, 3)
+    extent: Doubles  # (T,): length grown, with the part below the membrane
+    full: float
+    base: Doubles  # (T,): radius at the root
+    foot: Doubles  # (T,): what is added to the radius at the membrane
+    buried: float
+
+    def place(self, along: Doubles) -> tuple[Doubles, Doubles]:
+        """Return points and tangents (T, n, 3) at lengths ``along`` (T, n) from the root."""
+        place = along / self.full * (CURVE - 1)
+        before = np.minimum(place.astype(np.int64), CURVE - 2)
+        f = (place - before)[..., None]
+        rows = np.arange(len(place))[:, None]
+        points = self.points[rows, before] * (1 - f) + self.points[rows, before + 1] * f
+        return points, unit(self.tangents[rows, before] * (1 - f) + self.tangents[rows, before + 1] * f)
+
+    def radius(self, along: Doubles) -> tuple[Doubles, Doubles]:
+        """Return the radius, and its slope, (T, n) each at lengths ``along`` (T, n): a foot, and a taper to the tip."""
+        extent = np.maximum(self.extent, 1e-9)[:, None]
+        left = np.clip(1.0 - along / extent, 0.0, 1.0)
+        past = (along - self.buried) / FOOT
+        foot = self.foot[:, None] * np.exp(-(past**2))
+        more = self.base[:, None] - TIP_RADIUS + foot
+        return TIP_RADIUS + more * left, -2.0 * past / FOOT * foot * left - more / extent
+
+    def chain(self) -> Doubles:
+        """Return the nodes of the axis grown so far, (T, NODES + 1, 8): points, radii, and their change a node."""
+        along = self.extent[:, None] * np.linspace(0.0, 1.0, NODES + 1)
+        points, tangents = self.place(along)
+        radii, slopes = self.radius(along)
+        changes = np.concatenate([tangents, slopes[..., None]], axis=2) * (self.extent / NODES)[:, None, None]
+        return np.concatenate([points, radii[..., None], changes], axis=2)
+
+
+def axis_of(filopodium: Filopodium, times: Doubles, *, body: BodyPose, parent: Axis | None) -> Axis:
+    """Return the axis of a filopodium at times (T,), carried by the body or by its parent."""
+    full = filopodium.buried + filopodium.length
+    extent = filopodium.life.at(times) * full
+    if parent is None:
+        root, normals = body.membrane(filopodium.anchor)
+        outward = unit(normals + filopodium.anchor)
+        root = root - filopodium.buried * outward
+        grown = smoothstep((extent - filopodium.buried) / 0.25)
+        base = TIP_RADIUS + (BASE_RADIUS - TIP_RADIUS) * grown
+        foot = FOOT_RADIUS * grown
+    else:
+        along = np.full((len(times), 1), filopodium.along)
+        points, tangents = parent.place(along)
+        root, tangent = points[:, 0], tangents[:, 0]
+        side = beside(filopodium.anchor[None], tangent)
+        outward = math.cos(filopodium.angle) * tangent + math.sin(filopodium.angle) * side
+        thickness = 0.85 * (parent.radius(along)[0][:, 0] - TIP_RADIUS)
+        base = TIP_RADIUS + thickness * smoothstep(extent / 0.15)
+        foot = np.zeros_like(base)
+    sideways = beside(filopodium.reference[None], outward)
+    fraction = np.linspace(0.0, 1.0, CURVE)
+    slopes = spline(filopodium.walk, fraction)[None] + (
+        spline(filopodium.sway, (times + 1.0) / 2.0)[:, None] * fraction[None, :, None]
+    )  # (T, CURVE, 2)
+    frames = np.stack([sideways, np.cross(outward, sideways)], axis=1)  # (T, 2, 3)
+    tangents = unit(outward[:, None] + slopes @ frames)
+    steps = (tangents[:, 1:] + tangents[:, :-1]) / 2.0 * (full / (CURVE - 1))
+    points = root[:, None] + np.concatenate([np.zeros_like(root)[:, None], np.cumsum(steps, axis=1)], axis=1)
+    return Axis(points, tangents, extent, full, base, foot, filopodium.buried)
+
+
+@dataclass(frozen=True)
+class _Temper:
+    """What a cell's filopodia have in common."""
+
+    crowd: float  # filopodia alive at a time, on average
+    median: float  # of their lengths, units of Ω
+    branching: float  # branches per unit of Ω
+    curl: float  # standard deviation of the slope gained over a quarter of the axis
+    restless: float  # the same of the slope at the tip over time
+    front: float  # preference for one end of the body
+
+
+def _draw_life(rng: Generator, length: float) -> tuple[Doubles, Doubles]:
+    """Draw how a filopodium of a length grows, pauses and retracts: durations (k,) in τ, and fractions (k + 1,)."""
+    whole = max(SWIFTEST, length / SPEED)
+    halfway = rng.uniform(0.45, 0.8) if rng.random() < 0.5 else 1.0
+    grow, shrink = whole * rng.uniform(1.0, 1.4, 2)
+    pause = min(4.0 + rng.exponential(9.0), max(4.0, 38.0 - grow - shrink))
+    if halfway < 1.0:
+        frames = np.array([halfway * grow, rng.uniform(1.0, 4.0), max(2.0, (1.0 - halfway) * grow), pause, shrink])
+        return frames * FRAME, np.array([0.0, halfway, halfway, 1.0, 1.0, 0.0])
+    return np.array([grow, pause, shrink]) * FRAME, np.array([0.0, 1.0, 1.0, 0.0])
+
+
+def _draw_length(rng: Generator, median: float) -> float:
+    """Draw a full length: lognormal, between the shortest and the longest there are."""
+    return float(np.clip(median * math.exp(0.35 * rng.standard_normal()), SHORTEST, LONGEST))
+
+
+def _draw_walk(rng: Generator, temper: _Temper) -> tuple[Doubles, Doubles]:
+    """Draw a persistent random walk along the axis, and how the tip sways over time."""
+    steps = temper.curl * rng.standard_normal((8, 2))
+    steps[0] *= 0.8
+    return np.cumsum(steps, axis=0), temper.restless * wander(rng, np.full(2, 0.6))
+
+
+def _draw_births(rng: Generator, temper: _Temper) -> list[tuple[float, _Life]]:
+    """Draw lengths and lives of the filopodia on the body, born as a Poisson process from long before the sequence."""
+    oldest, mean_life = 40.0 * FRAME, 25.0 * FRAME
+    count = rng.poisson(temper.crowd / mean_life * (2.0 + oldest))
+    births = []
+    for start in np.sort(rng.uniform(-1.0 - oldest, 1.0, count)):
+        length = _draw_length(rng, temper.median)
+        durations, levels = _draw_life(rng, length)
+        life = _Life(start + np.concatenate([[0.0], np.cumsum(durations)]), levels)
+        if life.at(TIMES).max() > 0.0:
+            births.append((length, life))
+    return births
+
+
+class _Nursery:
+    """The filopodia of a cell while they are drawn, and their axes at all times that are checked."""
+
+    def __init__(self, rng: Generator, temper: _Temper, *, body: BodyPose) -> None:
+        self._rng = rng
+        self._temper = temper
+        self._body = body
+        self._front = unit(rng.standard_normal(3) * [1.0, 0.4, 0.4])
+        self.filopodia: list[Filopodium] = []
+        self._axes: list[Axis] = []
+        self._chains: list[Doubles] = []
+
+    def plant(self, length: float, life: _Life) -> bool:
+        """Place a filopodium on the body, made shorter until there is room; False if there is none."""
+        for attempt in range(60):
+            walk, sway = _draw_walk(self._rng, self._temper)
+            around = self._rng.standard_normal((2, 3))
+            anchor = unit(unit(around[0]) + self._temper.front * self._rng.random() * self._front)
+            shorter = max(SHORTEST, length * 0.98**attempt)
+            if self._admit(
+                Filopodium(1, -1, anchor, 0.0, 0.0, DEPTH, shorter, walk, sway, beside(around[1], anchor), life)
+            ):
+                return True
+        return False
+
+    def branch(self, parent: int) -> None:
+        """Try to grow branches on a filopodium, in number proportional to its length, and branches on those."""
+        stem = self.filopodia[parent]
+        if stem.level == LEVELS:
+            return
+        for _ in range(self._rng.poisson(self._temper.branching * stem.length)):
+            for _ in range(16):
+                branch = self._draw_branch(parent)
+                if branch is not None and self._admit(branch):
+                    self.branch(len(self.filopodia) - 1)
+                    break
+
+    def _draw_branch(self, parent: int) -> Filopodium | None:
+        """Draw a branch whose life fits into the time in which its parent reaches past its root."""
+        rng, stem = self._rng, self.filopodia[parent]
+        full = stem.buried + stem.length
+        low, high = stem.buried + (0.10 if stem.level == 1 else 0.07), 0.8 * full
+        if low >= high:
+            return None
+        along = rng.uniform(low, high)
+        start, stop = stem.life.longer_than((along + TIP_RADIUS) / full)
+        length = _draw_length(rng, 0.7 * self._temper.median)
+        durations, levels = _draw_life(rng, length)
+        durations[-2] += min(0.0, stop - start - durations.sum())  # a shorter pause
+        if durations[-2] < 2.0 * FRAME or stop < -1.0 or start > 1.0:
+            return None
+        start += rng.uniform(0.0, 0.5) * (stop - start - durations.sum())
+        life = _Life(start + np.concatenate([[0.0], np.cumsum(durations)]), levels)
+        walk, sway = _draw_walk(rng, self._temper)
+        angle = math.radians(rng.uniform(48.0, 80.0))
+        side, reference = unit(rng.standard_normal((2, 3)))
+        return Filopodium(stem.level + 1, parent, side, along, angle, 0.0, length, walk, sway, reference, life)
+
+    def _admit(self, filopodium: Filopodium) -> bool:
+        """Add a filopodium if it keeps inside the ball and clear of the body and of all others."""
+        parent = self._axes[filopodium.parent] if filopodium.level > 1 else None
+        axis = axis_of(filopodium, TIMES, body=self._body, parent=parent)
+        chain = axis.chain()
+        if not (axis.extent > 0.0).any() or not self._inside(filopodium, axis=axis, chain=chain):
+            return False
+        stem = self._stem(filopodium.parent)
+        for place, other in enumerate(self._chains):
+            both = (axis.extent > 0.0) & (self._axes[place].extent > 0.0)
+            gaps = np.linalg.norm(chain[both, :, None, :3] - other[both, None, :, :3], axis=3)
+            gaps -= chain[both, :, None, 3] + other[both, None, :, 3]  # (T, NODES + 1, NODES + 1)
+            if place == filopodium.parent:
+                if not _departs(gaps.min(axis=2), BRANCH_GAP):
+                    return False
+            elif gaps.min(initial=np.inf) < (BRANCH_GAP if stem >= 0 and self._stem(place) == stem else GAP):
+                return False
+        self.filopodia.append(filopodium)
+        self._axes.append(axis)
+        self._chains.append(chain)
+        return True
+
+    def _stem(self, place: int) -> int:
+        """Return the filopodium on the body that one belongs to; -1 for the body."""
+        while place >= 0 and self.filopodia[place].parent >= 0:
+            place = self.filopodia[place].parent
+        return place
+
+    def _inside(self, filopodium: Filopodium, *, axis: Axis, chain: Doubles) -> bool:
+        """Tell whether an axis stays inside the ball, clear of the body past its foot, and turns with its root."""
+        if (np.linalg.norm(chain[..., :3], axis=2) + chain[..., 3]).max() > REACH - 0.01:
+            return False
+        levels = self._body.levels(chain[..., :3])
+        gaps = (levels - chain[..., 3])[axis.extent > 0.0]
+        if filopodium.level > 1 and gaps.min() < BODY_GAP:
+            return False
+        if filopodium.level == 1:
+            if not _departs(gaps, BODY_GAP):
+                return False
+            return bool(levels[:, 0].max() < -0.075)  # rooted deep enough to be invisible at birth
+        tangents = self._axes[filopodium.parent].place(np.full((len(TIMES), 1), filopodium.along))[1][:, 0]
+        return bool(np.linalg.norm(np.cross(tangents, filopodium.anchor), axis=1).min() > 0.5)
+
+
+def _departs(gaps: Doubles, clear: float) -> bool:
+    """Tell whether gaps (T, n) along axes grow until they are clear, and stay so: then no loop is closed."""
+    return bool((gaps[:, 1:] >= np.minimum(gaps[:, :-1], clear) - np.where(gaps[:, 1:] < clear, 0.01, 0.0)).all())
+
+
+def outside_lengths(filopodia: list[Filopodium] | tuple[Filopodium, ...], times: Doubles) -> Doubles:
+    """Return the lengths (T, f) of filopodia outside the membrane at times (T,)."""
+    lengths = [np.maximum(f.life.at(times) * (f.buried + f.length) - f.buried, 0.0) for f in filopodia]
+    return np.stack(lengths, axis=1) if lengths else np.zeros((len(times), 0))
+
+
+def draw_filopodia(rng: Generator, body: BodyPose) -> tuple[Filopodium, ...]:
+    """Draw the filopodia of a cell, again until their number is right at all times and some come and go."""
+    temper = _Temper(
+        crowd=rng.uniform(3.5, 6.0),
+        median=rng.uniform(0.30, 0.48),
+        branching=rng.uniform(1.0, 10.0),
+        curl=rng.uniform(0.2, 0.45),
+        restless=rng.uniform(0.08, 0.2),
+        front=rng.uniform(0.0, 1.6),
+    )
+    for _ in range(2000):
+        births = _draw_births(rng, temper)
+        lengths = [life.at(TIMES) * (length + DEPTH) - DEPTH for length, life in births]
+        if len(births) < FEWEST or not _lively(np.stack(lengths, axis=1)):
+            continue
+        nursery = _Nursery(rng, temper, body=body)
+        if not all(nursery.plant(length, life) for length, life in births):
+            continue
+        for parent in range(len(births)):
+            nursery.branch(parent)
+        if _lively(outside_lengths(nursery.filopodia, TIMES)):
+            return tuple(nursery.filopodia)
+    raise RuntimeError("no arrangement of filopodia fits this body")
+
+
+def _lively(lengths: Doubles) -> bool:
+    """Tell whether lengths (T, f) show the right number of filopodia at all times, and births and ends."""
+    seen = lengths > SEEN
+    counts = seen.sum(axis=1)
+    births, ends = (~seen[0] & seen.any(axis=0)).sum(), (~seen[-1] & seen.any(axis=0)).sum()
+    return bool(counts.min() >= FEWEST and counts.max() <= MOST and births >= 2 and ends >= 2)
