@@ -128,7 +128,7 @@ async def open_desk(settings: AppSettings) -> AsyncIterator[Desk]:
         stack.push_async_callback(to_thread.run_sync, jobs.close)
         async_jobs = AsyncJobs.connect(url, find=jobs.get)
         stack.push_async_callback(async_jobs.aclose)
-        quota, rates = Quota.connect(url, rules=rules), Rates.connect(url)
+        quota, rates = Quota.connect(url, assure=jobs.assure, rules=rules), Rates.connect(url)
         stack.push_async_callback(to_thread.run_sync, quota.close)
         stack.push_async_callback(rates.aclose)
         settings.data_dir.mkdir(parents=True, exist_ok=True)

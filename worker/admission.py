@@ -1,7 +1,7 @@
 """How a request becomes a job: asked about, written to disk, and only then given to the broker.
 
 Promises: a job that :meth:`Admission.submit` returns is on disk and in the broker, each complete; one Idempotency-Key
-gives one job, before and after a loss of the broker.
+gives one job, before and after a loss of the broker, also where a process died between any two of these steps.
 Does not promise: that nothing is left of a request that was refused by a failure; the janitor removes it, and a
 rebuilding in between would carry it out though nobody was told so.
 """
@@ -20,7 +20,9 @@ from worker.store import Store, fingerprint
 
 log = logging.getLogger(__name__)
 
-STEPS = 6  # ask, rebuild, ask, write, submit; and once more if the broker is restarted meanwhile
+STEPS = 8  # ask, rebuild, ask, write, submit; and once more if the broker is restarted meanwhile
+UNDECIDED = frozenset({"unknown", "free", "join", "late"})
+UNSTORED = "the service cannot store more requests at the moment; try later"
 
 
 class Admission:
@@ -43,42 +45,76 @@ class Admission:
         request = {"id": new_job_id(), **request, "idempotency": key}
         reuse = reuse and self._rules.reuse
         for _ in range(STEPS):
-            answer, found = self._ask(request, reuse=reuse)
-            if answer == "unknown":
-                self._restore()  # afterwards it may know this request
-            elif answer == "free":
-                request["created_at"] = float(found)
-                self._keep(request)
-            else:
+            answer, found, *more = self._ask(request, reuse=reuse)
+            if answer not in UNDECIDED:
                 break
-        if answer in ("mismatch", "full", "existing") and "created_at" in request and self._artifacts:
-            self._artifacts.forget_request(request["id"])  # another was faster by an instant
+            self._prepare(request, answer, found, *more)
+        if answer in ("mismatch", "existing", "alias") or (answer == "full" and not key):
+            # Another was faster by an instant. Where the queue is full, a process that joined may still get in.
+            self._forget(request)
+        if answer == "alias":
+            self._keep_alias(key, job=found, digest=request["request_digest"])
         if answer == "mismatch":
             raise IdempotencyError("this Idempotency-Key was used with another body; use a new key for a new request")
         if answer == "full":
             raise QueueUnavailableError(
                 f"{found} jobs are waiting, which is the most this service queues; try again later"
             )
-        if answer in ("unknown", "free"):
+        if answer in UNDECIDED:
             raise QueueUnavailableError("the queue has just lost its records and restores them; try again in a moment")
         return found, answer == "created"
 
-    def _ask(self, request: dict[str, Any], *, reuse: bool) -> tuple[str, str]:
+    def _ask(self, request: dict[str, Any], *, reuse: bool) -> list[str]:
         """Ask whether a request would be accepted or, once it has a time, submit it."""
         spec = json.dumps(request["spec"], allow_nan=False, separators=(",", ":"))
-        answer, found = self._store.run(
+        answer: list[str] = self._store.run(
             "submit", request["id"], request["kind"], request["owner"], spec, request["model_id"],
             request["model_sha256"], request["digest"], request["request_digest"], request["idempotency"],
             int(self._rules.idempotency_s), fingerprint(request["owner"], request["digest"]), int(reuse),
-            self._rules.max_queue, request.get("created_at", ""),
+            self._rules.max_queue, self._rules.write_s, request.get("created_at") or "",
         )  # fmt: skip
-        return answer, found
+        return answer
+
+    def _prepare(self, request: dict[str, Any], answer: str, found: str, *more: str) -> None:
+        """Do what must be done before the next attempt."""
+        if answer == "unknown":
+            self._restore()  # afterwards it may know this request
+        elif answer == "free":
+            self._forget({"id": more[0], "created_at": more[0]})  # whoever wrote it died over it
+            request["created_at"] = float(found)
+            self._keep(request)
+        elif answer == "join":
+            self._forget(request)
+            request |= {"id": found, "created_at": float(more[0])}
+            self._keep(request)
+        else:
+            request |= {"id": new_job_id(), "created_at": None}  # the janitor finds what was written under the other
 
     def _keep(self, request: dict[str, Any]) -> None:
+        """Write a request down; where another has written it under this id already, its word (the seed) counts."""
         if self._artifacts is None:
             return
         try:
-            self._artifacts.record_request(request)
+            request |= self._artifacts.record_request(request)
         except OSError as error:
             log.exception("job %s: the request cannot be stored", request["id"])
-            raise QueueUnavailableError("the service cannot store more requests at the moment; try later") from error
+            raise QueueUnavailableError(UNSTORED) from error
+
+    def _keep_alias(self, key: str, *, job: str, digest: str) -> None:
+        """Write down that a key stands for a job that was made for another: the recorded requests do not say so."""
+        if self._artifacts is None:
+            return
+        try:
+            self._artifacts.record_alias(key, {"job": job, "digest": digest})
+        except OSError as error:
+            log.exception("job %s: what an Idempotency-Key stands for cannot be stored", job)
+            raise QueueUnavailableError(UNSTORED) from error
+
+    def _forget(self, request: dict[str, Any]) -> None:
+        """Remove a request that was written, if it was, and that nobody can submit any more."""
+        if self._artifacts is None or not request.get("created_at"):
+            return
+        try:
+            self._artifacts.forget_request(request["id"])
+        except OSError as error:
+            log.warning("request %s is not needed and stays until the janitor comes: %s", request["id"], error)

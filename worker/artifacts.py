@@ -7,7 +7,8 @@ Below the data folder, all on one file system so that a rename is atomic::
     results/<job>/           published: manifest.json and the files it names, which nobody may write any more
     blobs/<2>/<sha256>       the contents of those files, each once (:mod:`worker.blobs`)
     verdicts/<job>.json      how a job ended that has no files
-    pins/<job>               its files are kept until the client lets go
+    pins/<job>               its files are kept until the client lets go; then, since when they are not
+    aliases/<key>.json       an Idempotency-Key that stands for a job which was made for another request
     trash/                   on its way out
 
 Promises: a reader sees all files of a job or none; after :meth:`Artifacts.publish` they survive a power cut, and are
@@ -18,6 +19,7 @@ Does not promise: that published files belong to a succeeded job; the job record
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -34,7 +36,10 @@ from worker.blobs import Blobs
 from worker.durable import DRAFT, NO_LINKS, sync_file, sync_folder, write_once, write_over
 from worker.errors import ArtifactNotFoundError, ExportError
 
+log = logging.getLogger(__name__)
+
 MANIFEST = "manifest.json"
+RELEASED = b"released"
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -48,16 +53,20 @@ class Artifacts:
         self._results = root / "results"
         self._verdicts = root / "verdicts"
         self._pins = root / "pins"
+        self._aliases = root / "aliases"
         self._trash = root / "trash"
         self._blobs = Blobs(root / "blobs")
 
     # ------------------------------------------------------------------------------------------- beside the broker
 
-    def record_request(self, request: dict[str, Any]) -> None:
-        """Keep an accepted request on disk, whole and synced, under its ``id``; one that exists is left as it is."""
+    def record_request(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Keep an accepted request on disk, whole and synced, under its ``id``; return it, or the one that is there."""
         path = self._request_path(request["id"])
-        if not path.exists():
-            write_once(path, json.dumps(request, allow_nan=False).encode())
+        if not path.exists() and write_once(path, json.dumps(request, allow_nan=False).encode()):
+            return request
+        sync_folder(path.parent)  # whoever wrote it may not have come so far
+        recorded: dict[str, Any] = json.loads(path.read_bytes())
+        return recorded
 
     def forget_request(self, job_id: str) -> None:
         """Remove a recorded request, and what goes with it: its job needs no restoring any more."""
@@ -73,10 +82,38 @@ class Artifacts:
         return sorted(name for name in names if JOB_ID.fullmatch(name))
 
     def requests(self, job_ids: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
-        """Yield recorded requests, all of them or those of some jobs; one that is removed meanwhile is left out."""
+        """Yield recorded requests, all of them or those of some jobs; one that is removed meanwhile is left out.
+
+        One that is damaged, too: it cannot be had back by waiting, and must not keep the others from being restored.
+        """
         for job_id in self.requested() if job_ids is None else job_ids:
-            with suppress(FileNotFoundError):
-                yield json.loads(self._request_path(job_id).read_bytes())
+            try:
+                request: dict[str, Any] = json.loads(self._request_path(job_id).read_bytes())
+            except FileNotFoundError:
+                continue
+            except ValueError:
+                log.critical("job %s: its recorded request is damaged and cannot be restored", job_id)
+                continue
+            yield request
+
+    def has_request(self, job_id: str) -> bool:
+        """Whether a request is recorded."""
+        return self._request_path(job_id).exists()
+
+    def record_alias(self, key: str, alias: dict[str, str]) -> None:
+        """Keep what an Idempotency-Key, here its fingerprint, stands for; the last word counts."""
+        path, content = self._aliases / f"{key}.json", json.dumps(alias).encode()
+        with suppress(FileNotFoundError):
+            if path.read_bytes() == content:
+                return
+        write_over(path, content)
+
+    def aliases(self) -> Iterator[tuple[str, dict[str, str], float]]:
+        """Yield the fingerprint of each key, what it stands for, and since when, in seconds since 1970."""
+        for path in _entries(self._aliases):
+            if not path.name.startswith(DRAFT):
+                with suppress(FileNotFoundError, ValueError):
+                    yield path.stem, json.loads(path.read_bytes()), path.stat().st_mtime
 
     def record_verdict(self, job_id: str, verdict: dict[str, Any]) -> None:
         """Keep how a job ended that has no files; the last word counts, for a job expires after it succeeded."""
@@ -91,16 +128,27 @@ class Artifacts:
         return verdict
 
     def pin(self, job_id: str, *, pinned: bool) -> None:
-        """Remember that a job's files are to be kept."""
-        path = self._pins / _checked(job_id)
-        if pinned:
-            write_once(path, b"")
-        else:
-            path.unlink(missing_ok=True)
+        """Remember that a job's files are to be kept, or that since now they are not any more."""
+        write_over(self._pins / _checked(job_id), b"" if pinned else RELEASED)
+
+    def unpin(self, job_id: str) -> None:
+        """Forget that anybody asked to keep a job's files."""
+        (self._pins / _checked(job_id)).unlink(missing_ok=True)
 
     def pinned(self, job_id: str) -> bool:
         """Whether a job's files are to be kept."""
-        return (self._pins / _checked(job_id)).exists()
+        try:
+            return (self._pins / _checked(job_id)).read_bytes() != RELEASED
+        except FileNotFoundError:
+            return False
+
+    def released_at(self, job_id: str) -> float:
+        """Return when the client let go of a job's files, in seconds since 1970; 0 if that never was."""
+        path = self._pins / _checked(job_id)
+        try:
+            return path.stat().st_mtime if path.read_bytes() == RELEASED else 0.0
+        except FileNotFoundError:
+            return 0.0
 
     # ----------------------------------------------------------------------------------------------------- writing
 
@@ -145,12 +193,17 @@ class Artifacts:
             raise ExportError(f"{len(sums)} files of the manifest were not written, {min(sums)[:200]!r} among them")
         for folder in changed:
             sync_folder(folder)
-        try:
-            staged.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
-            self._discard(staged)
+        for last in (False, False, True):
+            try:
+                staged.rename(target)
+            except OSError:
+                if target.is_dir():
+                    self._discard(staged)
+                elif last:
+                    raise
+                else:
+                    continue  # what was in the way has just been removed
+            break
         sync_folder(self._results)
 
     def copy(self, source: str, staged: Path) -> bool:
@@ -232,6 +285,7 @@ class Artifacts:
         unknown: Collection[str] = (),
         grace_s: float = 60.0,
         keep_s: float = 7 * 86400.0,
+        alias_s: float = 7 * 86400.0,
     ) -> int:
         """Remove what no job needs; returns how many things that were.
 
@@ -243,6 +297,8 @@ class Artifacts:
             Jobs that ended without files: whatever lies there goes.
         unknown
             Jobs without a record: what they left goes once ``keep_s`` old, for a request is written before its record.
+        alias_s
+            How long an Idempotency-Key stands for something.
         """
         now, removed = time.time(), 0
         for folder in _entries(self._staging):
@@ -259,8 +315,10 @@ class Artifacts:
                 self.remove(job_id)
                 self.forget_request(job_id)
                 removed += 1
-        for draft in (entry for at in (self._requests, self._verdicts) for entry in _entries(at)):
-            if draft.name.startswith(DRAFT) and _age(draft, now) > grace_s:
+        written = (self._requests, self._verdicts, self._pins, self._aliases)
+        for draft in (entry for at in written for entry in _entries(at)):
+            outdated = draft.parent == self._aliases and _age(draft, now) > alias_s
+            if outdated or (draft.name.startswith(DRAFT) and _age(draft, now) > grace_s):
                 draft.unlink(missing_ok=True)
                 removed += 1
         for left in _entries(self._trash):

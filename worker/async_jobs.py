@@ -26,9 +26,7 @@ class AsyncJobs:
         :meth:`worker.jobs.Jobs.get`, asked in a thread for a job that the broker does not know: it may have lost some.
     """
 
-    def __init__(
-        self, client: redis.asyncio.Redis, *, find: Callable[..., Job], prefix: str = PREFIX
-    ) -> None:
+    def __init__(self, client: redis.asyncio.Redis, *, find: Callable[..., Job], prefix: str = PREFIX) -> None:
         self._redis = client
         self._find = find
         self._prefix = prefix

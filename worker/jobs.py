@@ -66,6 +66,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 PAGE_MAX = 200
+ATTEMPTS = 5  # at what a loss of the broker or somebody else undoes between two steps
 NO_FILES: dict[JobStatus, type[JobError]] = {JobStatus.FAILED: JobFailedError, JobStatus.CANCELED: JobCanceledError}
 
 HintPublisher = Callable[[str], None]
@@ -169,11 +170,13 @@ class Jobs:
             "kind": kind, "owner": owner, "spec": spec, "model_id": model_id, "model_sha256": model_sha256,
             "digest": digest, "request_digest": request_digest or digest,
         }  # fmt: skip
-        job_id, new = self._admission.submit(request, idempotency_key=idempotency_key, reuse=reuse)
-        job = self.get(job_id)
-        if new:
-            self.hint(job_id)
-        return job, new
+        for _ in range(ATTEMPTS):
+            job_id, new = self._admission.submit(request, idempotency_key=idempotency_key, reuse=reuse)
+            if new:
+                self.hint(job_id)
+            with suppress(JobNotFoundError):  # its client has removed it in this instant
+                return self.get(job_id), new
+        raise QueueUnavailableError("every job that answers this request is removed at once; try again in a moment")
 
     def get(self, job_id: str, *, owner: str | None = None) -> Job:
         """Return one job; without ``owner`` whoever owns it.
@@ -207,18 +210,21 @@ class Jobs:
         if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 17):
             raise SpecError("the cursor is not one that this service gave out; start again without it")
         limit = max(1, min(limit, PAGE_MAX))
-        return self._store.page(owner=owner, status=status, kind=kind, cursor=cursor, limit=limit)
+        return self._upkeep.page(owner=owner, status=status, kind=kind, cursor=cursor, limit=limit)
 
     def cancel(self, job_id: str, *, owner: str | None = None) -> Job:
         """Cancel a job that has not ended; one that has is returned as it is.
 
         A running job is canceled at once; its worker learns of it with the next frame and drops what it has.
         """
-        self.get(job_id, owner=owner)
-        done = self._store.run("cancel", job_id, self.rules.record_s)
         job = self.get(job_id, owner=owner)
-        if done:
-            self._upkeep.record_end(job)
+        for _ in range(ATTEMPTS):  # it may come back out of a loss of the broker in between
+            self._store.run("cancel", job_id, self.rules.record_s)
+            job = self.get(job_id, owner=owner)
+            if not job.status.active:
+                break
+        if job.status is JobStatus.CANCELED and not self._upkeep.recorded_end(job_id):
+            self._upkeep.record_end(job)  # before anybody is told, also of what another began and died over
         return job
 
     def delete(self, job_id: str, *, owner: str | None = None) -> None:
@@ -231,11 +237,17 @@ class Jobs:
         """
         if self.get(job_id, owner=owner).status.active:
             raise JobActiveError(f"job {job_id} has not ended; cancel it before removing it")
+        recorded = list(self._artifacts.requests([job_id])) if self._artifacts else []
         if self._artifacts:
             self._artifacts.forget_request(job_id)  # first: what is half removed must not come back with a rebuilding
-        self._store.run("delete", job_id)
-        if self._artifacts:
+        active = self._upkeep.run("delete", job_id, "0") == "active"
+        if self._artifacts and active:  # it came back with a rebuilding just before
+            for request in recorded:
+                self._artifacts.record_request(request)
+        elif self._artifacts:
             self._artifacts.remove(job_id)
+        if active:
+            raise JobActiveError(f"job {job_id} is being carried out again; cancel it before removing it")
 
     def pin(self, job_id: str, *, pinned: bool = True, owner: str | None = None) -> Job:
         """Keep a job's files until it is let go, which begins their retention time anew; returns the job.
@@ -245,14 +257,19 @@ class Jobs:
         JobExpiredError, JobFailedError, JobCanceledError
             If it has no files and will have none.
         """
-        job = self.get(job_id, owner=owner)
-        if pinned and self._artifacts and (job.status.active or job.status is JobStatus.SUCCEEDED):
-            self._artifacts.pin(job_id, pinned=True)
-        if self._store.run("pin", job_id, int(pinned), self.rules.retention_s) != "done":
-            raise NO_FILES.get(job.status, JobExpiredError)(f"job {job_id} has no files that could be kept")
-        if not pinned and self._artifacts:
-            self._artifacts.pin(job_id, pinned=False)
-        return self.get(job_id, owner=owner)
+        for _ in range(ATTEMPTS):
+            job = self.get(job_id, owner=owner)
+            if not (job.status.active or job.status is JobStatus.SUCCEEDED):
+                if self._artifacts:
+                    self._artifacts.unpin(job_id)
+                raise NO_FILES.get(job.status, JobExpiredError)(f"job {job_id} has no files that could be kept")
+            if pinned and self._artifacts:
+                self._artifacts.pin(job_id, pinned=True)
+            if self._store.run("pin", job_id, int(pinned), self.rules.retention_s) == "done":
+                if not pinned and self._artifacts and self._artifacts.pinned(job_id):
+                    self._artifacts.pin(job_id, pinned=False)
+                return self.get(job_id, owner=owner)
+        raise QueueUnavailableError("this job changes faster than it can be looked at; try again in a moment")
 
     def events(self, job_id: str, *, after: str = "0", block_s: float = 0.0) -> builtins.list[JobEvent]:
         """Return what happened after the event ``after``, waiting up to ``block_s`` for the first; maybe nothing."""
@@ -274,7 +291,7 @@ class Jobs:
 
     def claim(self, job_id: str | None, *, worker: str) -> Lease | None:
         """Take a queued job (None: the one that has waited longest); None if there is nothing to take."""
-        answer = self._store.run("claim", job_id or "", worker, self.rules.lease_s)
+        answer = self._upkeep.run("claim", job_id or "", worker, self.rules.lease_s)
         if not answer:
             return None
         token, flat = answer
@@ -351,6 +368,10 @@ class Jobs:
         """Restore every recorded job after the broker lost its data; returns how many were missing."""
         return self._upkeep.rebuild(doubt=True)
 
+    def assure(self) -> None:
+        """Restore whatever the broker may lack; raises ``QueueUnavailableError`` where that cannot be done."""
+        self._upkeep.find([])
+
     def hints_waiting(self) -> int:
         """Return how many hints no worker has taken yet."""
         return self._store.hints_waiting()
@@ -363,6 +384,10 @@ class Jobs:
         """Return how many jobs are in each state."""
         return self._store.counts()
 
+    def tally(self) -> dict[str, int]:
+        """Return how many leases were lost and how many jobs ended for it, since the broker began to count."""
+        return {"leases_lost": 0, "worker_crashed": 0} | self._store.tally()
+
     def queue_depth(self) -> int:
         """Return how many jobs wait."""
         return self.counts()[JobStatus.QUEUED]
@@ -374,7 +399,7 @@ class Jobs:
     # ------------------------------------------------------------------------------------------------------- private
 
     def _under(self, lease: Lease, script: str, *args: str | float) -> str:
-        answer = str(self._store.run(script, lease.job_id, lease.token, *args))
+        answer = str(self._upkeep.run(script, lease.job_id, lease.token, *args))
         if answer == "canceled":
             raise JobCanceledError(f"job {lease.job_id} was canceled")
         if answer == "lost":

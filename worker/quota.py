@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,7 @@ PLACE_S = 30.0  # a reserved place whose caller died runs out by itself
 WINDOW_S = 300.0  # of the past that tells how fast jobs end
 WAIT_MAX_S = 600.0  # nobody plans further ahead
 FRESH_S, KNOWN_MAX = 1.0, 1000
+ATTEMPTS, UNKNOWN = 5, -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,18 +68,33 @@ class OverShareError(Exception):
 
 
 class Quota:
-    """Shares of the queue. Threads may share it."""
+    """Shares of the queue. Threads may share it.
 
-    def __init__(self, client: redis.Redis, *, rules: JobRules | None = None, prefix: str = PREFIX) -> None:
-        self._redis, self._prefix, self._rules = client, prefix, rules or JobRules()
+    Parameters
+    ----------
+    assure
+        :meth:`worker.jobs.Jobs.assure`: a broker that has lost its records counts too few.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        assure: Callable[[], None],
+        rules: JobRules | None = None,
+        prefix: str = PREFIX,
+    ) -> None:
+        self._redis, self._prefix, self._rules, self._assure = client, prefix, rules or JobRules(), assure
         self._known: dict[str, tuple[float, Pace]] = {}
         self._pace = client.register_script(_script("pace"))
         self._reserve = client.register_script(_script("reserve"))
 
     @classmethod
-    def connect(cls, url: str, *, rules: JobRules | None = None, prefix: str = PREFIX) -> Self:
+    def connect(
+        cls, url: str, *, assure: Callable[[], None], rules: JobRules | None = None, prefix: str = PREFIX
+    ) -> Self:
         """Connect lazily."""
-        return cls(connect(url), rules=rules, prefix=prefix)
+        return cls(connect(url), assure=assure, rules=rules, prefix=prefix)
 
     def close(self) -> None:
         """Close the connections."""
@@ -111,12 +127,18 @@ class Quota:
         OverShareError
             If the caller has ``share`` active jobs.
         QueueUnavailableError
-            If the broker does not answer.
+            If the broker does not answer, or loses its records faster than they can be restored.
         """
         token = token_hex(8)
         key = fingerprint(owner, idempotency_key) if idempotency_key is not None else ""
-        with reachable():
-            free = self._reserve(args=[self._prefix, owner, share, token, PLACE_S, fingerprint(owner, digest), key])
+        for _ in range(ATTEMPTS):
+            with reachable():
+                free = self._reserve(args=[self._prefix, owner, share, token, PLACE_S, fingerprint(owner, digest), key])
+            if free != UNKNOWN:
+                break
+            self._assure()
+        else:
+            raise QueueUnavailableError("the queue has just lost its records and restores them; try again in a moment")
         if not free:
             raise OverShareError(self.pace(owner))
         try:

@@ -132,6 +132,8 @@ class JobRules:
     retention_s: float = 7 * 86400.0  # of files
     record_s: float = 30 * 86400.0  # of records without files
     idempotency_s: float = 7 * 86400.0
+    write_s: float = 10.0  # from being told that a request would be accepted to submitting it, written down
+    away_s: float = 24.0  # a broker that nobody has swept for this long was away; below lease less two heartbeats
     hint_after_s: float = 30.0
     max_queue: int = 10_000
     reuse: bool = True  # answer a request, or carry out a job, with what was made before

@@ -10,10 +10,12 @@
 ``leases``            sorted set of the running, by when their lease runs out
 ``retention``         sorted set of the ended, by when their files or records go
 ``result:<digest>``   the succeeded job that answers an identical request
-``idem:<key>``        hash, the job that an Idempotency-Key stands for
+``idem:<key>``        hash, the job that an Idempotency-Key stands for, or the request ``since`` when one is written
 ``content:<name>``    the succeeded job, whoever owns it, that made this content
-``whole``             the run of the server in which no record is missing; ``round:<name>``: a rebuilding under way
-``seq``, ``token``    counters: order of submission, fencing
+``whole``             the run of the server in which no record is missing, and the rebuilding that made sure;
+                      ``round:<name>``: one under way
+``seq``, ``token``    counters: order of submission, fencing; ``tally``: hash, what went wrong how often
+``swept``             when the latest sweep was
 ``workers``           sorted set of workers by their last sign of life; ``worker-facts`` describes them
 ====================  ========================================================================================
 """
@@ -41,7 +43,7 @@ CRASHED = (
 )
 SCRIPTS = (
     "submit", "claim", "beat", "finish", "fail", "release", "stumble", "cancel", "delete", "pin", "sweep", "restore",
-    "whole",
+    "whole", "alias",
 )  # fmt: skip
 # Where kombu keeps the hints that a worker has taken and not yet acknowledged; a name of our own, for the server may
 # carry the messages of others.
@@ -87,9 +89,20 @@ class Store:
                 pipe.zrank(f"{self._prefix}status:{JobStatus.QUEUED}", job_id)
             pipe.get(self._prefix + "whole")
             pipe.info("server")
-            *rows, run, facts = pipe.execute()
+            *rows, mark, facts = pipe.execute()
         found = [parse_job(fields, rank=rank) for fields, rank in zip(rows[::2], rows[1::2], strict=True) if fields]
-        return found, run == facts["run_id"]
+        return found, _whole(mark, facts) is not None
+
+    def mark(self) -> str | None:
+        """Return what stays the same for as long as no record is missing; None if some may be.
+
+        Whoever must look more than once asks before and after.
+        """
+        with reachable(), self._redis.pipeline() as pipe:
+            pipe.get(self._prefix + "whole")
+            pipe.info("server")
+            mark, facts = pipe.execute()
+        return _whole(mark, facts)
 
     def page(
         self, *, owner: str | None, status: JobStatus | None, kind: str | None, cursor: str | None, limit: int
@@ -123,26 +136,27 @@ class Store:
         """Run the sweeping script."""
         lists = self.run(
             "sweep", QUEUE, UNDER_WAY, UNDER_WAY_INDEX, rules.hint_after_s, rules.max_lost, rules.record_s,
-            rules.sweep_batch, CRASHED.format(lost=rules.max_lost),
+            rules.sweep_batch, rules.lease_s, rules.away_s, CRASHED.format(lost=rules.max_lost),
         )  # fmt: skip
         return Sweep(**dict(zip(("requeued", "crashed", "hinted", "expired", "purged"), lists, strict=True)))
 
     def restore(self, request: dict[str, Any], *, end: dict[str, Any], rules: JobRules, pinned: bool) -> bool:
-        """Put back a record that is missing; False if it is there.
+        """Put back a record that is missing, or end one that has ended; False if neither was called for.
 
         Parameters
         ----------
         end
-            ``status`` (queued or final) and, if final, ``finished_at`` and perhaps ``error``.
+            ``status`` (queued or final) and, if final, ``finished_at`` and perhaps ``error`` and ``kept_from``: from
+            when on the files are kept.
         """
         spec = json.dumps(request["spec"], allow_nan=False, separators=(",", ":"))
         status, error = JobStatus(end["status"]), end.get("error") or {}
-        succeeded = status is JobStatus.SUCCEEDED
+        succeeded, finished_at = status is JobStatus.SUCCEEDED, end.get("finished_at") or request["created_at"]
         answer = self.run(
             "restore", request["id"], request["kind"], request["owner"], spec, request["model_id"],
             request["model_sha256"], request["digest"], request.get("request_digest", request["digest"]),
             request.get("idempotency", ""), int(rules.idempotency_s), fingerprint(request["owner"], request["digest"]),
-            request["created_at"], int(pinned), status, end.get("finished_at") or request["created_at"],
+            request["created_at"], int(pinned), status, finished_at, end.get("kept_from") or finished_at,
             rules.retention_s if succeeded else rules.record_s, rules.retention_s, request["id"] if succeeded else "",
             error.get("code", ""), error.get("message", ""),
         )  # fmt: skip
@@ -150,8 +164,7 @@ class Store:
 
     def whole(self) -> bool:
         """Whether the broker, since it started, is known to hold every record."""
-        with reachable():
-            return bool(self._redis.get(self._prefix + "whole") == self._run_id())
+        return self.mark() is not None
 
     def doubt(self) -> None:
         """Take no record for granted until the next round has ended."""
@@ -208,6 +221,12 @@ class Store:
             for status in JobStatus:
                 pipe.zcard(f"{self._prefix}status:{status}")
             return dict(zip(JobStatus, pipe.execute(), strict=True))
+
+    def tally(self) -> dict[str, int]:
+        """Return how often what went wrong; what never did is missing."""
+        with reachable():
+            tally: Any = self._redis.hgetall(self._prefix + "tally")
+        return {what: int(count) for what, count in tally.items()}
 
     def leased(self) -> set[str]:
         """Return the jobs that are running."""
@@ -270,6 +289,10 @@ class Store:
     def events_key(self, job_id: str) -> str:
         """Return the key of a record's events."""
         return f"{self._prefix}events:{job_id}"
+
+
+def _whole(mark: str | None, facts: dict[str, Any]) -> str | None:
+    return mark if mark is not None and mark.partition(":")[0] == facts["run_id"] else None
 
 
 def fingerprint(*parts: str) -> str:

@@ -167,7 +167,7 @@ def _carry_out(office: Office, lease: Lease) -> None:
         raise
     except DiskFullError as error:
         log.warning("job %s: waits, %s", lease.job_id, error.message)
-        jobs.release(lease)
+        _insist(lambda: jobs.release(lease))  # the broker's log may lie on the same disk
         _wait_for_storage(office)
     except (CytosynthError, OSError) as error:
         if (trouble := office.storage.trouble(error)) is not None:
@@ -207,7 +207,7 @@ def _blame(office: Office, lease: Lease, trouble: OSError) -> None:
     if office.storage.fit():
         office.jobs.stumble(lease, code="export_failed", message=UNWRITTEN)
     else:
-        office.jobs.release(lease)
+        _insist(lambda: office.jobs.release(lease))
         _wait_for_storage(office)
 
 
@@ -251,6 +251,7 @@ def _insist(action: Callable[[], None]) -> None:
         except QueueUnavailableError:
             if time.monotonic() > deadline or draining():
                 raise
+            PULSE.beat()
             time.sleep(pause)
             pause = min(2 * pause, 5.0)
         else:

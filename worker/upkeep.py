@@ -6,25 +6,28 @@ number of its run under a key of its own (``whole``). One that does not is new, 
 last second) or has lost its data, and takes no request before what is missing was restored.
 
 Promises: a rebuilt record has the state that its client was told, unless the broker was lost in the instant in which
-the job ended: then the job is carried out again, to the same bytes. Any of this may run anywhere, any time, twice.
+the job ended: then the job is carried out again, to the same bytes. Any of this may run anywhere, any time, twice, and
+beside others who change what it looks at: what was restored is compared with the disk once more.
 Does not promise: attempts, progress and events of before; they begin anew.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from secrets import token_hex
 from typing import Any
 
 from worker.artifacts import Artifacts
 from worker.errors import ArtifactNotFoundError, QueueUnavailableError
-from worker.records import Job, JobRules, JobStatus, Sweep
+from worker.records import Job, JobPage, JobRules, JobStatus, Sweep
 from worker.store import Store
 
 log = logging.getLogger(__name__)
 
 ROUNDS = 5  # of rebuilding, for a broker that loses its data again meanwhile
+UNSTEADY = "the broker loses its data again and again; look into its log"
 UNKNOWN_LEASES = 10.0  # leases until what has no record counts as left over; a request is written before its record
 
 
@@ -45,8 +48,8 @@ class Upkeep:
             self._hint(job_id)
         if self._artifacts:
             for job in self._store.fetch(swept.crashed + swept.expired):
-                self.record_end(job)
-                self._artifacts.remove(job.id)
+                if self.record_end(job):  # else it was lost meanwhile, and restored with its files
+                    self._artifacts.remove(job.id)
             for job_id in swept.purged:
                 self._artifacts.forget_request(job_id)
                 self._artifacts.remove(job_id)
@@ -54,33 +57,63 @@ class Upkeep:
 
     def clean(self) -> int:
         """Remove files that belong to no job, and write down verdicts that were not; returns how many."""
-        if self._artifacts is None or not self._store.whole():
+        mark = self._store.mark()
+        if self._artifacts is None or mark is None:
             return 0  # what looks unknown may be all that is left of a job
         stored = self._artifacts.stored()
         leased, known = self._store.leased(), self._store.statuses(stored)
+        if self._store.mark() != mark:
+            return 0
         ended = [i for i, status in known.items() if not status.active and status is not JobStatus.SUCCEEDED]
         late = [job for job in self._store.fetch(ended) if self._artifacts.verdict(job.id) is None]
-        for job in late:
-            self.record_end(job)
+        unwritten = {job.id for job in late if not self.record_end(job)}
         removed = self._artifacts.sweep(
             leased=leased,
-            ended=ended,
+            ended=[job_id for job_id in ended if job_id not in unwritten],
             unknown=[i for i in stored if i not in known],
             grace_s=self._rules.lease_s,
             keep_s=UNKNOWN_LEASES * self._rules.lease_s,
+            alias_s=self._rules.idempotency_s,
         )
-        return removed + len(late)
+        return removed + len(late) - len(unwritten)
 
-    def record_end(self, job: Job) -> None:
-        """Write down how a job ended that has no files; where the disk does not take it, :meth:`clean` tries again."""
+    def record_end(self, job: Job) -> bool:
+        """Write down how a job ended that has no files; False if that is not on disk, :meth:`clean` tries again."""
         if self._artifacts is None or job.status.active or job.status is JobStatus.SUCCEEDED:
-            return
+            return False
         error = {"code": job.error.code, "message": job.error.message} if job.error else None
         verdict = {"status": job.status.value, "finished_at": job.finished_at, "error": error}
         try:
             self._artifacts.record_verdict(job.id, verdict)
         except OSError as error_:
             log.warning("job %s: its end is not written down yet: %s", job.id, error_)
+            return False
+        return True
+
+    def recorded_end(self, job_id: str) -> bool:
+        """Whether it is written down how a job ended."""
+        return self._artifacts is None or self._artifacts.verdict(job_id) is not None
+
+    def run(self, script: str, *args: str | float) -> Any:
+        """Run a script that waits until no record is missing; raises as :meth:`find`."""
+        for _ in range(ROUNDS):
+            answer = self._store.run(script, *args)
+            if answer != "unknown":
+                return answer
+            self.find([])
+        raise QueueUnavailableError(UNSTEADY)
+
+    def page(self, **query: Any) -> JobPage:
+        """Return :meth:`worker.store.Store.page`, in which none is missing; raises as :meth:`find`."""
+        for _ in range(ROUNDS):
+            mark = self._store.mark()
+            if mark is None:
+                self.find([])
+                continue
+            page = self._store.page(**query)
+            if self._store.mark() == mark:
+                return page
+        raise QueueUnavailableError(UNSTEADY)
 
     def rebuild(self, *, doubt: bool = False) -> int:
         """Restore the record of every request that the broker does not know; returns how many.
@@ -106,17 +139,18 @@ class Upkeep:
             if self._artifacts:
                 recorded = self._artifacts.requested()
                 known = self._store.statuses(recorded)
-                missing = self._artifacts.requests([job_id for job_id in recorded if job_id not in known])
-                restored += sum(self._restore(request, self._artifacts) for request in missing)
-                for job_id in (job_id for job_id, status in known.items() if status.active):
-                    verdict = self._artifacts.verdict(job_id)
-                    if verdict and verdict["status"] == JobStatus.CANCELED:  # the client was told so
-                        self._store.run("cancel", job_id, self._rules.record_s)
+                missing = [job_id for job_id in recorded if job_id not in known]
+                for request in self._artifacts.requests(missing):
+                    restored += self._restore(request, self._artifacts)
+                forgotten = [job_id for job_id, status in known.items() if status.active and self.recorded_end(job_id)]
+                for request in self._artifacts.requests(forgotten):
+                    self._restore(request, self._artifacts)
+                self._restore_aliases(self._artifacts)
             if self._store.end_round(begun):
                 if restored:
                     log.warning("the broker had lost its data; restored %d jobs", restored)
                 return restored
-        raise QueueUnavailableError("the broker loses its data again and again; look into its log")
+        raise QueueUnavailableError(UNSTEADY)
 
     def find(self, job_ids: list[str]) -> list[Job]:
         """Look once more for jobs that the broker does not know, if it may have lost some; raises as :meth:`rebuild`.
@@ -132,17 +166,37 @@ class Upkeep:
             except OSError as error:
                 log.exception("the queue cannot be restored: recorded requests cannot be read")
                 raise QueueUnavailableError("the queue cannot be restored at the moment; try again later") from error
-        raise QueueUnavailableError("the broker loses its data again and again; look into its log")
+        raise QueueUnavailableError(UNSTEADY)
 
     def _restore(self, request: dict[str, Any], artifacts: Artifacts) -> bool:
-        job_id = request["id"]
-        end = artifacts.verdict(job_id)
-        if end is None:
-            try:
-                end = {"status": JobStatus.SUCCEEDED.value, "finished_at": artifacts.published_at(job_id)}
-            except ArtifactNotFoundError:
-                end = {"status": JobStatus.QUEUED.value}
-        restored = self._store.restore(request, end=end, rules=self._rules, pinned=artifacts.pinned(job_id))
-        if restored and end["status"] == JobStatus.QUEUED:
+        job_id, end = request["id"], _end(request["id"], artifacts)
+        if not self._store.restore(request, end=end, rules=self._rules, pinned=artifacts.pinned(job_id)):
+            return False
+        # The disk was read before the record was there for others to see; they may have ended or removed the job since.
+        if not artifacts.has_request(job_id):
+            self._store.run("delete", job_id, "1")
+            return False
+        if (now := _end(job_id, artifacts)) != end:
+            self._store.restore(request, end=now, rules=self._rules, pinned=artifacts.pinned(job_id))
+        if now["status"] == JobStatus.QUEUED:
             self._hint(job_id)
-        return restored
+        return True
+
+    def _restore_aliases(self, artifacts: Artifacts) -> None:
+        for key, alias, since in artifacts.aliases():
+            left_s = int(since + self._rules.idempotency_s - time.time())
+            if left_s > 0:
+                self._store.run("alias", key, alias["job"], alias["digest"], left_s)
+
+
+def _end(job_id: str, artifacts: Artifacts) -> dict[str, Any]:
+    """Tell from the disk alone how a job ended, or that it did not."""
+    verdict = artifacts.verdict(job_id)
+    if verdict is not None:
+        return verdict
+    try:
+        finished_at = artifacts.published_at(job_id)
+    except ArtifactNotFoundError:
+        return {"status": JobStatus.QUEUED.value}
+    kept_from = max(finished_at, artifacts.released_at(job_id))
+    return {"status": JobStatus.SUCCEEDED.value, "finished_at": finished_at, "kept_from": kept_from}

@@ -35,7 +35,7 @@ def records(broker: Broker) -> Iterator[tuple[Jobs, Quota]]:
     """Empty job records, and the quota over them."""
     prefix = f"{uuid4().hex}:"
     jobs = Jobs.connect(broker.url, hint=lambda _: None, prefix=prefix)
-    quota = Quota.connect(broker.url, prefix=prefix)
+    quota = Quota.connect(broker.url, assure=jobs.assure, prefix=prefix)
     yield jobs, quota
     jobs.close()
     quota.close()

@@ -166,7 +166,12 @@ def test_a_request_is_on_disk_before_the_broker_knows_of_it(
 ) -> None:
     submit(jobs)
     seen = []
-    monkeypatch.setattr(artifacts, "record_request", lambda request: seen.append(jobs.counts()[JobStatus.QUEUED]))
+
+    def look(request: dict[str, object]) -> dict[str, object]:
+        seen.append(jobs.counts()[JobStatus.QUEUED])
+        return request
+
+    monkeypatch.setattr(artifacts, "record_request", look)
     submit(jobs)
     assert seen == [1]
 

@@ -1,14 +1,10 @@
 -- ARGV: id or '' for the head of the queue, worker, lease_s
+-- Nothing is begun, and below nothing ended, by a broker that may have forgotten that it was ended before.
 local _, id, worker, lease_s = unpack(ARGV)
+if not whole() then return 'unknown' end
 if id == '' then id = redis.call('ZRANGE', index('queued'), 0, 0)[1] end
 if not id or redis.call('HGET', job_key(id), 'status') ~= 'queued' then return {} end
-local token = redis.call('INCR', p .. 'token')
-if token == 1 then
-  -- The counter begins, maybe again after a loss: no token of before may come back.
-  token = math.floor(now * 1e6)
-  redis.call('SET', p .. 'token', string.format('%.0f', token))
-end
-token = string.format('%.0f', token)
+local token = string.format('%.0f', redis.call('INCR', p .. 'token'))
 move(id, 'running')
 redis.call('HINCRBY', job_key(id), 'attempts', 1)
 redis.call('HSET', job_key(id), 'token', token, 'worker', worker, 'started_at', stamp(now))

@@ -14,9 +14,13 @@ local function events_key(id) return p .. 'events:' .. id end
 local function index(status) return p .. 'status:' .. status end
 
 -- Whether this server, since it started, is known to hold every record. One that was restarted may have lost its last
--- second, one that was flushed everything: the mark is gone or names an earlier run.
+-- second, one that was flushed everything: the mark is gone or names an earlier run. Behind the run the mark names the
+-- rebuilding that made it, so that whoever looks twice can tell whether records were missing in between.
 local function run_id() return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') end
-local function whole() return redis.call('GET', p .. 'whole') == run_id() end
+local function whole()
+  local mark = redis.call('GET', p .. 'whole')
+  return mark and string.match(mark, '^%x+') == run_id()
+end
 
 local function emit(id, event, data)
   redis.call('XADD', events_key(id), 'MAXLEN', '~', EVENTS_KEPT, '*', 'event', event, 'data', data)
@@ -40,9 +44,12 @@ local function insert(id, kind, owner, spec, model_id, model_sha256, digest, res
   emit_state(id)
 end
 
-local function remember(id, idem, request_digest, idem_s)
+-- An Idempotency-Key stands for a job: one that was made for it, or (alias '1') one that answered its request already.
+local function remember(id, idem, request_digest, idem_s, alias)
   if idem == '' then return end
+  redis.call('DEL', p .. 'idem:' .. idem)
   redis.call('HSET', p .. 'idem:' .. idem, 'job', id, 'digest', request_digest)
+  if alias == '1' then redis.call('HSET', p .. 'idem:' .. idem, 'alias', '1') end
   redis.call('EXPIRE', p .. 'idem:' .. idem, idem_s)
 end
 
@@ -58,7 +65,7 @@ end
 local function requeue(id)
   move(id, 'queued')
   redis.call('HSET', job_key(id), 'queued_at', stamp(now), 'worker', '', 'token', '')
-  redis.call('HDEL', job_key(id), 'progress')
+  redis.call('HDEL', job_key(id), 'progress', 'spared')
   emit_state(id)
 end
 
@@ -93,6 +100,7 @@ local function purge(id)
   redis.call('ZREM', p .. 'all', id)
   redis.call('ZREM', p .. 'owner:' .. f[2], id)
   redis.call('ZREM', p .. 'retention', id)
+  redis.call('ZREM', p .. 'leases', id)
   redis.call('DEL', job_key(id), events_key(id))
 end
 

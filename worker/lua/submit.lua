@@ -1,8 +1,12 @@
 -- ARGV: id, kind, owner, spec, model_id, model_sha256, digest, request_digest, idempotency key or '', its lifetime,
--- result key, reuse, max_queue, created_at or ''
--- Without created_at it only asks: 'free' and the time say that a job would be accepted.
+-- result key, reuse, max_queue, write_s, created_at or ''
+-- Without created_at it only asks: 'free' and the time say that a job would be accepted. A key then stands for the id
+-- under which its request is being written to disk, for write_s. Whoever comes meanwhile with the same request is told
+-- to 'join': to write and submit under that id as well, for nobody knows whether the first is still alive. Whoever
+-- comes later hears which request was left behind. So no key has two requests on disk that a rebuilding might restore.
 local _, id, kind, owner, spec, model_id, model_sha256, digest, request_digest, idem, idem_s, result_key, reuse,
-  max_queue, created_at = unpack(ARGV)
+  max_queue, write_s, created_at = unpack(ARGV)
+write_s = tonumber(write_s)
 
 -- A broker that may have lost records must not take the same request twice.
 if not whole() then return {'unknown', ''} end
@@ -10,26 +14,43 @@ if not whole() then return {'unknown', ''} end
 -- The client of this script repeats it when the connection broke before the answer.
 if redis.call('EXISTS', job_key(id)) == 1 then return {'created', id} end
 
+-- What took this long to write may have been left behind, or cleared away, by others.
+if created_at ~= '' and now - tonumber(created_at) > write_s then return {'late', ''} end
+
+local left = ''
 if idem ~= '' then
-  local seen = redis.call('HMGET', p .. 'idem:' .. idem, 'job', 'digest')
+  local seen = redis.call('HMGET', p .. 'idem:' .. idem, 'job', 'digest', 'alias', 'since')
   if seen[1] and redis.call('EXISTS', job_key(seen[1])) == 1 then
     if seen[2] ~= request_digest then return {'mismatch', seen[1]} end
-    return {'existing', seen[1]}
+    return {seen[3] and 'alias' or 'existing', seen[1]}
+  end
+  if seen[4] and seen[1] ~= id then
+    if now - tonumber(seen[4]) > write_s then
+      left = seen[1]
+    elseif seen[2] ~= request_digest then
+      return {'mismatch', seen[1]}
+    else
+      return {'join', seen[1], seen[4]}
+    end
   end
 end
 
 if reuse == '1' then
   local same = redis.call('GET', p .. 'result:' .. result_key)
   if same and redis.call('HGET', job_key(same), 'status') == 'succeeded' then
-    remember(same, idem, request_digest, idem_s)
-    return {'existing', same}
+    remember(same, idem, request_digest, idem_s, '1')
+    return {idem == '' and 'existing' or 'alias', same}
   end
 end
 
 local waiting = redis.call('ZCARD', index('queued'))
 if waiting >= tonumber(max_queue) then return {'full', tostring(waiting)} end
-if created_at == '' then return {'free', stamp(now)} end
+if created_at == '' then
+  remember(id, idem, request_digest, idem_s, '')
+  if idem ~= '' then redis.call('HSET', p .. 'idem:' .. idem, 'since', stamp(now)) end
+  return {'free', stamp(now), left}
+end
 
 insert(id, kind, owner, spec, model_id, model_sha256, digest, result_key, created_at)
-remember(id, idem, request_digest, idem_s)
+remember(id, idem, request_digest, idem_s, '')
 return {'created', id}

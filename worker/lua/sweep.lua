@@ -1,12 +1,28 @@
--- ARGV: hint list, hash and index of hints under way, hint_after_s, max_lost, record_s, batch, message for a poison pill
-local _, hints, under_way, under_way_index, hint_after_s, max_lost, record_s, batch, message = unpack(ARGV)
+-- ARGV: hint list, hash and index of hints under way, hint_after_s, max_lost, record_s, batch, lease_s, away_s, message
+-- for a poison pill
+local _, hints, under_way, under_way_index, hint_after_s, max_lost, record_s, batch, lease_s, away_s,
+  message = unpack(ARGV)
 record_s, max_lost, batch = tonumber(record_s), tonumber(max_lost), tonumber(batch)
 local requeued, crashed, hinted, expired, purged = {}, {}, {}, {}, {}
 
+local function lost(id)
+  redis.call('HINCRBY', p .. 'tally', 'leases_lost', 1)
+  return redis.call('HINCRBY', job_key(id), 'lost', 1)
+end
+
+-- Nobody has swept for long: this server was down or frozen, so nobody could renew a lease either, and none is lost for
+-- that. Spared once: a worker that lives beats before the lease has run out again.
+local swept = redis.call('GET', p .. 'swept')
+local away = swept and now - tonumber(swept) > tonumber(away_s)
+redis.call('SET', p .. 'swept', stamp(now))
+
 for _, id in ipairs(redis.call('ZRANGE', p .. 'leases', '-inf', stamp(now), 'BYSCORE', 'LIMIT', 0, batch)) do
-  if redis.call('HINCRBY', job_key(id), 'lost', 1) >= max_lost then
+  if away and redis.call('HSETNX', job_key(id), 'spared', '1') == 1 then
+    redis.call('ZADD', p .. 'leases', stamp(now + tonumber(lease_s)), id)
+  elseif lost(id) >= max_lost then
     redis.call('HSET', job_key(id), 'token', '') -- whoever held it has lost it, this verdict is not his
     fail(id, 'worker_crashed', message, record_s)
+    redis.call('HINCRBY', p .. 'tally', 'worker_crashed', 1)
     table.insert(crashed, id)
   else
     requeue(id)
@@ -24,7 +40,8 @@ end
 -- hints cannot grow without bound, however long the queue stands.
 local missing = redis.call('ZCARD', index('queued')) - redis.call('LLEN', hints)
 local head = redis.call('ZRANGE', index('queued'), 0, 0)[1]
-if head and missing > 0 and now - tonumber(redis.call('HGET', job_key(head), 'queued_at')) >= tonumber(hint_after_s) then
+local waits = head and now - tonumber(redis.call('HGET', job_key(head), 'queued_at')) >= tonumber(hint_after_s)
+if waits and missing > 0 then
   hinted = redis.call('ZRANGE', index('queued'), 0, math.min(missing, batch) - 1)
 end
 

@@ -1,0 +1,5 @@
+-- ARGV: idempotency key, id, request_digest, lifetime. Puts back what a key stands for that no job was made for.
+local _, idem, id, request_digest, idem_s = unpack(ARGV)
+if redis.call('EXISTS', p .. 'idem:' .. idem) == 1 or redis.call('EXISTS', job_key(id)) == 0 then return 0 end
+remember(id, idem, request_digest, idem_s, '1')
+return 1
