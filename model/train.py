@@ -7,7 +7,8 @@ Promises: step k draws from a generator made of (seed, k), so a run that was kil
 and two runs of one configuration on one machine give the same weights.
 Does not promise: equal weights on another machine or with another number of threads.
 
-References: Wiesner et al. 2022, doi:10.1007/978-3-031-16440-8_6, eq. 1.
+References: Wiesner et al. 2022, doi:10.1007/978-3-031-16440-8_6, eq. 1; Muon: Jordan et al. 2024, "Muon: an optimizer
+for hidden layers in neural networks", scaled as by Liu et al. 2025, arXiv:2502.16982.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import math
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -59,6 +60,9 @@ class Optimisation(_Frozen):
     points_per_frame: int = Field(default=1024, ge=16)
     learning_rate: float = Field(default=1e-3, gt=0)
     latent_learning_rate: float = Field(default=2e-3, gt=0)
+    hidden_learning_rate: float = Field(
+        default=0.0, ge=0, description="Of Muon, for the matrices between sine layers; 0: Adam takes them too."
+    )
     warm_up: int = Field(default=500, ge=0, description="Steps of linear rise of the learning rates.")
     final: float = Field(default=0.01, ge=0, le=1, description="Last learning rate over the highest (cosine decay).")
     clip: float = Field(default=1.0, gt=0, description="Largest norm of the network's gradient.")
@@ -206,6 +210,28 @@ def train(
     return Trained(run.decoder.cpu().float(), codes, plan.steps, points, run.seconds / 60.0)
 
 
+def _optimisers(
+    decoder: AutoDecoder, latent_codes: torch.nn.Parameter, plan: Optimisation
+) -> list[torch.optim.Optimizer]:
+    """Adam for everything; or Muon for the trunk's square matrices and Adam for what is left.
+
+    Muon moves a matrix in all its directions at one rate, where Adam hardly moves those with small gradients; a sine
+    trunk learns fine detail several times faster by it (docs/science.md). Each group remembers its ``highest`` rate.
+    """
+    hidden = list(decoder.weights[1:]) if plan.hidden_learning_rate else []
+    apart = {id(matrix) for matrix in hidden}
+    others = [parameter for parameter in decoder.parameters() if id(parameter) not in apart]
+    groups = [
+        {"params": others, "highest": plan.learning_rate},
+        {"params": [latent_codes], "highest": plan.latent_learning_rate},
+    ]
+    optimisers: list[torch.optim.Optimizer] = [torch.optim.Adam(groups, fused=True)]
+    if hidden:
+        group = {"params": hidden, "highest": plan.hidden_learning_rate}
+        optimisers.append(torch.optim.Muon([group], weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+    return optimisers
+
+
 class _Run:
     """The moving state of one training run."""
 
@@ -225,12 +251,7 @@ class _Run:
         ]
         if not self._frames:
             raise DatasetError("every frame is held out; nothing is left to train on")
-        self._groups = [
-            {"params": list(self.decoder.parameters()), "lr": plan.learning_rate},
-            {"params": [self.latent_codes], "lr": plan.latent_learning_rate},
-        ]
-        self._rates = [plan.learning_rate, plan.latent_learning_rate]
-        self._optimiser = torch.optim.Adam(self._groups, fused=True)
+        self._optimisers = _optimisers(self.decoder, self.latent_codes, plan)
 
     def advance(self, loss: Callable[..., Tensor]) -> float:
         """Take one step and return its loss."""
@@ -238,14 +259,16 @@ class _Run:
         rng = np.random.default_rng([self.config.seed, self.step])
         points, distances, times, sequences = self._draw(rng)
         half = plan.precision == "bfloat16" and self.step < plan.full_precision_after * plan.steps
-        for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
-            group["lr"] = rate * self._schedule()
+        for optimiser in self._optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = group["highest"] * self._schedule()
+            optimiser.zero_grad(set_to_none=True)
         with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=half):
             value = loss(points, distances, times, sequences)
-        self._optimiser.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), plan.clip)
-        self._optimiser.step()
+        for optimiser in self._optimisers:
+            optimiser.step()
         self.step += 1
         return float(value.detach())
 
@@ -286,13 +309,13 @@ class _Run:
         return plan.final + (1.0 - plan.final) * 0.5 * (1.0 + math.cos(math.pi * done))
 
     def save(self, folder: Path, *, seconds: float) -> None:
-        """Save weights, codes and Adam's moments, whole or not at all."""
+        """Save weights, codes and the optimisers' moments, whole or not at all."""
         self.seconds = self._earlier + seconds
         tensors = {f"decoder.{name}": value for name, value in self.decoder.state_dict().items()}
         tensors["latent_codes"] = self.latent_codes.detach()
-        for name, parameter in self._named():
-            for key, value in self._optimiser.state[parameter].items():
-                tensors[f"adam.{key}.{name}"] = value
+        for name, parameter, state in self._moments():
+            for key, value in state[parameter].items():
+                tensors[f"moment.{name}/{key}"] = value
         folder.mkdir(parents=True, exist_ok=True)
         name = f"state-{self.step:08d}.safetensors"
         save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, folder / name)
@@ -316,16 +339,20 @@ class _Run:
         self.decoder.load_state_dict({name: tensors[f"decoder.{name}"] for name in self.decoder.state_dict()})
         with torch.no_grad():
             self.latent_codes.copy_(tensors["latent_codes"])
-        for name, parameter in self._named():
-            prefix, state = "adam.", self._optimiser.state[parameter]
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                if f"{prefix}{key}.{name}" in tensors:
-                    state[key] = tensors[f"{prefix}{key}.{name}"]
+        for name, parameter, state in self._moments():
+            prefix = f"moment.{name}/"
+            state[parameter] = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
         self.step, self._earlier = index["step"], index["seconds"]
         self.seconds = self._earlier
 
-    def _named(self) -> list[tuple[str, Tensor]]:
-        return [*self.decoder.named_parameters(), ("latent_codes", self.latent_codes)]
+    def _moments(self) -> Iterator[tuple[str, Tensor, dict[Tensor, dict[str, Tensor]]]]:
+        """Yield each parameter's name, the parameter, and the state of the optimiser that it belongs to."""
+        names = {parameter: name for name, parameter in self.decoder.named_parameters()}
+        names[self.latent_codes] = "latent_codes"
+        for optimiser in self._optimisers:
+            for group in optimiser.param_groups:
+                for parameter in group["params"]:
+                    yield names[parameter], parameter, optimiser.state
 
     def _recipe(self) -> dict[str, Any]:
         recipe: dict[str, Any] = json.loads(
