@@ -132,7 +132,10 @@ async def open_desk(settings: AppSettings) -> AsyncIterator[Desk]:
         stack.push_async_callback(to_thread.run_sync, quota.close)
         stack.push_async_callback(rates.aclose)
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-        readiness = Readiness(jobs, settings.data_dir, reserve=settings.disk_reserve_bytes)
+        readiness = Readiness(jobs, async_jobs, settings.data_dir, broker_url=url, reserve=settings.disk_reserve_bytes)
+        await (
+            readiness.judge_broker()
+        )  # refuses to start on one that may lose jobs, waits for one that is not there yet
         await readiness.look()
         desk = Desk(
             readiness=readiness,

@@ -82,3 +82,27 @@ GENERATIONS: dict[str, Example] = {
         {"model": "celegans", "seed": 7, "times": [-0.2, -0.1, 0.0, 0.1, 0.2], "grid": 48, "formats": ["stl"]},
     ),
 }
+
+PINNED_JOB: dict[str, Any] = {
+    "id": "0197f3a2b4c55d0e8f6a7b1c2d3e4f50",
+    "kind": "generation",
+    "state": "succeeded",
+    "progress": {"fraction": 1.0, "stage": "frames", "frame": 6, "frames": 6, "eta_s": 0.0},
+    "queue_position": None,
+    "attempts": 1,
+    "created_at": "2026-03-02T11:59:50Z",
+    "started_at": "2026-03-02T11:59:51Z",
+    "finished_at": "2026-03-02T12:00:00Z",
+    "expires_at": None,
+    "pinned": True,
+    "spec": {"model": "celegans", "seed": 7, "frames": 6, "grid": 48, "formats": ["stl"]},
+    "model": {"id": "celegans", "sha256": "4b" * 32},
+    "links": {
+        name: "/v1/jobs/0197f3a2b4c55d0e8f6a7b1c2d3e4f50" + tail
+        for name, tail in (
+            ("self", ""), ("events", "/events"), ("cancel", "/cancel"), ("pin", "/pin"), ("manifest", "/manifest"),
+            ("files", "/files"), ("archive", "/archive"),
+        )
+    },
+    "error": None,
+}  # fmt: skip

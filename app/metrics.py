@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -98,8 +98,12 @@ class QueueFigures(Collector):
         again = GaugeMetricFamily(
             "cytosynth_jobs_repeated", f"Of the latest {LATEST} jobs, those that more than one worker has started."
         )
+        leases = CounterMetricFamily("cytosynth_leases_lost", "Leases that ran out: their worker died or hung.")
+        crashed = CounterMetricFamily(
+            "cytosynth_jobs_worker_crashed", "Jobs that ended as worker_crashed, after too many lost leases."
+        )
         try:
-            counts, alive = self._jobs.counts(), len(self._jobs.workers_alive())
+            counts, alive, tally = self._jobs.counts(), len(self._jobs.workers_alive()), self._jobs.tally()
             latest = self._jobs.list(limit=LATEST).jobs
             done = self._jobs.list(status=JobStatus.SUCCEEDED, limit=LATEST).jobs
         except CytosynthError:
@@ -115,7 +119,9 @@ class QueueFigures(Collector):
             for quantile in QUANTILES if seconds else ():
                 stages.add_metric((stage, f"{quantile:g}"), seconds[int(quantile * (len(seconds) - 1))])
         again.add_metric((), sum(job.attempts > 1 for job in latest))
-        yield from (up, states, depth, workers, stages, again)
+        leases.add_metric((), tally["leases_lost"])
+        crashed.add_metric((), tally["worker_crashed"])
+        yield from (up, states, depth, workers, stages, again, leases, crashed)
 
 
 def stage_seconds(jobs: list[Job]) -> dict[str, list[float]]:

@@ -74,6 +74,8 @@ PROBLEMS: dict[str, tuple[ProblemType, ...]] = {
     "listJobs": (_QUEUE,),
     "getJob": (_JOB, _QUEUE),
     "cancelJob": (_JOB, _QUEUE),
+    "pinJob": (_JOB, TABLE[tree.JobFailedError], TABLE[tree.JobCanceledError], _EXPIRED, _QUEUE),
+    "unpinJob": (_JOB, TABLE[tree.JobFailedError], TABLE[tree.JobCanceledError], _EXPIRED, _QUEUE),
     "deleteJob": (_JOB, TABLE[tree.JobActiveError], _QUEUE),
     "followJob": (_JOB, _QUEUE),
     "getManifest": _FILES,

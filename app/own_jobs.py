@@ -72,6 +72,12 @@ class OwnJobs:
         log.info("job canceled", job_id=job.id, state=job.status.value)
         return job
 
+    def pin(self, job_id: str, *, pinned: bool) -> Job:
+        """Keep a job's files until they are let go; raises :class:`JobError` where there are none to keep."""
+        job = self._jobs.pin(job_id, pinned=pinned, owner=self._owner)
+        log.info("job pinned" if pinned else "job let go", job_id=job.id)
+        return job
+
     def delete(self, job_id: str) -> None:
         """Remove a job that has ended, and its files."""
         self._jobs.delete(job_id, owner=self._owner)

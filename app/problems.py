@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model import errors as tree
-from worker.errors import BrokerError
+from worker.errors import BrokerAwayError, BrokerError
 from worker.keys import KeysError
 from worker.uploads import DiskFullError, UploadExistsError, UploadNotFoundError, UploadQuotaError
 
@@ -171,6 +171,13 @@ TABLE: dict[type[tree.CytosynthError], ProblemType] = dict(
             "The broker cannot be used",
             "It does not start, or it is configured so that it may lose jobs. The operator must act.",
             30,
+        ),
+        _of(
+            BrokerAwayError,
+            503,
+            "The broker does not answer",
+            "It is not started yet, is being restarted, or cannot be reached. Try again after the time in Retry-After.",
+            5,
         ),
         _of(
             KeysError,

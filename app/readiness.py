@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from pathlib import Path
 
+import structlog
 from anyio import CapacityLimiter, sleep, to_thread
 
 from model.errors import CytosynthError, QueueUnavailableError
-from worker.jobs import Jobs
+from worker.broker import check_server
+from worker.errors import BrokerAwayError, BrokerError
+from worker.jobs import AsyncJobs, Jobs
 from worker.uploads import check_reserve
 
 EVERY_S = 2.0
 STALE_S = 15.0  # a disk that has taken this long to answer is out of order
+TRUST_S = 30.0  # in the settings of a broker that was found in order; they can be changed while it runs
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.readiness")
 
 
 class Readiness:
-    """Looks at the data folder now and again and remembers how that went; counts workers when asked."""
+    """Looks at data folder and broker now and again and remembers how that went; counts workers when asked."""
 
-    def __init__(self, jobs: Jobs, folder: Path, *, reserve: int) -> None:
-        """Know nothing yet; :meth:`look` changes that."""
-        self._jobs, self._folder, self._reserve = jobs, folder, reserve
+    def __init__(self, jobs: Jobs, async_jobs: AsyncJobs, folder: Path, *, broker_url: str, reserve: int) -> None:
+        """Know nothing yet; :meth:`look` and :meth:`judge_broker` change that."""
+        self._jobs, self._async, self._folder, self._reserve = jobs, async_jobs, folder, reserve
+        self._broker_url = broker_url
+        self._judged_at = -math.inf
+        self._unfit: BrokerError | None = None
         # Threads of its own: a busy pool must not make the service look dead.
         self._threads = CapacityLimiter(4)
         self._looked_at = self._counted_at = 0.0
@@ -34,6 +44,8 @@ class Readiness:
         while True:
             await sleep(EVERY_S)
             await self.look()
+            if time.monotonic() - self._judged_at > TRUST_S:
+                await self._judge_again()
 
     async def look(self) -> None:
         """Prove that results can be stored, and remember how much room is left or what is wrong."""
@@ -44,6 +56,45 @@ class Readiness:
         else:
             self._error, self._room = None, f"{free / 2**30:.1f} GiB free"
         self._looked_at = time.monotonic()
+
+    async def judge_broker(self) -> None:
+        """Look whether the broker's settings let it lose jobs, if it answers.
+
+        Raises
+        ------
+        BrokerError
+            If they do.
+        """
+        try:
+            await to_thread.run_sync(check_server, self._broker_url, limiter=self._threads)
+        except BrokerAwayError as error:
+            log.warning("the broker does not answer yet; requests are refused until it does", reason=error.message)
+        except BrokerError as error:
+            self._unfit = error
+            raise
+        else:
+            self._unfit, self._judged_at = None, time.monotonic()
+
+    async def _judge_again(self) -> None:
+        try:
+            await self.judge_broker()
+        except BrokerError as error:
+            log.critical("the broker may lose jobs", reason=error.message)
+
+    async def broker(self) -> float:
+        """Return the seconds the broker took to answer.
+
+        Raises
+        ------
+        QueueUnavailableError, BrokerError
+            If it does not, or if it answers and may lose jobs.
+        """
+        seconds = await self._async.async_ping()
+        if self._judged_at == -math.inf and self._unfit is None:
+            await self._judge_again()
+        if self._unfit is not None:
+            raise self._unfit
+        return seconds
 
     async def storage(self) -> str:
         """Say how much room is left.

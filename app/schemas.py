@@ -43,6 +43,7 @@ class JobLinks(_View):
     self: str
     events: str
     cancel: str
+    pin: str
     manifest: str
     files: str
     archive: str
@@ -68,7 +69,8 @@ class JobView(_View):
     created_at: Moment
     started_at: Moment | None
     finished_at: Moment | None
-    expires_at: Moment | None = Field(description="When the files are removed.")
+    expires_at: Moment | None = Field(description="When the files are removed; null while they are pinned.")
+    pinned: bool = Field(description="Whether the files are kept beyond their retention time.")
     spec: dict[str, Any] = Field(description="The complete recipe; POST it again to have the same bytes made.")
     model: ModelRef
     links: JobLinks
@@ -99,12 +101,14 @@ class JobView(_View):
             started_at=_moment(job.started_at),
             finished_at=_moment(job.finished_at),
             expires_at=_moment(job.expires_at),
+            pinned=job.pinned,
             spec=job.spec,
             model=ModelRef(id=job.model_id, sha256=job.model_sha256),
             links=JobLinks(
                 self=here,
                 events=f"{here}/events",
                 cancel=f"{here}/cancel",
+                pin=f"{here}/pin",
                 manifest=f"{here}/manifest",
                 files=f"{here}/files",
                 archive=f"{here}/archive",

@@ -29,7 +29,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import redis
 
-from worker.errors import BrokerError
+from worker.errors import BrokerAwayError, BrokerError
 
 SERVERS = ("valkey-server", "redis-server")
 GUARD = Path(__file__).with_name("guard.py")
@@ -167,8 +167,10 @@ def check_server(url: str) -> None:
 
     Raises
     ------
+    BrokerAwayError
+        If it does not answer.
     BrokerError
-        If it does not answer, keeps no append-only file, may evict keys or is a read-only replica.
+        If it keeps no append-only file, may evict keys or is a read-only replica.
     """
     try:
         with contextlib.closing(
@@ -181,7 +183,7 @@ def check_server(url: str) -> None:
                 **client.info("replication"),
             }
     except (redis.RedisError, OSError, ValueError) as error:
-        raise BrokerError(f"the broker at {_without_password(url)} does not answer: {error}") from error
+        raise BrokerAwayError(f"the broker at {_without_password(url)} does not answer: {error}") from error
     policy = facts.get("maxmemory_policy", "noeviction")
     if not facts.get("aof_enabled"):
         raise BrokerError("the broker keeps its data in memory only and may lose jobs; start it with `appendonly yes`")

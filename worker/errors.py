@@ -25,6 +25,7 @@ from model.errors import (
 
 __all__ = [
     "ArtifactNotFoundError",
+    "BrokerAwayError",
     "BrokerError",
     "CytosynthError",
     "ExportError",
@@ -47,3 +48,9 @@ class BrokerError(CytosynthError):
     """The embedded broker cannot start, or the configured server may lose jobs; the operator must act."""
 
     code = "bad_broker"
+
+
+class BrokerAwayError(BrokerError):
+    """The configured server does not answer, so nobody can tell whether it may lose jobs."""
+
+    code = "broker_away"

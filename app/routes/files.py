@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -20,7 +22,13 @@ from app.errors import ProblemError, problem_response
 from app.problems import RANGE, TABLE
 from app.routes.jobs import JobId
 from app.schemas import FileList, FileView
-from worker.errors import JobCanceledError, JobExpiredError, JobFailedError, JobNotFinishedError
+from worker.errors import (
+    ArtifactNotFoundError,
+    JobCanceledError,
+    JobExpiredError,
+    JobFailedError,
+    JobNotFinishedError,
+)
 from worker.jobs import Job, JobStatus
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["files"], route_class=StrictRoute)
@@ -79,8 +87,8 @@ WHOLE_ARCHIVE: dict[int | str, dict[str, Any]] = {
 )  # fmt: skip
 def get_manifest(job_id: JobId, desk: DeskNow, if_none_match: IfNoneMatch = None) -> Response:
     """Serve `manifest.json` byte for byte."""
-    finished_job(desk, job_id)
-    content = desk.artifacts.path(job_id, MANIFEST).read_bytes()
+    with files_of(desk, job_id):
+        content = desk.artifacts.path(job_id, MANIFEST).read_bytes()
     headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', **CACHING}
     if matches(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
@@ -90,7 +98,8 @@ def get_manifest(job_id: JobId, desk: DeskNow, if_none_match: IfNoneMatch = None
 @router.get("/files", operation_id="listFiles", summary="List the files of a job")
 def list_files(job_id: JobId, desk: DeskNow) -> FileList:
     """List what the job has made, ordered by name, each with its address."""
-    finished_job(desk, job_id)
+    with files_of(desk, job_id):
+        entries = desk.artifacts.manifest(job_id)["files"]
     here = f"/v1/jobs/{job_id}/files/"
     return FileList(
         files=[
@@ -101,7 +110,7 @@ def list_files(job_id: JobId, desk: DeskNow) -> FileList:
                 media_type=media_type(entry["name"]),
                 href=here + quote(entry["name"]),
             )
-            for entry in desk.artifacts.manifest(job_id)["files"]
+            for entry in entries
         ]
     )
 
@@ -127,16 +136,18 @@ def get_file(
     _if_range: Annotated[str | None, Header(alias="If-Range", description="Only if the ETag is still this.")] = None,
 ) -> Response:
     """Serve one file of the manifest. Downloads can be resumed with `Range` and `If-Range`."""
-    finished_job(desk, job_id)
-    path = desk.artifacts.path(job_id, name)
-    entries = desk.artifacts.manifest(job_id)["files"]
-    sha256 = next((entry["sha256"] for entry in entries if entry["name"] == name), None)
-    if sha256 is None:
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()  # the manifest itself, which cannot list itself
+    with files_of(desk, job_id):
+        path = desk.artifacts.path(job_id, name)
+        entries = desk.artifacts.manifest(job_id)["files"]
+        sha256 = next((entry["sha256"] for entry in entries if entry["name"] == name), None)
+        if sha256 is None:
+            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()  # the manifest itself, which cannot list itself
+        facts = path.stat()
     headers = {"ETag": f'"{sha256}"', **CACHING}
     if matches(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    return RangedFile(path, media_type=media_type(name), filename=name.replace("/", "_"), headers=headers)
+    filename = name.replace("/", "_")
+    return RangedFile(path, media_type=media_type(name), filename=filename, headers=headers, stat_result=facts)
 
 
 @router.get(
@@ -149,9 +160,11 @@ def get_file(
 )  # fmt: skip
 def get_archive(job_id: JobId, desk: DeskNow, request: Request, if_none_match: IfNoneMatch = None) -> Response:
     """Stream all files and the manifest. The archive is made while it is sent; its length is known beforehand."""
-    job = finished_job(desk, job_id)
-    manifest = desk.artifacts.path(job_id, MANIFEST)
-    sha256 = hashlib.sha256(b"zip/1\0" + manifest.read_bytes()).hexdigest()
+    with files_of(desk, job_id) as job:
+        content = desk.artifacts.path(job_id, MANIFEST).read_bytes()
+        names = sorted([MANIFEST, *(entry["name"] for entry in desk.artifacts.manifest(job_id)["files"])])
+        entries = [Entry.of(name, desk.artifacts.path(job_id, name)) for name in names]
+    sha256 = hashlib.sha256(b"zip/1\0" + content).hexdigest()
     headers = {
         "ETag": f'"{sha256}"',
         "Content-Disposition": f'attachment; filename="cytosynth-{job.model_id}-{job.digest[:12]}.zip"',
@@ -159,12 +172,31 @@ def get_archive(job_id: JobId, desk: DeskNow, request: Request, if_none_match: I
     }
     if matches(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    names = sorted([MANIFEST, *(entry["name"] for entry in desk.artifacts.manifest(job_id)["files"])])
-    entries = [Entry.of(name, desk.artifacts.path(job_id, name)) for name in names]
     headers["Content-Length"] = str(archive_length(entries))
     if request.method == "HEAD":
         return Response(media_type="application/zip", headers=headers)
     return StreamingResponse(archive(entries), media_type="application/zip", headers=headers)
+
+
+@contextmanager
+def files_of(desk: Desk, job_id: str) -> Iterator[Job]:
+    """Give a job whose files are there to whoever reads them; if they go meanwhile, say why, as of then.
+
+    Raises
+    ------
+    JobNotFoundError, JobNotFinishedError, JobFailedError, JobCanceledError, ProblemError
+        As :func:`finished_job`, before or after.
+    ArtifactNotFoundError
+        If the job has no such file.
+    """
+    job = finished_job(desk, job_id)
+    try:
+        yield job
+    except (ArtifactNotFoundError, FileNotFoundError) as error:
+        finished_job(desk, job_id)
+        if isinstance(error, ArtifactNotFoundError):
+            raise
+        raise ArtifactNotFoundError("a file of this job is gone; request the job again") from error
 
 
 def finished_job(desk: Desk, job_id: str) -> Job:
@@ -208,7 +240,7 @@ class RangedFile(FileResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Judge the Range header, then let the framework send the file."""
-        size = Path(self.path).stat().st_size
+        size = self.stat_result.st_size if self.stat_result else 0
         wanted = dict(scope["headers"]).get(b"range", b"").decode("latin-1")
         verdict = judge_range(wanted, size) if scope["method"] == "GET" else None
         if verdict is False:

@@ -30,9 +30,9 @@ async def livez() -> LiveView:
 @router.get("/readyz", operation_id="isReady", summary="Would a job be carried out?")
 @router.head("/readyz", include_in_schema=False)
 async def readyz(desk: WholeDesk) -> ReadyView:
-    """Check that the broker answers, results can be written and a worker gave a sign of life lately."""
+    """Check that the broker answers and forgets nothing, results can be written and a worker lives."""
     found = await asyncio.gather(
-        _check(desk.async_records.async_ping()),
+        _check(desk.readiness.broker()),
         _check(desk.readiness.storage()),
         _check(desk.readiness.workers()),
     )
@@ -46,7 +46,7 @@ async def readyz(desk: WholeDesk) -> ReadyView:
 
 @router.get("/metrics", operation_id="getMetrics", summary="Figures for Prometheus", response_class=PlainTextResponse)
 def metrics(request: Request) -> Response:
-    """Show queue depth, jobs by state, living workers and HTTP times."""
+    """Show queue depth, jobs by state, living workers, lost leases, refusals and HTTP times."""
     return Response(generate_latest(request.app.state.registry), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from app.archive import Entry, archive, archive_length
 from app.routes.files import judge_range
+from worker.artifacts import Artifacts
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +174,26 @@ def test_expired_files_leave_the_spec_to_repeat_them(house: Any) -> None:
     assert (answer.status_code, answer.json()["code"]) == (410, "job_expired")
     assert answer.json()["spec"] == job["spec"]
     assert house.post(answer.json()["spec"]).status_code == 202
+
+
+@pytest.mark.parametrize("place", ["manifest", "files", f"files/{STL}", "archive"])
+def test_files_that_go_while_they_are_looked_for_are_gone_for_the_reason_of_that_moment(
+    house: Any, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    job = house.submit()
+    house.carry_out(job["id"])
+    read = Artifacts._read
+
+    def expired(artifacts: Artifacts, job_id: str) -> Any:
+        monkeypatch.undo()
+        house.jobs._redis.zadd(house.jobs._prefix + "retention", {job["id"]: 1.0})
+        assert job["id"] in house.jobs.sweep().expired
+        return read(artifacts, job_id)
+
+    monkeypatch.setattr(Artifacts, "_read", expired)
+    answer = house.get(f"/v1/jobs/{job['id']}/{place}")
+    assert (answer.status_code, answer.json()["code"]) == (410, "job_expired")
+    assert answer.json()["spec"] == job["spec"]
 
 
 # -------------------------------------------------------------------------------------------------------------- archive

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import redis
+from served import environment
+from workbench import eventually
 
-from worker.broker import start_broker
+from worker.broker import find_server, start_broker
 
 
 def test_alive_answers_without_looking_anywhere(house: Any) -> None:
@@ -68,7 +76,97 @@ def test_metrics_have_labels_from_closed_sets_only(house: Any) -> None:
     assert "BREW" not in text
     figures = {line.split(" ")[0]: float(line.split(" ")[1]) for line in text.splitlines() if line[0] != "#"}
     assert figures["cytosynth_broker_up"] == 1
+    assert figures["cytosynth_leases_lost_total"] == figures["cytosynth_jobs_worker_crashed_total"] == 0
     assert figures["cytosynth_queue_depth"] == figures['cytosynth_jobs{state="queued"}'] >= 1
+
+
+def test_lost_leases_are_counted_where_all_workers_and_webs_see_it(house: Any) -> None:
+    def counted() -> tuple[float, float]:
+        figures = dict(line.rsplit(" ", 1) for line in house.get("/metrics").text.splitlines() if line[0] != "#")
+        names = ("cytosynth_leases_lost_total", "cytosynth_jobs_worker_crashed_total")
+        return float(figures[names[0]]), float(figures[names[1]])
+
+    job, before = house.submit(), counted()
+    for number in (1, 2, 3):
+        lease = house.claim(job["id"])
+        house.jobs._redis.zadd(house.jobs._prefix + "leases", {lease.job_id: 1.0})  # its worker died long ago
+        house.jobs.sweep()
+        assert counted() == (before[0] + number, before[1] + (number == 3))
+    assert house.get(f"/v1/jobs/{job['id']}").json()["error"]["code"] == "worker_crashed"
+
+
+# --------------------------------------------------------------------------------------------- a broker of one's own
+
+
+@contextmanager
+def server(folder: Path, port: int, *, aof: str = "yes", policy: str = "noeviction") -> Iterator[None]:
+    """A broker that the service does not start itself."""
+    folder.mkdir()
+    command = [str(find_server()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+    process = subprocess.Popen(
+        [*command, "--appendonly", aof, "--maxmemory-policy", policy, "--maxmemory", "100mb"], stdout=subprocess.DEVNULL
+    )
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"), [({"aof": "no"}, "appendonly yes"), ({"policy": "allkeys-lru"}, "noeviction")]
+)
+def test_a_web_started_bare_refuses_a_broker_that_may_lose_jobs(
+    tmp_path: Path, fault: dict[str, str], words: str
+) -> None:
+    port = free_port()
+    web = [sys.executable, "-m", "uvicorn", "app.main:create_app", "--factory", "--port", str(free_port())]
+    with server(tmp_path / "broker", port, **fault):
+        with redis.Redis(port=port) as client:
+            eventually(lambda: _answers(client))
+        done = subprocess.run(
+            web, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+            env=environment(CYTOSYNTH_REDIS_URL=f"redis://127.0.0.1:{port}/0", CYTOSYNTH_DATA_DIR=str(tmp_path)),
+        )  # fmt: skip
+    assert done.returncode != 0
+    assert words in done.stderr
+
+
+def test_a_web_waits_for_a_broker_and_is_not_ready_while_it_may_lose_jobs(
+    house: Any, serve: Any, tmp_path: Path
+) -> None:
+    def broker_check() -> dict[str, Any]:
+        checks: dict[str, Any] = httpx.get(f"{url}/readyz", timeout=30).json()["checks"]
+        return dict(checks["broker"])
+
+    port = free_port()
+    settings = house.settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0", "data_dir": tmp_path})
+    url = serve(settings)
+    assert httpx.get(f"{url}/livez").status_code == 200
+    assert broker_check()["ok"] is False
+    refused = httpx.post(f"{url}/v1/generations", json={"model": "round"}, timeout=30)
+    assert (refused.status_code, refused.json()["code"]) == (503, "queue_unavailable")
+    assert refused.headers["retry-after"]
+    with server(tmp_path / "broker", port, aof="no"), redis.Redis(port=port) as client:
+        eventually(lambda: _answers(client))
+        found = broker_check()
+        assert found["ok"] is False
+        assert "appendonly yes" in found["detail"]
+        client.config_set("appendonly", "yes")
+        eventually(lambda: broker_check()["ok"], within_s=10)
+        assert httpx.post(f"{url}/v1/generations", json={"model": "round"}, timeout=30).status_code == 202
+
+
+def _answers(client: redis.Redis) -> bool:
+    with suppress(redis.ConnectionError):
+        return bool(client.ping())
+    return False
 
 
 def test_version(house: Any) -> None:

@@ -220,3 +220,33 @@ def test_lists_are_filtered_by_state_and_kind(house: Any) -> None:
 def test_unfit_list_parameters_are_refused(house: Any, query: str) -> None:
     answer = house.get(f"/v1/jobs?{query}")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_spec")
+
+
+# ----------------------------------------------------------------------------------------------------------------- pins
+
+
+def test_a_pinned_job_has_no_end_of_its_files_until_it_is_let_go(house: Any) -> None:
+    job = house.submit()
+    assert job["pinned"] is False
+    kept = house.client.put(job["links"]["pin"])
+    assert (kept.status_code, kept.json()["pinned"], kept.json()["state"]) == (200, True, "queued")
+    house.carry_out(job["id"])
+    assert house.client.put(job["links"]["pin"]).status_code == 200  # twice does no harm
+    shown = house.get(job["links"]["self"]).json()
+    assert (shown["pinned"], shown["expires_at"]) == (True, None)
+    let_go = house.client.delete(job["links"]["pin"]).json()
+    assert let_go["pinned"] is False
+    assert let_go["expires_at"] is not None
+    assert house.client.delete(job["links"]["pin"]).json() == let_go
+
+
+def test_a_job_without_files_cannot_be_pinned_and_says_why(house: Any) -> None:
+    failed, canceled = house.submit(), house.submit()
+    house.jobs.fail(house.claim(failed["id"]), code="empty_surface", message="no membrane")
+    house.jobs.cancel(canceled["id"])
+    for job, status, code in ((failed, 409, "job_failed"), (canceled, 409, "job_canceled")):
+        for method in ("PUT", "DELETE"):
+            answer = house.client.request(method, job["links"]["pin"])
+            assert (answer.status_code, answer.json()["code"]) == (status, code)
+    missing = house.client.put(f"/v1/jobs/{'0' * 32}/pin")
+    assert (missing.status_code, missing.json()["code"]) == (404, "job_not_found")
