@@ -217,12 +217,10 @@ class Jobs:
 
         A running job is canceled at once; its worker learns of it with the next frame and drops what it has.
         """
-        job = self.get(job_id, owner=owner)
-        for _ in range(ATTEMPTS):  # it may come back out of a loss of the broker in between
+        job, left = self.get(job_id, owner=owner), ATTEMPTS
+        while job.status.active and left:  # it may come back out of a loss of the broker
             self._store.run("cancel", job_id, self.rules.record_s)
-            job = self.get(job_id, owner=owner)
-            if not job.status.active:
-                break
+            job, left = self.get(job_id, owner=owner), left - 1
         if job.status is JobStatus.CANCELED and not self._upkeep.recorded_end(job_id):
             self._upkeep.record_end(job)  # before anybody is told, also of what another began and died over
         return job
@@ -237,16 +235,7 @@ class Jobs:
         """
         if self.get(job_id, owner=owner).status.active:
             raise JobActiveError(f"job {job_id} has not ended; cancel it before removing it")
-        recorded = list(self._artifacts.requests([job_id])) if self._artifacts else []
-        if self._artifacts:
-            self._artifacts.forget_request(job_id)  # first: what is half removed must not come back with a rebuilding
-        active = self._upkeep.run("delete", job_id, "0") == "active"
-        if self._artifacts and active:  # it came back with a rebuilding just before
-            for request in recorded:
-                self._artifacts.record_request(request)
-        elif self._artifacts:
-            self._artifacts.remove(job_id)
-        if active:
+        if not self._upkeep.remove(job_id):
             raise JobActiveError(f"job {job_id} is being carried out again; cancel it before removing it")
 
     def pin(self, job_id: str, *, pinned: bool = True, owner: str | None = None) -> Job:
@@ -260,14 +249,8 @@ class Jobs:
         for _ in range(ATTEMPTS):
             job = self.get(job_id, owner=owner)
             if not (job.status.active or job.status is JobStatus.SUCCEEDED):
-                if self._artifacts:
-                    self._artifacts.unpin(job_id)
                 raise NO_FILES.get(job.status, JobExpiredError)(f"job {job_id} has no files that could be kept")
-            if pinned and self._artifacts:
-                self._artifacts.pin(job_id, pinned=True)
-            if self._store.run("pin", job_id, int(pinned), self.rules.retention_s) == "done":
-                if not pinned and self._artifacts and self._artifacts.pinned(job_id):
-                    self._artifacts.pin(job_id, pinned=False)
+            if self._upkeep.pin(job_id, pinned=pinned):
                 return self.get(job_id, owner=owner)
         raise QueueUnavailableError("this job changes faster than it can be looked at; try again in a moment")
 

@@ -115,6 +115,30 @@ class Upkeep:
                 return page
         raise QueueUnavailableError(UNSTEADY)
 
+    def remove(self, job_id: str) -> bool:
+        """Remove a job that has ended, and its files; False, and all is as before, if it goes on again."""
+        recorded = list(self._artifacts.requests([job_id])) if self._artifacts else []
+        if self._artifacts:
+            self._artifacts.forget_request(job_id)  # first: what is half removed must not come back with a rebuilding
+        active = self.run("delete", job_id, "0") == "active"
+        if self._artifacts and active:  # it came back with a rebuilding just before
+            for request in recorded:
+                self._artifacts.record_request(request)
+        elif self._artifacts:
+            self._artifacts.remove(job_id)
+        return not active
+
+    def pin(self, job_id: str, *, pinned: bool) -> bool:
+        """Keep a job's files or let them go; False if by now it has none, or the broker has lost it."""
+        if pinned and self._artifacts:
+            self._artifacts.pin(job_id, pinned=True)
+        done = self._store.run("pin", job_id, int(pinned), self._rules.retention_s)
+        if done == "done" and not pinned and self._artifacts and self._artifacts.pinned(job_id):
+            self._artifacts.pin(job_id, pinned=False)
+        if done == "over" and self._artifacts:
+            self._artifacts.unpin(job_id)
+        return bool(done == "done")
+
     def rebuild(self, *, doubt: bool = False) -> int:
         """Restore the record of every request that the broker does not know; returns how many.
 
