@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from model.checkpoint import Checkpoint, load_checkpoint
-from model.dataset import INDEX_FILE, ImportedSource, MaskSource, PhantomSource, load_dataset
+from model.dataset import INDEX_FILE, AnySource, ImportedSource, MaskSource, PhantomSource, load_dataset
 from model.evaluation import figures
 from model.evaluation.reconstruction import FrameScore, score_reconstruction, summarise
 from model.evaluation.report import Chapter, Picture
@@ -26,6 +26,8 @@ from model.evaluation.sources import (
     training_sequences,
 )
 from model.evaluation.study import BODY_NAMES, Sides, judge, measure_sides
+from model.evaluation.unseen import unseen_cells
+from model.evaluation.upsampling import FitScope, study_fits
 from model.importing.figures import score_imported
 from model.render import PALETTES
 from model.train import TrainConfig
@@ -49,6 +51,8 @@ class Scope:
         Resamples and exchanges of each comparison.
     pictured
         Cells of each set in the pictures.
+    fits
+        Unseen cells that are restored from a part (:mod:`model.evaluation.upsampling`).
     """
 
     cells: int = 60
@@ -57,11 +61,12 @@ class Scope:
     grid_side: int = 128
     draws: int = 1000
     pictured: int = 4
+    fits: int = 2
 
     @classmethod
     def quick(cls) -> Scope:
         """Little of everything: minutes become seconds, intervals become wide."""
-        return cls(cells=6, scored=1, every=30, grid_side=64, draws=200, pictured=1)
+        return cls(cells=6, scored=1, every=30, grid_side=64, draws=200, pictured=1, fits=0)
 
 
 def write_chapter(
@@ -102,6 +107,12 @@ def write_chapter(
         sequences=range(min(scope.scored, len(checkpoint.latent_codes))), on_frame=lambda s: on_step(f"{s.dice:.4f}"),
     )  # fmt: skip
     measured["reconstruction"] = summarise(scores)
+    unseen = unseen_source(recipe, held_out)
+    if scope.fits and unseen is not None:
+        measured["fitting"] = study_fits(
+            folder, unseen_cells(unseen, scope.fits, micrometres=checkpoint.card.micrometres),
+            scope=FitScope(grid_side=scope.grid_side), workers=workers, on_part=on_step,
+        )  # fmt: skip
     shown = {"held-out": reference or training, "generated": generated}
     return Chapter(
         identifier=recipe.id,
@@ -152,22 +163,37 @@ def score_learned(
     )  # fmt: skip
 
 
+def unseen_source(recipe: TrainConfig, held_out: Path | None) -> AnySource | None:
+    """Return a source of cells that the model has not seen: those given, phantoms of fresh seeds, or none.
+
+    Parameters
+    ----------
+    recipe
+        The model was trained with it.
+    held_out
+        Imported data set or folder of masks; masks are read as those of the recipe are.
+    """
+    if held_out is None:
+        fresh = {"first_seed": HELD_OUT_SEED}
+        return recipe.data.model_copy(update=fresh) if isinstance(recipe.data, PhantomSource) else None
+    if (held_out / INDEX_FILE).is_file():
+        return ImportedSource(kind="imported", folder=held_out)
+    if isinstance(recipe.data, MaskSource):
+        return recipe.data.model_copy(update={"folder": held_out})
+    return MaskSource(kind="masks", folder=held_out)
+
+
 def _reference(
     recipe: TrainConfig, held_out: Path | None, scope: Scope, protrusions: bool
 ) -> tuple[Sequences | None, str]:
     """Sequences that the model has not seen, if there are any, and what to call them."""
+    source = unseen_source(recipe, held_out)
     if held_out is not None:
-        source: ImportedSource | MaskSource
-        if (held_out / INDEX_FILE).is_file():
-            source = ImportedSource(kind="imported", folder=held_out)
-        elif isinstance(recipe.data, MaskSource):
-            source = recipe.data.model_copy(update={"folder": held_out})
-        else:
-            source = MaskSource(kind="masks", folder=held_out)
+        assert isinstance(source, ImportedSource | MaskSource)
         real = RealSequences.of(source, has_protrusions=protrusions)
         return replace(real, chosen=real.chosen[: scope.cells]), f"the cells of {held_out.name}"
-    if isinstance(recipe.data, PhantomSource):
-        fresh = PhantomSequences(recipe.data.cell_type, HELD_OUT_SEED, scope.cells, protrusions)
+    if isinstance(source, PhantomSource):
+        fresh = PhantomSequences(source.cell_type, source.first_seed, scope.cells, protrusions)
         return fresh, f"phantoms of the seeds from {HELD_OUT_SEED}, which no model was trained on"
     return None, "half of its training cells, because no others were given: it has seen them"
 

@@ -1,4 +1,4 @@
-"""Verbs of ``python -m model`` that judge: evaluate, and compare-phantoms.
+"""Verbs of ``python -m model`` that judge: evaluate, upsample-study and compare-phantoms.
 
 Heavy libraries are imported when a verb runs, so that ``--help`` answers at once.
 """
@@ -10,8 +10,9 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -35,6 +36,7 @@ def register(cli: typer.Typer) -> None:
     """Add the verbs to a command line."""
     cli.command("evaluate")(evaluate)
     cli.command("compare-phantoms")(compare_phantoms)
+    cli.command("upsample-study")(upsample_study)
 
 
 def evaluate(
@@ -58,6 +60,9 @@ def evaluate(
         Path | None, typer.Option(help="Imported data set, or folder of masks, that the model was not trained on.")
     ] = None,
     cells: Annotated[int, typer.Option(min=4, help="Report: sequences of each set.")] = 60,
+    fits: Annotated[
+        int | None, typer.Option(min=0, help="Report: unseen cells restored from a part; default: 2, none if --quick.")
+    ] = None,
     quick: Annotated[bool, typer.Option(help="Report: few cells, to try it out.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Report: processes; default: all cores.")] = None,
 ) -> None:
@@ -66,6 +71,7 @@ def evaluate(
     from model.train import TrainConfig
 
     scope = Scope.quick() if quick else Scope(cells=cells)
+    scope = scope if fits is None else replace(scope, fits=fits)
     workers = workers or os.cpu_count() or 1
     if config is None:
         recipes = {name: TrainConfig.read(RECIPES / f"{name}.toml") for name in SHIPPED}
@@ -109,6 +115,8 @@ def _report(
         console.print(table)
         for name in ("sets", "plausibility", "novelty", "reconstruction"):
             console.print(f"{name}: {json.dumps(figures.get(name, {}))}", soft_wrap=True)
+        if "fitting" in figures:
+            _show_fits(identifier, figures["fitting"])
     console.print(f"[green]done[/green]: {folder / 'report.html'}, {folder / 'summary.json'}")
 
 
@@ -153,6 +161,56 @@ def _score(
         out.write_text(json.dumps({"model": recipe.id, "figures": figures, "frames": rows}, indent=1), encoding="utf-8")
     if keep:
         checkpoint.card.model_copy(update={"quality": {**checkpoint.card.quality, **figures}}).write(folder)
+
+
+def upsample_study(
+    config: Annotated[Path, typer.Option(help="The recipe the model was trained with.")],
+    models: Annotated[Path | None, typer.Option(help="Folder of models it is in; default: var/models.")] = None,
+    held_out: Annotated[
+        Path | None, typer.Option(help="Imported data set, or folder of masks, that the model was not trained on.")
+    ] = None,
+    fits: Annotated[int, typer.Option(min=1, help="Unseen cells.")] = 3,
+    grid: Annotated[int, typer.Option(min=33, max=256, help="Samples along each side of Ω to judge on.")] = 128,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: all cores.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
+) -> None:
+    """Restore unseen cells from all frames, every fourth, and coarse masks, beside interpolation without a model."""
+    from model.card import find_model, load_card
+    from model.evaluation.chapter import unseen_source
+    from model.evaluation.unseen import unseen_cells
+    from model.evaluation.upsampling import FitScope, study_fits
+    from model.train import TrainConfig
+
+    recipe = TrainConfig.read(config)
+    source = unseen_source(recipe, held_out)
+    if source is None:
+        raise typer.BadParameter("a model of real cells needs others that it has not seen", param_hint="--held-out")
+    folder = find_model(recipe.id, [models or Path("var/models")])
+    cells = unseen_cells(source, fits, micrometres=load_card(folder).micrometres)
+    with _progress() as begin:
+        found = study_fits(
+            folder, cells, scope=FitScope(grid_side=grid), workers=workers or os.cpu_count() or 1,
+            on_part=begin("fits"),
+        )  # fmt: skip
+    _show_fits(recipe.id, found)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps({recipe.id: found}, indent=1) + "\n", encoding="utf-8")
+
+
+def _show_fits(name: str, fitting: dict[str, Any]) -> None:
+    """Print how unseen cells were restored."""
+    from model.evaluation.report import FIT_COLUMNS, PARTS_GIVEN
+
+    table = Table("given", "restored by", *FIT_COLUMNS, title=f"{name}: unseen cells")
+    for part, title in PARTS_GIVEN.items():
+        for way, row in fitting.get(part, {}).items():
+            if way not in ("frames", "ahead"):
+                table.add_row(title, way, *(str(row.get(column, "")) for column in FIT_COLUMNS))
+    console.print(table)
+    for part in PARTS_GIVEN:
+        for rival, row in fitting.get(part, {}).get("ahead", {}).items():
+            console.print(f"{part}, ahead of {rival}: {json.dumps(row)}", soft_wrap=True)
 
 
 def compare_phantoms(

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 SIDES = ("generated", "training", "baseline")
+PARTS_GIVEN = {"all_frames": "all frames", "time": "every fourth frame", "space": "masks of 32³"}
+FIT_COLUMNS = ("dice", "dice_worst_cell", "steps_apart", "steps_apart_95", "thin_dice")
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; color: #1b2433; }
@@ -47,7 +49,8 @@ class Chapter:
     reference
         What the new cells were compared with, in words.
     figures
-        As :func:`model.evaluation.study.judge` returns them, with ``reconstruction`` if it was measured.
+        As :func:`model.evaluation.study.judge` returns them, with ``reconstruction`` and
+        ``fitting`` (:func:`model.evaluation.upsampling.summarise_fits`) if they were measured.
     pictures
         In the order of the page.
     """
@@ -136,6 +139,8 @@ def _chapter(chapter: Chapter) -> str:
     ]
     if figures.get("reconstruction"):
         parts.append(_small_table("Reconstruction", {"": figures["reconstruction"]}))
+    if figures.get("fitting"):
+        parts.append(_fit_table(figures["fitting"]))
     for picture in chapter.pictures:
         source = base64.b64encode(picture.png).decode("ascii")
         parts.append(
@@ -169,6 +174,25 @@ def _descriptor_table(descriptors: dict[str, dict[str, dict[str, float]]]) -> st
         "sequences are drawn again, and p when whole sequences are exchanged. The training column is the ceiling, the "
         "baseline (spherical harmonics, principal components) the floor.</p>"
         f"<table><thead><tr><th>descriptor</th><th>median</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _fit_table(fitting: dict[str, Any]) -> str:
+    lines = []
+    for part, title in PARTS_GIVEN.items():
+        ways = fitting.get(part, {})
+        for way, row in ways.items():
+            if way not in ("frames", "ahead"):
+                told = "".join(f"<td>{_told(row[name]) if name in row else '–'}</td>" for name in FIT_COLUMNS)
+                lines.append(f"<tr><td>{title}</td><td>{html.escape(way.replace('_', ' '))}</td>{told}</tr>")
+    head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in FIT_COLUMNS)
+    cells = html.escape(", ".join(fitting["cells"]))
+    return (
+        "<h2>Unseen cells, restored from a part</h2>"
+        f'<p class="note">{cells}. The code alone, and the network adapted to the cell, beside ways without a model; '
+        "what was given is judged only where all frames were. Distances of the surfaces in steps of the grid.</p>"
+        f"<table><thead><tr><th>given</th><th>restored by</th>{head}</tr></thead>"
+        f"<tbody>{''.join(lines)}</tbody></table>"
     )
 
 
