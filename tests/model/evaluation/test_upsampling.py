@@ -60,7 +60,7 @@ def test_the_distance_transform_of_a_wall_is_exact_and_passes_midway() -> None:
 
 
 def test_a_phantom_is_the_same_by_its_membrane_and_by_its_formula() -> None:
-    (cell,) = unseen_cells(PhantomSource(cell_type="celegans", first_seed=1_000_000), 1, micrometres=14.0)
+    (cell,) = unseen_cells(PhantomSource(cell_type="celegans", first_seed=1_000_000, sequences=1), 1, micrometres=14.0)
     grid = Grid((48, 48, 48))
     from model.phantoms import make_phantom
 
@@ -89,7 +89,7 @@ SCOPE = FitScope(
 
 
 def slow_phantom() -> UnseenCell:
-    return UnseenCell(PhantomSource(cell_type="celegans", first_seed=1_000_001, frames=5), 0, 14.0)
+    return UnseenCell(PhantomSource(cell_type="celegans", first_seed=1_000_001, sequences=1, frames=5), 0, 14.0)
 
 
 def test_in_time_only_frames_between_given_ones_are_judged(tiny_checkpoint: Checkpoint) -> None:
