@@ -82,6 +82,10 @@ bench: $(STAMP) ## Speed and exactness of the engine beside the dense path, in m
 bench-full: $(STAMP) ## The same with every dense evaluation run to its end, in half an hour
 	$(BIN)/python -m benchmarks.engine --full $(ARGS)
 
+.PHONY: arms
+arms: $(STAMP) ## The released method beside ours, at equal weights and training time, in about two hours: out/arms
+	$(BIN)/python -m benchmarks.arms $(ARGS)
+
 .PHONY: chaos
 chaos: $(STAMP) ## Kill, freeze and flush a running service for a quarter of an hour; nothing may be lost: out/chaos
 	$(BIN)/python -m benchmarks.chaos --jobs 300 --faults 300 --seed 0 --out out/chaos $(ARGS)
