@@ -14,6 +14,7 @@ import ipaddress
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 import structlog
 from fastapi import Request, Response
@@ -127,6 +128,7 @@ def secret_of(authorization: str) -> str:
     return ""
 
 
+@lru_cache(maxsize=1024)  # of every request; a rush comes from few addresses
 def is_loopback(host: str) -> bool:
     """Whether a name or an address means this machine only."""
     if host.lower() in ("localhost", ""):

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import ProblemError, problem_response
@@ -65,20 +65,26 @@ class SecurityHeaders:
         "connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     )
 
+    # As they are sent: this is done for every answer, refusals in a rush included.
+    GUARDING = (
+        (b"x-content-type-options", b"nosniff"),
+        (b"content-security-policy", POLICY.encode("ascii")),
+        (b"referrer-policy", b"no-referrer"),
+        (b"cross-origin-resource-policy", b"same-origin"),
+    )
+
     def __init__(self, app: ASGIApp) -> None:
         """Wrap ``app``."""
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Add the headers to every response."""
+        """Add the headers to every response that has none of its own."""
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.setdefault("X-Content-Type-Options", "nosniff")
-                headers.setdefault("Content-Security-Policy", self.POLICY)
-                headers.setdefault("Referrer-Policy", "no-referrer")
-                headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+                own = list(message.get("headers", ()))
+                names = {name.lower() for name, _ in own}
+                message["headers"] = own + [pair for pair in self.GUARDING if pair[0] not in names]
             await send(message)
 
         await self.app(scope, receive, guarded if scope["type"] == "http" else send)

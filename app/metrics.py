@@ -21,6 +21,7 @@ from worker.jobs import Job, Jobs, JobStatus
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.http")
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+ROOMLESS = frozenset({429, 503})
 LATEST = 200
 QUANTILES = (0.5, 0.9, 0.99)
 BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
@@ -39,6 +40,7 @@ class HttpTimes:
             buckets=BUCKETS,
             registry=registry,
         )
+        self._known: dict[tuple[str, str, int], Histogram] = {}  # from closed sets, so it stays small
         self._refusals = Counter(
             "cytosynth_refusals", "Requests answered by a problem, by its code.", ("code",), registry=registry
         )
@@ -55,16 +57,24 @@ class HttpTimes:
                 taken = time.perf_counter() - begun
                 method = scope["method"] if scope["method"] in METHODS else "other"
                 route = route_template(scope)
-                self._times.labels(method, route, str(message["status"])).observe(taken)
+                self._time(method, route, message["status"]).observe(taken)
                 facts = {"method": method, "route": route, "status": message["status"], "ms": round(1000 * taken, 1)}
-                if (code := message.pop(PROBLEM_NOTE, None)) is not None:
-                    self._refusals.labels(code).inc()
-                    log.info("refused", code=code, **facts)
-                else:
+                if (code := message.pop(PROBLEM_NOTE, None)) is None:
                     log.debug("request", **facts)
+                else:
+                    self._refusals.labels(code).inc()
+                    # Refusals for want of room come by the thousand, just when nobody has time to write.
+                    tell = log.debug if message["status"] in ROOMLESS else log.info
+                    tell("refused", code=code, **facts)
             await send(message)
 
         await self.app(scope, receive, timed)
+
+    def _time(self, method: str, route: str, status: int) -> Histogram:
+        labels = (method, route, status)
+        if (time_ := self._known.get(labels)) is None:
+            time_ = self._known[labels] = self._times.labels(method, route, str(status))
+        return time_
 
 
 def route_template(scope: Scope) -> str:
