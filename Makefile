@@ -67,7 +67,21 @@ check: $(STAMP) ## Lint, format, types, import contracts and the rules of the ho
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python -m pytest tests/test_house.py
+	$(BIN)/python -m pytest tests/test_house.py tests/test_locks.py
+	@$(MAKE) --no-print-directory audit
+
+.PHONY: audit
+audit: $(STAMP) ## Ask whether anything in the images is known to be vulnerable; says why where it cannot
+	@if ! $(BIN)/python -m pip_audit --version >/dev/null 2>&1; then \
+		echo "audit skipped: pip-audit is not installed ($(BIN)/pip install pip-audit)"; exit 0; \
+	fi; \
+	for lock in locks/app.txt locks/worker.txt; do \
+		said=$$(timeout 120 $(BIN)/python -m pip_audit --require-hashes --disable-pip --progress-spinner off \
+			--requirement $$lock 2>&1) && code=0 || code=$$?; \
+		if [ $$code -eq 0 ]; then echo "audit of $$lock: nothing is known"; \
+		elif grep -q '^Found [0-9]* known vulnerabilit' <<<"$$said"; then echo "$$said"; exit 1; \
+		else echo "audit of $$lock skipped: $$(tail -n 1 <<<"$$said" | cut -c1-200)"; fi; \
+	done
 
 .PHONY: format
 format: $(STAMP) ## Put the code in order: imports, layout, what can be fixed by itself
@@ -123,6 +137,18 @@ constraints: $(STAMP) ## Pin what .venv holds now, after an upgrade there
 	   $(BIN)/python -m pip freeze --all --exclude-editable | sed -e 's/+[a-z0-9.]*$$//' | grep -vE '^pip=='; } > constraints.new
 	@mv constraints.new constraints.txt
 	@touch $(STAMP)
+	@echo "Now \`make locks\`: the images install by hash"
+
+# torch and what belongs to it stay out: each platform and each index has builds of its own under the same version.
+.PHONY: locks
+locks: ## Write the hashes of everything in the images to locks/, after `make constraints`; needs uv and a registry
+	@for image in app worker; do \
+		{ sed -n '/^#/p' locks/$$image.txt; \
+		  uv pip compile --quiet pyproject.toml --extra $$image --constraint constraints.txt --universal \
+			--python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-package torch \
+			| awk '/^[a-z]/ { out = /^(nvidia-|cuda-|triton=)/ } !out'; } > locks/$$image.new; \
+		mv locks/$$image.new locks/$$image.txt; \
+	done
 
 .PHONY: clean
 clean: ## Remove what was made here: .venv, caches, out/ (var/, with its jobs, stays)

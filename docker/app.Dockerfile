@@ -8,6 +8,9 @@ RUN python -m venv /opt/cytosynth
 WORKDIR /build
 # The libraries first, around empty packages: a layer of their own, kept until the pins change.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY locks locks
+# By hash first; then there is nothing left to fetch but what builds our own package.
+RUN /opt/cytosynth/bin/pip install --require-hashes --requirement locks/app.txt
 RUN mkdir app worker model && touch app/__init__.py worker/__init__.py model/__init__.py \
     && /opt/cytosynth/bin/pip install --constraint constraints.txt ".[app]"
 COPY model model

@@ -12,6 +12,9 @@ RUN python -m venv /opt/cytosynth
 WORKDIR /build
 # The libraries first, around empty packages: a layer of their own, kept until the pins change.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY locks locks
+# By hash first; then there is nothing left to fetch but torch, by version, and what builds our own package.
+RUN /opt/cytosynth/bin/pip install --require-hashes --requirement locks/worker.txt
 RUN mkdir app worker model && touch app/__init__.py worker/__init__.py model/__init__.py \
     && PIP_EXTRA_INDEX_URL="$TORCH_INDEX" /opt/cytosynth/bin/pip install --constraint constraints.txt ".[worker]"
 COPY model model
