@@ -271,9 +271,7 @@ class A549:
         return ShapeFrame(self.implicit(t), components=1, resolution=resolution, lipschitz=2.0)
 
 
-def _evaluate(
-    points: Doubles, *, body: tuple[Doubles, Doubles, Doubles], chains: Doubles, blends: Doubles
-) -> Doubles:
+def _evaluate(points: Doubles, *, body: tuple[Doubles, Doubles, Doubles], chains: Doubles, blends: Doubles) -> Doubles:
     """Evaluate the implicit function of a cell at points (n, 3) in Ω: (n,)."""
     values = _body_levels(points, *body)
     union(values, points, chains, blends)

@@ -41,7 +41,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run("import", home / "meshes", "--out", home / "My cells", "--interval", "2", "--points", "2048", "--steps", "150")
     recipe = home / "My cells" / "recipe.toml"
     quick = recipe.read_text().replace("latent_size = 16", "latent_size = 4\nwidth = 32\ndepth = 3")
-    quick = quick.replace("\nlearning_rate = 5e-4", "\nlearning_rate = 3e-3", 1).replace("warm_up = 1000", "warm_up = 20")
+    quick = quick.replace("\nlearning_rate = 5e-4", "\nlearning_rate = 3e-3")
+    quick = quick.replace("warm_up = 1000", "warm_up = 20")
     recipe.write_text(quick.replace("seed = 1", "seed = 1\nthreads = 1").replace("every = 0", "every = 4"))
     assert find_models([home / "models"]) == {}
     run("train", "--config", recipe, "--models", home / "models", "--work", home / "work")
