@@ -25,7 +25,7 @@ from model.errors import EmptySurfaceError
 from model.evaluation.descriptors import Triangles, bodies_of, describe
 from model.evaluation.reconstruction import score_reconstruction, summarise
 from model.evaluation.statistics import compare
-from model.fit import Fit, FitPlan, FitScore, TargetFrame, fit_cell, score_fit
+from model.fit import FitPlan, FitScore, TargetFrame, fit_cell, score_fit
 from model.importing.triangles import CellShape
 from model.labels import FRAGMENT
 from model.plausibility import bodies_over_time, is_plausible
@@ -142,20 +142,17 @@ def fits(arm: Arm, checkpoint: Checkpoint, sequences: Sequences, effort: Effort)
         given = [_as_learned(arm, frame) for number, frame in enumerate(target) if number not in left_out]
         asked = [target[number] for number in left_out]
         fit = fit_cell(checkpoint, given, plan=plan)
-        of_code += _scores(fit.before or fit, asked, grid)
-        of_adapted += _scores(fit, asked, grid) if fit.before else []
+        of_code += score_fit(fit.before or fit, asked, grid=grid)
+        of_adapted += score_fit(fit, asked, grid=grid) if fit.before else []
     step = float(grid.step[0])
     found = {}
     for name, scores in (("code", of_code), ("adapted", of_adapted)):
         if scores:
             found[f"dice_{name}"] = round(float(np.mean([score.dice for score in scores])), 4)
             apart = [score.mean_distance / step for score in scores if np.isfinite(score.mean_distance)]
-            found[f"steps_apart_{name}"] = round(float(np.mean(apart)), 4) if apart else float("nan")
+            if apart:  # otherwise nothing was there to measure from
+                found[f"steps_apart_{name}"] = round(float(np.mean(apart)), 4)
     return found
-
-
-def _scores(fit: Fit, asked: list[TargetFrame], grid: Grid) -> list[FitScore]:
-    return score_fit(fit, asked, grid=grid)
 
 
 def _as_learned(arm: Arm, frame: TargetFrame) -> TargetFrame:
