@@ -11,14 +11,14 @@ local function lost(id)
 end
 
 -- Nobody has swept for long: this server was down or frozen, so nobody could renew a lease either, and none is lost for
--- that. Spared once: a worker that lives beats before the lease has run out again.
+-- that. Spared once, and for two heartbeats: a worker that lives renews it within that time.
 local swept = redis.call('GET', p .. 'swept')
 local away = swept and now - tonumber(swept) > tonumber(away_s)
 redis.call('SET', p .. 'swept', stamp(now))
 
 for _, id in ipairs(redis.call('ZRANGE', p .. 'leases', '-inf', stamp(now), 'BYSCORE', 'LIMIT', 0, batch)) do
   if away and redis.call('HSETNX', job_key(id), 'spared', '1') == 1 then
-    redis.call('ZADD', p .. 'leases', stamp(now + tonumber(lease_s)), id)
+    redis.call('ZADD', p .. 'leases', stamp(now + tonumber(lease_s) / 2), id)
   elseif lost(id) >= max_lost then
     redis.call('HSET', job_key(id), 'token', '') -- whoever held it has lost it, this verdict is not his
     fail(id, 'worker_crashed', message, record_s)
