@@ -2,7 +2,9 @@
 
 Codes move downhill on the error that training minimises. When the network is adapted to the cell, nothing holds it in
 the wide gaps between given frames but what it knows of cells, and a few hundred steps can spoil that. So at random
-times in the gaps it is drawn, with less weight, to a cubic interpolation of the distances of the given frames around.
+times in the gaps it is drawn to a cubic interpolation of the distances of the given frames around, at points where
+those change little. Where they change much, as in a division or around a filopodium that swings, interpolation is wrong
+and the network knows better.
 
 Promises: the same target, plan and seed give the same steps on the same machine.
 Does not promise: that the error falls with every step.
@@ -36,6 +38,7 @@ _KEPT_POINTS = 250_000  # of all given frames together: a step seldom meets a po
 _WIDE = 0.1  # of τ: given frames nearer than that hold the network between them
 _GAP_POINTS = 8192  # of a gap
 _GAPS = 3  # in a step
+_TRUSTED = 0.05  # units of Ω: where the distance changes more across a gap, what moves may be thinner than its way
 _HALF = 0.85  # of the steps of adapting multiply in bfloat16: twice as fast, and exact enough until then
 
 
@@ -77,7 +80,7 @@ class FitPlan:
         Learning rate of the network's weights.
     between
         Weight of the error at times between given frames that are far apart, where a cubic interpolation of their
-        distances stands in for the truth; 0 leaves them to the network.
+        distances stands in for the truth if they change little; 0 leaves those times to the network.
     """
 
     restarts: int = 3
@@ -209,7 +212,8 @@ class Search:
             loss = error + plan.penalty * codes.square().sum()
             if gaps is not None:
                 drawn = gaps.draw(plan.points, self.rng)
-                loss = loss + plan.between * self._errors(moving, *drawn, half=half).mean()
+                apart = self._errors(moving, *drawn[:2], half=half)  # (1, t · n)
+                loss = loss + plan.between * (apart * drawn[2].reshape(1, -1)).mean()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), 0.5)
@@ -280,8 +284,14 @@ class Gaps:
             return None
         return cls(torch.from_numpy(np.stack(samples).astype(np.float32)), torch.tensor(ends, dtype=torch.float32))
 
-    def draw(self, points: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Some gaps, a random time in each, and a run of points: samples (t, n, 4) and times (t,)."""
+    def draw(self, points: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Some gaps, a random time in each, and a run of points.
+
+        Returns
+        -------
+        tuple of Tensor
+            Samples (t, n, 4): points and interpolated distances; times (t,); whether each is trusted (t, n), 1 or 0.
+        """
         chosen = torch.from_numpy(rng.permutation(len(self.samples))[:_GAPS])
         first = int(rng.integers(self.samples.shape[1] - points + 1)) if points < self.samples.shape[1] else 0
         run, ends = self.samples[chosen, first : first + points], self.ends[chosen]
@@ -293,7 +303,8 @@ class Gaps:
         cubic = 2 * (here - there) + start + stop
         bent = 3 * (there - here) - 2 * start - stop
         values = here + share * (start + share * (bent + share * cubic))
-        return torch.cat([run[..., :3], values[..., None]], dim=-1), (ends[:, 1:2] + share * width)[:, 0]
+        trusted = ((there - here).abs() <= _TRUSTED).float()
+        return torch.cat([run[..., :3], values[..., None]], dim=-1), (ends[:, 1:2] + share * width)[:, 0], trusted
 
 
 def _matrices(quaternions: Tensor) -> Tensor:

@@ -149,13 +149,15 @@ def test_in_gaps_between_even_frames_a_steady_acceleration_is_repeated() -> None
     rng = np.random.default_rng(0)
     seen = []
     for _ in range(12):
-        samples, times = gaps.draw(256, rng)
+        samples, times, trusted = gaps.draw(256, rng)
         assert samples.shape == (3, 256, 4)
         for run, time in zip(samples.numpy(), times.tolist(), strict=True):
             wanted = np.linalg.norm(run[:, :3], axis=1) - radius(time)
             error = np.abs(run[:, 3] - wanted)[np.abs(wanted) < 0.3]
             assert error.max() < (0.004 if abs(time) < 0.5 else 0.009)
             seen.append(time)
+        # across the first two gaps every distance changes by 0.01 and 0.03, across the others by 0.07 and 0.11
+        assert torch.equal(trusted, (times < 0.0).float()[:, None].expand(3, 256))
     assert min(seen) < -0.7
     assert max(seen) > 0.7
     assert -0.2 < np.mean(seen) < 0.2
