@@ -31,7 +31,7 @@ from worker.uploads import UploadRules, Uploads, check_reserve
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.desk")
 
 SLICE_S = 2.0  # how long a waiting call may overlook that the service is closing
-AT_ONCE, IN_LINE = 4, 6  # requests being written down, and waiting for that
+AT_ONCE, IN_LINE = 2, 3  # requests being written down, and waiting for that
 LOOKERS = 2  # uploads being looked into at once; each may take two gigabytes
 TIDY_S = 600.0
 
