@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import structlog
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
@@ -19,6 +20,7 @@ from app.access import Guard
 from app.border import BodyLimit, SecurityHeaders
 from app.desk import open_desk
 from app.errors import UnforeseenErrors, install_errors
+from app.logs import configure_logs
 from app.metrics import HttpTimes, QueueFigures
 from app.openapi import describe
 from app.overload import Shed
@@ -42,6 +44,8 @@ def create_app(settings: AppSettings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if not structlog.is_configured():  # uvicorn was told the factory; its default shows what frames hold, keys too
+            configure_logs(settings)
         async with open_desk(settings) as desk:
             # A thread that writes a job down hands the interpreter back sooner than after the usual 5 ms, and what was
             # made at the start is not looked at by every later collection: both would show in the slowest answers.

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from workbench import submit
@@ -110,6 +111,24 @@ def test_a_job_is_not_called_unknown_when_somebody_else_rebuilds_between_two_loo
         assert ask() is JobStatus.QUEUED
     with pytest.raises(JobNotFoundError):
         jobs.get("f" * 32)
+
+
+def test_a_disk_that_takes_no_change_is_no_fault_of_the_client(
+    jobs: Jobs, artifacts: Artifacts, tmp_path: Path
+) -> None:
+    job = submit(jobs)
+    finish(jobs, artifacts, job)
+    for folder, change in (("pins", jobs.pin), ("requests", jobs.delete)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder).rename(tmp_path / "aside")
+        (tmp_path / folder).write_text("in the way, also of the superuser")
+        with pytest.raises(QueueUnavailableError, match="try again"):
+            change(job.id)
+        (tmp_path / folder).unlink()
+        (tmp_path / "aside").rename(tmp_path / folder)
+        change(job.id)
+    with pytest.raises(JobNotFoundError):
+        jobs.get(job.id)
 
 
 def test_a_lease_of_before_a_loss_changes_nothing_after_it(jobs: Jobs) -> None:
