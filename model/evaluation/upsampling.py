@@ -125,9 +125,12 @@ def study_fits(
         restore_one = partial(_restore, folder, scope)
         one: Any
         for one in mapped(restore_one, *zip(*jobs, strict=True)):
+            judged = [score.dice for score in one.ways["adapted"]]
+            if not judged:  # the cell has too few frames for one to lie between those given
+                on_part(f"{one.cell}, {one.part}: nothing to judge")
+                continue
             found.append(one)
-            best = np.mean([score.dice for score in one.ways["adapted"]])
-            on_part(f"{one.cell}, {one.part}: {best:.4f}")
+            on_part(f"{one.cell}, {one.part}: {np.mean(judged):.4f}")
     return summarise_fits(found)
 
 

@@ -154,7 +154,7 @@ def test_in_gaps_between_even_frames_a_steady_acceleration_is_repeated() -> None
         for run, time in zip(samples.numpy(), times.tolist(), strict=True):
             wanted = np.linalg.norm(run[:, :3], axis=1) - radius(time)
             error = np.abs(run[:, 3] - wanted)[np.abs(wanted) < 0.3]
-            assert error.max() < (0.004 if abs(time) < 0.5 else 0.009)
+            assert error.max() < (0.006 if abs(time) < 0.5 else 0.009)
             seen.append(time)
         # across the first two gaps every distance changes by 0.01 and 0.03, across the others by 0.07 and 0.11
         assert torch.equal(trusted, (times < 0.0).float()[:, None].expand(3, 256))

