@@ -78,6 +78,8 @@ class FitPlan:
         Of adapting the network; 0 leaves it as it is.
     adapt_rate
         Learning rate of the network's weights.
+    hidden_rate
+        That of Muon for the matrices between sine layers; 0: Adam takes them too.
     between
         Weight of the error at times between given frames that are far apart, where a cubic interpolation of their
         distances stands in for the truth if they change little; 0 leaves those times to the network.
@@ -93,7 +95,8 @@ class FitPlan:
     learning_rate: float = 1e-2
     penalty: float = 1e-4
     adapt_steps: int = 0
-    adapt_rate: float = 5e-4
+    adapt_rate: float = 2e-4
+    hidden_rate: float = 5e-4
     between: float = 0.3
     seed: int = 0
 
@@ -199,12 +202,8 @@ class Search:
         codes = state.codes.clone().requires_grad_(True)
         moving = State(codes, state.rotations, state.shifts)
         gaps = Gaps.of(self.target, seed=plan.seed) if plan.between else None
-        groups = [
-            {"params": list(network.parameters()), "lr": plan.adapt_rate},
-            {"params": [codes], "lr": plan.learning_rate / 5},
-        ]
-        optimiser = torch.optim.Adam(groups)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, plan.adapt_steps)
+        optimisers = _optimisers(network, codes, plan)
+        schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(each, plan.adapt_steps) for each in optimisers]
         halves = isinstance(network, AutoDecoder)  # it keeps coordinates in float32; others may not
         for step in range(plan.adapt_steps):
             half = halves and step < _HALF * plan.adapt_steps
@@ -214,11 +213,13 @@ class Search:
                 drawn = gaps.draw(plan.points, self.rng)
                 apart = self._errors(moving, *drawn[:2], half=half)  # (1, t · n)
                 loss = loss + plan.between * (apart * drawn[2].reshape(1, -1)).mean()
-            optimiser.zero_grad(set_to_none=True)
+            network.zero_grad(set_to_none=True)
+            codes.grad = None
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), 0.5)
-            optimiser.step()
-            schedule.step()
+            for optimiser, schedule in zip(optimisers, schedules, strict=True):
+                optimiser.step()
+                schedule.step()
             on_step(step + 1, float(error.detach()))
         network.requires_grad_(False)
         return State(codes.detach(), state.rotations, state.shifts)
@@ -242,6 +243,19 @@ class Search:
         wanted = samples[None, ..., 3].expand(restarts, frames, count)
         errors: Tensor = (values.reshape(restarts, frames, count) - wanted).abs().reshape(restarts, -1)
         return errors
+
+
+def _optimisers(network: nn.Module, codes: Tensor, plan: FitPlan) -> list[torch.optim.Optimizer]:
+    """Adam for everything, or Muon for the trunk's square matrices and Adam for what is left, as in training."""
+    hidden = list(network.weights[1:]) if plan.hidden_rate and isinstance(network, AutoDecoder) else []
+    apart = {id(matrix) for matrix in hidden}
+    others = [parameter for parameter in network.parameters() if id(parameter) not in apart]
+    groups = [{"params": others, "lr": plan.adapt_rate}, {"params": [codes], "lr": plan.learning_rate / 5}]
+    optimisers: list[torch.optim.Optimizer] = [torch.optim.Adam(groups)]
+    if hidden:
+        muon = torch.optim.Muon(hidden, lr=plan.hidden_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+        optimisers.append(muon)
+    return optimisers
 
 
 @dataclass(frozen=True)
