@@ -20,14 +20,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmarks.arms.measures import Effort, Seen, apart, fits, look_at_known, new_cells, reconstruction
+from benchmarks.arms.judging import judge_arm, one_thread
+from benchmarks.arms.measures import Effort, Seen, apart, look_at_known
 from benchmarks.arms.methods import ARMS, Arm
 from benchmarks.arms.report import better, rows, table
 from benchmarks.arms.sequences import GROUPS, Sequences, build, phantoms, real
 from benchmarks.arms.training import Clock, train_side_by_side
-from model.checkpoint import load_checkpoint
 from model.fit import FitPlan
 
 REAL = {"real-celegans": ("celegans", False), "tcells": ("tcells", True)}  # folder; new codes around learned ones
@@ -118,11 +116,11 @@ def main() -> None:
         if sequences is None:
             say(f"{name} is skipped: there are no masks in {arguments.real / REAL[name][0]}")
             document["data"][name] = {"skipped": "no masks"}
-            continue
-        document["data"][name] = compare_arms(arms, sequences, arguments.out, clock=clock, effort=effort)
+        else:
+            document["data"][name] = compare_arms(arms, sequences, arguments.out, clock=clock, effort=effort)
+            print(f"\n{name}\n\n{table(rows(document['data'][name]))}\n", flush=True)
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "summary.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        print(f"\n{name}\n\n{table(rows(document['data'][name]))}\n", flush=True)
     print(f"figures in {arguments.out / 'summary.json'}")
 
 
@@ -148,45 +146,20 @@ def compare_arms(arms: list[Arm], sequences: Sequences, out: Path, *, clock: Clo
         say(f"{sequences.name}: training {' beside '.join(arm.name for arm in pair)}, {clock.seconds:.0f} s")
         train_side_by_side(pair, sequences, folder, clock=clock)
     say(f"{sequences.name}: measuring")
-    with ProcessPoolExecutor(AT_ONCE, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(AT_ONCE, mp_context=get_context("spawn"), initializer=one_thread) as pool:
         groups = {group: sequences.measurable(group) for group in GROUPS}
         looks = {
             group: [pool.submit(look_at_known, cells, index, effort) for index in range(len(cells))]
             for group, cells in groups.items()
         }
         known: dict[str, list[Seen]] = {group: [look.result() for look in looks[group]] for group in groups}
-        judged = pool.map(_judge, [(arm, sequences, folder / arm.name, effort, known) for arm in arms])
+        judged = pool.map(judge_arm, [(arm, sequences, folder / arm.name, effort, known) for arm in arms])
         found: dict[str, Any] = {
             "cells": {group: len(cells) for group, cells in known.items()},
             "arms": dict(zip((arm.name for arm in arms), judged, strict=True)),
             "training_cells": apart(known["training"], known["held-out"]),
         }
     return {**found, "ours_ahead_by": better(found)}
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def _judge(job: tuple[Arm, Sequences, Path, Effort, dict[str, list[Seen]]]) -> dict[str, Any]:
-    arm, sequences, folder, effort, known = job
-    checkpoint = load_checkpoint(folder)
-    facts = checkpoint.card.training
-    return {
-        "title": arm.title,
-        "weights": checkpoint.card.parameters,
-        "training": {
-            "steps": facts.steps,
-            "points": facts.points,
-            "minutes": facts.minutes,
-            "ms_a_step": round(60e3 * facts.minutes / max(facts.steps, 1), 2),
-            "lipschitz": checkpoint.card.lipschitz,
-            **checkpoint.card.quality,
-        },
-        "reconstruction": reconstruction(checkpoint, sequences, effort),
-        "fits": fits(arm, checkpoint, sequences, effort),
-        "new_cells": new_cells(arm, checkpoint, sequences, effort, known),
-    }
 
 
 if __name__ == "__main__":
