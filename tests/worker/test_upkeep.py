@@ -25,6 +25,15 @@ def flush(jobs: Jobs) -> None:
         jobs._redis.delete(key)
 
 
+async def looked_at(jobs: Jobs, broker_url: str, job_id: str) -> JobStatus:
+    """Return what one who waits in an event loop sees."""
+    waiting = AsyncJobs.connect(broker_url, find=jobs.get, prefix=jobs._prefix)
+    try:
+        return (await waiting.async_get(job_id)).status
+    finally:
+        await waiting.aclose()
+
+
 def finish(jobs: Jobs, artifacts: Artifacts, job: Job, *, content: str = "") -> None:
     lease = jobs.claim(job.id, worker="w")
     assert lease is not None
@@ -73,16 +82,9 @@ def test_one_key_stands_for_one_job_before_and_after_a_loss(jobs: Jobs) -> None:
 
 
 def test_a_flushed_broker_calls_no_job_unknown_before_it_was_rebuilt(jobs: Jobs, broker_url: str) -> None:
-    async def look() -> JobStatus:
-        waiting = AsyncJobs.connect(broker_url, find=jobs.get, prefix=jobs._prefix)
-        try:
-            return (await waiting.async_get(job.id)).status
-        finally:
-            await waiting.aclose()
-
     job = submit(jobs)
     flush(jobs)
-    assert asyncio.run(look()) is JobStatus.QUEUED
+    assert asyncio.run(looked_at(jobs, broker_url, job.id)) is JobStatus.QUEUED
     flush(jobs)
     assert jobs.get(job.id).status is JobStatus.QUEUED
     with pytest.raises(JobNotFoundError):
@@ -92,13 +94,6 @@ def test_a_flushed_broker_calls_no_job_unknown_before_it_was_rebuilt(jobs: Jobs,
 def test_a_job_is_not_called_unknown_when_somebody_else_rebuilds_between_two_looks(
     jobs: Jobs, make_jobs: MakeJobs, broker_url: str
 ) -> None:
-    async def look() -> JobStatus:
-        waiting = AsyncJobs.connect(broker_url, find=jobs.get, prefix=jobs._prefix)
-        try:
-            return (await waiting.async_get(job.id)).status
-        finally:
-            await waiting.aclose()
-
     def fetch_then_rebuild(job_ids: list[str]) -> list[Job]:
         found = fetch(job_ids)
         other.rebuild()
@@ -106,7 +101,7 @@ def test_a_job_is_not_called_unknown_when_somebody_else_rebuilds_between_two_loo
 
     other, job, fetch = make_jobs(), submit(jobs), jobs._store.fetch
     jobs._store.fetch = fetch_then_rebuild  # type: ignore[method-assign]
-    for ask in (lambda: jobs.get(job.id).status, lambda: asyncio.run(look())):
+    for ask in (lambda: jobs.get(job.id).status, lambda: asyncio.run(looked_at(jobs, broker_url, job.id))):
         flush(jobs)
         assert ask() is JobStatus.QUEUED
     with pytest.raises(JobNotFoundError):
