@@ -6,8 +6,7 @@ orientations. The best few descend a while, the best of those to the end.
 
 A model of a few dozen cells has no code for every other cell. So the network itself can be adapted afterwards: trained
 on, gently, from the found code, on this one cell. What it knows of cells then fills the gaps between the given frames
-and samples, with some help where frames are far apart. An adapted network is a model of its own, with one code. The
-steps of all this are in :mod:`model.descent`.
+and samples. An adapted network is a model of its own, with one code. The steps of all this are in :mod:`model.descent`.
 
 Promises: the same target, plan and seed give the same code on the same machine; what is reported as Dice and distance
 is measured with exact distances, not on the points that were fitted.

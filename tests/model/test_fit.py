@@ -14,7 +14,6 @@ from model.__main__ import cli
 from model.card import find_model
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.dataset import mask_frames
-from model.descent import Gaps
 from model.domain import Grid, frame_times
 from model.errors import DatasetError
 from model.fit import Fit, FitPlan, TargetFrame, fit_cell, score_fit
@@ -124,54 +123,6 @@ def test_adapting_meets_a_cell_that_no_code_does(tiny_checkpoint: Checkpoint, tm
     assert all(
         torch.equal(a, b) for a, b in zip(before_weights, tiny_checkpoint.decoder.state_dict().values(), strict=True)
     )
-
-
-def balls(times: list[float]) -> list[TargetFrame]:
-    """A ball that grows ever faster: its radius is a parabola of the time, and so is the distance of any point."""
-    step = 2.0 / (SIDE - 1)
-    axis = np.linspace(-1.0, 1.0, SIDE)
-    distance = np.sqrt(sum(a**2 for a in np.meshgrid(axis, axis, axis, indexing="ij")))
-    return [
-        TargetFrame(t, CellShape([membrane_of_field(distance - radius(t), (step,) * 3).placed(np.ones(3), 1.0)]))
-        for t in times
-    ]
-
-
-def radius(time: float) -> float:
-    return 0.5 + 0.1 * time + 0.08 * time**2
-
-
-def test_in_gaps_between_even_frames_a_steady_acceleration_is_repeated() -> None:
-    """Exact in inner gaps; in the first and last there is no frame beyond, and a line is the best guess."""
-    gaps = Gaps.of(balls([-1.0, -0.5, 0.0, 0.5, 1.0]), seed=0)
-    assert gaps is not None
-    assert len(gaps.samples) == 4
-    rng = np.random.default_rng(0)
-    seen = []
-    for _ in range(12):
-        samples, times, trusted = gaps.draw(256, rng)
-        assert samples.shape == (3, 256, 4)
-        for run, time in zip(samples.numpy(), times.tolist(), strict=True):
-            wanted = np.linalg.norm(run[:, :3], axis=1) - radius(time)
-            error = np.abs(run[:, 3] - wanted)[np.abs(wanted) < 0.3]
-            assert error.max() < (0.006 if abs(time) < 0.5 else 0.009)
-            seen.append(time)
-        # across the first two gaps every distance changes by 0.01 and 0.03, across the others by 0.07 and 0.11
-        assert torch.equal(trusted, (times < 0.0).float()[:, None].expand(3, 256))
-    assert min(seen) < -0.7
-    assert max(seen) > 0.7
-    assert -0.2 < np.mean(seen) < 0.2
-
-
-def test_frames_that_are_close_leave_no_gaps_and_order_does_not_matter() -> None:
-    assert Gaps.of(balls([-1.0, -0.95, -0.9]), seed=0) is None
-    assert Gaps.of(balls([0.0]), seed=0) is None
-    there, back = (Gaps.of(balls(times), seed=0) for times in ([-1.0, 0.2, 0.25, 1.0], [0.25, 1.0, -1.0, 0.2]))
-    assert there is not None
-    assert back is not None
-    assert torch.equal(there.ends, back.ends)
-    assert torch.equal(there.samples, back.samples)
-    assert there.ends[:, 1:3].tolist() == pytest.approx(np.array([[-1.0, 0.2], [0.25, 1.0]]))
 
 
 def test_a_perfect_fit_scores_perfectly_and_a_shifted_one_by_its_shift(tiny_checkpoint: Checkpoint) -> None:
