@@ -34,7 +34,7 @@ def configure_logs(settings: AppSettings) -> None:
             *rendering,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level.upper())),
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # the stream of the moment
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
 
