@@ -20,8 +20,8 @@ import builtins  # because a method here is called list
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Self
 
@@ -232,14 +232,10 @@ class Jobs:
         ------
         JobActiveError
             While it is queued or running.
-        QueueUnavailableError
-            If its files cannot be removed at the moment; what is half removed is finished by the next attempt.
         """
         if self.get(job_id, owner=owner).status.active:
             raise JobActiveError(f"job {job_id} has not ended; cancel it before removing it")
-        with _changing(job_id):
-            removed = self._upkeep.remove(job_id)
-        if not removed:
+        if not self._upkeep.remove(job_id):
             raise JobActiveError(f"job {job_id} is being carried out again; cancel it before removing it")
 
     def pin(self, job_id: str, *, pinned: bool = True, owner: str | None = None) -> Job:
@@ -249,16 +245,12 @@ class Jobs:
         ------
         JobExpiredError, JobFailedError, JobCanceledError
             If it has no files and will have none.
-        QueueUnavailableError
-            If that cannot be written down at the moment.
         """
         for _ in range(ATTEMPTS):
             job = self.get(job_id, owner=owner)
             if not (job.status.active or job.status is JobStatus.SUCCEEDED):
                 raise NO_FILES.get(job.status, JobExpiredError)(f"job {job_id} has no files that could be kept")
-            with _changing(job_id):
-                done = self._upkeep.pin(job_id, pinned=pinned)
-            if done:
+            if self._upkeep.pin(job_id, pinned=pinned):
                 return self.get(job_id, owner=owner)
         raise QueueUnavailableError("this job changes faster than it can be looked at; try again in a moment")
 
@@ -400,16 +392,6 @@ class Jobs:
     def _record_end(self, job_id: str) -> None:
         with suppress(JobNotFoundError, QueueUnavailableError):  # the janitor finds what is not written down
             self._upkeep.record_end(self.get(job_id))
-
-
-@contextmanager
-def _changing(job_id: str) -> Iterator[None]:
-    """Say of a disk that does not take a change what is said of a broker that does not answer: try again."""
-    try:
-        yield
-    except OSError as error:
-        log.warning("job %s: what is stored of it cannot be changed: %s", job_id, error)
-        raise QueueUnavailableError("the stored files cannot be changed at the moment; try again later") from error
 
 
 def _celery_hints(url: str) -> HintPublisher:

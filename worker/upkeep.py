@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from secrets import token_hex
 from typing import Any
 
@@ -29,6 +30,16 @@ log = logging.getLogger(__name__)
 ROUNDS = 5  # of rebuilding, for a broker that loses its data again meanwhile
 UNSTEADY = "the broker loses its data again and again; look into its log"
 UNKNOWN_LEASES = 10.0  # leases until what has no record counts as left over; a request is written before its record
+
+
+@contextmanager
+def _changing() -> Iterator[None]:
+    """Say of a disk that takes no change what is said of a broker that does not answer: try again."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("what is stored of a job cannot be changed: %s", error)
+        raise QueueUnavailableError("the stored files cannot be changed at the moment; try again later") from error
 
 
 class Upkeep:
@@ -115,8 +126,12 @@ class Upkeep:
                 return page
         raise QueueUnavailableError(UNSTEADY)
 
+    @_changing()
     def remove(self, job_id: str) -> bool:
-        """Remove a job that has ended, and its files; False, and all is as before, if it goes on again."""
+        """Remove a job that has ended, and its files; False, and all is as before, if it goes on again.
+
+        What is half removed, because the disk took no more, is finished by the next attempt.
+        """
         recorded = list(self._artifacts.requests([job_id])) if self._artifacts else []
         if self._artifacts:
             self._artifacts.forget_request(job_id)  # first: what is half removed must not come back with a rebuilding
@@ -128,6 +143,7 @@ class Upkeep:
             self._artifacts.remove(job_id)
         return not active
 
+    @_changing()
     def pin(self, job_id: str, *, pinned: bool) -> bool:
         """Keep a job's files or let them go; False if by now it has none, or the broker has lost it."""
         if pinned and self._artifacts:

@@ -34,8 +34,8 @@ import sys, time
 from pathlib import Path
 from worker.broker import start_broker
 broker = start_broker(Path(sys.argv[1]))
-print(broker.server_pid, broker.url, flush=True)
 try:
+    print(broker.server_pid, broker.url, flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
     broker.close()
@@ -87,7 +87,7 @@ def test_no_server_is_left_whatever_ends_its_service(tmp_path: Path, death: sign
     holder, pid, _ = hold_broker(tmp_path)
     assert alive(pid)
     holder.send_signal(death)
-    holder.communicate(timeout=10)
+    holder.communicate(timeout=30)
     eventually(lambda: not alive(pid), within_s=3)
 
 
@@ -104,7 +104,7 @@ def test_ctrl_c_in_the_terminal_leaves_the_server_to_the_service(tmp_path: Path)
     holder, pid, url = hold_broker(tmp_path)
     assert os.getsid(pid) != os.getsid(holder.pid)
     holder.send_signal(signal.SIGINT)
-    holder.communicate(timeout=10)
+    holder.communicate(timeout=30)
     eventually(lambda: not alive(pid), within_s=10)  # its guard waits for it, not the one who was interrupted
     assert running_broker(tmp_path) is None
     assert url
@@ -137,7 +137,7 @@ def test_server_that_will_not_run_any_more_is_given_up(tmp_path: Path) -> None:
 def test_service_restarts_at_once_after_kill_9(tmp_path: Path) -> None:
     holder, pid, _ = hold_broker(tmp_path)
     holder.kill()
-    holder.communicate(timeout=10)
+    holder.communicate(timeout=30)
     with start_broker(tmp_path) as broker:
         assert not alive(pid)
         assert alive(broker.server_pid)
