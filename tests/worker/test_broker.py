@@ -30,9 +30,10 @@ from worker.broker import (
 )
 
 HOLD = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from worker.broker import start_broker
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs in the background
 broker = start_broker(Path(sys.argv[1]))
 try:
     print(broker.server_pid, broker.url, flush=True)
