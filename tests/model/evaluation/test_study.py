@@ -89,7 +89,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_users_model_is_studied_against_the_users_cells(tiny: Path, tmp_path: Path) -> None:
-    scope = Scope(cells=4, scored=1, every=2, grid_side=24, draws=30, pictured=1)
+    scope = Scope(cells=4, scored=1, every=2, grid_side=24, draws=30, pictured=1, fits=1)
     chapter = write_chapter(
         recipe(tiny / "masks"), tiny / "models" / "tiny", held_out=tiny / "masks", scope=scope, workers=1
     )
@@ -98,13 +98,18 @@ def test_a_users_model_is_studied_against_the_users_cells(tiny: Path, tmp_path: 
     assert rows["volume"]["training"]["distance"] == 0.0, "held-out cells are the training cells here"
     assert 0.0 < rows["volume"]["generated"]["distance"] <= 1.0
     assert chapter.figures["reconstruction"]["dice_training_frames"] > 0.8
+    fitting = chapter.figures["fitting"]
+    assert fitting["cells"] == ["cell_0"]
+    assert fitting["all_frames"]["adapted"]["dice"] > 0.95
 
     summary = write_report(tmp_path / "report", [chapter], facts={"command": "test", "seconds": 1.0})
     read = json.loads((tmp_path / "report" / "summary.json").read_text())
     assert read == json.loads(json.dumps(summary).replace("NaN", "null"))
     volume = read["models"]["tiny"]["descriptors"]["volume"]["generated"]
     assert volume["ci"][0] <= volume["D"] <= 1.0
+    assert read["models"]["tiny"]["fitting"] == fitting
     page = (tmp_path / "report" / "report.html").read_text()
+    assert f"<td>all frames</td><td>adapted</td><td>{fitting['all_frames']['adapted']['dice']:.4g}</td>" in page
     assert page.count('src="data:image/png;base64,') == len(chapter.pictures) == 4
     assert not re.search(r'(?:src|href)="(?!data:)', page), "the page needs no other file"
     for picture in chapter.pictures:

@@ -19,6 +19,7 @@ from model.evaluation.upsampling import (
     cubic_weights,
     distance_transform,
     linear_weights,
+    parts_of,
     restore,
     study_fits,
     summarise_fits,
@@ -133,6 +134,12 @@ def test_masks_are_restored_from_all_and_from_every_fourth_frame(tiny_models: Pa
     assert summary["time"]["adapted"]["dice"] > 0.95
     ahead = summary["time"]["adapted"]["dice"] - summary["time"]["linear"]["dice"]
     assert summary["time"]["ahead"]["linear"]["dice"] == pytest.approx(ahead, abs=1e-4)
+
+
+def test_a_part_is_studied_only_where_something_was_withheld(tmp_path: Path) -> None:
+    (masks,) = unseen_cells(MaskSource(kind="masks", folder=write_masks(tmp_path)), 1, micrometres=10.0)
+    assert parts_of(masks) == ("all_frames",), "of four frames one is given, and nothing finer is known"
+    assert parts_of(slow_phantom()) == ("all_frames", "time", "space")
 
 
 def test_a_summary_is_a_mean_over_cells_of_means_over_frames() -> None:
