@@ -7,8 +7,6 @@ interpolation of the given frames was tried and left out (docs/upsampling.md).
 
 Promises: the same target, plan and seed give the same steps on the same machine.
 Does not promise: that the error falls with every step.
-
-References: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
 """
 
 from __future__ import annotations
@@ -27,6 +25,7 @@ from model.checkpoint import Checkpoint
 from model.dataset import SURFACE_POINTS, sample_frame
 from model.importing.triangles import CellShape
 from model.network import AutoDecoder
+from model.optimiser import optimisers
 
 Floats = NDArray[np.float32]
 
@@ -192,8 +191,11 @@ class Search:
         network = self.decoder = copy.deepcopy(self.decoder).requires_grad_(True)
         codes = state.codes.clone().requires_grad_(True)
         moving = State(codes, state.rotations, state.shifts)
-        optimisers = _optimisers(network, codes, plan)
-        schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(each, plan.adapt_steps) for each in optimisers]
+        made = optimisers(
+            network, codes, rate=plan.adapt_rate, latent_rate=plan.learning_rate / 5, hidden_rate=plan.hidden_rate,
+            fused=False,
+        )  # fmt: skip
+        schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(each, plan.adapt_steps) for each in made]
         halves = isinstance(network, AutoDecoder)  # it keeps coordinates in float32; others may not
         for step in range(plan.adapt_steps):
             half = halves and step < _HALF * plan.adapt_steps
@@ -203,7 +205,7 @@ class Search:
             codes.grad = None
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), 0.5)
-            for optimiser, schedule in zip(optimisers, schedules, strict=True):
+            for optimiser, schedule in zip(made, schedules, strict=True):
                 optimiser.step()
                 schedule.step()
             on_step(step + 1, float(error.detach()))
@@ -229,19 +231,6 @@ class Search:
         wanted = samples[None, ..., 3].expand(restarts, frames, count)
         errors: Tensor = (values.reshape(restarts, frames, count) - wanted).abs().reshape(restarts, -1)
         return errors
-
-
-def _optimisers(network: nn.Module, codes: Tensor, plan: FitPlan) -> list[torch.optim.Optimizer]:
-    """Adam for everything, or Muon for the trunk's square matrices and Adam for what is left, as in training."""
-    hidden = list(network.weights[1:]) if plan.hidden_rate and isinstance(network, AutoDecoder) else []
-    apart = {id(matrix) for matrix in hidden}
-    others = [parameter for parameter in network.parameters() if id(parameter) not in apart]
-    groups = [{"params": others, "lr": plan.adapt_rate}, {"params": [codes], "lr": plan.learning_rate / 5}]
-    optimisers: list[torch.optim.Optimizer] = [torch.optim.Adam(groups)]
-    if hidden:
-        muon = torch.optim.Muon(hidden, lr=plan.hidden_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
-        optimisers.append(muon)
-    return optimisers
 
 
 def _matrices(quaternions: Tensor) -> Tensor:

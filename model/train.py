@@ -7,8 +7,7 @@ Promises: step k draws from a generator made of (seed, k), so a run that was kil
 and two runs of one configuration on one machine give the same weights.
 Does not promise: equal weights on another machine or with another number of threads.
 
-References: Wiesner et al. 2022, doi:10.1007/978-3-031-16440-8_6, eq. 1; Muon: Jordan et al. 2024, "Muon: an optimizer
-for hidden layers in neural networks", scaled as by Liu et al. 2025, arXiv:2502.16982.
+References: Wiesner et al. 2022, doi:10.1007/978-3-031-16440-8_6, eq. 1.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ from torch import Tensor
 from model.dataset import Dataset, MaskSource, Source
 from model.errors import DatasetError, SpecError
 from model.network import AutoDecoder, NetworkConfig
+from model.optimiser import optimisers
 
 STATE_FILE = "state.safetensors"
 STATE_INDEX = "state.json"
@@ -210,28 +210,6 @@ def train(
     return Trained(run.decoder.cpu().float(), codes, plan.steps, points, run.seconds / 60.0)
 
 
-def _optimisers(
-    decoder: AutoDecoder, latent_codes: torch.nn.Parameter, plan: Optimisation
-) -> list[torch.optim.Optimizer]:
-    """Adam for everything; or Muon for the trunk's square matrices and Adam for what is left.
-
-    Muon moves a matrix in all its directions at one rate, where Adam hardly moves those with small gradients; a sine
-    trunk learns fine detail several times faster by it (docs/science.md). Each group remembers its ``highest`` rate.
-    """
-    hidden = list(decoder.weights[1:]) if plan.hidden_learning_rate else []
-    apart = {id(matrix) for matrix in hidden}
-    others = [parameter for parameter in decoder.parameters() if id(parameter) not in apart]
-    groups = [
-        {"params": others, "highest": plan.learning_rate},
-        {"params": [latent_codes], "highest": plan.latent_learning_rate},
-    ]
-    optimisers: list[torch.optim.Optimizer] = [torch.optim.Adam(groups, fused=True)]
-    if hidden:
-        group = {"params": hidden, "highest": plan.hidden_learning_rate}
-        optimisers.append(torch.optim.Muon([group], weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
-    return optimisers
-
-
 class _Run:
     """The moving state of one training run."""
 
@@ -251,7 +229,10 @@ class _Run:
         ]
         if not self._frames:
             raise DatasetError("every frame is held out; nothing is left to train on")
-        self._optimisers = _optimisers(self.decoder, self.latent_codes, plan)
+        self._optimisers = optimisers(
+            self.decoder, self.latent_codes, rate=plan.learning_rate, latent_rate=plan.latent_learning_rate,
+            hidden_rate=plan.hidden_learning_rate, fused=True,
+        )  # fmt: skip
 
     def advance(self, loss: Callable[..., Tensor]) -> float:
         """Take one step and return its loss."""

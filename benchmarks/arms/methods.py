@@ -20,6 +20,7 @@ from benchmarks.arms import published
 from benchmarks.arms.soap import Soap
 from model.checkpoint import Decoder
 from model.network import AutoDecoder, NetworkConfig
+from model.optimiser import optimisers
 from model.train import Optimisation, TrainConfig
 
 OUR_NETWORK = NetworkConfig(latent_size=64, conditioning_width=75)  # 215,387 weights; theirs has 216,137
@@ -93,16 +94,18 @@ def make_optimisers(arm: Arm, decoder: Decoder, codes: torch.nn.Parameter) -> li
     """Make an arm's optimisers; each group remembers its ``highest`` rate."""
     released = arm.optimiser == "released"
     plan = our_optimisation()
-    hidden = hidden_matrices(decoder) if arm.optimiser in ("muon", "soap") else []
+    if arm.optimiser == "muon":
+        return optimisers(
+            decoder, codes, rate=plan.learning_rate, latent_rate=plan.latent_learning_rate,
+            hidden_rate=plan.hidden_learning_rate, fused=True,
+        )  # fmt: skip
+    hidden = hidden_matrices(decoder) if arm.optimiser == "soap" else []
     apart = {id(matrix) for matrix in hidden}
     others = [parameter for parameter in decoder.parameters() if id(parameter) not in apart]
     of_codes = published.CODE_RATE if released else plan.latent_learning_rate
     of_others = published.RATE if released else plan.learning_rate if hidden else ADAM_RATE
     groups = [{"params": others, "highest": of_others}, {"params": [codes], "highest": of_codes}]
     made: list[torch.optim.Optimizer] = [torch.optim.Adam(groups, fused=True)]
-    if arm.optimiser == "muon":
-        group = {"params": hidden, "highest": plan.hidden_learning_rate}
-        made.append(torch.optim.Muon([group], weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
     if arm.optimiser == "soap":
         made.append(Soap([{"params": hidden, "highest": ADAM_RATE}]))
     return made
