@@ -31,7 +31,8 @@ from worker.uploads import UploadRules, Uploads, check_reserve
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.desk")
 
 SLICE_S = 2.0  # how long a waiting call may overlook that the service is closing
-AT_ONCE, IN_LINE = 2, 3  # requests being written down, and waiting for that
+# Requests being written down, and waiting for that: with more, all wait longer and no more get through (reliability.md).
+AT_ONCE, IN_LINE = 2, 3
 LOOKERS = 2  # uploads being looked into at once; each may take two gigabytes
 TIDY_S = 600.0
 
@@ -133,9 +134,7 @@ async def open_desk(settings: AppSettings) -> AsyncIterator[Desk]:
         stack.push_async_callback(rates.aclose)
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         readiness = Readiness(jobs, async_jobs, settings.data_dir, broker_url=url, reserve=settings.disk_reserve_bytes)
-        await (
-            readiness.judge_broker()
-        )  # refuses to start on one that may lose jobs, waits for one that is not there yet
+        await readiness.judge_broker()  # no start on one that may lose jobs; one that is not there yet may come
         await readiness.look()
         desk = Desk(
             readiness=readiness,
