@@ -31,7 +31,7 @@ from worker.uploads import UploadRules, Uploads, check_reserve
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.desk")
 
 SLICE_S = 2.0  # how long a waiting call may overlook that the service is closing
-# Requests being written down, and waiting for that: with more, all wait longer and no more get through (reliability.md).
+# Requests being written down, and waiting for that; with more all wait longer and none more get through.
 AT_ONCE, IN_LINE = 2, 3
 LOOKERS = 2  # uploads being looked into at once; each may take two gigabytes
 TIDY_S = 600.0
