@@ -25,7 +25,7 @@ from model.checkpoint import Checkpoint
 from model.dataset import SURFACE_POINTS, sample_frame
 from model.importing.triangles import CellShape
 from model.network import AutoDecoder
-from model.optimiser import optimisers
+from model.optimiser import multiplies_bfloat16, optimisers
 
 Floats = NDArray[np.float32]
 
@@ -33,7 +33,7 @@ _TRIED_POINTS = 128  # of a frame, to choose where descents begin
 _TRIED_FRAMES = 5
 _TRIED_AT_ONCE = 64
 _KEPT_POINTS = 250_000  # of all given frames together: a step seldom meets a point for the tenth time
-_HALF = 0.85  # of the steps of adapting multiply in bfloat16: twice as fast, and exact enough until then
+_HALF = 0.85  # of the steps of adapting multiply in bfloat16, where that is faster; exact enough until then
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,8 @@ class Search:
             fused=False,
         )  # fmt: skip
         schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(each, plan.adapt_steps) for each in made]
-        halves = isinstance(network, AutoDecoder)  # it keeps coordinates in float32; others may not
+        # Only a network that keeps coordinates in float32, and only where halves are faster.
+        halves = isinstance(network, AutoDecoder) and multiplies_bfloat16("cpu")
         for step in range(plan.adapt_steps):
             half = halves and step < _HALF * plan.adapt_steps
             error = self._errors(moving, *self._draw(), half=half).mean()

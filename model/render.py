@@ -47,6 +47,12 @@ PALETTES: dict[str, tuple[_Colour, ...]] = {
         ("#2b1463", "#8a63f0", "#e6deff"),
         ("#0b2a57", "#3d8fe0", "#cfe8ff"),
     ),
+    "platynereis": (
+        ("#4a2c06", "#e0a030", "#fff0c2"),
+        ("#0b2a57", "#3d8fe0", "#cfe8ff"),
+        ("#274a0c", "#8fc93a", "#f0ffc9"),
+        ("#420a3c", "#d3408f", "#ffc79a"),
+    ),
     "neutral": (
         ("#232a3d", "#8fa3c7", "#f2f6ff"),
         ("#4a2f12", "#d9a066", "#fff0dc"),

@@ -30,7 +30,7 @@ from torch import Tensor
 from model.dataset import Dataset, MaskSource, Source
 from model.errors import DatasetError, SpecError
 from model.network import AutoDecoder, NetworkConfig
-from model.optimiser import optimisers
+from model.optimiser import multiplies_bfloat16, optimisers
 
 STATE_FILE = "state.safetensors"
 STATE_INDEX = "state.json"
@@ -69,7 +69,8 @@ class Optimisation(_Frozen):
     latent_penalty: float = Field(default=1e-4, ge=0)
     latent_spread: float = Field(default=0.1, gt=0, description="Standard deviation of the initial codes.")
     precision: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="bfloat16 multiplies hidden layers in half precision, about twice as fast."
+        default="float32",
+        description="bfloat16 multiplies hidden layers in half precision on devices with units for it: twice as fast.",
     )
     full_precision_after: float = Field(
         default=0.8, ge=0, le=1, description="Share of the steps after which bfloat16 training goes on in float32."
@@ -222,6 +223,7 @@ class _Run:
         self.latent_codes = torch.nn.Parameter(codes.to(device))
         self.step, self.seconds = 0, 0.0
         self._earlier = 0.0
+        self._halves = plan.precision == "bfloat16" and multiplies_bfloat16(device)
         self._frames = [
             (sequence, frame)
             for sequence, samples in enumerate(dataset.samples)
@@ -239,7 +241,7 @@ class _Run:
         plan = self.config.optimisation
         rng = np.random.default_rng([self.config.seed, self.step])
         points, distances, times, sequences = self._draw(rng)
-        half = plan.precision == "bfloat16" and self.step < plan.full_precision_after * plan.steps
+        half = self._halves and self.step < plan.full_precision_after * plan.steps
         for optimiser in self._optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = group["highest"] * self._schedule()

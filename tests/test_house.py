@@ -41,7 +41,6 @@ LONG_FILES: dict[str, str] = {
     "model/render.py": "one renderer: a compiled rasteriser and the light it needs share their buffers",
     "model/phantoms/distance.py": "compiled kernels of one algorithm; they call each other and share no public name",
     "model/phantoms/celegans.py": "one cell type a file: its division, its movement and its geometry belong together",
-    "model/phantoms/a549.py": "one cell type a file: its growth, its movement and its geometry belong together",
 }
 
 

@@ -40,6 +40,7 @@ from model.domain import frame_times
 from model.errors import CytosynthError
 from model.latent import fit_prior
 from model.network import AutoDecoder
+from model.optimiser import multiplies_bfloat16
 from model.train import HeldOut
 
 HELD_OUT = HeldOut(every=5, offset=2)
@@ -167,6 +168,8 @@ class Run:
         self.codes = make_codes(arm, len(samples), generator)
         self.optimisers = make_optimisers(arm, self.decoder, self.codes)
         self.step, self.last_loss = 0, float("nan")
+        recipe = our_optimisation().precision
+        self.halves = arm.in_half_precision and recipe == "bfloat16" and multiplies_bfloat16("cpu")
         self._frames = [
             (sequence, frame)
             for sequence, one in enumerate(samples)
@@ -176,7 +179,7 @@ class Run:
 
     def compile(self) -> None:
         """Meet every shape and type once, and forget the gradients."""
-        for half in {False, self.arm.in_half_precision}:
+        for half in {False, self.halves}:
             self._value(self.draw(np.random.default_rng(0)), done=0.0, half=half).backward()  # type: ignore[no-untyped-call]
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
@@ -186,7 +189,7 @@ class Run:
         plan = our_optimisation()
         began = time.monotonic()
         while (done := (time.monotonic() - began) / self.clock.seconds) < 1.0:
-            half = self.arm.in_half_precision and plan.precision == "bfloat16" and done < plan.full_precision_after
+            half = self.halves and done < plan.full_precision_after
             self.advance(done, half=half)
 
     def advance(self, done: float, *, half: bool = False) -> None:

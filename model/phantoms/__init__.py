@@ -13,7 +13,7 @@ from model.phantoms.distance import ShapeFrame, SignedDistance
 
 __all__ = ["CELL_TYPES", "Phantom", "ShapeFrame", "SignedDistance", "make_phantom"]
 
-CELL_TYPES = ("celegans", "a549")
+CELL_TYPES = ("celegans", "a549", "platynereis")
 """Names of the cell types that have phantoms; each is a module of this package with a function ``make(seed)``."""
 
 

@@ -6,6 +6,7 @@ from scipy import ndimage
 from skimage.measure import marching_cubes
 
 from model.phantoms import a549
+from model.phantoms.star import sphere
 
 SEEDS = (0, 2, 3)
 VOXEL = 2.0 / 127.0  # of a grid of 128³
@@ -96,11 +97,11 @@ def test_volume_is_that_of_a549_cells_and_changes_slowly(cell):
 def test_a_cell_stays_inside_its_ball(cell):
     # It is one component and holds the origin: if no point of the sphere is inside, no point beyond it is. The samples
     # are 0.024 apart; the thinnest part is 0.076 thick.
-    sphere = a549._sphere(20_000)
+    directions = sphere(20_000)
     for t in FRAMES[::2]:
         implicit = cell.implicit(t)
         assert implicit(np.zeros((1, 3)))[0] < 0.0
-        assert implicit(a549.REACH * sphere).min() > 0.0
+        assert implicit(a549.REACH * directions).min() > 0.0
 
 
 def test_filopodia_are_born_and_retract_and_three_to_nine_are_seen(cell):
@@ -150,25 +151,6 @@ def test_nothing_jumps_when_filopodia_and_branches_are_born_or_vanish(cell):
         before, after = cell.implicit(moment - 1e-4), cell.implicit(moment + 1e-4)
         points = _near_surface(before, rng, 0.05, count=20_000)
         assert np.abs(after(points) - before(points)).max() < 1e-3
-
-
-def test_the_log_radius_has_the_gradient_it_claims():
-    rng = np.random.default_rng(3)
-    directions = rng.standard_normal((50, 3))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    inverse, harmonics = np.array([0.7, 1.1, 1.6]), 0.1 * rng.standard_normal(36)
-    gradients = a549._log_radii(directions, inverse, harmonics)[1]
-
-    def along_the_sphere(points):
-        return a549._log_radii(points / np.linalg.norm(points, axis=1, keepdims=True), inverse, harmonics)[0]
-
-    assert np.abs(_gradient(along_the_sphere, directions, 1e-6) - gradients).max() < 1e-8
-
-
-def test_harmonics_are_orthonormal_over_the_sphere():
-    sphere, one = a549._sphere(4000), np.ones(3)
-    values = np.stack([a549._log_radii(sphere, one, row)[0] for row in np.eye(36)])
-    assert np.abs(values @ values.T / len(sphere) - np.eye(36)).max() < 0.01
 
 
 def test_the_same_seed_gives_the_same_cell():
