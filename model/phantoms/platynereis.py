@@ -57,7 +57,7 @@ class Platynereis:
 
     def target_volume(self, t: float) -> float:
         """Return the volume at a time of τ, cubic units of Ω."""
-        return 4.0 / 3.0 * math.pi * self.body.radius**3 * self.growth ** ((t - 1.0) / 2.0)
+        return 4.0 / 3.0 * math.pi * self.body.radius**3 * math.pow(self.growth, (t - 1.0) / 2.0)
 
     def frame(self, t: float) -> ShapeFrame:
         """Return the shape of the cell at time ``t`` of τ = [-1, 1]."""

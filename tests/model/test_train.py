@@ -116,8 +116,8 @@ def test_held_out_frames_are_never_drawn(masks: Path, dataset: Dataset) -> None:
         _Run(config.model_copy(update={"held_out": HeldOut(every=1, offset=0)}), dataset, "cpu")
 
 
-@pytest.mark.parametrize("name", ["celegans", "a549"])
-def test_shipped_recipes_are_complete(name: str) -> None:
+@pytest.mark.parametrize("name", ["celegans", "a549", "platynereis"])
+def test_recipes_of_phantoms_are_complete(name: str) -> None:
     config = TrainConfig.read(RECIPES / f"{name}.toml")
     assert config.id == config.cell_type == name
     assert config.data.kind == "phantoms"
