@@ -43,12 +43,18 @@ def train(
     models: Annotated[Path, typer.Option(help="Folder of models the result goes into.")] = Path("var/models"),
     work: Annotated[Path, typer.Option(help="Where data set and training state live.")] = Path("var/training"),
     data: Annotated[Path | None, typer.Option(help="Folder of masks, instead of the recipe's.")] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a trained model with the recipe's network, to go on from; its codes too, if its own."
+        ),
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that build the data set; default: all.")] = None,
     device: Annotated[str, typer.Option(help="Where torch computes: cpu, cuda …")] = "cpu",
 ) -> None:
     """Train a model from a recipe; run again after an interruption, it goes on where it stopped."""
     from model.calibration import steepest_slope
-    from model.checkpoint import save_checkpoint  # here, so that --help answers at once
+    from model.checkpoint import load_checkpoint, save_checkpoint  # here, so that --help answers at once
     from model.dataset import build_dataset
     from model.latent import fit_prior
     from model.train import TrainConfig, TrainProgress
@@ -56,6 +62,7 @@ def train(
 
     recipe = TrainConfig.read(config).with_folder(data)
     home = work / recipe.id
+    begun = load_checkpoint(start) if start else None
     with _bar() as bar:
         build = bar.add_task("data set", note="", total=None)
         dataset = build_dataset(
@@ -71,7 +78,7 @@ def train(
             if not console.is_terminal and progress.step % 500 < 20:
                 console.log(f"step {progress.step} of {progress.steps}: {note}")
 
-        trained = run_training(recipe, dataset, home / "state", device=device, on_progress=show)
+        trained = run_training(recipe, dataset, home / "state", device=device, start=begun, on_progress=show)
     slope = steepest_slope(trained.decoder, trained.latent_codes)
     left_out = recipe.held_out.frames(len(dataset.samples[0]))
     checkpoint = save_checkpoint(
@@ -100,7 +107,8 @@ def train(
                 "minutes": round(trained.minutes, 1),
                 "device": device,
                 "seed": recipe.seed,
-                "recipe": f"python -m model train --config {config.as_posix()}",
+                "recipe": f"python -m model train --config {config.as_posix()}"
+                + (f" --start {start.as_posix()}" if start else ""),
             },
         },
     )

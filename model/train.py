@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from model.checkpoint import Checkpoint
 from model.dataset import Dataset, MaskSource, Source
 from model.errors import DatasetError, SpecError
 from model.network import AutoDecoder, NetworkConfig
@@ -158,6 +159,7 @@ def train(
     state_folder: Path,
     *,
     device: str = "cpu",
+    start: Checkpoint | None = None,
     save_every_s: float = 120.0,
     on_progress: Callable[[TrainProgress], None] = lambda _progress: None,
 ) -> Trained:
@@ -173,6 +175,9 @@ def train(
         Where the state is saved every ``save_every_s`` seconds and at the end.
     device
         Where torch computes.
+    start
+        A trained model of the same network to go on from. If it has the recipe's id, its codes are those of the first
+        sequences; other codes begin at their mean.
     on_progress
         Called about once a second.
 
@@ -181,11 +186,11 @@ def train(
     DatasetError
         If no frame is left to train on.
     SpecError
-        If the folder holds the state of another recipe.
+        If the folder holds the state of another recipe, or ``start`` has another network.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    run = _Run(config, dataset, device)
+    run = _Run(config, dataset, device, start)
     run.restore(state_folder)
     plan = config.optimisation
     step_loss = torch.compile(run.loss) if plan.compiled else run.loss
@@ -214,12 +219,15 @@ def train(
 class _Run:
     """The moving state of one training run."""
 
-    def __init__(self, config: TrainConfig, dataset: Dataset, device: str) -> None:
+    def __init__(self, config: TrainConfig, dataset: Dataset, device: str, start: Checkpoint | None = None) -> None:
         self.config, self.dataset, self.device = config, dataset, device
+        self._start = start.card.sha256 if start else None
         generator = torch.Generator().manual_seed(config.seed)
         plan = config.optimisation
         self.decoder = AutoDecoder(config.network, generator=generator).to(device)
         codes = torch.randn(len(dataset.samples), config.network.latent_size, generator=generator) * plan.latent_spread
+        if start is not None:
+            codes = self._begin_at(start, codes)
         self.latent_codes = torch.nn.Parameter(codes.to(device))
         self.step, self.seconds = 0, 0.0
         self._earlier = 0.0
@@ -235,6 +243,20 @@ class _Run:
             self.decoder, self.latent_codes, rate=plan.learning_rate, latent_rate=plan.latent_learning_rate,
             hidden_rate=plan.hidden_learning_rate, fused=True,
         )  # fmt: skip
+
+    def _begin_at(self, start: Checkpoint, codes: Tensor) -> Tensor:
+        """Take over the weights of a trained model; return the codes (s, c) to begin with."""
+        if not isinstance(start.decoder, AutoDecoder) or start.decoder.config != self.config.network:
+            raise SpecError(
+                f"the model {start.card.id!r} has another network than the recipe {self.config.id!r}: "
+                f"{start.decoder.config.model_dump_json()}"
+            )
+        self.decoder.load_state_dict(start.decoder.state_dict())
+        codes = codes + torch.from_numpy(start.prior.mean)
+        if start.card.id == self.config.id:
+            known = min(len(codes), len(start.latent_codes))
+            codes[:known] = torch.from_numpy(start.latent_codes[:known])
+        return codes
 
     def advance(self, loss: Callable[..., Tensor]) -> float:
         """Take one step and return its loss."""
@@ -341,4 +363,6 @@ class _Run:
         recipe: dict[str, Any] = json.loads(
             self.config.model_dump_json(exclude={"title", "description", "threads", "prior_bandwidth", "grid_min"})
         )
+        if self._start:
+            recipe["start"] = self._start
         return recipe

@@ -13,7 +13,7 @@ from model.domain import Grid, frame_times
 from model.errors import SpecError
 from model.evaluation.reconstruction import dice, score_reconstruction, summarise
 from model.sparse import evaluate_dense
-from model.train import TrainConfig, Trained, TrainProgress, train
+from model.train import TrainConfig, Trained, TrainProgress, _Run, train
 
 RECIPES = Path(__file__).parents[2] / "model" / "recipes"
 
@@ -83,6 +83,38 @@ def test_state_of_another_recipe_is_refused(masks: Path, dataset: Dataset, tmp_p
         train(recipe(masks, steps=3), dataset, tmp_path)
 
 
+def test_a_trained_model_is_gone_on_from(
+    tiny_checkpoint: Checkpoint, masks: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    """Its weights and codes are the first state; a run that was killed goes on, from the same start only."""
+    config = recipe(masks, steps=30)
+    fresh = _Run(config, dataset, "cpu")
+    run = _Run(config, dataset, "cpu", tiny_checkpoint)
+    assert np.array_equal(run.latent_codes.detach().numpy(), tiny_checkpoint.latent_codes)
+    first = [float(one.loss(*one._draw(np.random.default_rng(0))).detach()) for one in (fresh, run)]
+    assert first[1] < 0.3 * first[0]
+    whole = weights(train(config, dataset, tmp_path / "one", start=tiny_checkpoint))
+    assert weights(train(config, dataset, tmp_path / "two", start=tiny_checkpoint)) == whole
+    with pytest.raises(SpecError, match="another recipe"):
+        train(config, dataset, tmp_path / "one")
+
+
+def test_codes_of_other_cells_begin_at_the_mean(tiny_checkpoint: Checkpoint, masks: Path, dataset: Dataset) -> None:
+    config = recipe(masks).model_copy(update={"id": "others"})
+    codes = _Run(config, dataset, "cpu", tiny_checkpoint).latent_codes.detach().numpy()
+    assert not np.array_equal(codes, tiny_checkpoint.latent_codes)
+    assert np.abs(codes - tiny_checkpoint.prior.mean).max() < 5 * config.optimisation.latent_spread
+
+
+def test_a_model_of_another_network_is_not_gone_on_from(
+    tiny_checkpoint: Checkpoint, masks: Path, dataset: Dataset
+) -> None:
+    config = recipe(masks)
+    other = config.model_copy(update={"network": config.network.model_copy(update={"width": 64})})
+    with pytest.raises(SpecError, match="another network"):
+        _Run(other, dataset, "cpu", tiny_checkpoint)
+
+
 def test_training_learns_the_shapes(tiny_checkpoint: Checkpoint, masks: Path) -> None:
     config = recipe(masks)
     scores = score_reconstruction(tiny_checkpoint, config.data, held_out=lambda _: [], frames=range)  # type: ignore[arg-type]
@@ -107,7 +139,7 @@ def test_codes_tell_the_sequences_apart(tiny_checkpoint: Checkpoint, masks: Path
 
 
 def test_held_out_frames_are_never_drawn(masks: Path, dataset: Dataset) -> None:
-    from model.train import HeldOut, _Run
+    from model.train import HeldOut
 
     config = recipe(masks).model_copy(update={"held_out": HeldOut(every=2, offset=1)})
     run = _Run(config, dataset, "cpu")
