@@ -17,6 +17,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
@@ -219,22 +220,31 @@ def _box(points: Doubles) -> tuple[float, float, float]:
     first = np.cross(normals, helper)
     first /= np.linalg.norm(first, axis=1, keepdims=True)
     second = np.cross(normals, first)
-    widths, depths = _sides(some @ first.T, some @ second.T, _TURNS)
-    heights = np.ptp(some @ normals.T, axis=0)  # (m,)
-    turn, face = np.unravel_index(np.argmin(widths * depths * heights), widths.shape)
+    widths, depths = _sides(first @ some.T, second @ some.T, _TURNS)  # (m, turns)
+    heights = np.ptp(normals @ some.T, axis=1)  # (m,)
+    face, turn = np.unravel_index(np.argmin(widths * depths * heights[:, None]), widths.shape)
     turns: Doubles = np.asarray(_TURNS[turn] + _FINE, dtype=np.float64)
-    widths, depths = _sides((points @ first[face])[:, None], (points @ second[face])[:, None], turns)
-    best = int(np.argmin(widths * depths))
-    sides = (float(widths[best, 0]), float(depths[best, 0]), float(np.ptp(points @ normals[face])))
+    widths, depths = _sides((first[face] @ points.T)[None], (second[face] @ points.T)[None], turns)
+    best = int(np.argmin(widths[0] * depths[0]))
+    sides = (float(widths[0, best]), float(depths[0, best]), float(np.ptp(points @ normals[face])))
     short, middle, long = sorted(sides)
     return long, middle, short
 
 
+@numba.njit(cache=True, nogil=True, fastmath=True)
 def _sides(u: Doubles, v: Doubles, turns: Doubles) -> tuple[Doubles, Doubles]:
-    """Widths and depths (turns, m) of points at (u, v), (n, m) each, in frames turned about the origin."""
-    cosines, sines = np.cos(turns), np.sin(turns)
-    widths = np.stack([np.ptp(c * u + s * v, axis=0) for c, s in zip(cosines, sines, strict=True)])
-    return widths, np.stack([np.ptp(c * v - s * u, axis=0) for c, s in zip(cosines, sines, strict=True)])
+    """Widths and depths (m, turns) of points at (u, v), (m, n) each, in frames turned about the origin."""
+    widths, depths = np.empty((len(u), len(turns))), np.empty((len(u), len(turns)))
+    for row in range(len(u)):
+        for turn in range(len(turns)):
+            c, s = np.cos(turns[turn]), np.sin(turns[turn])
+            left, right, low, high = 1e300, -1e300, 1e300, -1e300
+            for i in range(u.shape[1]):
+                across, along = c * u[row, i] + s * v[row, i], c * v[row, i] - s * u[row, i]
+                left, right = min(left, across), max(right, across)
+                low, high = min(low, along), max(high, along)
+            widths[row, turn], depths[row, turn] = right - left, high - low
+    return widths, depths
 
 
 def _curvature(body: Body, area: float) -> tuple[float, float, float]:
