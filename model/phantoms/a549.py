@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from model.phantoms.distance import ShapeFrame
 from model.phantoms.filopodia import NODES, REACH, TIMES, Axis, Filopodium, axis_of, draw_filopodia, outside_lengths
-from model.phantoms.star import StarBody, degrees_of, star_levels
+from model.phantoms.star import StarBody, degrees_of, log_semi_axes, star_levels
 from model.phantoms.tubes import union
 from model.phantoms.wandering import smoothstep, wander
 
@@ -55,17 +55,14 @@ def _draw_body(rng: Generator) -> StarBody:
     """Draw a body; one that reaches too far is made rounder, at the same volume."""
     stretch = rng.uniform(0.1, 0.75)  # log ratio of the longest semi-axis to the mean of the others
     flatness = rng.uniform(0.0, 0.35)
-    axes = np.array([2.0 * stretch / 3.0, flatness / 2.0 - stretch / 3.0, -flatness / 2.0 - stretch / 3.0])
+    axes = log_semi_axes(stretch, flatness)
     degrees = degrees_of(DEGREE)[1:]  # (35,)
     power = rng.uniform(0.7, 1.25) * np.array([0.06, 0.045, 0.04, 0.022, 0.010])[degrees - 1]
     typical = np.concatenate([[0.0], np.zeros(3), axes, 0.85 * power * rng.standard_normal(35)])
     spread = np.concatenate([[0.03], np.full(3, 0.035), np.full(3, 0.07), 0.5 * power])
     relaxation = np.concatenate([[1.5], np.full(3, 1.2), np.full(3, 1.2), 2.0 / (1.0 + degrees / 2.0)])
     knots = typical + spread * wander(rng, relaxation)
-    body = StarBody(rng.uniform(0.345, 0.41), knots)
-    while body.at(TIMES).reach() > BODY_REACH:
-        knots[:, 1:] *= 0.94
-    return body
+    return StarBody(rng.uniform(0.345, 0.41), knots).within(BODY_REACH, TIMES)
 
 
 # --- the cell ---------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from model.phantoms.distance import ShapeFrame
-from model.phantoms.star import StarBody, StarPose, degrees_of, star_levels
+from model.phantoms.star import StarBody, StarPose, degrees_of, log_semi_axes, star_levels
 from model.phantoms.wandering import SPANS, wander
 
 __all__ = ["REACH", "Platynereis", "make"]
@@ -76,7 +76,7 @@ def _draw_body(rng: Generator, growth: float) -> StarBody:
     """Draw a body; one that reaches too far is made rounder, at the same volume."""
     stretch = rng.uniform(0.06, 0.42)  # log ratio of the longest semi-axis to the mean of the others
     flatness = rng.uniform(0.0, 0.30)
-    axes = np.array([2.0 * stretch / 3.0, flatness / 2.0 - stretch / 3.0, -flatness / 2.0 - stretch / 3.0])
+    axes = log_semi_axes(stretch, flatness)
     degrees = degrees_of(DEGREE)[1:].astype(np.float64)  # (48,)
     power = rng.uniform(0.034, 0.062) * (degrees / 2.0) ** -rng.uniform(*POWER)
     power[degrees == 1.0] = 0.02  # hardly more than a displacement
@@ -84,12 +84,9 @@ def _draw_body(rng: Generator, growth: float) -> StarBody:
     spread = np.concatenate([[0.0], np.full(3, 0.03), np.full(3, 0.05), 0.6 * power])
     relaxation = np.concatenate([[1.5], np.full(3, 1.5), np.full(3, 1.2), 2.0 / (1.0 + degrees / 2.0)])
     knots = typical + spread * wander(rng, relaxation)
-    body = StarBody(rng.uniform(*RADIUS), knots)
-    while body.at(TIMES).reach() > REACH:
-        knots[:, 1:] *= 0.95
     place = (np.arange(len(knots)) - 1.0) / SPANS  # of each knot over τ, from 0 to 1
     knots[:, 0] += math.log(growth) * (place - 1.0)  # splines repeat straight lines
-    return body
+    return StarBody(rng.uniform(*RADIUS), knots).within(REACH, TIMES)
 
 
 def make(seed: int) -> Platynereis:

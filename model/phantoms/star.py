@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from model.phantoms.tubes import compiled
 from model.phantoms.wandering import spline, unit
 
-__all__ = ["StarBody", "StarPose", "degrees_of", "log_radii", "sphere", "star_levels"]
+__all__ = ["StarBody", "StarPose", "degrees_of", "log_radii", "log_semi_axes", "sphere", "star_levels"]
 
 Doubles = NDArray[np.float64]
 
@@ -94,6 +94,14 @@ def star_levels(points: Doubles, centre: Doubles, inverse: Doubles, harmonics: D
     return distances
 
 
+def log_semi_axes(stretch: float, flatness: float) -> Doubles:
+    """Return the logarithms of semi-axes of product 1, longest along x.
+
+    ``stretch`` is the log ratio of the longest to the mean of the others, ``flatness`` that between these two.
+    """
+    return np.array([2.0 * stretch / 3.0, flatness / 2.0 - stretch / 3.0, -flatness / 2.0 - stretch / 3.0])
+
+
 def sphere(count: int) -> Doubles:
     """Return directions (count, 3) spread evenly over the sphere, on a Fibonacci spiral."""
     z = 1.0 - (2.0 * np.arange(count) + 1.0) / count
@@ -142,6 +150,13 @@ class StarBody:
 
     radius: float  # of the sphere of the same volume, units of Ω
     knots: Doubles  # (k, 1 + 3 + 3 + h): relative log volume, centre, log semi-axes, harmonics from degree 1
+
+    def within(self, reach: float, times: Doubles) -> "StarBody":
+        """Return the body, made rounder, at the same volume, until it stays within ``reach`` of the origin."""
+        body = self
+        while body.at(times).reach() > reach:
+            body = StarBody(body.radius, np.concatenate([body.knots[:, :1], 0.94 * body.knots[:, 1:]], axis=1))
+        return body
 
     def at(self, times: Doubles) -> StarPose:
         """Return the body at times (T,), scaled to the volume it is to have."""
