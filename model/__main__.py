@@ -57,12 +57,15 @@ def train(
     from model.checkpoint import load_checkpoint, save_checkpoint  # here, so that --help answers at once
     from model.dataset import build_dataset
     from model.latent import fit_prior
+    from model.optimiser import multiplies_bfloat16
     from model.train import TrainConfig, TrainProgress
     from model.train import train as run_training
 
     recipe = TrainConfig.read(config).with_folder(data)
     home = work / recipe.id
     begun = load_checkpoint(start) if start else None
+    if recipe.optimisation.precision == "bfloat16" and not multiplies_bfloat16(device):
+        console.print(f"{device} has no units for bfloat16: training in float32, which takes about twice as long")
     with _bar() as bar:
         build = bar.add_task("data set", note="", total=None)
         dataset = build_dataset(

@@ -27,6 +27,7 @@ from benchmarks.arms.report import better, rows, table
 from benchmarks.arms.sequences import GROUPS, Sequences, build, phantoms, real
 from benchmarks.arms.training import Clock, train_side_by_side
 from model.fit import FitPlan
+from model.optimiser import multiplies_bfloat16
 
 REAL = {"real-celegans": ("celegans", False), "tcells": ("tcells", True)}  # folder; new codes around learned ones
 DATA = ("celegans", "a549", *REAL)
@@ -69,6 +70,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": names[0] if names else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
+        "bfloat16": multiplies_bfloat16("cpu"),
         "load_average": [round(value, 2) for value in os.getloadavg()],
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("torch", "numpy", "scipy", "numba")},
