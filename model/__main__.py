@@ -58,12 +58,14 @@ def train(
     from model.dataset import build_dataset
     from model.latent import fit_prior
     from model.optimiser import multiplies_bfloat16
-    from model.train import TrainConfig, TrainProgress
+    from model.train import TrainConfig, TrainProgress, check_start
     from model.train import train as run_training
 
     recipe = TrainConfig.read(config).with_folder(data)
     home = work / recipe.id
     begun = load_checkpoint(start) if start else None
+    if begun:
+        check_start(recipe, begun)  # before the data set is built, which may take long
     if recipe.optimisation.precision == "bfloat16" and not multiplies_bfloat16(device):
         console.print(f"{device} has no units for bfloat16: training in float32, which takes about twice as long")
     with _bar() as bar:

@@ -216,6 +216,21 @@ def train(
     return Trained(run.decoder.cpu().float(), codes, plan.steps, points, run.seconds / 60.0)
 
 
+def check_start(config: TrainConfig, start: Checkpoint) -> None:
+    """Make sure that a recipe's training can go on from a model.
+
+    Raises
+    ------
+    SpecError
+        If the model has another network.
+    """
+    if not isinstance(start.decoder, AutoDecoder) or start.decoder.config != config.network:
+        raise SpecError(
+            f"the model {start.card.id!r} has another network than the recipe {config.id!r}: "
+            f"{start.decoder.config.model_dump_json()}"
+        )
+
+
 class _Run:
     """The moving state of one training run."""
 
@@ -246,11 +261,7 @@ class _Run:
 
     def _begin_at(self, start: Checkpoint, codes: Tensor) -> Tensor:
         """Take over the weights of a trained model; return the codes (s, c) to begin with."""
-        if not isinstance(start.decoder, AutoDecoder) or start.decoder.config != self.config.network:
-            raise SpecError(
-                f"the model {start.card.id!r} has another network than the recipe {self.config.id!r}: "
-                f"{start.decoder.config.model_dump_json()}"
-            )
+        check_start(self.config, start)
         self.decoder.load_state_dict(start.decoder.state_dict())
         codes = codes + torch.from_numpy(start.prior.mean)
         if start.card.id == self.config.id:

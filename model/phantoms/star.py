@@ -18,7 +18,7 @@ __all__ = ["StarBody", "StarPose", "degrees_of", "log_radii", "log_semi_axes", "
 
 Doubles = NDArray[np.float64]
 
-HIGHEST = 8  # degree of the harmonics that a body may carry
+HIGHEST = 8  # degree of the harmonics that a body may carry; compiled code does not check it
 
 # Factors that give real spherical harmonics the mean square 1 over the sphere, [degree, order].
 NORMS = np.zeros((HIGHEST + 1, HIGHEST + 1))

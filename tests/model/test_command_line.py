@@ -106,6 +106,10 @@ def test_from_masks_to_a_model_to_files_that_verify(tmp_path: Path) -> None:
     [
         (("train", "--config", "missing.toml"), "there is no recipe missing.toml"),
         (("train", "--config", "model/recipes/a549.toml", "--data", "x"), "only one of masks takes a"),
+        (
+            ("train", "--config", "model/recipes/a549.toml", "--start", "model/checkpoints/celegans"),
+            "has another network",
+        ),
         (("evaluate", "--config", "model/recipes/masks.toml", "--models", "nowhere"), "there is no model"),
         (("synthesize", "missing.json", "--out", "x"), "is not a usable spec"),
         (("verify", "docs"), "holds no manifest.json"),
