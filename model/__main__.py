@@ -49,6 +49,7 @@ def train(
             help="Folder of a trained model with the recipe's network, to go on from; its codes too, if its own."
         ),
     ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of training, instead of the recipe's.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that build the data set; default: all.")] = None,
     device: Annotated[str, typer.Option(help="Where torch computes: cpu, cuda …")] = "cpu",
 ) -> None:
@@ -62,6 +63,8 @@ def train(
     from model.train import train as run_training
 
     recipe = TrainConfig.read(config).with_folder(data)
+    if steps is not None:
+        recipe = recipe.model_copy(update={"optimisation": recipe.optimisation.model_copy(update={"steps": steps})})
     home = work / recipe.id
     begun = load_checkpoint(start) if start else None
     if begun:
@@ -113,7 +116,8 @@ def train(
                 "device": device,
                 "seed": recipe.seed,
                 "recipe": f"python -m model train --config {config.as_posix()}"
-                + (f" --start {start.as_posix()}" if start else ""),
+                + (f" --start {start.as_posix()}" if start else "")
+                + (f" --steps {steps}" if steps is not None else ""),
             },
         },
     )

@@ -1,12 +1,13 @@
 """Latent codes: where they come from when a new cell is asked for, and how the cell is turned.
 
 Promises: everything follows from the spec's seed and the index of the sequence, so any one of many can be remade alone;
-random rotations are uniform on SO(3).
+as many sequences of a spec as there are learned codes lie around all of them, each once; random rotations are uniform
+on SO(3).
 Does not promise: that a code far from the learned ones gives a living shape.
 
 References: uniform quaternions, Shoemake 1992, doi:10.1016/B978-0-08-050755-2.50036-1; shrinkage of a covariance,
 Ledoit and Wolf 2004, doi:10.1016/S0047-259X(03)00096-4; smoothed bootstrap, Silverman and Young 1987,
-doi:10.1093/biomet/74.3.469.
+doi:10.1093/biomet/74.3.469; balanced bootstrap, Davison, Hinkley and Schechtman 1986, doi:10.1093/biomet/73.3.555.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from model.spec import (
 )
 
 Floats = NDArray[np.float32]
+ORDER = 1  # tells the generator that orders learned codes from those of the sequences, which have no third number
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,25 @@ class Prior:
         """Average of the learned codes, (c,) float32."""
         return np.asarray(self.centres.astype(np.float64).mean(axis=0), dtype=np.float32)
 
-    def sample(self, rng: np.random.Generator, *, temperature: float = 1.0) -> Floats:
-        """Draw one code, (c,) float32; ``temperature`` scales the noise, and 0 repeats a learned code."""
-        centre = self.centres[rng.integers(len(self.centres))].astype(np.float64)
+    def sample(self, rng: np.random.Generator, *, temperature: float = 1.0, around: int | None = None) -> Floats:
+        """Draw one code.
+
+        Parameters
+        ----------
+        rng
+            Source of randomness.
+        temperature
+            Scales the noise; 0 repeats a learned code.
+        around
+            Number of the learned code to start from; any, when None.
+
+        Returns
+        -------
+        Floats
+            (c,) float32.
+        """
+        chosen = rng.integers(len(self.centres)) if around is None else around
+        centre = self.centres[chosen].astype(np.float64)
         noise = rng.standard_normal(len(self.factor)) @ self.factor.astype(np.float64)
         width = min(self.bandwidth * temperature, 1.0)
         mean = self.mean.astype(np.float64)
@@ -105,12 +123,35 @@ def fit_prior(codes: Floats, *, bandwidth: float = 0.35) -> Prior:
 
 def sequence_generator(spec: GenerationSpec, index: int) -> np.random.Generator:
     """Source of randomness of one sequence of a completed spec."""
+    return np.random.default_rng([_seed(spec), index])
+
+
+def balanced_centre(spec: GenerationSpec, index: int, count: int) -> int:
+    """Which of ``count`` learned codes the sequence of an index is drawn around.
+
+    Drawn at random for each, a data set would hold near twins long before it has met every learned cell. So sequences
+    go through the codes in an order that is drawn anew, from the seed, for every round.
+
+    Parameters
+    ----------
+    spec
+        A completed one.
+    index
+        Of the sequence.
+    count
+        Learned codes.
+    """
+    lap, place = divmod(index, count)
+    return int(np.random.default_rng([_seed(spec), lap, ORDER]).permutation(count)[place])
+
+
+def _seed(spec: GenerationSpec) -> int:
     if spec.seed is None:
         raise SpecError("the spec has no seed; complete it first", pointer="/seed")
-    return np.random.default_rng([spec.seed, index])
+    return spec.seed
 
 
-def draw_code(latent: object, *, prior: Prior, rng: np.random.Generator) -> Floats:
+def draw_code(latent: object, *, prior: Prior, rng: np.random.Generator, around: int | None = None) -> Floats:
     """Make the latent code that a spec describes.
 
     Parameters
@@ -121,6 +162,8 @@ def draw_code(latent: object, *, prior: Prior, rng: np.random.Generator) -> Floa
         Density fitted to the learned codes, which it holds.
     rng
         Source of randomness; not used for learned, interpolated and explicit codes.
+    around
+        For sampled codes, the learned one to start from; any, when None.
 
     Returns
     -------
@@ -130,7 +173,7 @@ def draw_code(latent: object, *, prior: Prior, rng: np.random.Generator) -> Floa
     codes = prior.centres
     match latent:
         case SampledLatent(temperature=temperature):
-            return prior.sample(rng, temperature=temperature)
+            return prior.sample(rng, temperature=temperature, around=around)
         case LearnedLatent(index=index):
             return np.array(codes[index], dtype=np.float32)
         case NearbyLatent(index=index, noise=noise):

@@ -60,15 +60,28 @@ def is_plausible(
     return bodies and bool((jumps < largest_jump).all())
 
 
-def draw_plausible_code(latent: SampledLatent, checkpoint: Checkpoint, rng: np.random.Generator) -> tuple[Floats, int]:
+def draw_plausible_code(
+    latent: SampledLatent, checkpoint: Checkpoint, rng: np.random.Generator, *, around: int | None = None
+) -> tuple[Floats, int]:
     """Draw codes from the prior until one gives a plausible life.
+
+    Parameters
+    ----------
+    latent
+        The spec's.
+    checkpoint
+        The model.
+    rng
+        Source of randomness.
+    around
+        Number of the learned code to start from; any, when None. If the first draw is refused, the next start from any.
 
     Returns
     -------
     tuple
         The code (c,) and how many were rejected before it.
     """
-    code = checkpoint.prior.sample(rng, temperature=latent.temperature)
+    code = checkpoint.prior.sample(rng, temperature=latent.temperature, around=around)
     for rejected in range(ATTEMPTS):
         counts, volumes = bodies_over_time(checkpoint, code)
         if is_plausible(counts, volumes, checkpoint.card.topology):

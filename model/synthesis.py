@@ -30,7 +30,7 @@ from model.errors import EmptySurfaceError, InvalidFieldError, SpecError
 from model.export import Exporter
 from model.gpu import StackedDecoders, evaluate_frames
 from model.labels import CellTracker, LabelledFrame
-from model.latent import draw_code, draw_rotation, rotation_matrix, sequence_generator
+from model.latent import balanced_centre, draw_code, draw_rotation, rotation_matrix, sequence_generator
 from model.network import FoldedDecoder
 from model.plausibility import draw_plausible_code
 from model.render import PALETTES, Scene, encode_png, montage, render_frames, vertex_labels
@@ -177,7 +177,8 @@ def living_cell(spec: GenerationSpec, checkpoint: Checkpoint, index: int) -> tup
     rng = sequence_generator(spec, index)
     rotation = draw_rotation(spec, rng)
     if spec.latent.kind == "sampled":
-        code, rejected = draw_plausible_code(spec.latent, checkpoint, rng)
+        around = balanced_centre(spec, index, len(checkpoint.latent_codes))
+        code, rejected = draw_plausible_code(spec.latent, checkpoint, rng, around=around)
     else:
         code, rejected = draw_code(spec.latent, prior=checkpoint.prior, rng=rng), 0
     return LivingCell(checkpoint, code, rotation), rejected

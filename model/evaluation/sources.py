@@ -26,12 +26,11 @@ from model.importing.membrane import membrane_of_mask
 from model.importing.triangles import CellShape
 from model.labels import CellTracker
 from model.phantoms import ShapeFrame, make_phantom
-from model.plausibility import draw_plausible_code
 from model.runs import inside
 from model.sparse import SignedDistance, evaluate_sparse
-from model.spec import SampledLatent
+from model.spec import GenerationSpec
 from model.surface import extract_surface
-from model.synthesis import LivingCell, frames
+from model.synthesis import LivingCell, frames, living_cell
 
 HELD_OUT_SEED = 1_000_000
 """First seed of the phantoms that no model is trained on."""
@@ -197,11 +196,11 @@ def _sampled(shape: SignedDistance, grid: Grid, minute: float) -> Snapshot:
 
 @dataclass(frozen=True)
 class GeneratedSequences:
-    """New cells of a model, as the service makes them: drawn from the prior, through the gate, without rotation."""
+    """New cells of a model, as one request for ``count`` of them makes them, without rotation."""
 
     folder: Path
     count: int
-    first_seed: int = 0
+    seed: int = 0
     has_protrusions: bool = False
 
     @property
@@ -213,15 +212,13 @@ class GeneratedSequences:
         return self.count
 
     def name(self, index: int) -> str:
-        """Model and seed."""
-        return f"{self.folder.name} {self.first_seed + index}"
+        """Model and index."""
+        return f"{self.folder.name} {index}"
 
     def cell(self, index: int) -> tuple[LivingCell, int]:
         """Draw a cell; also how many codes the gate refused before it."""
-        checkpoint = _loaded(self.folder)
-        rng = np.random.default_rng([self.first_seed + index, 0])
-        code, rejected = draw_plausible_code(SampledLatent(), checkpoint, rng)
-        return LivingCell(checkpoint, code, [1.0, 0.0, 0.0, 0.0]), rejected
+        spec = GenerationSpec(model=self.folder.name, seed=self.seed, count=self.count)
+        return living_cell(spec, _loaded(self.folder), index)
 
     def snapshots(self, index: int, *, moments: int, grid: Grid) -> Iterator[Snapshot]:
         """Yield frames of a new cell."""

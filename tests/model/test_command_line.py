@@ -66,11 +66,14 @@ def test_from_masks_to_a_model_to_files_that_verify(tmp_path: Path) -> None:
     """Masks in, a servable model out, its cells written, read back, and a damaged one found."""
     masks = write_masks(tmp_path / "masks")
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text(RECIPE.format(steps=150))
+    recipe.write_text(RECIPE.format(steps=90_000))
     models, work = tmp_path / "models", tmp_path / "work"
-    run("train", "--config", recipe, "--data", masks, "--models", models, "--work", work, "--workers", "1")
+    steps = ("--steps", "150", "--workers", "1")
+    run("train", "--config", recipe, "--data", masks, "--models", models, "--work", work, *steps)
     card = load_card(models / "ellipsoids")
     assert card.training.held_out_frames == "1"
+    assert card.training.steps == 150
+    assert card.training.recipe.endswith("--steps 150")
     assert card.latent_codes == 3
 
     figures = tmp_path / "figures.json"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from model.latent import draw_code, draw_rotation, fit_prior, rotation_matrix, sequence_generator
+from model.latent import balanced_centre, draw_code, draw_rotation, fit_prior, rotation_matrix, sequence_generator
 from model.spec import (
     ExplicitLatent,
     GenerationSpec,
@@ -93,3 +93,22 @@ def test_any_sequence_can_be_remade_alone() -> None:
     alone = draw_code(SampledLatent(), prior=PRIOR, rng=sequence_generator(spec(count=5), 8))
     assert np.array_equal(drawn[8], alone)
     assert len({code.tobytes() for code in drawn}) == 9
+
+
+def test_a_data_set_meets_every_learned_cell_once_before_any_twice() -> None:
+    """Also from one round to the next: each has its own order, and the seed decides it."""
+
+    def order(seed: int, lap: int) -> list[int]:
+        return [balanced_centre(spec(seed=seed), lap * 40 + place, 40) for place in range(40)]
+
+    rounds = [order(7, 0), order(7, 1), order(8, 0)]
+    assert all(sorted(found) == list(range(40)) for found in rounds)
+    assert len({tuple(found) for found in rounds}) == 3
+    first = [order(seed, 0)[0] for seed in range(400)]
+    assert stats.chisquare(np.bincount(first, minlength=40)).pvalue > 1e-3, "one cell alone lies around any of them"
+
+
+def test_a_code_is_drawn_around_the_learned_one_that_is_named() -> None:
+    latent = SampledLatent(temperature=0.0)
+    drawn = [draw_code(latent, prior=PRIOR, rng=np.random.default_rng(3), around=number) for number in range(40)]
+    assert np.allclose(drawn, CODES, atol=1e-6)

@@ -77,6 +77,16 @@ def test_one_of_many_equals_the_same_one_of_more(result: Path, tiny_checkpoint: 
     assert all(two[name] == digest for name, digest in one.items() if name != "manifest.json")
 
 
+def test_sequences_of_one_request_lie_around_different_learned_cells(tiny_checkpoint: Checkpoint) -> None:
+    """Without noise each learned code comes back once, unless the gate refused it."""
+    codes = tiny_checkpoint.latent_codes
+    recipe = spec(count=len(codes), latent={"kind": "sampled", "temperature": 0.0})
+    drawn = [living_cell(recipe, tiny_checkpoint, index) for index in range(len(codes))]
+    met = [int(np.abs(codes - cell.latent).max(axis=1).argmin()) for cell, rejected in drawn if rejected == 0]
+    assert len(met) > 1
+    assert len(set(met)) == len(met)
+
+
 def test_a_cell_is_repeated_from_its_manifest(result: Path, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
     """Code and rotation as the manifest states them, given explicitly, give the same files."""
     cell = json.loads((result / "manifest.json").read_text())["cells"][1]
