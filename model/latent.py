@@ -1,8 +1,8 @@
 """Latent codes: where they come from when a new cell is asked for, and how the cell is turned.
 
 Promises: everything follows from the spec's seed and the index of the sequence, so any one of many can be remade alone;
-as many sequences of a spec as there are learned codes lie around all of them, each once; random rotations are uniform
-on SO(3).
+as many sequences of a spec as there are learned codes lie around all of them, each once, and so do the first sequences
+of as many seeds in a row; random rotations are uniform on SO(3).
 Does not promise: that a code far from the learned ones gives a living shape.
 
 References: uniform quaternions, Shoemake 1992, doi:10.1016/B978-0-08-050755-2.50036-1; shrinkage of a covariance,
@@ -28,7 +28,7 @@ from model.spec import (
 )
 
 Floats = NDArray[np.float32]
-ORDER = 1  # tells the generator that orders learned codes from those of the sequences, which have no third number
+ORDER, FIRST = 1, 2  # tell the generators that order learned codes from those of sequences, which have no third number
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,8 @@ def balanced_centre(spec: GenerationSpec, index: int, count: int) -> int:
     """Which of ``count`` learned codes the sequence of an index is drawn around.
 
     Drawn at random for each, a data set would hold near twins long before it has met every learned cell. So sequences
-    go through the codes in an order that is drawn anew, from the seed, for every round.
+    go through the codes in an order that is drawn anew, from the seed, for every round. Many ask for one cell with seed
+    0, one with seed 1 and so on; therefore the first codes of seeds in a row follow such an order too.
 
     Parameters
     ----------
@@ -141,8 +142,14 @@ def balanced_centre(spec: GenerationSpec, index: int, count: int) -> int:
     count
         Learned codes.
     """
+    seed = _seed(spec)
     lap, place = divmod(index, count)
-    return int(np.random.default_rng([_seed(spec), lap, ORDER]).permutation(count)[place])
+    order = np.random.default_rng([seed, lap, ORDER]).permutation(count)
+    if lap == 0:
+        block, turn = divmod(seed, count)
+        first = np.random.default_rng([block, 0, FIRST]).permutation(count)[turn]
+        order[order == first], order[0] = order[0], first
+    return int(order[place])
 
 
 def _seed(spec: GenerationSpec) -> int:

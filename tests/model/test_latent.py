@@ -104,8 +104,15 @@ def test_a_data_set_meets_every_learned_cell_once_before_any_twice() -> None:
     rounds = [order(7, 0), order(7, 1), order(8, 0)]
     assert all(sorted(found) == list(range(40)) for found in rounds)
     assert len({tuple(found) for found in rounds}) == 3
-    first = [order(seed, 0)[0] for seed in range(400)]
-    assert stats.chisquare(np.bincount(first, minlength=40)).pvalue > 1e-3, "one cell alone lies around any of them"
+
+
+def test_the_first_cells_of_seeds_in_a_row_go_through_the_learned_ones() -> None:
+    first = [balanced_centre(spec(seed=seed), 0, 40) for seed in range(120)]
+    blocks = [first[start : start + 40] for start in (0, 40, 80)]
+    assert all(sorted(block) == list(range(40)) for block in blocks)
+    assert len({tuple(block) for block in blocks}) == 3
+    second = [balanced_centre(spec(seed=seed), 1, 40) for seed in range(400)]
+    assert stats.chisquare(np.bincount(second, minlength=40)).pvalue > 1e-3, "what follows is drawn for each seed"
 
 
 def test_a_code_is_drawn_around_the_learned_one_that_is_named() -> None:
