@@ -2,7 +2,9 @@
 
 A data set is a folder with ``dataset.json`` and one array a sequence, (frames, points, 4) float32: x, y, z and signed
 distance. Points gather where the membrane is: most in two narrow bands around it, the rest uniform in Ω, in random
-order, so that any run of them is a fair sample. Arrays are memory-mapped: a data set larger than memory trains as well.
+order, so that any run of them is a fair sample. A share of those in bands can be drawn where the membrane bends: thin
+parts are little of its area, and much of what the eye and the descriptors see. Arrays are memory-mapped: a data set
+larger than memory trains as well.
 
 Promises: every array is written whole or not at all; building again resumes and gives the same bytes. Distances are
 exact: those of a phantom, or those to the surface found in a mask (:mod:`model.importing.membrane`).
@@ -24,6 +26,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from scipy.spatial import KDTree
 
 from model.domain import OMEGA, Grid, frame_times
 from model.errors import DatasetError
@@ -35,10 +38,16 @@ INDEX_FILE = "dataset.json"
 BANDS = ((0.45, 0.015), (0.30, 0.06))  # share of the points, standard deviation of their offset from the membrane
 FAR_SHARE = 0.25  # uniform in Ω
 SURFACE_POINTS = 8192  # of a frame, from which its bands are drawn
+NEIGHBOURS = 16  # points of the membrane whose spread tells how it bends; 8192 on a cell: within about 0.04 of Ω
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Share = Annotated[
+    float, Field(ge=0, le=1, description="Share of the points near the membrane that are drawn where it bends.")
+]
 
 
 class PhantomSource(_Frozen):
@@ -50,6 +59,7 @@ class PhantomSource(_Frozen):
     frames: int = Field(default=30, ge=1, le=1000)
     first_seed: int = Field(default=0, ge=0)
     points_per_frame: int = Field(default=32_768, ge=1024)
+    bend_share: Share = 0.0
 
 
 class MaskSource(_Frozen):
@@ -61,6 +71,7 @@ class MaskSource(_Frozen):
     micrometres: float = Field(default=1.0, gt=0, description="Length of one unit of Ω in µm.")
     minutes: float = Field(default=1.0, gt=0, description="Duration of τ.")
     points_per_frame: int = Field(default=32_768, ge=1024)
+    bend_share: Share = 0.0
 
 
 class ImportedSource(_Frozen):
@@ -191,7 +202,30 @@ def load_dataset(folder: Path) -> Dataset:
     return Dataset(folder, index.source, index.micrometres, index.minutes, names, samples, uneven)
 
 
-def sample_points(surface_points: Floats, count: int, rng: np.random.Generator) -> Floats:
+def surface_variation(surface_points: Floats) -> NDArray[np.float64]:
+    """Tell how much a surface bends around each of its points: 0 where it is flat, at most 1/3.
+
+    Parameters
+    ----------
+    surface_points
+        (m, 3) points, spread evenly.
+
+    Returns
+    -------
+    NDArray
+        (m,) float64: the least principal variance of the ``NEIGHBOURS`` nearest points over the sum of the three.
+
+    References: Pauly, Gross & Kobbelt 2002, doi:10.1109/VISUAL.2002.1183771, eq. 6.
+    """
+    count = min(NEIGHBOURS, len(surface_points))
+    _, nearest = KDTree(surface_points).query(surface_points, k=count)
+    around = surface_points[nearest.reshape(-1, count)].astype(np.float64)  # (m, k, 3)
+    around -= around.mean(axis=1, keepdims=True)
+    variances = np.linalg.eigvalsh(around.transpose(0, 2, 1) @ around).clip(0.0)  # (m, 3), ascending
+    return np.asarray(variances[:, 0] / np.maximum(variances.sum(axis=1), np.finfo(np.float64).tiny))
+
+
+def sample_points(surface_points: Floats, count: int, rng: np.random.Generator, *, bend_share: float = 0.0) -> Floats:
     """Draw points where a network must learn: in bands around the membrane and everywhere in Ω.
 
     Parameters
@@ -202,6 +236,9 @@ def sample_points(surface_points: Floats, count: int, rng: np.random.Generator) 
         How many points.
     rng
         Source of randomness.
+    bend_share
+        Share of the points in bands that lie at a point of the membrane drawn by how much it bends there
+        (:func:`surface_variation`); the others lie at any.
 
     Returns
     -------
@@ -209,9 +246,14 @@ def sample_points(surface_points: Floats, count: int, rng: np.random.Generator) 
         (count, 3) float32 in Ω, in random order.
     """
     shares = [round(share * count) for share, _ in BANDS]
+    bends = surface_variation(surface_points) if bend_share else np.zeros(1)
     parts = []
     for size, (_, spread) in zip(shares, BANDS, strict=True):
-        base = surface_points[rng.integers(len(surface_points), size=size)]
+        chosen = rng.integers(len(surface_points), size=size)
+        if bends.any():
+            bent = round(bend_share * size)
+            chosen[:bent] = rng.choice(len(surface_points), size=bent, p=bends / bends.sum())
+        base = surface_points[chosen]
         parts.append(base + rng.normal(0.0, spread, (size, 3)))
     parts.append(rng.uniform(-1.0, 1.0, (count - sum(shares), 3)))
     points = np.clip(np.concatenate(parts), -1.0, 1.0).astype(np.float32)
@@ -219,7 +261,15 @@ def sample_points(surface_points: Floats, count: int, rng: np.random.Generator) 
     return points
 
 
-def sample_frame(sdf: SignedDistance, surface_points: Floats, count: int, *, sequence: int, frame: int) -> Floats:
+def sample_frame(
+    sdf: SignedDistance,
+    surface_points: Floats,
+    count: int,
+    *,
+    sequence: int,
+    frame: int,
+    bend_share: float = 0.0,
+) -> Floats:
     """Draw the training points of one frame, (count, 4) float32: x, y, z and signed distance.
 
     Parameters
@@ -232,8 +282,11 @@ def sample_frame(sdf: SignedDistance, surface_points: Floats, count: int, *, seq
         How many points.
     sequence, frame
         Name the frame: the same ones give the same points.
+    bend_share
+        As :func:`sample_points` takes it.
     """
-    points = sample_points(surface_points, count, np.random.default_rng([7, sequence, frame]))
+    rng = np.random.default_rng([7, sequence, frame])
+    points = sample_points(surface_points, count, rng, bend_share=bend_share)
     return np.column_stack([points, sdf(points)]).astype(np.float32)
 
 
@@ -292,7 +345,9 @@ def _build_sequence(job: tuple[PhantomSource | MaskSource, Path, int, str]) -> S
     if path.is_file():
         return SequenceEntry(name=Path(name).stem, file=path.name, frames=len(np.load(path, mmap_mode="r")))
     blocks = [
-        sample_frame(sdf, surface_points, source.points_per_frame, sequence=index, frame=frame)
+        sample_frame(
+            sdf, surface_points, source.points_per_frame, sequence=index, frame=frame, bend_share=source.bend_share
+        )
         for frame, (sdf, surface_points) in enumerate(frames)
     ]
     partial = path.with_suffix(".partial")

@@ -14,6 +14,7 @@ from model.dataset import (
     load_dataset,
     mask_frames,
     sample_points,
+    surface_variation,
 )
 from model.errors import DatasetError
 from model.phantoms import make_phantom
@@ -48,6 +49,53 @@ def test_points_gather_around_the_membrane() -> None:
     assert 0.55 < (distance < 0.05).mean() < 0.75
     for part in np.split(points, 10):  # any run is a fair sample
         assert 0.5 < (np.abs(np.linalg.norm(part, axis=1) - 0.5) < 0.05).mean() < 0.8
+
+
+def _ball_with_rod(rng: np.random.Generator) -> np.ndarray:
+    """Points spread evenly on a ball of radius 0.4 and, one in nine, on a rod of radius 0.03 that leaves it along x."""
+    ball = rng.normal(size=(8000, 3))
+    ball *= 0.4 / np.linalg.norm(ball, axis=1, keepdims=True)
+    angle = rng.uniform(0, 2 * np.pi, 1000)
+    rod = np.column_stack([rng.uniform(0.42, 0.95, 1000), 0.03 * np.cos(angle), 0.03 * np.sin(angle)])
+    return np.concatenate([ball, rod]).astype(np.float32)
+
+
+def test_surface_variation_tells_flat_from_bent() -> None:
+    rng = np.random.default_rng(1)
+    flat = np.column_stack([rng.uniform(size=(500, 2)), np.zeros(500)])
+    assert surface_variation(flat.astype(np.float32)).max() < 1e-12
+    variation = surface_variation(_ball_with_rod(rng))
+    assert variation.min() >= 0.0
+    assert variation.max() <= 1 / 3
+    assert np.median(variation[8000:]) > 10 * np.median(variation[:8000])
+    few = surface_variation(rng.normal(size=(5, 3)).astype(np.float32))  # fewer than the neighbours looked at
+    assert few.shape == (5,)
+    assert np.isfinite(few).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_points_gather_where_the_membrane_bends(share: float) -> None:
+    """The rod is a ninth of the surface and most of its bending."""
+    rng = np.random.default_rng(2)
+    surface = _ball_with_rod(rng)
+    variation = surface_variation(surface)
+    bending = variation[8000:].sum() / variation.sum()
+    assert bending > 0.5
+    points = sample_points(surface, 20_000, rng, bend_share=share)
+    assert points.shape == (20_000, 3)
+    near = np.abs(np.linalg.norm(points, axis=1) - 0.4) < 0.02  # the narrow band about the ball, and about the rod
+    along = (points[:, 0] > 0.45) & (points[:, 0] < 0.92) & (np.linalg.norm(points[:, 1:], axis=1) < 0.07)
+    on_rod, on_ball = along.sum(), near.sum()
+    expected = (1 - share) / 9 + share * bending
+    assert on_rod / (on_rod + on_ball) == pytest.approx(expected, abs=0.07)
+
+
+def test_a_membrane_that_bends_nowhere_is_sampled_all_the_same() -> None:
+    """One point, many times: no bending, no spread, nothing to divide by."""
+    point = np.zeros((100, 3), np.float32)
+    assert np.array_equal(surface_variation(point), np.zeros(100))
+    points = sample_points(point, 1000, np.random.default_rng(4), bend_share=0.5)
+    assert np.array_equal(points, sample_points(point, 1000, np.random.default_rng(4)))
 
 
 def test_data_set_of_masks_agrees_with_the_masks(source: MaskSource, tmp_path: Path) -> None:
