@@ -50,6 +50,10 @@ def train(
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of training, instead of the recipe's.")] = None,
+    rates: Annotated[
+        float,
+        typer.Option(min=0.001, max=10.0, help="Factor on the recipe's learning rates; after --start try 0.4."),
+    ] = 1.0,
     workers: Annotated[int | None, typer.Option(help="Processes that build the data set; default: all.")] = None,
     device: Annotated[str, typer.Option(help="Where torch computes: cpu, cuda …")] = "cpu",
 ) -> None:
@@ -62,9 +66,7 @@ def train(
     from model.train import TrainConfig, TrainProgress, check_start
     from model.train import train as run_training
 
-    recipe = TrainConfig.read(config).with_folder(data)
-    if steps is not None:
-        recipe = recipe.model_copy(update={"optimisation": recipe.optimisation.model_copy(update={"steps": steps})})
+    recipe = TrainConfig.read(config).with_folder(data).with_plan(steps=steps, rates=rates)
     home = work / recipe.id
     begun = load_checkpoint(start) if start else None
     if begun:
@@ -117,7 +119,8 @@ def train(
                 "seed": recipe.seed,
                 "recipe": f"python -m model train --config {config.as_posix()}"
                 + (f" --start {start.as_posix()}" if start else "")
-                + (f" --steps {steps}" if steps is not None else ""),
+                + (f" --steps {steps}" if steps is not None else "")
+                + (f" --rates {rates:g}" if rates != 1.0 else ""),
             },
         },
     )

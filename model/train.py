@@ -130,6 +130,17 @@ class TrainConfig(_Frozen):
             raise SpecError(f"the recipe {self.id!r} trains on {self.data.kind}; only one of masks takes a folder")
         return self.model_copy(update={"data": self.data.model_copy(update={"folder": folder})})
 
+    def with_plan(self, *, steps: int | None = None, rates: float = 1.0) -> Self:
+        """The same recipe with another number of steps (None: its own), and all learning rates times a factor."""
+        plan = self.optimisation
+        changes: dict[str, float] = {
+            name: getattr(plan, name) * rates
+            for name in ("learning_rate", "hidden_learning_rate", "latent_learning_rate")
+        }
+        if steps is not None:
+            changes["steps"] = steps
+        return self.model_copy(update={"optimisation": plan.model_copy(update=changes)})
+
 
 @dataclass(frozen=True)
 class TrainProgress:

@@ -157,6 +157,18 @@ def test_recipes_of_phantoms_are_complete(name: str) -> None:
     assert config.data.frames >= 30
 
 
+def test_a_plan_can_be_changed_without_the_recipe() -> None:
+    recipe = TrainConfig.read(RECIPES / "a549.toml")
+    assert recipe.with_plan() == recipe
+    shorter = recipe.with_plan(steps=10, rates=0.4)
+    before, after = recipe.optimisation, shorter.optimisation
+    assert after.steps == 10
+    assert after.learning_rate == pytest.approx(0.4 * before.learning_rate)
+    assert after.hidden_learning_rate == pytest.approx(0.4 * before.hidden_learning_rate)
+    assert after.latent_learning_rate == pytest.approx(0.4 * before.latent_learning_rate)
+    assert shorter.model_copy(update={"optimisation": before}) == recipe  # and nothing else
+
+
 def test_broken_recipes_are_refused_by_member(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
     with pytest.raises(SpecError, match="there is no recipe"):
