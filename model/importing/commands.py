@@ -51,6 +51,12 @@ def import_cells(
         str, typer.Option(help="shared: one scale for all, sizes are learned; sequence: each cell fills Ω.")
     ] = "shared",
     points: Annotated[int, typer.Option(min=1024, help="Training points of a frame.")] = 32_768,
+    bend_share: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="Share of points near the membrane drawn where it bends; for thin parts 0.5."
+        ),
+    ] = 0.0,
     steps: Annotated[int, typer.Option(min=1, help="Steps in the recipe that is written.")] = 24_000,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
 ) -> None:
@@ -70,7 +76,9 @@ def import_cells(
     if faulty := [row for row in source_rows(surveyed) if row.findings]:
         console.print(as_table(faulty))
     minutes = next((f.calibration.minutes for f in footages if f.calibration.minutes), None)
-    plan = ImportPlan(margin=margin, scale=chosen, points_per_frame=points, minutes=minutes or 1.0)
+    plan = ImportPlan(
+        margin=margin, scale=chosen, points_per_frame=points, bend_share=bend_share, minutes=minutes or 1.0
+    )
     with _progress() as begin:
         dataset = import_sequences(footages, surveyed, out, plan=plan, workers=workers, on_frame=begin("importing"))
     left_out = len(surveyed) - len(dataset.names)

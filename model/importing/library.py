@@ -57,6 +57,8 @@ class ImportPlan:
         ``shared``: one length of Ω for all sequences; ``sequence``: each fills Ω.
     points_per_frame
         Training points of a frame.
+    bend_share
+        Share of those near the membrane that are drawn where it bends.
     minutes
         Between frames.
     """
@@ -64,6 +66,7 @@ class ImportPlan:
     margin: float = 0.15
     scale: Literal["shared", "sequence"] = "shared"
     points_per_frame: int = 32_768
+    bend_share: float = 0.0
     minutes: float = 1.0
 
 
@@ -120,7 +123,7 @@ def import_sequences(
         (folder / MEMBRANES / path.stem[-4:]).mkdir(parents=True, exist_ok=True)
     tasks = _tasks(footages, usable, scales)
     with _mapping(workers) as mapped:
-        for done, _ in enumerate(mapped(_make_frame, [(task, folder, plan.points_per_frame) for task in tasks]), 1):
+        for done, _ in enumerate(mapped(_make_frame, [(task, folder, plan) for task in tasks]), 1):
             on_frame(done, len(tasks))
     entries = [
         SequenceEntry(name=one.life.name, file=path.name, frames=len(one.life.frames), times=_times(one.life.frames))
@@ -176,15 +179,17 @@ def _tasks(footages: list[Footage], usable: list[Surveyed], scales: list[float])
     return list(wanted.values())
 
 
-def _make_frame(job: tuple[_Task, Path, int]) -> None:
-    task, folder, points_per_frame = job
+def _make_frame(job: tuple[_Task, Path, ImportPlan]) -> None:
+    task, folder, plan = job
     labels = sorted({label for _, _, some, _, _ in task.cells for label in some})
     membranes = dict(zip(labels, task.footage.membranes(task.frame, labels), strict=True))
     for sequence, row, some, centre, scale in task.cells:
         shape = CellShape([membranes[label].placed(centre, scale) for label in some])
         surface = shape.sample(SURFACE_POINTS, np.random.default_rng([11, sequence, row]))
         block = np.load(folder / f"sequence_{sequence:04d}.npy", mmap_mode="r+")
-        block[row] = sample_frame(shape, surface, points_per_frame, sequence=sequence, frame=row)
+        block[row] = sample_frame(
+            shape, surface, plan.points_per_frame, sequence=sequence, frame=row, bend_share=plan.bend_share
+        )
         block.flush()
         arrays: dict[str, NDArray[np.generic]] = {}
         for k, part in enumerate(shape.parts):
@@ -192,7 +197,7 @@ def _make_frame(job: tuple[_Task, Path, int]) -> None:
         np.savez_compressed(folder / MEMBRANES / f"{sequence:04d}" / f"{row:04d}.npz", **arrays)  # type: ignore[arg-type]
 
 
-_Mapped = Callable[[Callable[..., None], list[tuple[_Task, Path, int]]], Iterator[None]]
+_Mapped = Callable[[Callable[..., None], list[tuple[_Task, Path, ImportPlan]]], Iterator[None]]
 
 
 @contextmanager

@@ -117,6 +117,17 @@ def test_the_scale_is_read_from_imagej_and_ome(movie: Path, tmp_path: Path) -> N
     assert open_footages(path, given=given)[0].calibration == Calibration((0.1, 0.1, 0.1), 1.5)
 
 
+def test_points_can_gather_where_membranes_bend(from_movie: Dataset, movie: Path, tmp_path: Path) -> None:
+    """Other points of the same shapes: distances stay exact."""
+    bent = imported(movie, tmp_path / "bent", bend_share=1.0)
+    assert bent.micrometres == from_movie.micrometres
+    for number, block in enumerate(bent.samples):
+        assert block.shape == from_movie.samples[number].shape
+        assert not np.array_equal(block[0], from_movie.samples[number][0])
+        distances = load_shape(from_movie.folder, number, 0)(np.ascontiguousarray(block[0, :, :3]))
+        assert np.allclose(distances, block[0, :, 3], atol=1e-5)
+
+
 @pytest.mark.parametrize("how", ["challenge", "result", "frames", "tracks"])
 def test_the_same_cells_give_the_same_sequences_in_every_format(
     how: str, from_movie: Dataset, movie: Path, tmp_path: Path
