@@ -215,7 +215,7 @@ def surface_variation(surface_points: Floats) -> NDArray[np.float64]:
     NDArray
         (m,) float64: the least principal variance of the ``NEIGHBOURS`` nearest points over the sum of the three.
 
-    References: Pauly, Gross & Kobbelt 2002, doi:10.1109/VISUAL.2002.1183771, eq. 6.
+    References: Pauly, Gross & Kobbelt 2002, doi:10.1109/VISUAL.2002.1183771.
     """
     count = min(NEIGHBOURS, len(surface_points))
     _, nearest = KDTree(surface_points).query(surface_points, k=count)
