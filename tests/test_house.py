@@ -35,14 +35,6 @@ LIGHT = [
     or path in [ROOT / "model" / name for name in ("__init__.py", "errors.py", "spec.py", "card.py")]
 ]
 
-LINES_MAX = 400
-# A longer file needs a reason here.
-LONG_FILES: dict[str, str] = {
-    "model/render.py": "one renderer: a compiled rasteriser and the light it needs share their buffers",
-    "model/phantoms/distance.py": "compiled kernels of one algorithm; they call each other and share no public name",
-    "model/phantoms/celegans.py": "one cell type a file: its division, its movement and its geometry belong together",
-}
-
 
 def named(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
@@ -153,16 +145,6 @@ def test_packages_do_not_print(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=named)
 def test_every_module_says_what_it_is_for(path: Path) -> None:
     assert ast.get_docstring(tree_of(path))
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=named)
-def test_no_file_is_long_without_a_reason(path: Path) -> None:
-    lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= LINES_MAX or named(path) in LONG_FILES
-
-
-def test_reasons_for_long_files_are_still_needed() -> None:
-    assert [name for name in LONG_FILES if not (ROOT / name).is_file()] == []
 
 
 # --------------------------------------------------------------------------------------------------------------- errors
