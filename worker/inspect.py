@@ -25,7 +25,9 @@ KINDS = {
     ".tif": "tiff", ".tiff": "tiff", ".stl": "stl", ".obj": "obj", ".ply": "ply", ".safetensors": "safetensors",
 }  # fmt: skip
 ADDRESS_SPACE = 2 * 2**30
-SECONDS = 9
+# The readers bound their work by counts. What these allow takes up to 8 s of one core of a present machine; time is the
+# last resort, far above, so that a slow or busy machine refuses nothing that is allowed.
+SECONDS = 60
 ANSWER_MAX = 65_536
 
 

@@ -55,7 +55,7 @@ def _inspected(kind: str) -> dict[str, Any]:
         return {"facts": read(memoryview(mmap.mmap(0, 0, access=mmap.ACCESS_READ)))}
     except UploadError as error:
         return {"refused": f"{error.message}. Allowed: {allowed}"}
-    except MemoryError:
+    except (MemoryError, OSError):  # OSError: the file itself does not fit
         return {"refused": f"the file takes more memory to read than is allowed. Allowed: {allowed}"}
     except Exception as error:  # noqa: BLE001 - a parser may raise anything at what means harm; all of it is a refusal
         return {"refused": f"the file is damaged or is no {kind} ({type(error).__name__}). Allowed: {allowed}"}

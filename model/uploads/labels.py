@@ -2,6 +2,7 @@
 
 Promises: sizes are checked against the length of the file before anything is unpacked; an unpacked strip has exactly
 the size its directory says, so a file cannot grow in memory beyond what it declares, and what it declares is bounded.
+The work is bounded by counts (samples, pages, entries and values of directories), not by the speed of the machine.
 Does not promise: to read tiles, pyramids, predictors or codecs other than deflate.
 
 Formats: TIFF 6.0 (Aldus, 1992), BigTIFF, ImageJ's and OME's descriptions of axes.
@@ -24,7 +25,11 @@ from model.errors import UploadError
 SIDE_MIN, SIDE_MAX = 4, 2048  # samples along x, y and z
 SAMPLES_MAX = 2**27
 PAGES_MAX = 32_768
-STRIPS_MAX = 65_536
+STRIPS_MAX = 65_536  # of one page
+ENTRIES_MAX = 2**20  # of all directories: 32 for each of the largest number of pages
+VALUES_MAX = 2**21  # of all directories that are read: offsets and sizes of strips, mostly
+CHUNK = 4096  # bytes compared at once; a chunk that was seen before is not looked at again
+CHUNKS_KEPT = 4096  # 16 MiB
 DESCRIPTION_MAX = 4 * 2**20
 LABEL_MAX = 65_535
 ALLOWED = (
@@ -43,14 +48,36 @@ _KNOWN = frozenset(
     {_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _DESCRIPTION, _OFFSETS, _SAMPLES, _ROWS, _COUNTS, _X_RESOLUTION,
      _Y_RESOLUTION, _PREDICTOR, _TILE_WIDTH, _FORMAT}
 )  # fmt: skip
+_CODECS = {5: "LZW", 6: "JPEG", 7: "JPEG", 32773: "PackBits", 34712: "JPEG 2000", 34887: "LERC", 50000: "Zstandard"}
+_MICRONS = {  # units of length, without regard to case
+    **dict.fromkeys(("µm", "um", "micron", "microns", "micrometer", "micrometers", "micrometre", "micrometres"), 1.0),
+    **dict.fromkeys(("nm", "nanometer", "nanometers", "nanometre", "nanometres"), 1e-3),
+    **dict.fromkeys(("mm", "millimeter", "millimeters", "millimetre", "millimetres"), 1e3),
+    **dict.fromkeys(("cm", "centimeter", "centimeters", "centimetre", "centimetres"), 1e4),
+    **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1e6),
+}
 Tags = dict[int, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class _Axes:
+    """What the description says.
+
+    Attributes
+    ----------
+    voxel
+        (x, y, z) in µm.
+    order
+        The number of the page of each plane, frame after frame; None: the pages are in that order.
+    notes
+        What was assumed.
+    """
+
     frames: int
     planes: int
-    voxel: tuple[float | None, float | None, float | None] = (None, None, None)  # x, y, z in µm
+    voxel: tuple[float | None, float | None, float | None] = (None, None, None)
+    order: tuple[int, ...] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_labels(data: memoryview) -> dict[str, Any]:
@@ -59,7 +86,7 @@ def read_labels(data: memoryview) -> dict[str, Any]:
     Returns
     -------
         ``axes``, ``shape`` (T, Z, Y, X), ``labels`` (how many in all), ``largest_label``, ``touches_border``, ``voxel``
-        ((x, y, z) in µm, null where the file does not say).
+        ((x, y, z) in µm, null where the file does not say); ``notes``, where something was assumed.
 
     Raises
     ------
@@ -85,12 +112,14 @@ def read_labels(data: memoryview) -> dict[str, Any]:
         for number, page in enumerate(pages):
             if _page_kind(page) != (width, height, code):
                 raise UploadError(f"page {number} differs from the first in size or type")
-        planes = (file.unpacked(page, width, height, array(code).itemsize) for page in pages)
+        ordered = pages if axes.order is None else [pages[number] for number in axes.order]
+        planes = (file.unpacked(page, width, height, array(code).itemsize) for page in ordered)
     labels, border = _labels(planes, axes, width, code, swap=file.swap)
-    return {
+    facts: dict[str, Any] = {
         "axes": "TZYX", "shape": [axes.frames, axes.planes, height, width], "labels": len(labels),
         "largest_label": max(labels), "touches_border": border, "voxel": list(axes.voxel),
     }  # fmt: skip
+    return facts | ({"notes": list(axes.notes)} if axes.notes else {})
 
 
 class _File:
@@ -98,6 +127,7 @@ class _File:
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
+        self._entries = self._values = 0
         mark = bytes(data[:4])
         if mark[:2] not in (b"II", b"MM") or len(data) < 8:
             raise UploadError("the file does not begin as a TIFF does")
@@ -122,8 +152,11 @@ class _File:
                 raise UploadError(f"the file has more than {PAGES_MAX} pages")
             seen.add(offset)
             entries = self._number(self._count, offset)
-            if entries > 512:
-                raise UploadError(f"a directory of the file has {entries} entries")
+            self._entries += entries
+            if entries > 512 or self._entries > ENTRIES_MAX:
+                raise UploadError(
+                    f"the directories of the file have more than {min(self._entries, ENTRIES_MAX)} entries"
+                )
             start = offset + struct.calcsize(self._count)
             yield dict(self._tags(start, entries, first=len(seen) == 1))
             offset = self._number(self._word, start + entries * self._entry)
@@ -145,6 +178,9 @@ class _File:
         parts = []
         for strip, (offset, count) in enumerate(zip(offsets, counts, strict=True)):
             wanted = min(rows, height - strip * rows) * width * item
+            # Deflate makes nothing larger but by a few bytes: more are not read, they would be copied for each strip.
+            if count > (wanted if compression == 1 else 2 * wanted + 1024):
+                raise UploadError(f"a strip of {wanted} bytes takes {count}")
             packed = self._bytes(offset, count)
             # One byte more than wanted is unpacked at most: a bomb stays small.
             part = bytes(packed) if compression == 1 else zlib.decompressobj().decompress(packed, wanted + 1)
@@ -169,10 +205,17 @@ class _File:
             count = self._number(self._word, place + 4)
             if kind not in _CODES or count > (DESCRIPTION_MAX if tag == _DESCRIPTION else STRIPS_MAX):
                 raise UploadError(f"tag {tag} has {count} values of type {kind}")
+            self._values += 0 if tag == _DESCRIPTION else count
+            if self._values > VALUES_MAX:
+                raise UploadError(f"the directories of the file have more than {VALUES_MAX:,} values (small strips?)")
             size = _BYTES[kind] * count
             value = place + 4 + inline
             raw = self._bytes(value if size <= inline else self._number(self._word, value), size)
-            yield tag, tuple(raw) if kind in (1, 2) else struct.unpack(f"{self._order}{_CODES[kind] * count}", raw)
+            if kind in (1, 2):
+                yield tag, tuple(raw)
+                continue
+            code = _CODES[kind]
+            yield tag, struct.unpack(f"{self._order}{count * len(code)}{code[0]}", raw)
 
     def _number(self, code: str, offset: int) -> int:
         number: int = struct.unpack(self._order + code, self._bytes(offset, struct.calcsize(code)))[0]
@@ -209,7 +252,8 @@ def _page_kind(tags: Tags) -> tuple[int, int, str]:
         }
         raise UploadError(f"the samples are {names.get(form, 'of an unknown type')} of {bits} bits")
     if one(tags, _COMPRESSION, 1) not in (1, 8, 32946):
-        raise UploadError(f"the pages are compressed by codec {one(tags, _COMPRESSION)}")
+        codec = one(tags, _COMPRESSION)
+        raise UploadError(f"the pages are compressed by {_CODECS.get(codec, f'codec {codec}')}")
     if one(tags, _PREDICTOR, 1) != 1:
         raise UploadError("the pages are compressed with a predictor")
     return width, height, _ARRAYS[bits, form]
@@ -256,11 +300,25 @@ def _imagej_axes(fields: dict[str, str], tags: Tags) -> _Axes:
     if int(fields.get("channels", "1")) != 1:
         raise UploadError("the stack has several channels")
     frames, planes = int(fields.get("frames", "1")), int(fields.get("slices", "1"))
-    if fields.get("unit") not in ("micron", "um", "µm", "\\u00B5m"):
+    unit = _unit(fields.get("unit", ""))
+    if unit is None:
         return _Axes(frames, planes)
-    sides = [_length(tags.get(tag)) for tag in (_X_RESOLUTION, _Y_RESOLUTION)]
-    spacing = float(fields["spacing"]) if "spacing" in fields else None
-    return _Axes(frames, planes, (sides[0], sides[1], spacing))
+    sides = [length and length * unit for length in (_length(tags.get(tag)) for tag in (_X_RESOLUTION, _Y_RESOLUTION))]
+    if "spacing" in fields or planes == 1:
+        notes: tuple[str, ...] = ()
+        spacing = float(fields.get("spacing", 1.0))
+    else:
+        # ImageJ writes no line when the step is 1.0 of the unit, and reads a missing one so
+        # (ij.io.FileSaver.getDescriptionString).
+        spacing, notes = 1.0, (f"the step along z was taken to be 1 {fields['unit']}: ImageJ writes no spacing for it",)
+    return _Axes(frames, planes, (sides[0], sides[1], spacing * unit), notes=notes)
+
+
+def _unit(name: str) -> float | None:
+    """Return a unit of length in µm; None where it is none."""
+    for escaped in ("\\u00B5", "\\u00b5"):  # as ImageJ writes the micro sign
+        name = name.replace(escaped, "µ")
+    return _MICRONS.get(name.strip().casefold().replace("\u03bc", "µ"))
 
 
 def _length(resolution: tuple[int, ...] | None) -> float | None:
@@ -277,43 +335,105 @@ def _ome_axes(description: str) -> _Axes:
     if pixels is None:
         raise UploadError("the OME description has no Pixels")
     frames, planes, channels = (int(pixels.attrib[f"Size{axis}"]) for axis in "TZC")
-    order = pixels.attrib["DimensionOrder"].replace("C", "")
-    if channels != 1 or (order != "XYZT" and frames > 1 and planes > 1):
-        raise UploadError("the pages must be one channel, plane after plane and then frame after frame")
+    if channels != 1:
+        raise UploadError(f"the image has {channels} channels")
+    if not (1 <= frames <= PAGES_MAX and 1 <= planes <= PAGES_MAX and frames * planes <= PAGES_MAX):
+        raise UploadError(f"the description speaks of {frames} frames of {planes} planes")
     sizes = []
     for axis in "XYZ":
-        text, unit = pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")
-        sizes.append(float(text) * {"µm": 1.0, "nm": 1e-3, "mm": 1e3}.get(unit, math.nan) if text else None)
-    return _Axes(frames, planes, (sizes[0], sizes[1], sizes[2]))
+        text, unit = pixels.get(f"PhysicalSize{axis}"), _unit(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        sizes.append(float(text) * (math.nan if unit is None else unit) if text else None)
+    order = _ome_order(pixels, frames, planes)
+    return _Axes(frames, planes, (sizes[0], sizes[1], sizes[2]), order=order)
+
+
+def _ome_order(pixels: ElementTree.Element, frames: int, planes: int) -> tuple[int, ...]:
+    """Return the page of each plane, frame after frame: the TiffData elements say it, not the order of the pages."""
+    dimensions = pixels.attrib["DimensionOrder"].replace("C", "")
+    if dimensions not in ("XYZT", "XYTZ"):
+        raise UploadError(f"the order of dimensions {pixels.attrib['DimensionOrder'][:16]!r} is not known")
+    total = frames * planes
+
+    def place(number: int) -> int:  # of the n-th plane in the file's own order, in frame after frame
+        return number if dimensions == "XYZT" else number % frames * planes + number // frames
+
+    blocks = pixels.findall("{*}TiffData")
+    if not blocks:
+        return tuple(sorted(range(total), key=place))
+    if len({name.text for name in pixels.iterfind("{*}TiffData/{*}UUID")}) > 1:
+        raise UploadError("the image is spread over several files; send one file that holds all planes")
+    pages: dict[int, int] = {}
+    left = total
+    for block in blocks:
+        first_z, first_t = int(block.get("FirstZ", "0")), int(block.get("FirstT", "0"))
+        ifd = block.get("IFD")
+        count = int(block.get("PlaneCount", "1" if ifd is not None else str(total)))
+        start = first_z + planes * first_t if dimensions == "XYZT" else first_t + frames * first_z
+        if not (start >= 0 and 1 <= count <= min(total - start, left) and 0 <= int(ifd or 0) <= PAGES_MAX):
+            raise UploadError("the description names planes that the image does not have")
+        left -= count
+        for step in range(count):
+            pages[place(start + step)] = int(ifd or 0) + step
+    if sorted(pages) != list(range(total)) or sorted(pages.values()) != list(range(total)):
+        raise UploadError("the description does not give each plane a page of its own")
+    return tuple(pages[number] for number in range(total))
 
 
 def _labels(planes: Iterator[bytes], axes: _Axes, width: int, code: str, *, swap: bool) -> tuple[set[int], bool]:
     """Collect the labels of all frames; also whether a cell touches the border of its volume."""
-    found: set[int] = set()
-    background = touches = False
+    values = _Values(code, swap=swap)
+    touches = False
     for frame in range(axes.frames):
-        here: set[int] = set()
+        labelled = False
         for plane in range(axes.planes):
-            samples = array(code)
-            samples.frombytes(next(planes))
-            if swap:
-                samples.byteswap()
-            values = set(samples)
-            background = background or 0 in values
-            values.discard(0)
-            here |= values
+            samples = next(planes)
+            here = values.add(samples)
+            labelled = labelled or here
             outer = plane in (0, axes.planes - 1)
-            touches = touches or bool(values and (outer or _at_edge(samples, width)))
-        if not here:
+            touches = touches or (
+                here and (outer or _at_edge(samples, width * array(code).itemsize, array(code).itemsize))
+            )
+            if min(values.found) < 0 or max(values.found) > LABEL_MAX:
+                wrong = min(values.found) if min(values.found) < 0 else max(values.found)
+                raise UploadError(f"frame {frame} holds the label {wrong}")
+        if not labelled:
             raise UploadError(f"frame {frame} holds no label: all its samples are 0")
-        found |= here
-        if min(found) < 0 or max(found) > LABEL_MAX:
-            raise UploadError(f"frame {frame} holds the label {min(found) if min(found) < 0 else max(found)}")
-    if not background:
+    if 0 not in values.found:
         raise UploadError("no sample is 0: there is no background")
-    return found, touches
+    return values.found - {0}, touches
 
 
-def _at_edge(samples: array[int], width: int) -> bool:
-    edges = (samples[:width], samples[-width:], samples[::width], samples[width - 1 :: width])
+class _Values:
+    """The values among samples. Chunks that repeat are compared as bytes, much faster than number by number."""
+
+    def __init__(self, code: str, *, swap: bool) -> None:
+        self.found: set[int] = set()
+        self._code, self._swap = code, swap
+        self._seen: dict[bytes, bool] = {}  # chunk → whether it has a value other than 0
+
+    def add(self, samples: bytes) -> bool:
+        """Take in one plane; return whether it has a value other than 0."""
+        labelled = False
+        for start in range(0, len(samples), CHUNK):
+            chunk = samples[start : start + CHUNK]
+            known = self._seen.get(chunk)
+            if known is None:
+                known = chunk.count(0) != len(chunk)
+                if len(self._seen) == CHUNKS_KEPT:
+                    self._seen.clear()
+                self._seen[chunk] = known
+                numbers = array(self._code)
+                numbers.frombytes(chunk)
+                if self._swap:
+                    numbers.byteswap()
+                self.found.update(numbers)
+            labelled = labelled or known
+        return labelled
+
+
+def _at_edge(samples: bytes, row: int, item: int) -> bool:
+    """Return whether a value at the edge of a plane is not 0; ``row`` and ``item`` in bytes."""
+    edges = [samples[:row], samples[-row:]]
+    for byte in range(item):
+        edges += [samples[byte::row], samples[row - item + byte :: row]]
     return any(edge.count(0) != len(edge) for edge in edges)

@@ -1,7 +1,8 @@
 """Reads one closed surface out of STL, OBJ or PLY, strictly: triangles that enclose a cell, facing outward.
 
 Promises: what passes is finite, of a size that a cell can have, closed (every edge belongs to two triangles that agree
-about their sides) and encloses a positive volume. Vertices that coincide count as one.
+about their sides), and each body of it faces outward, cavities excepted. Vertices that coincide count as one. The work
+is bounded by counts (triangles, vertices, lines, numbers), not by the speed of the machine.
 Does not promise: that the surface does not cut through itself.
 
 Formats: binary and ASCII STL (3D Systems, 1989), Wavefront OBJ, PLY 1.0 (Turk, 1994).
@@ -13,7 +14,7 @@ import itertools
 import math
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from model.errors import UploadError
@@ -21,12 +22,18 @@ from model.errors import UploadError
 TRIANGLES_MAX = 400_000
 VERTICES_MAX = 3 * TRIANGLES_MAX
 LINES_MAX = 4 * VERTICES_MAX
+LINE_MAX = 4096  # characters
+INWARD_MAX = 8  # bodies that face inward, cavities; each is held against the bodies around it
+PROPERTIES_MAX = 32  # of one PLY element
+NUMBERS_MAX = 16 * VERTICES_MAX  # of a PLY file
 LENGTH_MIN, LENGTH_MAX = 0.01, 1e5  # µm, along the longest side
 ALLOWED = (
     f"one closed surface in µm, {LENGTH_MIN:g} to {LENGTH_MAX:g} µm long, of at most {TRIANGLES_MAX:,} triangles or "
     "quadrilaterals that face outward; STL (binary or ASCII), OBJ or PLY; one file a frame"
 )
 Point = tuple[float, float, float]
+Face = tuple[int, int, int]
+_STL_IGNORED = frozenset({"solid", "facet", "outer", "endloop", "endfacet", "endsolid"})
 _OBJ_IGNORED = frozenset({"vn", "vt", "vp", "g", "o", "s", "usemtl", "mtllib"})  # other files are never opened
 _PLY_TYPES = {
     "char": "b", "int8": "b", "uchar": "B", "uint8": "B", "short": "h", "int16": "h", "ushort": "H", "uint16": "H",
@@ -40,10 +47,15 @@ def read_stl(data: memoryview) -> dict[str, Any]:
     count = int.from_bytes(data[80:84], "little")
     if len(data) >= 84 and len(data) == 84 + 50 * count:
         _check_count(count)
-        rows = struct.iter_unpack("<12fH", data[84:])
-        return _facts(_welded((row[3:6], row[6:9], row[9:12]) for row in rows))
+        numbered: dict[bytes, int] = {}
+        number = numbered.setdefault
+        faces = [
+            (number(a, len(numbered)), number(b, len(numbered)), number(c, len(numbered)))
+            for a, b, c in struct.iter_unpack("<12x12s12s12s2x", data[84:])
+        ]
+        return _facts([struct.unpack("<3f", point) for point in numbered], faces)
     if bytes(data[:5]).lower() == b"solid":
-        return _facts(_welded(_ascii_triangles(data)))
+        return _facts(*_ascii_triangles(data))
     raise UploadError(f"the file claims {count} triangles, which take {84 + 50 * count} bytes; it has {len(data)}")
 
 
@@ -54,17 +66,17 @@ def read_obj(data: memoryview) -> dict[str, Any]:
     for number, words in _lines(data):
         if words[0] == "v" and len(words) >= 4:
             points.append((float(words[1]), float(words[2]), float(words[3])))
+            if len(points) > VERTICES_MAX:
+                raise UploadError(f"the file has more than {VERTICES_MAX:,} vertices")
         elif words[0] == "f":
             corners = [int(word.partition("/")[0]) for word in words[1:5]]
             if len(words) > 5 or 0 in corners:
                 raise UploadError(f"line {number}: a face has {len(words) - 1} corners, or one that is 0")
             polygons.append([corner - 1 if corner > 0 else len(points) + corner for corner in corners])
+            _check_count(len(polygons))
         elif words[0] not in _OBJ_IGNORED:
             raise UploadError(f"line {number} cannot be understood")
-        _check_count(len(polygons))
-        if len(points) > VERTICES_MAX:
-            raise UploadError(f"the file has more than {VERTICES_MAX:,} vertices")
-    return _facts(_resolved(points, polygons))
+    return _facts(points, _triangles(polygons, len(points)))
 
 
 def read_ply(data: memoryview) -> dict[str, Any]:
@@ -72,41 +84,63 @@ def read_ply(data: memoryview) -> dict[str, Any]:
     form, elements, start = _ply_header(data)
     if form == "ascii":
         numbers = itertools.chain.from_iterable(words for _, words in _lines(data[start:]))
-        read = _PlyText(numbers)
-        return _facts(_resolved(*read.elements(elements)))
-    body = _PlyBinary(data[start:], "<" if form == "binary_little_endian" else ">")
-    return _facts(_resolved(*body.elements(elements)))
+        points, polygons = _PlyText(numbers).elements(elements)
+    else:
+        order = "<" if form == "binary_little_endian" else ">"
+        points, polygons = _PlyBinary(data[start:], order).elements(elements)
+    return _facts(points, _triangles(polygons, len(points)))
 
 
 # ---------------------------------------------------------------------------------------------------------- the surface
 
 
-def _facts(triangles: list[tuple[Point, Point, Point]]) -> dict[str, Any]:
-    """Check a surface and describe it."""
-    _check_count(len(triangles))
-    if len(triangles) < 4:
-        raise UploadError(f"{len(triangles)} triangles enclose nothing")
-    numbered: dict[Point, int] = {}
-    faces = [tuple(numbered.setdefault(point, len(numbered)) for point in triangle) for triangle in triangles]
+def _facts(points: Sequence[Point], faces: list[Face]) -> dict[str, Any]:
+    """Check a surface and describe it; ``faces`` number the points."""
+    _check_count(len(faces))
+    if len(faces) < 4:
+        raise UploadError(f"{len(faces)} triangles enclose nothing")
+    points, faces = _welded(points, faces)
     faces = [face for face in faces if len(set(face)) == 3]  # slivers that coincide with an edge
-    low = [min(point[axis] for point in numbered) for axis in range(3)]
-    high = [max(point[axis] for point in numbered) for axis in range(3)]
+    low, high = _bounds(points)
     length = max(b - a for a, b in zip(low, high, strict=True))
-    if not all(map(math.isfinite, (*low, *high))) or not LENGTH_MIN <= length <= LENGTH_MAX:
+    if not LENGTH_MIN <= length <= LENGTH_MAX:
         raise UploadError(f"the surface is {length:g} long")
-    bodies = _check_closed(faces, len(numbered))
-    volume = _volume(list(numbered), faces)
-    if not volume > 0.0:
+    bodies = _check_closed(faces, len(points))
+    volumes = [_volume(points, body) for body in bodies]
+    volume = math.fsum(volumes)
+    if len(bodies) == 1 and not volume > 0.0:
         raise UploadError("the surface is inside out: its triangles face inward; turn them round")
+    if len(bodies) > 1:
+        _check_outward(bodies, volumes, points)
     return {
-        "triangles": len(faces), "vertices": len(numbered), "bodies": bodies, "volume": volume,
+        "triangles": len(faces), "vertices": len(points), "bodies": len(bodies), "volume": volume,
         "bounds": [low, high],
     }  # fmt: skip
 
 
-def _check_closed(faces: list[tuple[int, ...]], vertices: int) -> int:
-    """Refuse an open surface or one without two sides; return how many bodies there are."""
-    edges: set[int] = set()
+def _welded(points: Sequence[Point], faces: list[Face]) -> tuple[list[Point], list[Face]]:
+    """Keep the points that faces use, those that coincide once, in the order of their use."""
+    numbered: dict[Point, int] = {}
+    target: dict[int, int] = {}
+    for old in dict.fromkeys(itertools.chain.from_iterable(faces)):
+        x, y, z = points[old]
+        target[old] = numbered.setdefault((_finite(x), _finite(y), _finite(z)), len(numbered))
+    return list(numbered), [(target[a], target[b], target[c]) for a, b, c in faces]
+
+
+def _bounds(points: Iterable[Point]) -> tuple[list[float], list[float]]:
+    columns = list(zip(*points, strict=True))
+    return [min(column) for column in columns], [max(column) for column in columns]
+
+
+def _check_closed(faces: list[Face], vertices: int) -> list[list[Face]]:
+    """Refuse an open surface or one without two sides; return the faces of each body."""
+    edges = [first * vertices + second for a, b, c in faces for first, second in ((a, b), (b, c), (c, a))]
+    distinct = set(edges)
+    if len(distinct) != len(edges):
+        raise UploadError("neighbouring triangles disagree about their sides, or three share an edge")
+    if any(edge % vertices * vertices + edge // vertices not in distinct for edge in edges):
+        raise UploadError("the surface is open: an edge belongs to one triangle only")
     parent = list(range(vertices))
 
     def root(vertex: int) -> int:
@@ -116,23 +150,58 @@ def _check_closed(faces: list[tuple[int, ...]], vertices: int) -> int:
         return vertex
 
     for a, b, c in faces:
-        for first, second in ((a, b), (b, c), (c, a)):
-            edge = first * vertices + second
-            if edge in edges:
-                raise UploadError("neighbouring triangles disagree about their sides, or three share an edge")
-            edges.add(edge)
-        parent[root(b)] = root(a)
-        parent[root(c)] = root(a)
-    for edge in edges:
-        first, second = divmod(edge, vertices)
-        if second * vertices + first not in edges:
-            raise UploadError("the surface is open: an edge belongs to one triangle only")
-    return len({root(vertex) for face in faces for vertex in face})
+        top = root(a)
+        parent[root(b)] = top
+        parent[root(c)] = top
+    bodies: dict[int, list[Face]] = {}
+    for face in faces:
+        bodies.setdefault(root(face[0]), []).append(face)
+    return list(bodies.values())
 
 
-def _volume(points: list[Point], faces: list[tuple[int, ...]]) -> float:
+def _check_outward(bodies: list[list[Face]], volumes: list[float], points: Sequence[Point]) -> None:
+    """Refuse a body that faces inward and is no cavity: that lies in no body that faces outward."""
+    inward = [number for number, volume in enumerate(volumes) if not volume > 0.0]
+    if len(inward) > INWARD_MAX:
+        raise UploadError(f"{len(inward)} bodies face inward, more than the {INWARD_MAX} cavities that a cell may have")
+    if not inward:
+        return
+    bounds = [_bounds(points[vertex] for face in body for vertex in face) for body in bodies]
+    for number in inward:
+        corner = points[bodies[number][0][0]]
+        low, high = bounds[number]
+        around = (
+            other
+            for other, volume in enumerate(volumes)
+            if volume > -volumes[number]
+            and all(a <= b for a, b in zip((*bounds[other][0], *high), (*low, *bounds[other][1]), strict=True))
+        )
+        if not any(_winding(corner, bodies[other], points) > 0.5 for other in around):
+            centre = ", ".join(f"{(a + b) / 2:.3g}" for a, b in zip(low, high, strict=True))
+            raise UploadError(
+                f"the body around ({centre}) is inside out: its triangles face inward although it lies in no other "
+                "body; turn them round"
+            )
+
+
+def _winding(point: Point, faces: list[Face], points: Sequence[Point]) -> float:
+    """Return how often a closed surface winds round a point (van Oosterom and Strackee, 1983): 1 inside, 0 outside."""
+    px, py, pz = point
+    total = 0.0
+    for face in faces:
+        (ax, ay, az), (bx, by, bz), (cx, cy, cz) = (
+            (points[vertex][0] - px, points[vertex][1] - py, points[vertex][2] - pz) for vertex in face
+        )
+        a, b, c = math.hypot(ax, ay, az), math.hypot(bx, by, bz), math.hypot(cx, cy, cz)
+        triple = ax * (by * cz - bz * cy) + ay * (bz * cx - bx * cz) + az * (bx * cy - by * cx)
+        ab, bc, ca = ax * bx + ay * by + az * bz, bx * cx + by * cy + bz * cz, cx * ax + cy * ay + cz * az
+        total += 2.0 * math.atan2(triple, a * b * c + ab * c + bc * a + ca * b)
+    return total / (4.0 * math.pi)
+
+
+def _volume(points: Sequence[Point], faces: list[Face]) -> float:
     """Return the enclosed volume by the divergence theorem, from a corner of the surface so that little cancels."""
-    ox, oy, oz = points[0]
+    ox, oy, oz = points[faces[0][0]]
     total = 0.0
     for a, b, c in faces:
         ax, ay, az = points[a]
@@ -145,26 +214,16 @@ def _volume(points: list[Point], faces: list[tuple[int, ...]]) -> float:
     return total / 6.0
 
 
-def _welded(triangles: Iterable[tuple[Any, Any, Any]]) -> list[tuple[Point, Point, Point]]:
-    """Make points of numbers, with one zero instead of two, so that coinciding vertices are equal."""
-    return [
-        tuple((_finite(x), _finite(y), _finite(z)) for x, y, z in triangle)  # type: ignore[misc]
-        for triangle in triangles
-    ]
-
-
-def _resolved(points: list[Point], polygons: list[list[int]]) -> list[tuple[Point, Point, Point]]:
-    """Cut quadrilaterals in two and put points for their numbers."""
-    points = [(_finite(x), _finite(y), _finite(z)) for x, y, z in points]
-    triangles = []
+def _triangles(polygons: list[list[int]], points: int) -> list[Face]:
+    """Cut quadrilaterals in two."""
+    faces = []
     for polygon in polygons:
         if len(polygon) not in (3, 4):
             raise UploadError(f"a face has {len(polygon)} corners")
-        if min(polygon) < 0 or max(polygon) >= len(points):
-            raise UploadError(f"a face names a vertex that is not among the {len(points)} of the file")
-        for k in range(1, len(polygon) - 1):
-            triangles.append((points[polygon[0]], points[polygon[k]], points[polygon[k + 1]]))
-    return triangles
+        if min(polygon) < 0 or max(polygon) >= points:
+            raise UploadError(f"a face names a vertex that is not among the {points} of the file")
+        faces += [(polygon[0], polygon[k], polygon[k + 1]) for k in range(1, len(polygon) - 1)]
+    return faces
 
 
 def _finite(number: float) -> float:
@@ -183,40 +242,32 @@ def _check_count(triangles: int) -> None:
 
 def _lines(data: memoryview) -> Iterator[tuple[int, list[str]]]:
     """Yield number and words of each line that says something."""
-    number = 0
-    for number, line in enumerate(_split(data), start=1):
+    text = bytes(data).decode("utf-8")
+    if text.count("\n") > LINES_MAX:
+        raise UploadError(f"the file has more than {LINES_MAX:,} lines")
+    lines = text.split("\n")
+    del text
+    if max(map(len, lines)) > LINE_MAX:
+        raise UploadError(f"a line has more than {LINE_MAX} characters")
+    for number, line in enumerate(lines, start=1):
         words = line.split()
         if words and not words[0].startswith("#"):
             yield number, words
-        if number > LINES_MAX:
-            raise UploadError(f"the file has more than {LINES_MAX:,} lines")
 
 
-def _split(data: memoryview) -> Iterator[str]:
-    text = bytes(data).decode("utf-8")
-    start = 0
-    while start < len(text):
-        end = text.find("\n", start)
-        end = len(text) if end < 0 else end
-        if end - start > 4096:
-            raise UploadError("a line has more than 4096 characters")
-        yield text[start:end]
-        start = end + 1
-
-
-def _ascii_triangles(data: memoryview) -> Iterator[tuple[Point, Point, Point]]:
+def _ascii_triangles(data: memoryview) -> tuple[list[Point], list[Face]]:
+    """Read the corners, three a triangle."""
     corners: list[Point] = []
     for number, words in _lines(data):
         word = words[0].lower()
         if word == "vertex" and len(words) == 4:
             corners.append((float(words[1]), float(words[2]), float(words[3])))
-            if len(corners) % 3 == 0:
-                _check_count(len(corners) // 3)
-                yield corners[-3], corners[-2], corners[-1]
-        elif word not in ("solid", "facet", "outer", "endloop", "endfacet", "endsolid"):
+        elif word not in _STL_IGNORED:
             raise UploadError(f"line {number} cannot be understood")
     if len(corners) % 3:
         raise UploadError("the last triangle is not complete")
+    _check_count(len(corners) // 3)
+    return corners, [(k, k + 1, k + 2) for k in range(0, len(corners), 3)]
 
 
 def _ply_header(data: memoryview) -> tuple[str, list[_PlyElement], int]:
@@ -234,6 +285,10 @@ def _ply_header(data: memoryview) -> tuple[str, list[_PlyElement], int]:
     for element, most in zip(elements, (VERTICES_MAX, TRIANGLES_MAX), strict=True):
         if not 0 <= element.count <= most:
             raise UploadError(f"the file claims {element.count} elements {element.name}; at most {most:,} may be")
+        if len(element.properties) > PROPERTIES_MAX:
+            raise UploadError(f"the element {element.name} has {len(element.properties)} properties")
+    if sum(element.count * (len(element.properties) + 4) for element in elements) > NUMBERS_MAX:
+        raise UploadError(f"the elements of the file have more than {NUMBERS_MAX:,} numbers")
     if [name for name, _, size in elements[1].properties if size] not in (["vertex_indices"], ["vertex_index"]):
         raise UploadError("the element face must have one list, vertex_indices")
     if not {"x", "y", "z"} <= {name for name, _, size in elements[0].properties if not size}:
@@ -271,50 +326,75 @@ class _PlyReader(ABC):
 
     def elements(self, elements: list[_PlyElement]) -> tuple[list[Point], list[list[int]]]:
         """Return the points and the corners of the faces."""
-        points: list[Point] = []
-        polygons: list[list[int]] = []
-        for element in elements:
-            for _ in range(element.count):
-                row: dict[str, Any] = {}
-                for name, item, size in element.properties:
-                    if not size:
-                        row[name] = self.take(item)
-                        continue
-                    length = int(self.take(size))
-                    if not 3 <= length <= 4:
-                        raise UploadError(f"a face has {length} corners")
-                    row["corners"] = [int(self.take(item)) for _ in range(length)]
-                if element.name == "vertex":
-                    points.append((row["x"], row["y"], row["z"]))
-                else:
-                    polygons.append(row["corners"])
-        return points, polygons
+        vertex, face = elements
+        names = [name for name, _, size in vertex.properties]
+        x, y, z = (names.index(axis) for axis in "xyz")
+        points = [(row[x], row[y], row[z]) for row in self.rows(vertex)]
+        return points, self.polygons(face)
 
     @abstractmethod
-    def take(self, code: str) -> float:
-        """Return the next number."""
+    def rows(self, element: _PlyElement) -> Iterable[Sequence[float]]:
+        """Return the numbers of each row of an element without lists."""
+
+    @abstractmethod
+    def polygons(self, element: _PlyElement) -> list[list[int]]:
+        """Return the list of each row of an element that has one."""
 
 
 class _PlyText(_PlyReader):
     def __init__(self, words: Iterator[str]) -> None:
         self._words = words
 
-    def take(self, code: str) -> float:
-        word = next(self._words, None)
-        if word is None:
+    def rows(self, element: _PlyElement) -> Iterable[Sequence[float]]:
+        width = len(element.properties)
+        for _ in range(element.count):
+            yield [float(word) for word in self._take(width)]
+
+    def polygons(self, element: _PlyElement) -> list[list[int]]:
+        before = [size for _, _, size in element.properties].index(next(s for _, _, s in element.properties if s))
+        after = len(element.properties) - before - 1
+        polygons = []
+        for _ in range(element.count):
+            length = _corners(int(self._take(before + 1)[-1]))
+            polygons.append([int(word) for word in self._take(length + after)[:length]])
+        return polygons
+
+    def _take(self, count: int) -> list[str]:
+        words = list(itertools.islice(self._words, count))
+        if len(words) < count:
             raise UploadError("the file is cut off")
-        return float(word) if code in "fd" else int(word)
+        return words
 
 
 class _PlyBinary(_PlyReader):
     def __init__(self, data: memoryview, order: str) -> None:
-        self._data, self._at = data, 0
-        self._structs = {code: struct.Struct(order + code) for code in "bBhHiIfd"}
+        self._data, self._order, self._at = data, order, 0
 
-    def take(self, code: str) -> float:
-        layout = self._structs[code]
-        if self._at + layout.size > len(self._data):
+    def rows(self, element: _PlyElement) -> Iterable[Sequence[float]]:
+        row = struct.Struct(self._order + "".join(item for _, item, _ in element.properties))
+        return row.iter_unpack(self._take(element.count * row.size))
+
+    def polygons(self, element: _PlyElement) -> list[list[int]]:
+        sizes = [size for _, _, size in element.properties]
+        at = sizes.index(next(size for size in sizes if size))
+        items = "".join(item for _, item, _ in element.properties)
+        head = struct.Struct(self._order + items[:at] + sizes[at])
+        bodies = {length: struct.Struct(self._order + items[at] * length + items[at + 1 :]) for length in (3, 4)}
+        polygons = []
+        for _ in range(element.count):
+            length = _corners(int(head.unpack(self._take(head.size))[-1]))
+            body = bodies[length]
+            polygons.append([int(corner) for corner in body.unpack(self._take(body.size))[:length]])
+        return polygons
+
+    def _take(self, size: int) -> memoryview:
+        start, self._at = self._at, self._at + size
+        if self._at > len(self._data):
             raise UploadError("the file is cut off")
-        number: float = layout.unpack_from(self._data, self._at)[0]
-        self._at += layout.size
-        return number
+        return self._data[start : self._at]
+
+
+def _corners(length: int) -> int:
+    if not 3 <= length <= 4:
+        raise UploadError(f"a face has {length} corners")
+    return length

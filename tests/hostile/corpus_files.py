@@ -152,6 +152,50 @@ def many_pages_of_one_bomb() -> bytes:
     return tiff([packed] + [b""] * 63, tags=side)
 
 
+def overlapping_directories() -> bytes:
+    """30,000 directories of 500 entries each, twelve bytes apart: 15 million entries in 366 kB."""
+    head, step, entries = 8, 12, 500
+    body = bytearray(head + 30_000 * step + 2 + entries * 12 + 4)
+    struct.pack_into("<2sHI", body, 0, b"II", 42, head)
+    for number in range(30_000):
+        start = head + number * step
+        struct.pack_into("<H", body, start, entries)
+        # The link to the next directory lies among the entries of later ones, whose tags are unknown.
+        struct.pack_into("<I", body, start + 2 + entries * 12, start + step)
+    return bytes(body)
+
+
+def many_strips() -> bytes:
+    """Every page of 4000 has the same 2048 strips: eight million offsets in a small file."""
+    strips = 2048
+    body = bytearray(struct.pack("<2sHI", b"II", 42, 0))
+    table = len(body)
+    body += struct.pack(f"<{strips}I", *[8] * strips) + struct.pack(f"<{strips}I", *[4] * strips)
+    tags = [
+        (256, LONG, 1, 4), (257, LONG, 1, strips), (258, SHORT, 1, 8), (259, SHORT, 1, 1),
+        (273, LONG, strips, table), (277, SHORT, 1, 1), (278, LONG, 1, 1), (279, LONG, strips, table + 4 * strips),
+    ]  # fmt: skip
+    struct.pack_into("<I", body, 4, len(body))
+    for _ in range(4000):
+        body += struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+        body += struct.pack("<I", len(body) + 4)
+    struct.pack_into("<I", body, len(body) - 4, 0)
+    return bytes(body)
+
+
+def placed(*blocks: tuple[int, int], pages: int = 16, files: bool = False) -> bytes:
+    """An OME-TIFF of two frames whose TiffData elements say (page, frame) of eight planes each."""
+    unit = "<UUID>urn:uuid:{0}</UUID>" if files else ""
+    data = "".join(
+        f'<TiffData IFD="{page}" FirstT="{frame}" PlaneCount="8">{unit.format(frame)}</TiffData>'
+        for page, frame in blocks
+    )
+    text = OME.format(z=SIDE, t=2, c=1, order="XYZCT", head="", more="").replace(
+        "/></Image>", f">{data}</Pixels></Image>"
+    )
+    return tiff(pages=pages, description=text)
+
+
 LAUGHS = (
     '<!DOCTYPE x [<!ENTITY a "ha">'
     + "".join(f'<!ENTITY {chr(98 + k)} "{f"&{chr(97 + k)};" * 10}">' for k in range(9))
@@ -241,7 +285,7 @@ TIFFS: dict[str, Case] = {
     "OME without end": lambda: described(OME.format(z=8, t=1, c=1, order="XYZCT", head="", more="")[:-20]),
     "OME without Pixels": partial(described, "<OME></OME>"),
     "OME in another order": lambda: tiff(
-        pages=16, description=OME.format(z=8, t=2, c=1, order="XYTZC", head="", more="")
+        pages=16, description=OME.format(z=8, t=2, c=1, order="XZYTC", head="", more="")
     ),
     "OME voxel of zero": partial(ome, more='PhysicalSizeX="0"'),
     "OME voxel of NaN": partial(ome, more='PhysicalSizeX="NaN"'),
@@ -249,6 +293,16 @@ TIFFS: dict[str, Case] = {
     "billion laughs": partial(ome, head=LAUGHS, more='Name="&j;"'),
     "an entity from a file": partial(
         ome, head='<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]>', more='Name="&e;"'
+    ),
+    "OME that gives two planes one page": lambda: placed((0, 0), (0, 1), pages=16),
+    "OME that names pages that are not there": lambda: placed((0, 0), (99, 1), pages=16),
+    "OME that leaves planes out": lambda: placed((0, 0), pages=16),
+    "OME of 10^5 blocks": lambda: placed(*[(0, 0)] * 20_000, pages=16),
+    "OME of several files": lambda: placed((0, 0), (8, 1), files=True),
+    "directories that lie over each other": overlapping_directories,
+    "a million small strips": many_strips,
+    "strips that are larger packed": lambda: tiff(
+        [zlib.compress(cell_plane(3)) + bytes(4000)] * SIDE, tags={259: (SHORT, [8])}
     ),
     "a shape of text": partial(described, '{"shape": "8"}'),
     "a shape 10^5 deep": partial(described, '{"shape"' + ":[" * 100_000),
@@ -346,6 +400,19 @@ MESHES: dict[str, tuple[str, Case]] = {
     "stl open": ("stl", lambda: stl(box_triangles()[1:])),
     "stl with a fin": ("stl", lambda: stl([*box_triangles(), ((0.0, 0.0, 0.0), (0.0, 0.0, 10.0), (5.0, 5.0, 5.0))])),
     "stl twice the same": ("stl", lambda: stl(box_triangles() * 2)),
+    "stl with a second body inside out": (
+        "stl", lambda: stl([*box_triangles(), *box_triangles(5.0, at=20.0, inward=True)])
+    ),
+    "stl with a body inside out between two others": (
+        "stl",
+        lambda: stl([*box_triangles(), *box_triangles(3.0, at=12.0, inward=True), *box_triangles(at=20.0)]),
+    ),
+    "stl of nine cavities": (
+        "stl",
+        lambda: stl(
+            [*box_triangles(20.0), *(t for k in range(9) for t in box_triangles(1.0, at=2 * k + 1.0, inward=True))]
+        ),
+    ),
     "stl inside out": ("stl", lambda: stl(box_triangles(inward=True))),
     "stl with a face turned round": ("stl", lambda: stl([box_triangles(inward=True)[0], *box_triangles()[1:]])),
     "stl moebius": ("stl", moebius),
@@ -370,6 +437,7 @@ MESHES: dict[str, tuple[str, Case]] = {
     "obj with 1e400": ("obj", lambda: obj("v 1e400 0 0", *QUADS, "f 1 2 9")),
     "obj that calls a program": ("obj", lambda: obj("csh rm -rf /", *QUADS)),
     "obj of curves": ("obj", lambda: obj("curv 0 1 1 2 3", *QUADS)),
+    "obj of too many lines": ("obj", lambda: obj(*QUADS) + b"\n" * 4_800_001),
     "obj open": ("obj", lambda: obj(*QUADS[:-1])),
     "obj of a vertex without numbers": ("obj", lambda: obj("v 1", *QUADS)),
     "ply empty": ("ply", lambda: b""),
@@ -389,6 +457,17 @@ MESHES: dict[str, tuple[str, Case]] = {
     ),
     "ply 255-gon": ("ply", lambda: ply_of(3, 1, form="binary_little_endian", body=bytes(36) + b"\xff" + bytes(1020))),
     "ply cut off": ("ply", lambda: ply_of(3, 4, form="binary_little_endian", body=bytes(20))),
+    "ply of three thousand properties": (
+        "ply",
+        lambda: ply("format ascii 1.0\nelement vertex 1000000\n" + "property char a\n" * 3000 + "element face 1\n"),
+    ),
+    "ply of properties that are not there": (
+        "ply",
+        lambda: ply(
+            "format ascii 1.0\nelement vertex 1200000\n" + "".join(f"property char {c}\n" for c in "xyzabcdefghijklm")
+            + "element face 400000\nproperty list uchar int vertex_indices\n"
+        ),
+    ),
     "ply of words": ("ply", lambda: ply_of(3, 1, body=b"a b c d e f g h i 3 0 1 2\n")),
     "ply with a list of floats for corners": (
         "ply", lambda: ply_of(3, 1, body=b"0 0 0 1 0 0 0 1 0 3 0.5 1 2\n"),

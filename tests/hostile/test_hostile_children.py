@@ -19,8 +19,8 @@ from hostile.corpus_files import box_stl, labels_tiff, weights
 
 from model.errors import UploadError
 from model.network import AutoDecoder, NetworkConfig
-from model.uploads.labels import read_labels
-from model.uploads.surfaces import read_obj, read_ply, read_stl
+from model.uploads.labels import SAMPLES_MAX, read_labels
+from model.uploads.surfaces import TRIANGLES_MAX, read_obj, read_ply, read_stl
 from model.uploads.weights import FREQUENCIES, SIZES, expected_shapes
 from worker.inspect import START, TREE, inspect_file
 
@@ -40,12 +40,13 @@ def test_the_child_imports_the_standard_library_only() -> None:
     assert "runpy" in START
 
 
-@pytest.fixture
-def large(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A harmless file that needs some hundred megabytes and some seconds to look into."""
     ball = trimesh.creation.icosphere(subdivisions=7, radius=5.0)
-    ball.export(tmp_path / "ball.stl")
-    return tmp_path / "ball.stl"
+    path = tmp_path_factory.mktemp("large") / "ball.stl"
+    ball.export(path, file_type="stl_ascii")
+    return path
 
 
 def test_too_little_memory_is_a_refusal(large: Path) -> None:
@@ -66,6 +67,50 @@ def test_the_largest_surface_is_looked_into_in_time(large: Path) -> None:
     assert facts["volume"] == pytest.approx(4 / 3 * math.pi * 125, rel=1e-3)
 
 
+def test_a_surface_of_as_many_triangles_as_are_allowed_is_taken_and_one_more_is_not(tmp_path: Path) -> None:
+    ring = torus(500, 400)
+    path = tmp_path / "ring.stl"
+    ring.export(path)
+    facts = inspect_file(path, "stl")
+    assert facts["triangles"] == TRIANGLES_MAX == 400_000
+    assert facts["volume"] == pytest.approx(ring.volume, rel=1e-6)
+    ball = trimesh.creation.icosahedron().apply_translation((100.0, 0.0, 0.0))
+    trimesh.util.concatenate([ring, ball]).export(path)
+    with pytest.raises(UploadError, match="400,020 triangles"):
+        inspect_file(path, "stl")
+
+
+def torus(around: int, across: int) -> trimesh.Trimesh:
+    """A ring of 2 x around x across triangles."""
+    i, j = (index.ravel() for index in np.meshgrid(np.arange(around), np.arange(across), indexing="ij"))
+    u, v = 2 * np.pi * i / around, 2 * np.pi * j / across
+    points = np.stack([(10 + 3 * np.cos(v)) * np.cos(u), (10 + 3 * np.cos(v)) * np.sin(u), 3 * np.sin(v)], axis=1)
+
+    def at(a: Any, b: Any) -> Any:
+        return a % around * across + b % across
+
+    first = np.stack([at(i, j), at(i + 1, j), at(i + 1, j + 1)], axis=1)
+    second = np.stack([at(i, j), at(i + 1, j + 1), at(i, j + 1)], axis=1)
+    return trimesh.Trimesh(points, np.concatenate([first, second]), process=False)
+
+
+def test_as_many_samples_as_are_allowed_are_taken_and_a_plane_more_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "cells.tif"
+    plane = np.zeros((1024, 1024), np.uint8)
+    plane[300:700, 300:700] = 7
+    for count in (128, 129):
+        with tifffile.TiffWriter(path) as file:
+            for number in range(count):
+                file.write(
+                    plane if 0 < number < 127 else plane * 0, compression="zlib", metadata=None, contiguous=False
+                )
+        if count == 128:
+            assert inspect_file(path, "tiff")["shape"] == [1, 128, 1024, 1024]
+            assert SAMPLES_MAX == 128 * 1024 * 1024
+    with pytest.raises(UploadError, match="135,266,304 samples"):
+        inspect_file(path, "tiff")
+
+
 # ----------------------------------------------------------------------------------- the readers beside those of others
 
 
@@ -81,6 +126,80 @@ def test_surfaces_are_read_as_others_read_them(tmp_path: Path, ending: str, asci
     assert facts["volume"] == pytest.approx(shape.volume, rel=1e-5)
     assert facts["bounds"] == pytest.approx(np.asarray(shape.bounds), rel=1e-6)
     assert (facts["triangles"], facts["vertices"]) == (len(shape.faces), len(shape.vertices))
+
+
+def test_a_cavity_faces_inward_and_a_second_body_must_not(tmp_path: Path) -> None:
+    outer, inner = trimesh.creation.icosphere(radius=5.0), trimesh.creation.icosphere(radius=2.0)
+    inner.invert()
+    path = tmp_path / "shell.stl"
+    trimesh.util.concatenate([outer, inner]).export(path)
+    facts = inspect_file(path, "stl")
+    assert facts["bodies"] == 2
+    assert facts["volume"] == pytest.approx(outer.volume + inner.volume, rel=1e-5)
+    inner.apply_translation((6.0, 6.0, 6.0))  # outside, the boxes overlap
+    trimesh.util.concatenate([outer, inner]).export(path)
+    with pytest.raises(UploadError, match=r"the body around \(6, 6, 6\) is inside out"):
+        inspect_file(path, "stl")
+
+
+def test_imagej_leaves_out_a_step_of_one_unit(tmp_path: Path) -> None:
+    path = tmp_path / "cells.tif"
+    for unit, scale in (("micron", 1.0), ("\\u00B5m", 1.0), ("Micrometers", 1.0), ("UM", 1.0), ("nm", 1e-3)):
+        tifffile.imwrite(path, growing()[0], imagej=True, metadata={"axes": "ZYX", "unit": unit}, resolution=(5, 5))
+        facts = inspect_file(path, "tiff")
+        assert facts["voxel"] == pytest.approx([0.2 * scale, 0.2 * scale, 1.0 * scale])
+        assert "step along z was taken to be 1" in facts["notes"][0]
+    metadata = {"axes": "ZYX", "unit": "um", "spacing": 0.5}
+    tifffile.imwrite(path, growing()[0], imagej=True, metadata=metadata, resolution=(5, 5))
+    assert "notes" not in inspect_file(path, "tiff")
+    tifffile.imwrite(path, growing()[0], imagej=True, metadata={"axes": "ZYX", "unit": "inch"}, resolution=(5, 5))
+    assert inspect_file(path, "tiff")["voxel"] == [None, None, None]
+
+
+def growing() -> Any:
+    """Three frames of a box that touches the border from the third frame on, (T, Z, Y, X)."""
+    volumes = np.zeros((3, 5, 8, 9), np.uint16)
+    volumes[0, 2, 3:5, 3:5] = volumes[1, 2, 2:6, 2:6] = 1
+    volumes[2, 1:4, 0:6, 2:6] = 4
+    return volumes
+
+
+@pytest.mark.parametrize("kind", ["reversed", "z outer", "time before channel"])
+def test_planes_are_where_ome_says_they_are(tmp_path: Path, kind: str) -> None:
+    # A frame is empty in the file's order of pages, and none is where the description puts them.
+    volumes, path = growing(), tmp_path / "cells.ome.tif"
+    volumes[:, 0] = 0
+    pages = [(t, z) for t in range(3) for z in range(5)]
+    order = "XYTZC" if kind == "time before channel" else "XYZCT"
+    if kind == "z outer":
+        pages = [(t, z) for z in range(5) for t in range(3)]
+    elif kind == "reversed":
+        pages = pages[::-1]
+    elif kind == "time before channel":
+        pages = sorted(pages, key=lambda place: (place[1], place[0]))
+    listed = "".join(f'<TiffData IFD="{n}" FirstT="{t}" FirstZ="{z}"/>' for n, (t, z) in enumerate(pages))
+    text = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">'
+        f'<Pixels SizeX="9" SizeY="8" SizeZ="5" SizeC="1" SizeT="3" DimensionOrder="{order}" Type="uint16">'
+        f"{listed if kind != 'time before channel' else ''}</Pixels></Image></OME>"
+    )
+    with tifffile.TiffWriter(path) as file:
+        for number, (t, z) in enumerate(pages):
+            file.write(
+                volumes[t, z], metadata=None, contiguous=False, description=text.encode() if number == 0 else None
+            )
+    facts = inspect_file(path, "tiff")
+    assert facts["shape"] == [3, 5, 8, 9]
+    assert (facts["labels"], facts["largest_label"], facts["touches_border"]) == (2, 4, True)
+    # Frame 0 without a label is told by its number in time.
+    with tifffile.TiffWriter(path) as file:
+        for number, (t, z) in enumerate(pages):
+            file.write(
+                volumes[t, z] * (t != 0), metadata=None, contiguous=False,
+                description=text.encode() if number == 0 else None,
+            )  # fmt: skip
+    with pytest.raises(UploadError, match="frame 0 holds no label"):
+        inspect_file(path, "tiff")
 
 
 @pytest.mark.parametrize(
