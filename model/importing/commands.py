@@ -63,7 +63,7 @@ def import_cells(
     """Turn your cells into training sequences and a recipe; sequences with errors are left out and named."""
     from model.importing.library import ImportPlan, import_sequences
     from model.importing.recipe import write_recipe
-    from model.importing.report import as_table, source_rows
+    from model.importing.report import as_lines, as_table, source_rows, taken_rows
     from model.importing.sources import open_footages
     from model.importing.survey import survey
 
@@ -73,6 +73,7 @@ def import_cells(
     footages = open_footages(source, given=_given(voxel, interval), tracks=tracks)
     with _progress() as begin:
         surveyed = survey(footages, on_frame=begin("looking"))
+    console.print(as_lines(taken_rows(footages, surveyed)))
     if faulty := [row for row in source_rows(surveyed) if row.findings]:
         console.print(as_table(faulty))
     minutes = next((f.calibration.minutes for f in footages if f.calibration.minutes), None)
@@ -102,17 +103,19 @@ def validate(
 ) -> None:
     """List what is wrong with each sequence, before any training; status 1 if anything must be put right."""
     from model.dataset import INDEX_FILE
-    from model.importing.report import as_json, as_table, imported_rows, source_rows
+    from model.importing.report import as_json, as_lines, as_table, imported_rows, source_rows, taken_rows
     from model.importing.sources import open_footages
     from model.importing.survey import survey
 
     if (source / INDEX_FILE).is_file():
-        rows = imported_rows(source)
+        rows, taken = imported_rows(source), []
     else:
         footages = open_footages(source, given=_given(voxel, interval), tracks=tracks)
         with _progress() as begin:
-            rows = source_rows(survey(footages, on_frame=begin("looking")))
-    report = as_json(rows)
+            surveyed = survey(footages, on_frame=begin("looking"))
+        rows, taken = source_rows(surveyed), taken_rows(footages, surveyed)
+        console.print(as_lines(taken))
+    report = as_json(rows, taken)
     console.print(as_table(rows))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -222,7 +225,7 @@ def _numbers(text: str) -> list[float]:
 def _given(voxel: tuple[float, float, float] | None, interval: float | None) -> Calibration:
     from model.importing.footage import Calibration
 
-    return Calibration(spacing=voxel, minutes=interval)
+    return Calibration(spacing=voxel, minutes=interval, spacing_from="--voxel", minutes_from="--interval")
 
 
 @contextmanager

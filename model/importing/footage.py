@@ -6,7 +6,7 @@ Does not promise: that the cells are usable; :mod:`model.importing.survey` looks
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -68,15 +68,76 @@ class Track:
 
 
 @dataclass(frozen=True)
+class Doubt:
+    """Something that files leave open and a reader had to decide; the survey reports it as a warning."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a reader took from files, in words for people; empty where there is nothing to say.
+
+    Attributes
+    ----------
+    axes
+        Axes of the files, and how they were read.
+    order
+        What gave frames their order.
+    labels
+        What the values are.
+    tracks
+        What says which cell is which, and who descends from whom.
+    doubts
+        Choices that may be wrong.
+    """
+
+    axes: str = ""
+    order: str = ""
+    labels: str = ""
+    tracks: str = ""
+    doubts: tuple[Doubt, ...] = ()
+
+
+UNREMARKABLE = Taken()
+
+
+@dataclass(frozen=True)
 class Calibration:
-    """What files say of their scale, where they say it: µm between voxels along x, y, z; minutes between frames."""
+    """What files say of their scale, where they say it: µm between voxels along x, y, z; minutes between frames.
+
+    Attributes
+    ----------
+    spacing_from, minutes_from
+        Where the values come from, in words for people.
+    spacing_doubts, minutes_doubts
+        What is uncertain about them.
+    """
 
     spacing: Spacing | None = None
     minutes: float | None = None
+    spacing_from: str = field(default="", compare=False, kw_only=True)
+    minutes_from: str = field(default="", compare=False, kw_only=True)
+    spacing_doubts: tuple[Doubt, ...] = field(default=(), compare=False, kw_only=True)
+    minutes_doubts: tuple[Doubt, ...] = field(default=(), compare=False, kw_only=True)
+
+    @property
+    def doubts(self) -> tuple[Doubt, ...]:
+        """Everything that is uncertain about the scale."""
+        return (*self.spacing_doubts, *self.minutes_doubts)
 
     def known(self, other: Calibration) -> Calibration:
         """What ``other`` says, and where it says nothing, this."""
-        return Calibration(other.spacing or self.spacing, other.minutes or self.minutes)
+        space, time = other if other.spacing else self, other if other.minutes else self
+        return Calibration(
+            space.spacing,
+            time.minutes,
+            spacing_from=space.spacing_from,
+            minutes_from=time.minutes_from,
+            spacing_doubts=space.spacing_doubts,
+            minutes_doubts=time.minutes_doubts,
+        )
 
 
 class Footage(Protocol):
@@ -95,6 +156,11 @@ class Footage(Protocol):
     @property
     def calibration(self) -> Calibration:
         """Scale as the files give it."""
+        ...
+
+    @property
+    def taken(self) -> Taken:
+        """What was taken from the files where they leave a choice."""
         ...
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
+from rich.text import Text
 
 from model.dataset import load_dataset
 from model.domain import OMEGA
 from model.errors import DatasetError
+from model.importing.footage import Calibration, Footage
 from model.importing.library import SURVEY_FILE
 from model.importing.survey import Finding, Surveyed
 
@@ -30,9 +33,52 @@ class Row:
     findings: list[Finding]
 
 
+@dataclass(frozen=True)
+class TakenRow:
+    """What was taken from one footage: axes, voxel, interval, order, labels and tracks, in words."""
+
+    name: str
+    said: dict[str, str]
+
+
 def source_rows(surveyed: list[Surveyed]) -> list[Row]:
     """Report on files that are not imported yet."""
     return [_row(one.life.name, len(one.life.frames), one.volumes, one.findings) for one in surveyed]
+
+
+def taken_rows(footages: Sequence[Footage], surveyed: list[Surveyed]) -> list[TakenRow]:
+    """Tell what was taken from each footage."""
+    rows = []
+    for number, footage in enumerate(footages):
+        labels = {label for one in surveyed if one.footage == number for some in one.life.labels for label in some}
+        scale, taken = footage.calibration, footage.taken
+        rows.append(
+            TakenRow(
+                footage.name,
+                {
+                    "axes": taken.axes,
+                    "voxel": _voxel(scale),
+                    "interval": _interval(scale),
+                    "order": taken.order,
+                    "labels": f"{_listed(labels)}{f' ({taken.labels})' if taken.labels else ''}",
+                    "tracks": taken.tracks,
+                },
+            )
+        )
+    return rows
+
+
+def as_lines(rows: list[TakenRow]) -> Text:
+    """What was taken, for people; footages that were read alike share a block."""
+    alike: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for row in rows:
+        alike.setdefault(tuple(row.said.items()), []).append(row.name)
+    lines = []
+    for said, names in alike.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        lines.append(f"taken from {names[0]}{more}")
+        lines += [f"  {what}: {text}" for what, text in said if text]
+    return Text("\n".join(lines))
 
 
 def imported_rows(folder: Path) -> list[Row]:
@@ -56,9 +102,10 @@ def imported_rows(folder: Path) -> list[Row]:
     return rows
 
 
-def as_json(rows: list[Row]) -> dict[str, Any]:
+def as_json(rows: list[Row], taken: Sequence[TakenRow] = ()) -> dict[str, Any]:
     """The report as a document; ``errors`` and ``warnings`` count sequences."""
     return {
+        "taken": [{"name": one.name, **one.said} for one in taken],
         "sequences": [
             {
                 "name": row.name,
@@ -92,6 +139,23 @@ def as_table(rows: list[Row]) -> Table:
 def _row(name: str, frames: int, volumes: NDArray[np.float64], findings: list[Finding]) -> Row:
     span = (float(volumes.min()), float(volumes.max())) if len(volumes) else None
     return Row(name, frames, span, findings)
+
+
+def _voxel(scale: Calibration) -> str:
+    if scale.spacing is None:
+        return "not known"
+    return " × ".join(f"{side:.6g}" for side in scale.spacing) + f" µm along x, y, z ({scale.spacing_from or 'given'})"
+
+
+def _interval(scale: Calibration) -> str:
+    if scale.minutes is None:
+        return "not known"
+    return f"{scale.minutes:.6g} minutes ({scale.minutes_from or 'given'})"
+
+
+def _listed(labels: set[int]) -> str:
+    some = ", ".join(str(label) for label in sorted(labels)[:SHOWN])
+    return (some or "none") + (f" … ({len(labels)} in all)" if len(labels) > SHOWN else "")
 
 
 def _of_arrays(block: NDArray[np.float32]) -> list[Finding]:

@@ -21,14 +21,15 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 
 from model.errors import DatasetError
-from model.importing.footage import ONLY_CELL, Calibration, Sighting, Track, without_specks
+from model.importing.footage import ONLY_CELL, UNREMARKABLE, Calibration, Sighting, Taken, Track, without_specks
 from model.importing.membrane import membrane_of_field
 from model.importing.triangles import Membrane
 
 MESHES = (".stl", ".obj", ".ply")
 FIELDS = (".npy", ".mat", ".h5", ".hdf5")
 FIELD_NAME = "sdf_vid"
-MICROMETRES, UNKNOWN = Calibration(spacing=(1.0, 1.0, 1.0)), Calibration()
+MICROMETRES = Calibration(spacing=(1.0, 1.0, 1.0), spacing_from="meshes are in µm")
+UNKNOWN = Calibration()
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class MeshSequence:
     files: dict[int, Path]
     calibration: Calibration = MICROMETRES
     tracks: list[Track] | None = None
+    taken: Taken = UNREMARKABLE
     frames: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -68,6 +70,7 @@ class FieldSequence:
     path: Path
     calibration: Calibration = UNKNOWN
     tracks: list[Track] | None = None
+    taken: Taken = UNREMARKABLE
     frames: list[int] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -94,13 +94,13 @@ def survey(
         made = lives(tracks, present, footage.name)
         lost = [f for f in footage.frames if not seen[f]]
         if not made:
-            faults = [*_of_scale(footage.calibration), *_of_frames(lost, unreadable)]
+            faults = [*_of_scale(footage.calibration), *_of_doubts(footage), *_of_frames(lost, unreadable)]
             found.append(_surveyed(number, Life(footage.name, [], []), seen, faults))
         single = len(made) == 1
         for life in made:
             named = Life(footage.name, life.frames, life.labels) if single else life
             inner = [f for f in lost if life.frames[0] <= f <= life.frames[-1] or single]
-            mine = [*_of_scale(footage.calibration), *_of_frames(inner, unreadable)]
+            mine = [*_of_scale(footage.calibration), *_of_doubts(footage), *_of_frames(inner, unreadable)]
             found.append(_surveyed(number, named, seen, [*mine, *_of_life(named, seen, footage.frames)]))
     return found
 
@@ -139,6 +139,12 @@ def _of_scale(calibration: Calibration) -> list[Finding]:
         message = f"voxel sides {spacing} are not positive numbers: give --voxel X Y Z (µm)"
         return [Finding(severity="error", code="bad_spacing", message=message)]
     return []
+
+
+def _of_doubts(footage: Footage) -> list[Finding]:
+    """Warn of what the reader was not sure of."""
+    doubts = dict.fromkeys((*footage.calibration.doubts, *footage.taken.doubts))
+    return [Finding(severity="warning", code=doubt.code, message=doubt.message) for doubt in doubts]
 
 
 def _of_frames(empty: list[int], unreadable: dict[int, str]) -> list[Finding]:

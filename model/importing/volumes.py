@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from model.errors import DatasetError
 from model.importing.calibration import read_calibration
-from model.importing.footage import ONLY_CELL, SPECK, Calibration, Sighting, Track, without_specks
+from model.importing.footage import ONLY_CELL, SPECK, UNREMARKABLE, Calibration, Sighting, Taken, Track, without_specks
 from model.importing.membrane import membrane_of_mask
 from model.importing.triangles import Membrane
 
@@ -52,6 +52,7 @@ class LabelVolumes:
     calibration: Calibration
     tracks: list[Track] | None = None
     labelled: bool = True
+    taken: Taken = UNREMARKABLE
     frames: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
