@@ -219,7 +219,7 @@ def rebuild(
 
     settings = AppSettings()
     folder = data_dir or settings.data_dir
-    rules = JobRules(retention_s=settings.retention_days * 86400.0, record_s=settings.record_days * 86400.0)
+    rules = JobRules.of(settings)
     try:
         with ExitStack() as stack:
             url = settings.redis_url or running_broker(folder / "broker")

@@ -24,7 +24,7 @@ from model.errors import SpecError, TooLargeError
 from model.spec import Cost, GenerationSpec
 from worker.artifacts import Artifacts
 from worker.broker import Broker, start_broker
-from worker.jobs import AsyncJobs, Job, JobRules, Jobs
+from worker.jobs import AsyncJobs, Job, JobRules, Jobs, Timing
 from worker.quota import Quota, Rates
 from worker.uploads import UploadRules, Uploads, check_reserve
 
@@ -81,6 +81,12 @@ class Desk:
         check_fits_model(spec, card)
         return card
 
+    def timing(self, spec: GenerationSpec) -> Timing:
+        """Estimate the seconds of one worker, corrected by what workers measured; raises ``QueueUnavailableError``."""
+        return self.records.timings.expect(
+            kind="generation", model_id=spec.model, formats=spec.formats, estimated_s=spec.cost().seconds
+        )
+
     async def patience(self, job: Job, seconds: float) -> Job:
         """Return the job when it has ended or after ``seconds``, whichever is first; at once if the service closes."""
         deadline = time.monotonic() + min(seconds, self.settings.max_wait_seconds)
@@ -120,11 +126,7 @@ async def open_desk(settings: AppSettings) -> AsyncIterator[Desk]:
             stack.push_async_callback(to_thread.run_sync, broker.close)
             url = broker.url
         artifacts = Artifacts(settings.data_dir)
-        rules = JobRules(
-            max_queue=settings.max_queue,
-            retention_s=settings.retention_days * 86400.0,
-            record_s=settings.record_days * 86400.0,
-        )
+        rules = JobRules.of(settings)
         jobs = await to_thread.run_sync(lambda: Jobs.connect(url, artifacts=artifacts, rules=rules))
         stack.push_async_callback(to_thread.run_sync, jobs.close)
         async_jobs = AsyncJobs.connect(url, find=jobs.get)

@@ -57,6 +57,13 @@ class FailureView(_View):
     type: str = Field(description="Address of the documentation of this code.")
 
 
+class LeaseView(_View):
+    """Which worker holds a running job."""
+
+    worker: str = Field(description="Host name and process id of the worker.", examples=["node-7:4121"])
+    since: Moment | None = Field(description="When this attempt began.")
+
+
 class JobView(_View):
     """One request and its life so far."""
 
@@ -66,6 +73,8 @@ class JobView(_View):
     progress: ProgressView
     queue_position: int | None = Field(description="1: the next to run. null: not queued.")
     attempts: int = Field(description="How often a worker has started it.")
+    lost: int = Field(default=0, description="How many of these attempts ended because the worker died or fell silent.")
+    lease: LeaseView | None = Field(default=None, description="Who computes it now; null while it is not running.")
     created_at: Moment
     started_at: Moment | None
     finished_at: Moment | None
@@ -97,6 +106,8 @@ class JobView(_View):
             ),
             queue_position=job.queue_position,
             attempts=job.attempts,
+            lost=job.lost,
+            lease=LeaseView(worker=job.worker, since=_moment(job.started_at)) if job.worker else None,
             created_at=datetime.fromtimestamp(job.created_at, UTC),
             started_at=_moment(job.started_at),
             finished_at=_moment(job.finished_at),
@@ -199,11 +210,21 @@ class Limits(_View):
     bytes: int
 
 
+class SecondsView(_View):
+    """Computing time of one worker, corrected by the jobs that workers measured."""
+
+    expected: float
+    low: float = Field(description="About one job in ten is faster.")
+    high: float = Field(description="About one job in ten is slower.")
+    jobs: int = Field(description="Measured jobs that the correction rests on; 0: none yet, the spread is wide.")
+
+
 class EstimateView(_View):
     """What a spec would take, and whether the service would accept it."""
 
     kind: Literal["generation"]
     cost: Cost
+    seconds: SecondsView
     limits: Limits
     within_limits: bool
 

@@ -45,6 +45,9 @@ class AppSettings(BaseSettings):
     max_bytes: int = Field(default=8 * 2**30, ge=1, description="Bytes of files one job may be expected to write.")
     max_body_bytes: int = Field(default=256 * 1024, ge=1024, description="Longest JSON body, in bytes.")
     max_queue: int = Field(default=10_000, ge=1, description="More queued jobs are refused.")
+    reuse: bool = Field(
+        default=True, description="A request that was carried out before is answered with its finished job; same bytes."
+    )
     max_active: int = Field(default=1000, ge=1, description="Queued and running jobs one key may have.")
     max_rate: float = Field(default=50.0, gt=0, description="Requests a second that one key may send for long,")
     max_burst: int = Field(default=200, ge=1, description="and at once.")
@@ -84,6 +87,7 @@ def child_environment(settings: AppSettings, *, workers: int = 1) -> dict[str, s
         "CYTOSYNTH_DATA_DIR": str(settings.data_dir.resolve()),
         "CYTOSYNTH_MODEL_DIRS": json.dumps([str(path.resolve()) for path in settings.model_dirs]),
         "CYTOSYNTH_MAX_QUEUE": str(settings.max_queue),
+        "CYTOSYNTH_REUSE": str(settings.reuse),
         "CYTOSYNTH_RETENTION_DAYS": repr(settings.retention_days),
         "CYTOSYNTH_RECORD_DAYS": repr(settings.record_days),
         "CYTOSYNTH_DISK_RESERVE_BYTES": str(settings.disk_reserve_bytes),

@@ -23,20 +23,12 @@ from numpy.typing import NDArray
 
 from model.domain import TAU, Grid
 from model.errors import ExportError
+from model.formats import media_type
 from model.manifest import MANIFEST_FILE, CellEntry, FileEntry, Manifest, ModelEntry, SoftwareEntry, Units
 from model.runs import Labels
 from model.surface import Surface
 from model.tiff import Hyperstack, HyperstackWriter
 
-MEDIA_TYPES = {
-    ".stl": "model/stl",
-    ".obj": "model/obj",
-    ".ply": "application/octet-stream",  # no registered type
-    ".tif": "image/tiff",
-    ".json": "application/json",
-    ".txt": "text/plain",
-    ".png": "image/png",
-}
 MeshFormat = Literal["stl", "obj", "ply"]
 
 
@@ -178,7 +170,7 @@ class Exporter:
             name=name,
             bytes=file.size,
             sha256=file.sha256,
-            media_type=MEDIA_TYPES.get(path.suffix, "application/octet-stream"),
+            media_type=media_type(name),
         )
 
 

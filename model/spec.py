@@ -94,7 +94,9 @@ class Cost(_Strict):
     frames: int = Field(description="Frames of all sequences together.")
     points: int = Field(description="Grid samples of all frames together.")
     bytes: int = Field(description="Expected size of the files, to within a factor of about two.")
-    seconds: float = Field(description="Expected computing time of one worker, to within a factor of a few.")
+    seconds: float = Field(
+        description="Expected computing time of one worker. An estimate corrects it by what workers measured."
+    )
 
 
 class GenerationSpec(_Strict):
@@ -231,7 +233,7 @@ class GenerationSpec(_Strict):
         -----
         The constants are measured means (docs/performance.md): a frame takes a fixed time and one that grows with N², a
         sequence as long as its code is drawn and judged; a closed surface of a cell has about 1.5 triangles per N² and
-        0.5 N² vertices on an N³ grid.
+        0.5 N² vertices on an N³ grid. A preview shows up to eight frames, each rendered in 0.4 s.
         """
         nx, ny, nz = self.grid_shape
         frames = self.count * self.frame_count
@@ -241,7 +243,8 @@ class GenerationSpec(_Strict):
         size = sum(per_face[f] * face * frames for f in self.formats if f in per_face)
         size += points / 40.0 if "tiff" in self.formats else 0.0
         size += 4e5 * self.count if "png" in self.formats else 0.0
-        seconds = 0.5 * self.count + frames * (0.02 + 5e-6 * face)
+        seconds = 0.5 * self.count + frames * (0.03 + 8e-6 * face)
+        seconds += 0.4 * min(8, self.frame_count) * self.count if "png" in self.formats else 0.0
         return Cost(frames=frames, points=points, bytes=int(size) + 4096, seconds=round(seconds, 3))
 
     def digest(self, *, model_sha256: str) -> str:

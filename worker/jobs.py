@@ -56,11 +56,12 @@ from worker.records import (
     parse_job,
 )
 from worker.store import Store
+from worker.timings import Timing, Timings
 from worker.upkeep import Upkeep
 
 __all__ = [
     "AsyncJobs", "Job", "JobEvent", "JobFailure", "JobPage", "JobProgress", "JobRules", "JobStatus", "Jobs", "Lease",
-    "Sweep", "WorkerBeat",
+    "Sweep", "Timing", "WorkerBeat",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ class Jobs:
         self.rules = rules or JobRules()
         self._redis = client
         self._store = Store(client, prefix=prefix)
+        self.timings = Timings(self._store)
         self._prefix = prefix
         self._artifacts = artifacts
         self._hint = hint

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from secrets import token_hex
-from typing import Any
+from typing import Any, Protocol, Self, runtime_checkable
 
 
 class JobStatus(StrEnum):
@@ -61,6 +61,8 @@ class Job:
     progress: JobProgress
     attempts: int
     created_at: float
+    lost: int = 0  # leases: attempts that ended with the death or silence of the worker
+    worker: str | None = None  # that holds the lease now
     started_at: float | None = None
     finished_at: float | None = None
     expires_at: float | None = None
@@ -123,6 +125,29 @@ class WorkerBeat:
     seen_at: float
 
 
+class RuleSettings(Protocol):
+    """The settings that every process which opens the job records must share."""
+
+    @property
+    def retention_days(self) -> float: ...  # noqa: D102
+    @property
+    def record_days(self) -> float: ...  # noqa: D102
+    @property
+    def max_queue(self) -> int: ...  # noqa: D102
+    @property
+    def reuse(self) -> bool: ...  # noqa: D102
+
+
+@runtime_checkable
+class LeaseSettings(Protocol):
+    """The settings that only workers have, which hold and sweep leases."""
+
+    @property
+    def lease_seconds(self) -> float: ...  # noqa: D102
+    @property
+    def hint_after_seconds(self) -> float: ...  # noqa: D102
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobRules:
     """The numbers that govern the life of a job."""
@@ -138,6 +163,24 @@ class JobRules:
     max_queue: int = 10_000
     reuse: bool = True  # answer a request, or carry out a job, with what was made before
     sweep_batch: int = 200  # jobs a sweep touches of each sort, so that no script runs long
+
+    @classmethod
+    def of(cls, settings: RuleSettings) -> Self:
+        """Return the rules that settings state, for every process that opens the job records."""
+        rules = cls(
+            retention_s=settings.retention_days * 86400.0,
+            record_s=settings.record_days * 86400.0,
+            max_queue=settings.max_queue,
+            reuse=settings.reuse,
+        )
+        if not isinstance(settings, LeaseSettings):
+            return rules
+        return replace(
+            rules,
+            lease_s=settings.lease_seconds,
+            hint_after_s=settings.hint_after_seconds,
+            away_s=0.4 * settings.lease_seconds,
+        )
 
 
 def new_job_id() -> str:
@@ -168,6 +211,8 @@ def parse_job(fields: Mapping[str, str], *, rank: int | None = None) -> Job:
         digest=fields["digest"],
         progress=progress,
         attempts=int(fields.get("attempts", "0")),
+        lost=int(fields.get("lost") or "0"),
+        worker=(fields.get("worker") or None) if status is JobStatus.RUNNING else None,
         created_at=float(fields["created_at"]),
         started_at=_number(fields.get("started_at")),
         finished_at=_number(fields.get("finished_at")),

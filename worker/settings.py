@@ -76,12 +76,4 @@ class WorkerSettings(BaseSettings):
     @property
     def rules(self) -> JobRules:
         """What the job records must know of these settings."""
-        return JobRules(
-            lease_s=self.lease_seconds,
-            retention_s=self.retention_days * 86400.0,
-            record_s=self.record_days * 86400.0,
-            hint_after_s=self.hint_after_seconds,
-            away_s=0.4 * self.lease_seconds,
-            max_queue=self.max_queue,
-            reuse=self.reuse,
-        )
+        return JobRules.of(self)

@@ -16,6 +16,7 @@
                       ``round:<name>``: one under way
 ``seq``, ``token``    counters: order of submission, fencing; ``tally``: hash, what went wrong how often
 ``swept``             when the latest sweep was
+``timing:<group>``    hash, how long jobs took beside their estimates (:mod:`worker.timings`)
 ``workers``           sorted set of workers by their last sign of life; ``worker-facts`` describes them
 ====================  ========================================================================================
 """
@@ -43,7 +44,7 @@ CRASHED = (
 )
 SCRIPTS = (
     "submit", "claim", "beat", "finish", "fail", "release", "stumble", "cancel", "delete", "pin", "sweep", "restore",
-    "whole", "alias",
+    "whole", "alias", "timing",
 )  # fmt: skip
 # Where kombu keeps the hints that a worker has taken and not yet acknowledged; a name of our own, for the server may
 # carry the messages of others.
@@ -191,6 +192,14 @@ class Store:
         with reachable():
             found: Any = self._redis.hmget(self.job_key(job_id), ["status", "token"])
         return bool(found == [JobStatus.RUNNING, str(token)])
+
+    def timings(self, groups: list[str]) -> list[dict[str, str]]:
+        """Return what was measured of each group of jobs; empty where nothing was."""
+        with reachable(), self._redis.pipeline(transaction=False) as pipe:
+            for group in groups:
+                pipe.hgetall(f"{self._prefix}timing:{group}")
+            found: list[dict[str, str]] = pipe.execute()
+        return found
 
     def hints_waiting(self) -> int:
         """Return how many hints no worker has taken."""

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -21,7 +21,7 @@ from celery import signals
 
 from model import __version__
 from model.card import SHIPPED_MODELS, find_model
-from model.spec import GenerationSpec
+from model.spec import Cost, GenerationSpec
 from worker.artifacts import Artifacts
 from worker.errors import (
     CytosynthError,
@@ -71,6 +71,7 @@ class Office:
     storage: Storage
     settings: WorkerSettings
     name: str
+    warm: threading.Event = field(default_factory=threading.Event)  # this process has computed a job
 
 
 def _preload() -> None:
@@ -193,12 +194,29 @@ def _make(office: Office, lease: Lease, heart: Heart, content: str) -> None:
                     log.info("job %s: has the files of job %s", job_id, twin)
                     return
             staged = artifacts.staging(job_id, lease.token)
-        office.storage.check(_expected_bytes(lease.job))
+        cost = _expected(lease.job)
+        office.storage.check(cost.bytes if cost else 0)
+        started = time.monotonic()
         _runner(lease.job.kind)(lease.job, staged, heart.report)
+        took_s = time.monotonic() - started
         heart.check()
         artifacts.publish(job_id, staged)
+        _measured(office, lease.job, cost, took_s)
     finally:
         artifacts.discard(staged)
+
+
+def _measured(office: Office, job: Job, cost: Cost | None, took_s: float) -> None:
+    """Let later estimates learn from a job; not from the first of a process, which compiles the kernels."""
+    if cost is None:
+        return
+    if not office.warm.is_set():
+        office.warm.set()
+        return
+    with suppress(QueueUnavailableError):  # one measurement less
+        office.jobs.timings.record(
+            kind=job.kind, model_id=job.model_id, formats=job.spec["formats"], estimated_s=cost.seconds, took_s=took_s
+        )
 
 
 def _blame(office: Office, lease: Lease, trouble: OSError) -> None:
@@ -235,11 +253,11 @@ def _content(job: Job) -> str:
     return hashlib.sha256(json.dumps([job.digest, __version__, WorkerSettings().device]).encode()).hexdigest()
 
 
-def _expected_bytes(job: Job) -> int:
-    """Estimate what a job writes; 0 where nobody knows."""
+def _expected(job: Job) -> Cost | None:
+    """Estimate what a job takes; None for a kind that has no estimate."""
     if job.kind != "generation":
-        return 0
-    return int(GenerationSpec.model_validate_json(json.dumps(job.spec)).cost().bytes)
+        return None
+    return GenerationSpec.model_validate_json(json.dumps(job.spec)).cost()
 
 
 def _insist(action: Callable[[], None]) -> None:

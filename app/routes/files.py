@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -22,6 +21,7 @@ from app.errors import ProblemError, problem_response
 from app.problems import RANGE, TABLE
 from app.routes.jobs import JobId
 from app.schemas import FileList, FileView
+from model.formats import MEDIA_TYPES, OTHER, media_type
 from worker.errors import (
     ArtifactNotFoundError,
     JobCanceledError,
@@ -34,16 +34,6 @@ from worker.jobs import Job, JobStatus
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["files"], route_class=StrictRoute)
 
 MANIFEST = "manifest.json"
-# What the service writes; whatever a manifest says, nothing is served as a page or a script.
-MEDIA_TYPES = {
-    ".stl": "model/stl",
-    ".obj": "model/obj",
-    ".ply": "application/ply",
-    ".tif": "image/tiff",
-    ".tiff": "image/tiff",
-    ".png": "image/png",
-    ".json": "application/json",
-}
 CACHING = {"Cache-Control": "private, no-cache"}  # may be kept, but a removed job must be noticed
 
 FileName = Annotated[
@@ -60,7 +50,7 @@ NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The clien
 WHOLE_FILE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The file. `ETag` is its SHA-256, as in the manifest.",
-        "content": dict.fromkeys((*sorted(set(MEDIA_TYPES.values())), "application/octet-stream"), BINARY),
+        "content": dict.fromkeys((*sorted(set(MEDIA_TYPES.values())), OTHER), BINARY),
     },
     **NOT_MODIFIED,
 }
@@ -220,11 +210,6 @@ def finished_job(desk: Desk, job_id: str) -> Job:
             raise JobCanceledError("the job was canceled and has no files")
         case _:
             raise JobNotFinishedError(f"the job is {job.status}; its files come when it has succeeded")
-
-
-def media_type(name: str) -> str:
-    """Return the media type of one of our files."""
-    return MEDIA_TYPES.get(Path(name).suffix.lower(), "application/octet-stream")
 
 
 def matches(if_none_match: str | None, etag: str) -> bool:

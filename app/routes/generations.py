@@ -13,7 +13,7 @@ from fastapi import APIRouter, Body, Header, Response
 from app.border import StrictRoute
 from app.desk import Desk, DeskNow
 from app.examples import GENERATIONS
-from app.schemas import EstimateView, JobView, Limits
+from app.schemas import EstimateView, JobView, Limits, SecondsView
 from model.spec import GenerationSpec
 from worker.jobs import Job
 
@@ -75,12 +75,17 @@ async def create_generation(
 
 @router.post("/estimates", operation_id="createEstimate", summary="Estimate the cost of a spec")
 def create_estimate(spec: Spec, desk: DeskNow) -> EstimateView:
-    """Say what a spec would take, without running it: grid samples, bytes of files, seconds of one worker."""
+    """Say what a spec would take, without running it: grid samples, bytes of files, seconds of one worker.
+
+    The seconds are corrected by what workers measured for the same model and formats, and given with their spread.
+    """
     desk.fitting_card(spec)
-    cost, settings = spec.cost(), desk.settings
+    cost, settings, timing = spec.cost(), desk.settings, desk.timing(spec)
     limits = Limits(points=settings.max_points, bytes=settings.max_bytes)
     within = cost.points <= limits.points and cost.bytes <= limits.bytes
-    return EstimateView(kind="generation", cost=cost, limits=limits, within_limits=within)
+    cost = cost.model_copy(update={"seconds": round(timing.expected, 3)})
+    seconds = SecondsView(expected=cost.seconds, low=round(timing.low, 3), high=round(timing.high, 3), jobs=timing.jobs)
+    return EstimateView(kind="generation", cost=cost, seconds=seconds, limits=limits, within_limits=within)
 
 
 def _submit(desk: Desk, spec: GenerationSpec, idempotency_key: str | None) -> tuple[Job, float]:
@@ -96,7 +101,7 @@ def _submit(desk: Desk, spec: GenerationSpec, idempotency_key: str | None) -> tu
         idempotency_key=idempotency_key,
         request_digest=hashlib.sha256(asked.encode()).hexdigest(),
     )
-    return job, complete.cost().seconds
+    return job, desk.timing(complete).expected
 
 
 def preferred_wait(prefer: str | None) -> int | None:

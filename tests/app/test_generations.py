@@ -8,7 +8,10 @@ import time
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
+
+from model.spec import GenerationSpec
 
 SMALL = {"model": "round", "frames": 2, "grid": 16}
 
@@ -24,8 +27,8 @@ def test_accepted_job_says_where_to_look_and_carries_the_drawn_seed(house: Any) 
     assert job["spec"]["latent"] == {"kind": "sampled", "temperature": 1.0}
     assert job["model"] == {"id": "round", "sha256": "ab" * 32}
     assert set(job) == {
-        "id", "kind", "state", "progress", "queue_position", "attempts", "created_at", "started_at", "finished_at",
-        "expires_at", "pinned", "spec", "model", "links", "error",
+        "id", "kind", "state", "progress", "queue_position", "attempts", "lost", "lease", "created_at", "started_at",
+        "finished_at", "expires_at", "pinned", "spec", "model", "links", "error",
     }  # fmt: skip
 
 
@@ -95,6 +98,17 @@ def test_preferences_are_clipped_or_ignored_never_refused(house: Any, prefer: st
     assert answer.headers.get("preference-applied") == applied
 
 
+def test_where_reuse_is_off_a_finished_request_is_a_new_job(house: Any, serve: Any) -> None:
+    first = house.post({"model": "round", "seed": 77, "frames": 1, "grid": 8}).json()
+    house.carry_out(first["id"])
+    assert house.post(first["spec"]).json()["id"] == first["id"]
+    with httpx.Client(base_url=serve(house.settings.model_copy(update={"reuse": False})), timeout=30) as client:
+        again = client.post("/v1/generations", json=first["spec"])
+        assert again.status_code == 202
+        assert again.json()["id"] != first["id"]
+        client.post(f"/v1/jobs/{again.json()['id']}/cancel")
+
+
 def test_estimate_gives_cost_and_limits_without_a_job(house: Any) -> None:
     before = len(house.jobs.list(limit=200).jobs)
     answer = house.post({"model": "round", "frames": 10, "grid": 32, "count": 2}, path="/v1/estimates").json()
@@ -102,6 +116,41 @@ def test_estimate_gives_cost_and_limits_without_a_job(house: Any) -> None:
     assert answer["limits"]["points"] == house.settings.max_points
     assert answer["within_limits"] is True
     assert len(house.jobs.list(limit=200).jobs) == before
+
+
+def test_estimate_is_corrected_by_what_workers_measured(house: Any) -> None:
+    spec = {"model": "round", "frames": 10, "grid": 32, "formats": ["ply"]}
+    before = house.post(spec, path="/v1/estimates").json()
+    assert before["seconds"]["low"] < before["seconds"]["expected"] < before["seconds"]["high"]
+    plain = GenerationSpec.model_validate(spec).cost().seconds
+    for _ in range(4):
+        house.jobs.timings.record(
+            kind="generation", model_id="round", formats=["ply"], estimated_s=plain, took_s=5.0 * plain
+        )
+    after = house.post(spec, path="/v1/estimates").json()
+    assert after["seconds"]["jobs"] == 4
+    assert after["seconds"]["expected"] == after["cost"]["seconds"] == pytest.approx(5.0 * plain, rel=1e-3)
+
+
+def test_pictures_take_time_in_the_estimate(house: Any) -> None:
+    plain, pictured = (
+        house.post({"model": "long", "frames": 3, "grid": 16, "formats": formats}, path="/v1/estimates").json()
+        for formats in (["obj"], ["obj", "png"])
+    )
+    assert pictured["cost"]["seconds"] > plain["cost"]["seconds"] + 1.0
+
+
+def test_a_running_job_shows_its_worker_and_the_leases_it_lost(house: Any) -> None:
+    job_id = house.post({"model": "round", "seed": 4242, "frames": 1, "grid": 8}).json()["id"]
+    queued = house.client.get(f"/v1/jobs/{job_id}").json()
+    assert (queued["lease"], queued["lost"]) == (None, 0)
+    lease = house.jobs.claim(job_id, worker="node-7:41")
+    running = house.client.get(f"/v1/jobs/{job_id}").json()
+    assert running["lease"] == {"worker": "node-7:41", "since": running["started_at"]}
+    house.jobs.stumble(lease, code="export_failed", message="full")
+    again = house.client.get(f"/v1/jobs/{job_id}").json()
+    assert (again["state"], again["lease"], again["lost"], again["attempts"]) == ("queued", None, 1, 1)
+    house.client.post(f"/v1/jobs/{job_id}/cancel")
 
 
 def test_estimate_of_too_large_a_job_says_so_without_refusing(house: Any) -> None:

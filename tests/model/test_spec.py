@@ -250,6 +250,15 @@ def test_each_further_mesh_format_costs_bytes_and_no_time() -> None:
     assert two.seconds == one.seconds
 
 
+def test_a_preview_costs_time_by_the_frames_it_shows() -> None:
+    def preview_s(**members: Any) -> float:
+        return spec(formats=["stl", "png"], **members).cost().seconds - spec(formats=["stl"], **members).cost().seconds
+
+    assert preview_s(frames=1) == pytest.approx(preview_s(frames=4) / 4, abs=2e-3)
+    assert preview_s(frames=8) == pytest.approx(preview_s(frames=200), abs=2e-3)
+    assert preview_s(frames=8, count=3) == pytest.approx(3 * preview_s(frames=8), abs=2e-3)
+
+
 # -------------------------------------------------------------------------------------------------------- the model
 
 

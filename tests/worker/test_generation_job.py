@@ -20,8 +20,9 @@ Worker = subprocess.Popen[bytes]
 
 @pytest.fixture(scope="module")
 def worker(service: Service) -> Worker:
-    # As in production: libraries before the first lease, and a lease that outlasts a busy machine.
-    return service.start_worker(CYTOSYNTH_PRELOAD="1", CYTOSYNTH_LEASE_SECONDS="60")
+    # As in production: libraries before the first lease, and a lease that outlasts a busy machine. Without reuse: the
+    # same content is computed again.
+    return service.start_worker(CYTOSYNTH_PRELOAD="1", CYTOSYNTH_LEASE_SECONDS="60", CYTOSYNTH_REUSE="false")
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,12 @@ def test_same_spec_gives_the_same_bytes_from_a_real_checkpoint(
         assert "cell_0000/labels.tif" in names
         sums.append({n: hashlib.sha256(service.artifacts.path(job.id, n).read_bytes()).hexdigest() for n in names})
     assert sums[0] == sums[1]
+    # The first job of a process compiles the kernels, so estimates learn from the second on.
+    timing = service.jobs.timings.expect(
+        kind="generation", model_id="tiny", formats=spec.formats, estimated_s=spec.cost().seconds
+    )
+    assert timing.jobs == 1
+    assert 0.0 < timing.expected < 60.0
 
     def loaded(pid: int) -> bool:
         return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
