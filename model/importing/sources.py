@@ -12,6 +12,7 @@ from pathlib import Path
 
 from model.errors import DatasetError
 from model.importing.footage import Calibration, Footage
+from model.importing.planes import ARRAY, is_label_array, leading_files
 from model.importing.surfaces import FIELDS, MESHES, FieldSequence, MeshSequence, open_field
 from model.importing.volumes import (
     TIFF,
@@ -63,6 +64,8 @@ def _open_file(path: Path) -> list[_Opened]:
     suffix = path.suffix.lower()
     if suffix in TIFF:
         return [open_stack(path)]
+    if suffix == ARRAY and is_label_array(path):
+        return [open_stack(path)]
     if suffix in FIELDS:
         return [open_field(path)]
     if suffix in MESHES:
@@ -78,11 +81,15 @@ def _open_folder(folder: Path) -> list[_Opened]:
     if meshes := [path for path in files if path.suffix.lower() in MESHES]:
         return [MeshSequence(folder.name, numbered(meshes))]
     if stacks := [path for path in files if path.suffix.lower() in TIFF]:
+        stacks = leading_files(stacks)
         if len(stacks) > 1 and not frame_count(stacks[0])[1]:
             return [open_frames(stacks, folder.name)]
         return [open_stack(path) for path in stacks]
     if fields := [path for path in files if path.suffix.lower() in FIELDS]:
-        return [open_field(path) for path in fields]
+        arrays = [path for path in fields if path.suffix.lower() == ARRAY and is_label_array(path)]
+        if arrays == fields and len(arrays) > 1 and not frame_count(arrays[0])[1]:
+            return [open_frames(arrays, folder.name)]
+        return [footage for path in fields for footage in _open_file(path)]
     return [footage for path in entries if path.is_dir() for footage in _named(_open_folder(path), folder, path)]
 
 

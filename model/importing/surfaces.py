@@ -4,13 +4,15 @@ Promises: a mesh is used as it is, its distances are exact; of sampled distances
 that their scale, which the method's release changes from frame to frame, does not matter.
 Does not promise: a cell from a mesh with holes; those are reported by the survey.
 
-Formats: STL, OBJ, PLY in µm; arrays ``sdf_vid`` (t, x, y, z), negative inside, reversed to (z, y, x, t) in HDF5 as
-MATLAB writes it.
+Formats: STL, OBJ, PLY in µm; arrays (t, x, y, z) of NumPy, negative inside; variables ``sdf_vid`` (t, y, x, z) of MAT
+files, as the release makes them of images, whose first axis is the row: reversed to (z, x, y, t) in HDF5.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from model.importing.triangles import Membrane
 
 MESHES = (".stl", ".obj", ".ply")
 FIELDS = (".npy", ".mat", ".h5", ".hdf5")
+HDF5 = (".h5", ".hdf5")
 FIELD_NAME = "sdf_vid"
 MICROMETRES = Calibration(spacing=(1.0, 1.0, 1.0), spacing_from="meshes are in µm")
 UNKNOWN = Calibration()
@@ -64,7 +67,7 @@ class MeshSequence:
 
 @dataclass(frozen=True)
 class FieldSequence:
-    """One cell, its signed distances sampled on a grid; ``(t, x, y, z)`` or one frame ``(x, y, z)``."""
+    """One cell, its signed distances sampled on a grid; several frames, or one without an axis of time."""
 
     name: str
     path: Path
@@ -87,6 +90,11 @@ class FieldSequence:
         """Look at the cell."""
         values = self._read(frame)
         if not (values < 0).any():
+            if (values > 0).any() and (values == np.floor(values)).all():
+                raise DatasetError(
+                    f"{self.path.name}: frame {frame} holds whole numbers and none below 0: labels, not distances; "
+                    "save them as integers"
+                )
             return []
         inside = values < 0
         cut = any(bool(np.take(inside, end, axis=axis).any()) for axis in range(3) for end in (0, -1))
@@ -101,22 +109,31 @@ class FieldSequence:
         return [membrane for _ in labels]
 
     def _frames(self) -> int:
-        if self.path.suffix in (".h5", ".hdf5"):
-            with _hdf5(self.path) as file:
-                shape: tuple[int, ...] = file[FIELD_NAME].shape[::-1]
-        else:
-            shape = _array(self.path).shape
-        if len(shape) not in (3, 4):
-            raise DatasetError(f"{self.path.name} has {len(shape)} axes; (t, x, y, z) or (x, y, z) is wanted")
+        shape, kind = _described(self.path)
+        if len(shape) not in (3, 4) or 0 in shape:
+            raise DatasetError(f"{self.path.name} has the shape {shape}; {_axes(self.path, 4)} is wanted")
+        if kind != "f":
+            raise DatasetError(
+                f"{self.path.name} holds values of type {kind!r}, which cannot be distances; labels are read from TIFF "
+                "and .npy"
+            )
         return shape[0] if len(shape) == 4 else 1
 
     def _read(self, frame: int) -> NDArray[Any]:
-        if self.path.suffix in (".h5", ".hdf5"):
-            with _hdf5(self.path) as file:
+        """Distances of a frame, (x, y, z)."""
+        suffix = self.path.suffix.lower()
+        if suffix in HDF5:
+            with _hdf5(self.path) as file, _readable(self.path):
                 stored = file[FIELD_NAME]
-                return np.asarray(stored[..., frame] if stored.ndim == 4 else stored[()]).transpose()
-        values = _array(self.path)
-        return np.asarray(values[frame] if values.ndim == 4 else values)
+                values = np.asarray(stored[..., frame] if stored.ndim == 4 else stored[()]).transpose(1, 2, 0)
+        else:
+            whole = _array(self.path)
+            values = np.asarray(whole[frame] if whole.ndim == 4 else whole)
+            if suffix == ".mat":
+                values = values.transpose(1, 0, 2)
+        if not np.isfinite(values).all():
+            raise DatasetError(f"{self.path.name}: frame {frame} holds NaN or infinity")
+        return values
 
 
 def read_mesh(path: Path, calibration: Calibration = MICROMETRES) -> Membrane:
@@ -143,7 +160,9 @@ def read_mesh(path: Path, calibration: Calibration = MICROMETRES) -> Membrane:
 
 def open_field(path: Path) -> FieldSequence:
     """Open sampled signed distances."""
-    return FieldSequence(path.stem, path)
+    shape, _ = _described(path)
+    taken = Taken(axes=_axes(path, len(shape)), labels="the zero level set of signed distances is the one cell")
+    return FieldSequence(path.stem, path, taken=taken)
 
 
 def _sighting(membrane: Membrane, *, cut: bool) -> Sighting:
@@ -162,17 +181,31 @@ def _sighting(membrane: Membrane, *, cut: bool) -> Sighting:
     )
 
 
+def _axes(path: Path, axes: int) -> str:
+    """Axes of an array of distances, in words."""
+    named = {".npy": "(t, x, y, z)", ".mat": "(t, y, x, z)"}.get(path.suffix.lower(), "(z, x, y, t)")
+    return named if axes == 4 else named.replace("t, ", "").replace(", t", "")
+
+
+def _described(path: Path) -> tuple[tuple[int, ...], str]:
+    """Shape, time first, and kind of the values."""
+    if path.suffix.lower() in HDF5:
+        with _hdf5(path) as file, _readable(path):
+            return tuple(file[FIELD_NAME].shape[::-1]), str(file[FIELD_NAME].dtype.kind)
+    array = _array(path)
+    return array.shape, array.dtype.kind
+
+
 def _array(path: Path) -> NDArray[Any]:
-    try:
-        if path.suffix == ".npy":
+    with _readable(path):
+        if path.suffix.lower() == ".npy":
             return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-        return np.asarray(loadmat(path, variable_names=[FIELD_NAME])[FIELD_NAME])
-    except KeyError:
-        raise DatasetError(f"{path.name} holds no variable {FIELD_NAME}") from None
-    except NotImplementedError:  # version 7.3 is HDF5
-        raise DatasetError(f"{path.name} is a MAT file of version 7.3: rename it to end in .h5") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise DatasetError(f"{path.name} cannot be read: {error}") from None
+        try:
+            return np.asarray(loadmat(path, variable_names=[FIELD_NAME])[FIELD_NAME])
+        except KeyError:
+            raise DatasetError(f"{path.name} holds no variable {FIELD_NAME}") from None
+        except NotImplementedError:  # version 7.3 is HDF5
+            raise DatasetError(f"{path.name} is a MAT file of version 7.3: rename it to end in .h5") from None
 
 
 def _hdf5(path: Path) -> Any:
@@ -184,7 +217,19 @@ def _hdf5(path: Path) -> Any:
         file = h5py.File(path, "r")
     except OSError as error:
         raise DatasetError(f"{path.name} cannot be read as HDF5: {error}") from None
-    if FIELD_NAME not in file:
+    if not isinstance(file.get(FIELD_NAME), h5py.Dataset):
         file.close()
         raise DatasetError(f"{path.name} holds no dataset {FIELD_NAME}")
     return file
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn whatever a reader raises on a bad file into one sentence."""
+    try:
+        yield
+    except DatasetError:
+        raise
+    except Exception as error:  # noqa: BLE001 (NumPy, SciPy and h5py raise almost anything on a bad file)
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise DatasetError(f"{path.name} cannot be read: {why}") from None

@@ -1,8 +1,8 @@
-"""Label volumes as TIFF: stacks over time, a stack a frame, and the folders of the Cell Tracking Challenge.
+"""Label volumes as TIFF or NumPy: stacks over time, a stack a frame, and the folders of the Cell Tracking Challenge.
 
-Promises: any integer type; value 0 is background, every other value a cell; frames are read one by one, also from
-files that are larger than memory.
-Does not promise: multi-channel images, or TIFF compressions beyond zlib unless their codecs are installed.
+Promises: any integer type, and floating point where all values are whole; value 0 is background, every other value a
+cell, however large; frames are read one by one, also from files that are larger than memory.
+Does not promise: multi-channel images.
 
 Formats: ImageJ and OME hyperstacks; https://celltrackingchallenge.net/datasets (mask and man_track files, and the text
 file of tracks: label, first frame, last frame, parent).
@@ -11,25 +11,35 @@ file of tracks: label, first frame, last frame, parent).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from model.errors import DatasetError
-from model.importing.calibration import read_calibration
-from model.importing.footage import ONLY_CELL, SPECK, UNREMARKABLE, Calibration, Sighting, Taken, Track, without_specks
+from model.importing.footage import (
+    ONLY_CELL,
+    SPECK,
+    UNREMARKABLE,
+    Calibration,
+    Doubt,
+    Sighting,
+    Taken,
+    Track,
+    without_specks,
+)
 from model.importing.membrane import membrane_of_mask
+from model.importing.planes import Contents, read_contents, read_frame
 from model.importing.triangles import Membrane
 
 TIFF = (".tif", ".tiff")
 TRACK_FILES = ("man_track.txt", "res_track.txt")
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)  # bodies are sets that touch by faces, edges or corners
 _CHALLENGE_FRAME = re.compile(r"(?:mask|man_track|man_seg)(\d+)\.tiff?$", re.IGNORECASE)
+MASK = 255
 _SPACE_UNKNOWN = (1.0, 1.0, 1.0)
 
 
@@ -67,12 +77,10 @@ class LabelVolumes:
 
     def sightings(self, frame: int) -> list[Sighting]:
         """Look at all cells of a frame."""
-        volume, spacing = self._read(frame), np.array(self.calibration.spacing or _SPACE_UNKNOWN)
+        (volume, labels), spacing = self._read(frame), np.array(self.calibration.spacing or _SPACE_UNKNOWN)
         found = []
-        for label, box in enumerate(ndimage.find_objects(volume), start=1):
-            if box is None:
-                continue
-            inside = volume[box] == label
+        for number, (label, box) in enumerate(zip(labels, ndimage.find_objects(volume), strict=True), start=1):
+            inside = volume[box] == number
             low = np.array([side.start for side in box])
             high = np.array([side.stop for side in box])
             numbers, count = ndimage.label(inside, _TOUCHING)
@@ -95,42 +103,57 @@ class LabelVolumes:
 
     def membranes(self, frame: int, labels: list[int]) -> list[Membrane]:
         """Find the membranes of some cells of a frame, specks left out."""
-        volume, spacing = self._read(frame), self.calibration.spacing or _SPACE_UNKNOWN
+        (volume, known), spacing = self._read(frame), self.calibration.spacing or _SPACE_UNKNOWN
         boxes = ndimage.find_objects(volume)
         found = []
         for label in labels:
-            box = boxes[label - 1] if label <= len(boxes) else None
-            if box is None:
+            if label not in known:
                 raise DatasetError(f"{self.name}: frame {frame} does not show cell {label}")
-            inside = _without_specks(volume[box] == label)
+            number = known.index(label) + 1
+            box = boxes[number - 1]
+            inside = _without_specks(volume[box] == number)
             membrane = membrane_of_mask(inside, spacing)
             first = np.array([side.start for side in box]) * np.array(spacing)
             found.append(Membrane(membrane.vertices + first, membrane.faces))
         return found
 
-    def _read(self, frame: int) -> NDArray[Any]:
-        """Labels of a frame, (x, y, z), small integers."""
+    def _read(self, frame: int) -> tuple[NDArray[np.int32], list[int]]:
+        """Cells of a frame, (x, y, z), numbered from 1, and the label of each."""
         path, number = self.places[frame]
-        volume = np.ascontiguousarray(read_frame(path, number).transpose(2, 1, 0))
-        if self.labelled and np.issubdtype(volume.dtype, np.integer):
-            return volume.astype(np.int32, copy=False)
-        return np.where(volume != 0, np.int32(ONLY_CELL), np.int32(0))
+        volume = _labels_of(read_frame(path, number), f"{path.name}: frame {number}")
+        volume = np.ascontiguousarray(volume.transpose(2, 1, 0))
+        if not self.labelled:
+            volume = np.where(volume != 0, np.int32(ONLY_CELL), np.int32(0))
+        return _numbered(volume)
+
+
+def _opened(
+    name: str, places: dict[int, tuple[Path, int]], contents: Contents, *, labelled: bool | None = None
+) -> LabelVolumes:
+    """Label volumes with what can be said of them after a look at the values; None: find out what they are."""
+    if labelled is None:
+        labelled = _is_labelled([*places.values()])
+    said, doubts = "", contents.doubts
+    try:
+        first = read_frame(*next(iter(places.values())))
+    except DatasetError:
+        pass  # the survey reports it with its frame
+    else:
+        said, doubts = _what(first, labelled=labelled), (*doubts, *_label_doubts(first))
+    taken = Taken(axes=contents.axes, labels=said, doubts=doubts)
+    return LabelVolumes(name, places, contents.calibration, labelled=labelled, taken=taken)
 
 
 def open_stack(path: Path) -> LabelVolumes:
-    """Open one TIFF with all frames (TZYX), or one frame (ZYX)."""
-    with _opened(path) as tiff:
-        frames, calibration = _shape(tiff, path)[0], read_calibration(tiff)
-    places = {t: (path, t) for t in range(frames)}
-    return LabelVolumes(path.stem, places, calibration, labelled=_is_labelled([*places.values()]))
+    """Open one file with all frames (TZYX), or one frame (ZYX)."""
+    contents = read_contents(path)
+    return _opened(path.stem, {t: (path, t) for t in range(contents.frames)}, contents)
 
 
 def open_frames(files: list[Path], name: str) -> LabelVolumes:
-    """Open 3D TIFFs, a frame a file, in the order of the numbers in their names."""
-    with _opened(files[0]) as tiff:
-        calibration = read_calibration(tiff)
+    """Open 3D files, a frame a file, in the order of the numbers in their names."""
     places = {frame: (path, 0) for frame, path in numbered(files).items()}
-    return LabelVolumes(name, places, calibration, labelled=_is_labelled([*places.values()]))
+    return _opened(name, places, read_contents(files[0]))
 
 
 def open_challenge(folder: Path) -> LabelVolumes:
@@ -147,10 +170,10 @@ def open_challenge(folder: Path) -> LabelVolumes:
             places[int(match[1])] = (path, 0)
     if not places:
         raise DatasetError(f"{folder} has a file of tracks but no mask000.tif or man_track000.tif")
-    with _opened(next(iter(places.values()))[0]) as tiff:
-        calibration = read_calibration(tiff)
     table = next(folder / name for name in TRACK_FILES if (folder / name).is_file())
-    return LabelVolumes(folder.name, places, calibration, read_tracks(table))
+    tracks = read_tracks(table)
+    contents = read_contents(next(iter(places.values()))[0])
+    return replace(_opened(folder.name, places, contents, labelled=True), tracks=tracks)
 
 
 def read_tracks(path: Path) -> list[Track]:
@@ -184,57 +207,77 @@ def numbered(files: list[Path]) -> dict[int, Path]:
 
 
 def frame_count(path: Path) -> tuple[int, bool]:
-    """Frames of a TIFF, and whether it has an axis of time."""
-    with _opened(path) as tiff:
-        frames, _, has_time = _shape(tiff, path)
-    return frames, has_time
-
-
-def read_frame(path: Path, frame: int) -> NDArray[Any]:
-    """Read one frame of a TIFF, (z, y, x)."""
-    with _opened(path) as tiff:
-        frames, slices, _ = _shape(tiff, path)
-        series = tiff.series[0]
-        try:
-            if series.dataoffset is not None and series.dtype is not None:  # one run of bytes: map, do not read
-                mapped = tiff.filehandle.memmap_array(
-                    series.dtype.newbyteorder(tiff.byteorder), series.shape, series.dataoffset
-                )
-                return np.array(mapped.reshape(frames, slices, *series.shape[-2:])[frame])
-            pages = tiff.asarray(key=range(frame * slices, (frame + 1) * slices))
-        except (ValueError, OSError, KeyError, RuntimeError) as error:
-            raise DatasetError(f"{path.name}: frame {frame} cannot be read: {error}") from None
-    return np.asarray(pages).reshape(slices, *pages.shape[-2:])
-
-
-def _opened(path: Path) -> tifffile.TiffFile:
-    try:
-        return tifffile.TiffFile(path)
-    except (OSError, ValueError, tifffile.TiffFileError) as error:
-        raise DatasetError(f"{path.name} cannot be read as TIFF: {error}") from None
-
-
-def _shape(tiff: tifffile.TiffFile, path: Path) -> tuple[int, int, bool]:
-    """Frames, slices, and whether there is an axis of time."""
-    series = tiff.series[0]
-    axes = "".join(a for a, n in zip(series.axes, series.shape, strict=True) if a not in "CS" or n > 1)
-    shape = [n for a, n in zip(series.axes, series.shape, strict=True) if a not in "CS" or n > 1]
-    axes = {3: {"IYX": "ZYX", "QYX": "ZYX"}, 4: {"IZYX": "TZYX", "QZYX": "TZYX", "QQYX": "TZYX"}}.get(
-        len(axes), {}
-    ).get(axes, axes)
-    if axes == "TZYX":
-        return shape[0], shape[1], True
-    if axes == "ZYX":
-        return 1, shape[0], False
-    raise DatasetError(f"{path.name} has the axes {axes}; label volumes are TZYX, or ZYX for one frame")
+    """Frames of a file, and whether it has an axis of time."""
+    contents = read_contents(path)
+    return contents.frames, contents.has_time
 
 
 def _is_labelled(places: list[tuple[Path, int]]) -> bool:
-    """Tell labels from a mask by the first and the last frame: a mask has one value besides 0, 1 or 255."""
-    values: set[int] = set()
-    for path, frame in {places[0], places[-1]}:
-        values |= {int(value) for value in np.unique(read_frame(path, frame)) if value}
-    return not (values <= {1} or values <= {255})
+    """Tell labels from a mask of 0 and 255 by all frames; the 1 of a mask of 0 and 1 is the label of the only cell."""
+    for path, frame in places:
+        try:
+            volume = read_frame(path, frame)
+        except DatasetError:
+            continue  # the survey reports it with its frame
+        if not ((volume == 0) | (volume == MASK)).all():
+            return True
+    return False
+
+
+def _what(volume: NDArray[Any], *, labelled: bool) -> str:
+    """What the values of a file are, for people."""
+    if not labelled:
+        return f"a mask, every {MASK} is the one cell"
+    kinds = {"b": "a mask, True is the one cell", "f": "whole numbers stored as floating point, each a cell"}
+    return kinds.get(volume.dtype.kind, f"integers of {8 * volume.dtype.itemsize} bits, each a cell")
+
+
+def _label_doubts(volume: NDArray[Any]) -> tuple[Doubt, ...]:
+    """Warn where floating point cannot tell labels apart."""
+    if volume.dtype.kind != "f":
+        return ()
+    limit = 2 ** (np.finfo(volume.dtype).nmant + 1)
+    if not float(volume.max(initial=0)) >= limit:
+        return ()
+    message = f"labels above {limit} are not exact in {volume.dtype.name}; neighbours may have become one cell"
+    return (Doubt("rounded", message),)
+
+
+def _labels_of(volume: NDArray[Any], name: str) -> NDArray[Any]:
+    """Labels as integers.
+
+    Raises
+    ------
+    DatasetError
+        If a value is no label.
+    """
+    if volume.dtype.kind == "b":
+        return volume.astype(np.uint8)
+    if volume.dtype.kind == "f":
+        whole = np.isfinite(volume) & (volume == np.floor(volume))
+        if not whole.all():
+            value = volume[~whole][0]
+            raise DatasetError(
+                f"{name} holds {value:.6g}; labels are whole numbers. If this is a probability map or an image, "
+                "segment it first"
+            )
+        if float(volume.max(initial=0)) >= 2.0**63:
+            raise DatasetError(f"{name} holds {volume.max():.6g}; labels are at most 2^63")
+        volume = volume.astype(np.int64)
+    if volume.dtype.kind not in "iu":
+        raise DatasetError(f"{name} holds values of the type {volume.dtype.name}; labels are integers")
+    if (low := int(volume.min(initial=0))) < 0:
+        raise DatasetError(f"{name} holds {low}; labels are positive, and 0 is background")
+    return volume
+
+
+def _numbered(volume: NDArray[Any]) -> tuple[NDArray[np.int32], list[int]]:
+    """Number the labels of a volume from 1, ascending, and list them: labels may be large though few."""
+    inside = volume != 0
+    found = np.unique(volume[inside])
+    numbers = np.zeros(volume.shape, dtype=np.int32)
+    numbers[inside] = np.searchsorted(found, volume[inside]) + 1
+    return numbers, [int(label) for label in found]
 
 
 def _without_specks(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
