@@ -89,6 +89,29 @@ def serve(
 
 
 @cli.command()
+def web(
+    host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 by default.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port; 8000 by default, 0 takes a free one.")
+    ] = None,
+) -> None:
+    """Run the web alone, where workers and broker are started by others, as in containers."""
+    from app.logs import configure_logs
+    from app.main import create_app
+    from app.server import PortInUseError, listen, raise_file_limit, serve_web
+
+    given = {"host": host, "port": port}
+    settings = AppSettings().model_copy(update={name: value for name, value in given.items() if value is not None})
+    configure_logs(settings)
+    raise_file_limit()
+    try:
+        with listen(settings.host, settings.port) as listener:
+            serve_web(create_app(settings), listener)
+    except PortInUseError as error:
+        _give_up(f"{error}. Another service may run there: choose another with --port.", FAILED)
+
+
+@cli.command()
 def generate(
     model_id: Annotated[str, typer.Argument(metavar="MODEL", help="An installed model: see `cytosynth models`.")],
     seed: Annotated[

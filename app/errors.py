@@ -17,11 +17,12 @@ from asgi_correlation_id import correlation_id
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.faults import faults_of
-from app.problems import BAD_REQUEST, BY_STATUS, INTERNAL, TABLE, ProblemType, problem_type
+from app.problems import BAD_REQUEST, BY_STATUS, CLIENT_GONE, INTERNAL, TABLE, ProblemType, problem_type
 from model import errors as tree
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.app")
@@ -29,6 +30,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.app")
 FAULTS_MAX = 50  # nobody reads more
 PROBLEM_JSON = "application/problem+json"
 PROBLEM_NOTE = "cytosynth.problem"  # in the message that starts a response
+REFUSED = "cytosynth.refused"  # in the scope: what the server has answered in place of the application
 
 
 class ProblemError(Exception):
@@ -134,6 +136,11 @@ class UnforeseenErrors:
 
         try:
             await self.app(scope, receive, watched)
+        except ClientDisconnect:
+            # Nobody listens any more: the answer is for the log and the figures.
+            if not started:
+                kind = scope.get(REFUSED, CLIENT_GONE)
+                await problem_response(kind, kind.help)(scope, receive, send)
         except Exception:
             log.exception("unforeseen error", path=scope["path"], method=scope["method"])
             if started:

@@ -1,9 +1,15 @@
-"""How the front desk logs: one line an event, with the request id; never bodies, never keys."""
+"""How the front desk logs: one line an event, with the request id; never bodies, never keys.
+
+Promises: what a client can cause at will (refusals, ended connections, errors) gets a few lines of each kind in an
+interval; the lines left out are counted, and the count is logged.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
+import time
+from collections import defaultdict
 
 import structlog
 import structlog.tracebacks
@@ -12,12 +18,74 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from app.settings import AppSettings
 
+log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.logs")
+CAUSED_AT_WILL = frozenset({"refused", "connection ended"})  # by clients
 # The variables of a traceback's frames hold what was sent: bodies, and the headers with the key.
 WITHOUT_LOCALS = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 
 
+LINES_MAX = 20  # of one kind, in
+INTERVAL_S = 10.0
+KINDS_MAX = 1000
+SERVER_LOGS = ("uvicorn.error", "asyncio")  # of the standard library; what they say about connections, clients cause
+
+
+class LineLimit:
+    """Lets a number of lines of each kind pass in an interval, and counts the others."""
+
+    def __init__(self, *, lines: int = LINES_MAX, interval_s: float = INTERVAL_S) -> None:
+        """Start with nothing suppressed."""
+        self._lines, self._interval_s, self._ends = lines, interval_s, time.monotonic() + interval_s
+        self._seen: defaultdict[str, int] = defaultdict(int)
+
+    def passes(self, kind: str) -> bool:
+        """Return whether one more line of this kind may be written; kinds beyond a number count as one."""
+        if kind not in self._seen and len(self._seen) >= KINDS_MAX:
+            kind = "others"
+        self._seen[kind] += 1
+        return self._seen[kind] <= self._lines
+
+    def suppressed(self) -> dict[str, int]:
+        """Return the lines left out of each kind, once after each interval."""
+        if time.monotonic() < self._ends:
+            return {}
+        counts = {kind: count - self._lines for kind, count in self._seen.items() if count > self._lines}
+        self._seen.clear()
+        self._ends = time.monotonic() + self._interval_s
+        return counts
+
+
+LIMIT = LineLimit()
+
+
+def report_suppressed(limit: LineLimit = LIMIT) -> None:
+    """Log how many lines were left out; whoever does so regularly begins a new interval with it."""
+    for kind, lines in limit.suppressed().items():
+        log.warning("lines suppressed", of=kind, lines=lines)
+
+
+def limit_lines(_: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Drop a line of a kind that has had its number. What was asked for (debug) and done (info) stays whole."""
+    kind = "/".join(str(event[part]) for part in ("event", "code", "reason") if part in event)[:120]
+    bounded = method not in ("debug", "info") or event.get("event") in CAUSED_AT_WILL
+    if bounded and not LIMIT.passes(kind):
+        raise structlog.DropEvent
+    return event
+
+
+class _ServerLines(logging.Filter):
+    """The same for what uvicorn and the event loop log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return LIMIT.passes(f"{record.name}/{str(record.msg).partition(chr(10))[0][:80]}")
+
+
 def configure_logs(settings: AppSettings) -> None:
     """Send our log to standard error, as text or JSON lines."""
+    for name in SERVER_LOGS:
+        logger = logging.getLogger(name)
+        if not any(isinstance(known, _ServerLines) for known in logger.filters):
+            logger.addFilter(_ServerLines())
     rendering: list[Processor] = (
         [structlog.processors.ExceptionRenderer(WITHOUT_LOCALS), structlog.processors.JSONRenderer()]
         if settings.log_json
@@ -27,6 +95,7 @@ def configure_logs(settings: AppSettings) -> None:
     )
     structlog.configure(
         processors=[
+            limit_lines,
             structlog.contextvars.merge_contextvars,  # which key asks
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -1,14 +1,16 @@
 """The web service: ``create_app`` builds it, importing this has no effect.
 
-Run it with ``cytosynth serve`` (broker and worker included), or with ``uvicorn --factory app.main:create_app``.
+Run it with ``cytosynth serve`` (broker and worker included), or with ``cytosynth web``. Another ASGI server runs it
+too, without the bounds of :mod:`app.server` on slow clients.
 """
 
 from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 import structlog
 from asgi_correlation_id import CorrelationIdMiddleware
@@ -21,10 +23,11 @@ from app.border import BodyLimit, SecurityHeaders
 from app.desk import open_desk
 from app.errors import UnforeseenErrors, install_errors
 from app.logs import configure_logs
-from app.metrics import HttpTimes, QueueFigures
+from app.metrics import HttpTimes, QueueFigures, refusal_counter
 from app.openapi import describe
 from app.overload import Shed
 from app.routes import files, generations, health, jobs, models, pages, uploads
+from app.server import STATE, Bounds, Connections
 from app.settings import AppSettings
 
 SWITCH_S = 0.0005
@@ -41,9 +44,11 @@ def create_app(settings: AppSettings | None = None) -> FastAPI:
     """
     settings = settings or AppSettings()
     registry = CollectorRegistry()
+    refusals = refusal_counter(registry)
+    connections = Connections(Bounds.of(settings), registry=registry, refusals=refusals)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         if not structlog.is_configured():  # uvicorn was told the factory; its default shows what frames hold, keys too
             configure_logs(settings)
         async with open_desk(settings) as desk:
@@ -53,7 +58,7 @@ def create_app(settings: AppSettings | None = None) -> FastAPI:
             gc.freeze()
             app.state.desk = desk
             registry.register(QueueFigures(desk.records))
-            yield
+            yield {STATE: connections}
 
     app = FastAPI(title="cytosynth", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.registry = registry
@@ -67,7 +72,7 @@ def create_app(settings: AppSettings | None = None) -> FastAPI:
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, uploads=settings.max_upload_bytes)
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(UnforeseenErrors)
-    app.add_middleware(HttpTimes, registry=registry)
+    app.add_middleware(HttpTimes, registry=registry, refusals=refusals)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(CorrelationIdMiddleware)
     return app

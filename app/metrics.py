@@ -27,10 +27,15 @@ QUANTILES = (0.5, 0.9, 0.99)
 BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 
 
+def refusal_counter(registry: CollectorRegistry) -> Counter:
+    """Return the counter of refusals, to which application and server add."""
+    return Counter("cytosynth_refusals", "Requests answered by a problem, by its code.", ("code",), registry=registry)
+
+
 class HttpTimes:
     """Measure how long each request takes until its response begins, and log it."""
 
-    def __init__(self, app: ASGIApp, *, registry: CollectorRegistry) -> None:
+    def __init__(self, app: ASGIApp, *, registry: CollectorRegistry, refusals: Counter) -> None:
         """Wrap ``app``."""
         self.app = app
         self._times = Histogram(
@@ -41,9 +46,7 @@ class HttpTimes:
             registry=registry,
         )
         self._known: dict[tuple[str, str, int], Histogram] = {}  # from closed sets, so it stays small
-        self._refusals = Counter(
-            "cytosynth_refusals", "Requests answered by a problem, by its code.", ("code",), registry=registry
-        )
+        self._refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Time one request."""

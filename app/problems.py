@@ -303,7 +303,31 @@ DIGEST_MISMATCH = _http(
     "It was damaged on its way or the digest is of another file. Content-Digest is `sha-256=:BASE64:` (RFC 9530).",
 )
 TOO_SLOW = _http(
-    "too_slow", 408, "The body arrives too slowly", "Nothing arrived for too long. Send the request again."
+    "too_slow",
+    408,
+    "The request arrives too slowly",
+    "Head or body took too long, or nothing arrived for too long; detail says what is allowed. Send the request again.",
+)
+# What the server itself refuses.
+CLIENT_GONE = _http(
+    "client_gone",
+    499,
+    "The client has left",
+    "The connection ended before the body did. Nobody receives this answer; only the log and the figures show it.",
+)
+ADDRESS_TOO_LONG = _http(
+    "address_too_long", 414, "The address is too long", "detail says how many bytes a request line may have."
+)
+HEAD_TOO_LONG = _http(
+    "head_too_long", 431, "The headers are too long", "detail says how many bytes request line and headers may have."
+)
+TOO_MANY_CONNECTIONS = _http(
+    "too_many_connections",
+    503,
+    "Too many connections",
+    "As many connections are open, or as many requests are under way, as the service allows. Close those you do not "
+    "use, and try again after the time in Retry-After.",
+    5,
 )
 MODEL_NOT_YOURS = _http(
     "model_not_yours",
@@ -329,6 +353,10 @@ OTHERS = (
     BUSY,
     DIGEST_MISMATCH,
     TOO_SLOW,
+    CLIENT_GONE,
+    ADDRESS_TOO_LONG,
+    HEAD_TOO_LONG,
+    TOO_MANY_CONNECTIONS,
     MODEL_NOT_YOURS,
 )
 PROBLEM_TYPES: dict[str, ProblemType] = {kind.slug: kind for kind in (*TABLE.values(), *OTHERS)}

@@ -51,6 +51,17 @@ class AppSettings(BaseSettings):
     max_active: int = Field(default=1000, ge=1, description="Queued and running jobs one key may have.")
     max_rate: float = Field(default=50.0, gt=0, description="Requests a second that one key may send for long,")
     max_burst: int = Field(default=200, ge=1, description="and at once.")
+    max_connections: int | None = Field(
+        default=None,
+        ge=1,
+        description="Connections at a time; unset, and at most: what the limit on open files allows.",
+    )
+    header_seconds: float = Field(default=10.0, gt=0, description="A request's line and headers must arrive within.")
+    min_body_rate: float = Field(default=1024.0, gt=0, description="Least bytes a second of a body, on average,")
+    body_grace_seconds: float = Field(default=20.0, gt=0, description="after this long.")
+    write_seconds: float = Field(
+        default=30.0, gt=0, description="A client may read nothing of an answer for this long."
+    )
     max_upload_bytes: int = Field(default=256 * 2**20, ge=1024, description="Longest upload, in bytes.")
     max_uploads_bytes: int = Field(default=8 * 2**30, ge=1024, description="Bytes of uploads one key may keep.")
     upload_days: float = Field(default=7.0, gt=0, description="An upload is kept this long.")

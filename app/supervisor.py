@@ -25,12 +25,15 @@ import uvicorn
 
 from app.access import is_loopback
 from app.main import create_app
+from app.server import BoundedServer, PortInUseError, listen, raise_file_limit, server_config
 from app.settings import AppSettings, child_environment
 from model.card import SHIPPED_MODELS
 from worker.broker import Broker, check_server, start_broker, worker_command
 from worker.errors import BrokerError, QueueUnavailableError
 from worker.jobs import Jobs
 from worker.keys import Keys
+
+__all__ = ["ExposedError", "Plan", "PortInUseError", "check_exposure", "listen", "run_service"]
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.serve")
 
@@ -41,10 +44,6 @@ STEADY_S = 60.0  # a worker that lived this long had no trouble starting
 BACKOFF_MAX_S = 30.0
 LOOK_S = 2.0  # between two looks at the broker and the workers
 SILENT_S = 120.0  # a worker that gives no sign of life for this long is frozen
-
-
-class PortInUseError(Exception):
-    """Somebody else listens there."""
 
 
 class ExposedError(Exception):
@@ -74,6 +73,7 @@ def run_service(plan: Plan, *, announce: Callable[[str], None]) -> None:
     """
     settings = plan.settings
     check_exposure(settings)
+    raise_file_limit()
     listener = listen(settings.host, settings.port)
     with listener, ExitStack() as stack:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -103,16 +103,7 @@ def check_exposure(settings: AppSettings) -> None:
         )
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Take the port before anything is started, so that a second service says so at once."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=512)
-    except OSError as error:
-        raise PortInUseError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
-
-
-class _Server(uvicorn.Server):
+class _Server(BoundedServer):
     """A web server that leaves the signals to us, and says when it answers."""
 
     def __init__(self, config: uvicorn.Config, *, on_ready: Callable[[], None]) -> None:
@@ -145,10 +136,7 @@ class _Service:
         self._plan, self._settings, self._listener, self._announce = plan, settings, listener, announce
         self._stopping = asyncio.Event()
         self._app = create_app(settings)
-        config = uvicorn.Config(
-            self._app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=WEB_GRACE_S
-        )
-        self._server = _Server(config, on_ready=self._ready)
+        self._server = _Server(server_config(self._app, grace_s=WEB_GRACE_S), on_ready=self._ready)
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()

@@ -4,6 +4,9 @@ Every client asks for a small job, sleeps for as long as the answer says if it i
 and asks again. Beside them one client looks at ``/livez`` and ``/readyz`` twenty times a second. Without ``--server``
 a service is started for the duration, and its worker is given more to do than it can.
 
+``--connections 20000`` sends clients of another kind instead: each opens a connection, sends nothing or half a head, and
+holds it until the server ends it. Only loopback addresses are allowed for these.
+
 Prints a table and writes ``out/load/summary.json``. It speaks HTTP over plain sockets, because what is measured shares
 the machine with what measures.
 """
@@ -12,8 +15,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ipaddress
 import json
 import random
+import resource
 import time
 from collections import Counter, defaultdict
 from contextlib import ExitStack
@@ -53,15 +58,15 @@ class Line:
     """One connection, kept open."""
 
     def __init__(self, host: str, port: int, *, key: str | None) -> None:
-        self._place, self._key, self._used = (host, port), key, 0.0
+        self._place, self._key, self.used = (host, port), key, 0.0
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
     async def ask(self, method: str, path: str, body: bytes = b"") -> Answer:
         """Send a request and read the whole answer."""
-        if time.monotonic() - self._used > IDLE_S:
+        if time.monotonic() - self.used > IDLE_S:
             self.close()
-        self._used = time.monotonic()
+        self.used = time.monotonic()
         if self._writer is None or self._reader is None:
             self._reader, self._writer = await asyncio.open_connection(*self._place)
         head = f"{method} {path} HTTP/1.1\r\nHost: {self._place[0]}:{self._place[1]}\r\n"
@@ -149,6 +154,70 @@ async def run(address: str, *, clients: int, seconds: float, key: str | None) ->
     return seen
 
 
+async def hold(host: str, port: int, *, number: int, until: float, ended: Counter[str]) -> None:
+    """Open one connection, send nothing or half a head, and wait for the server to end it."""
+    try:
+        reader, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        ended["refused"] += 1
+        return
+    try:
+        if number % 2:
+            writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Ha")
+        async with asyncio.timeout(max(0.0, until - time.monotonic())):
+            answer = await reader.read()
+        ended["answered" if answer else "closed"] += 1
+    except TimeoutError:
+        ended["held to the end"] += 1
+    except OSError:
+        ended["reset"] += 1
+    finally:
+        writer.transport.abort()
+
+
+async def probe_patiently(line: Line, seen: Seen, *, until: float) -> None:
+    """Look at the health of the service; a connection that breaks is counted and made anew."""
+    while time.monotonic() < until:
+        try:
+            async with asyncio.timeout(10.0):
+                await probe(line, seen, until=until)
+        except (OSError, asyncio.IncompleteReadError):
+            seen.broken += 1
+        except TimeoutError:
+            seen.broken += time.monotonic() - line.used > 5.0
+        line.close()
+
+
+async def flood(address: str, *, connections: int, seconds: float) -> tuple[Seen, Counter[str]]:
+    """Open ``connections`` in the first half of the run, and hold them."""
+    place = urlsplit(address)
+    host, port = place.hostname or "127.0.0.1", place.port or 80
+    if not ipaddress.ip_address(host).is_loopback:
+        raise SystemExit("--connections is for a service on this machine: use a loopback address")
+    seen, ended = Seen(), Counter[str]()
+    until = time.monotonic() + seconds
+    holders = []
+    watch = asyncio.create_task(probe_patiently(Line(host, port, key=None), seen, until=until))
+    for number in range(connections):
+        holders.append(asyncio.create_task(hold(host, port, number=number, until=until, ended=ended)))
+        if number % 50 == 0:
+            await asyncio.sleep(50 * seconds / 2 / connections)
+    await asyncio.gather(watch, *holders)
+    return seen, ended
+
+
+def report_flood(address: str, arguments: argparse.Namespace) -> None:
+    """Flood, and print what became of the connections and of the health checks."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    seen, ended = asyncio.run(flood(address, connections=arguments.connections, seconds=arguments.seconds))
+    print(f"{arguments.connections} connections, {arguments.seconds:g} s: {dict(ended)}")
+    for what, values in seen.seconds.items():
+        p50, p99, most = (percentile(values, share) for share in (0.5, 0.99, 1.0))
+        print(f"{what:8} {len(values):6} answers   p50 {p50:7} ms   p99 {p99:7} ms   max {most:7} ms")
+    print(f"health checks without an answer: {seen.broken}")
+
+
 def summary(seen: Seen, *, clients: int, seconds: float) -> dict[str, object]:
     """Put what was seen into figures."""
     latency = {
@@ -171,6 +240,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
     parser.add_argument("--clients", type=int, default=500)
+    parser.add_argument("--connections", type=int, choices=range(1, 50_001), metavar="N", help="hold N, send nothing")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--server", help="address of a running service; one is started if absent")
     parser.add_argument("--key", help="its key")
@@ -178,6 +248,9 @@ def main() -> None:
     arguments = parser.parse_args()
     with ExitStack() as stack:
         address = arguments.server or stack.enter_context(private_service(child_environment(AppSettings())))
+        if arguments.connections:
+            report_flood(address, arguments)
+            return
         seen = asyncio.run(run(address, clients=arguments.clients, seconds=arguments.seconds, key=arguments.key))
     figures = summary(seen, clients=arguments.clients, seconds=arguments.seconds)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,6 @@ from typing import Annotated
 
 from anyio import to_thread
 from fastapi import APIRouter, Header, Path, Request, Response
-from starlette.requests import ClientDisconnect
 
 from app.border import StrictRoute
 from app.desk import DeskNow
@@ -124,8 +123,6 @@ async def _receive(request: Request, arrived: Arriving) -> None:
             raise ProblemError(
                 TOO_SLOW, f"nothing arrived for {PATIENCE_S:g} seconds", headers={"Connection": "close"}
             ) from None
-        except ClientDisconnect:
-            raise ProblemError(TOO_SLOW, "the connection ended before the body did") from None
         waiting += part or b""
         if part is None or len(waiting) >= WRITE_BYTES:
             await to_thread.run_sync(arrived.write, bytes(waiting))

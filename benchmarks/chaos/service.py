@@ -75,8 +75,8 @@ class Service:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
         self.address = f"http://127.0.0.1:{port}"
-        web = ["-m", "uvicorn", "app.main:create_app", "--factory", "--host", "127.0.0.1", "--port", str(port)]
-        self.web = Kept("web", [sys.executable, *web, "--log-level", "warning"])
+        web = ["-m", "app.cli", "web", "--host", "127.0.0.1", "--port", str(port)]
+        self.web = Kept("web", [sys.executable, *web])
         self.kept = [self.web, *(Kept(f"worker-{n}", worker_command()) for n in range(self.workers))]
         self._closing = threading.Event()
         self._changing = threading.Lock()

@@ -22,6 +22,7 @@ import uvicorn
 from workbench import eventually
 
 from app.main import create_app
+from app.server import BoundedServer, server_config
 from app.settings import AppSettings
 from model.card import ModelCard, TrainingFacts
 from worker.artifacts import Artifacts
@@ -137,7 +138,7 @@ def serve() -> Iterator[Callable[[AppSettings], str]]:
 
     def start(settings: AppSettings) -> str:
         listener = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(create_app(settings), log_config=None, timeout_graceful_shutdown=2))
+        server = BoundedServer(server_config(create_app(settings), grace_s=2))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         running.append((server, thread))
