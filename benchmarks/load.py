@@ -4,8 +4,8 @@ Every client asks for a small job, sleeps for as long as the answer says if it i
 and asks again. Beside them one client looks at ``/livez`` and ``/readyz`` twenty times a second. Without ``--server``
 a service is started for the duration, and its worker is given more to do than it can.
 
-``--connections 20000`` sends clients of another kind instead: each opens a connection, sends nothing or half a head, and
-holds it until the server ends it. Only loopback addresses are allowed for these.
+``--connections 20000`` sends clients of another kind instead: each opens a connection, sends nothing or half a head,
+and holds it until the server ends it. Only loopback addresses are allowed for these.
 
 Prints a table and writes ``out/load/summary.json``. It speaks HTTP over plain sockets, because what is measured shares
 the machine with what measures.
@@ -58,15 +58,15 @@ class Line:
     """One connection, kept open."""
 
     def __init__(self, host: str, port: int, *, key: str | None) -> None:
-        self._place, self._key, self.used = (host, port), key, 0.0
+        self._place, self._key, self._used = (host, port), key, 0.0
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
     async def ask(self, method: str, path: str, body: bytes = b"") -> Answer:
         """Send a request and read the whole answer."""
-        if time.monotonic() - self.used > IDLE_S:
+        if time.monotonic() - self._used > IDLE_S:
             self.close()
-        self.used = time.monotonic()
+        self._used = time.monotonic()
         if self._writer is None or self._reader is None:
             self._reader, self._writer = await asyncio.open_connection(*self._place)
         head = f"{method} {path} HTTP/1.1\r\nHost: {self._place[0]}:{self._place[1]}\r\n"
@@ -175,17 +175,20 @@ async def hold(host: str, port: int, *, number: int, until: float, ended: Counte
         writer.transport.abort()
 
 
-async def probe_patiently(line: Line, seen: Seen, *, until: float) -> None:
-    """Look at the health of the service; a connection that breaks is counted and made anew."""
+async def probe_anew(line: Line, seen: Seen, *, until: float) -> None:
+    """Look at the health of the service, each time by a new connection, as health checks do."""
     while time.monotonic() < until:
-        try:
-            async with asyncio.timeout(10.0):
-                await probe(line, seen, until=until)
-        except (OSError, asyncio.IncompleteReadError):
-            seen.broken += 1
-        except TimeoutError:
-            seen.broken += time.monotonic() - line.used > 5.0
-        line.close()
+        for path in ("/livez", "/readyz"):
+            begun = time.monotonic()
+            try:
+                async with asyncio.timeout(10.0):
+                    await line.ask("GET", path)
+            except (OSError, asyncio.IncompleteReadError):  # TimeoutError is an OSError
+                seen.broken += 1
+            else:
+                seen.seconds[path].append(time.monotonic() - begun)
+            line.close()
+        await asyncio.sleep(PROBE_S)
 
 
 async def flood(address: str, *, connections: int, seconds: float) -> tuple[Seen, Counter[str]]:
@@ -197,7 +200,7 @@ async def flood(address: str, *, connections: int, seconds: float) -> tuple[Seen
     seen, ended = Seen(), Counter[str]()
     until = time.monotonic() + seconds
     holders = []
-    watch = asyncio.create_task(probe_patiently(Line(host, port, key=None), seen, until=until))
+    watch = asyncio.create_task(probe_anew(Line(host, port, key=None), seen, until=until))
     for number in range(connections):
         holders.append(asyncio.create_task(hold(host, port, number=number, until=until, ended=ended)))
         if number % 50 == 0:
