@@ -6,17 +6,19 @@ FROM python:3.11-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/cytosynth
 WORKDIR /build
-# The libraries first, around empty packages: a layer of their own, kept until the pins change.
+# The libraries first, around empty packages that are removed again: a layer of their own, kept until the pins change.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY locks locks
 # By hash first; then there is nothing left to fetch but what builds our own package.
 RUN /opt/cytosynth/bin/pip install --require-hashes --requirement locks/app.txt
 RUN mkdir app worker model && touch app/__init__.py worker/__init__.py model/__init__.py \
-    && /opt/cytosynth/bin/pip install --constraint constraints.txt ".[app]"
+    && /opt/cytosynth/bin/pip install --constraint constraints.txt ".[app]" \
+    && /opt/cytosynth/bin/pip uninstall --yes cytosynth && rm -rf app worker model build cytosynth.egg-info
 COPY model model
 COPY worker worker
 COPY app app
-RUN /opt/cytosynth/bin/pip install --no-deps --force-reinstall .
+# Our own packages lie apart from the libraries, so that a change of code changes a small layer only.
+RUN /opt/cytosynth/bin/pip install --no-deps --target /opt/own .
 
 FROM python:3.11-slim
 LABEL org.opencontainers.image.title="cytosynth web" org.opencontainers.image.licenses="BSD-3-Clause"
@@ -25,8 +27,10 @@ RUN groupadd --gid 10001 cytosynth \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin cytosynth \
     && install --directory --owner=10001 --group=10001 /data
 COPY --from=build /opt/cytosynth /opt/cytosynth
+COPY --from=build /opt/own /opt/own
 # The root file system is read-only where it runs: bytecode cannot be written, /tmp is memory.
-ENV PATH="/opt/cytosynth/bin:$PATH" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 CYTOSYNTH_DATA_DIR=/data
+ENV PATH="/opt/own/bin:/opt/cytosynth/bin:$PATH" PYTHONPATH=/opt/own PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 CYTOSYNTH_DATA_DIR=/data
 WORKDIR /data
 USER 10001:10001
 VOLUME /data

@@ -10,17 +10,19 @@ ARG TORCH_INDEX=""
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/cytosynth
 WORKDIR /build
-# The libraries first, around empty packages: a layer of their own, kept until the pins change.
+# The libraries first, around empty packages that are removed again: a layer of their own, kept until the pins change.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY locks locks
 # By hash first; then there is nothing left to fetch but torch, by version, and what builds our own package.
 RUN /opt/cytosynth/bin/pip install --require-hashes --requirement locks/worker.txt
 RUN mkdir app worker model && touch app/__init__.py worker/__init__.py model/__init__.py \
-    && PIP_EXTRA_INDEX_URL="$TORCH_INDEX" /opt/cytosynth/bin/pip install --constraint constraints.txt ".[worker]"
+    && PIP_EXTRA_INDEX_URL="$TORCH_INDEX" /opt/cytosynth/bin/pip install --constraint constraints.txt ".[worker]" \
+    && /opt/cytosynth/bin/pip uninstall --yes cytosynth && rm -rf app worker model build cytosynth.egg-info
 COPY model model
 COPY worker worker
 COPY app app
-RUN /opt/cytosynth/bin/pip install --no-deps --force-reinstall .
+# Our own packages lie apart from the libraries, so that a change of code changes a small layer only.
+RUN /opt/cytosynth/bin/pip install --no-deps --target /opt/own .
 
 FROM python:3.11-slim
 LABEL org.opencontainers.image.title="cytosynth worker" org.opencontainers.image.licenses="BSD-3-Clause"
@@ -29,8 +31,10 @@ RUN groupadd --gid 10001 cytosynth \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin cytosynth \
     && install --directory --owner=10001 --group=10001 /data
 COPY --from=build /opt/cytosynth /opt/cytosynth
+COPY --from=build /opt/own /opt/own
 # The root file system is read-only where it runs: caches of compiled kernels and of plots go to /tmp, which is memory.
-ENV PATH="/opt/cytosynth/bin:$PATH" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 CYTOSYNTH_DATA_DIR=/data \
+ENV PATH="/opt/own/bin:/opt/cytosynth/bin:$PATH" PYTHONPATH=/opt/own PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 CYTOSYNTH_DATA_DIR=/data \
     NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib
 WORKDIR /data
 USER 10001:10001
