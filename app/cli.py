@@ -13,10 +13,19 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from app.client import DamagedFileError, RefusedError, ServiceClient, UnreachableError, private_service
 from app.keys import keys
 from app.settings import AppSettings, child_environment
 from model import __version__
+
+try:
+    from app.client import DamagedFileError, RefusedError, ServiceClient, UnreachableError, private_service
+except ModuleNotFoundError as error:  # the worker image holds no web libraries
+    if error.name != "httpx":
+        raise
+    raise SystemExit(
+        "cytosynth: the command line needs httpx, which is not installed here; run it in the web image "
+        "(docker compose exec web cytosynth ...), or install it: pip install 'cytosynth[app]'"
+    ) from None
 
 FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 

@@ -1,8 +1,9 @@
 """The whole service in one process tree: broker, workers and web, started and stopped together.
 
-Promises: Ctrl-C and SIGTERM end the web first, then the workers (which give their jobs back), then the broker; kill -9
-of this process leaves nothing behind, because every child ends with the pipe it holds; a worker that dies, or is frozen
-for long, is replaced, and so is a broker that dies. A broker that will not start again ends the service.
+Promises: Ctrl-C, SIGTERM and SIGHUP end the web first, then the workers (which give their jobs back), then the
+broker; kill -9 of this process leaves nothing behind, because every child ends with the pipe it holds; a worker that
+dies, or is frozen for long, is replaced, and so is a broker that dies. A broker that will not start again ends the
+service.
 """
 
 from __future__ import annotations
@@ -140,8 +141,9 @@ class _Service:
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                loop.add_signal_handler(number, self._stop)
         if self._plan.until_stdin_ends:
             loop.add_reader(sys.stdin.fileno(), self._read_stdin)
         workers = [asyncio.create_task(self._keep_worker(number)) for number in range(self._plan.workers)]

@@ -225,16 +225,42 @@ def test_a_server_takes_the_configuration_and_workers_take_the_server(tmp_path: 
 # ------------------------------------------------------------------------------------------------------ carrying it out
 
 
-@pytest.mark.timeout(600)  # installs from a registry; half a minute where nothing else runs
-def test_web_image_holds_no_numerical_library_and_its_command_answers(tmp_path: Path) -> None:
+@pytest.mark.timeout(300)
+def test_image_holds_our_packages_as_they_are_and_apart_from_the_libraries(tmp_path: Path) -> None:
+    # The steps for our own packages are the same in both images.
+    recipes = [Recipe.read(name) for name in DOCKERFILES]
+    own = [[step for step in recipe.stages[0] if "--target" in step[1]] for recipe in recipes]
+    assert own[0] == own[1] != []
+    python = install(recipes[0], tmp_path, libraries=False)
+    assert wrong_files(tmp_path) == set()
+    assert "cytosynth" not in installed(python)
+    copied = recipes[0].all("COPY", stage=-1)
+    assert (
+        copied
+        == recipes[1].all("COPY", stage=-1)
+        == [f"--from=build {place} {place}" for place in ("/opt/cytosynth", "/opt/own")]
+    )
+
+
+def test_command_line_without_web_libraries_says_where_it_runs() -> None:
+    code = "import sys; sys.modules['httpx'] = None; import app.cli"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "web image" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # installs from a registry
+def test_web_image_holds_no_numerical_library_and_a_job_sent_to_it_starts_by_its_hint(tmp_path: Path) -> None:
     recipe = Recipe.read("docker/app.Dockerfile")
     python = install(recipe, tmp_path)
     assert installed(python) & NUMERICAL == set()
-    assert missing_files(python) == set()
+    assert wrong_files(tmp_path) == set()
 
     port = str(free_port())
     with start_broker(tmp_path / "broker") as broker:
-        environment = surroundings(recipe, python, url=broker.url, data=tmp_path / "data")
+        environment = surroundings(recipe, tmp_path, url=broker.url, data=tmp_path / "data")
         command = [word.replace("0.0.0.0", "127.0.0.1").replace("8000", port) for word in recipe.command]
         with running(command, environment=environment, folder=tmp_path):
             base = f"http://127.0.0.1:{port}"
@@ -245,6 +271,17 @@ def test_web_image_holds_no_numerical_library_and_its_command_answers(tmp_path: 
             health = [word.replace("8000", port) for word in recipe.health]
             subprocess.run(health, env=environment, cwd=tmp_path, check=True, timeout=30)
 
+            jobs = Jobs.connect(broker.url, hint=lambda _: None)  # it hints at nothing, and no worker sweeps
+            assert jobs.hints_waiting() == 0
+            body = json.dumps({"model": "celegans", "seed": 1, "frames": 1, "grid": 16, "formats": ["stl"]}).encode()
+            request = urllib.request.Request(
+                f"{base}/v1/generations", data=body, headers={"Content-Type": "application/json"}
+            )
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                assert answer.status == 202
+            wait_until(lambda: jobs.hints_waiting() == 1)
+            jobs.close()
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
@@ -252,14 +289,18 @@ def test_worker_image_computes_a_cell(tmp_path: Path, tiny_models: Path) -> None
     recipe = Recipe.read("docker/worker.Dockerfile")
     python = install(recipe, tmp_path)
     assert installed(python) & {"fastapi", "uvicorn", "pytest"} == set()
+    assert "imagecodecs" in installed(python)
+    assert wrong_files(tmp_path) == set()
 
     card = load_card(tiny_models / "tiny")
     spec = GenerationSpec(model=card.id, seed=1, frames=2, grid=card.grid_min, formats=["stl"]).completed()
     with start_broker(tmp_path / "broker") as broker:
-        environment = surroundings(recipe, python, url=broker.url, data=tmp_path / "data")
+        environment = surroundings(recipe, tmp_path, url=broker.url, data=tmp_path / "data")
         shutil.copytree(tiny_models, tmp_path / "data" / "models")
         with running(recipe.command, environment=environment, folder=tmp_path):
             jobs = Jobs.connect(broker.url)
+            told = subprocess.run(["cytosynth", "models"], env=environment, capture_output=True, text=True, check=False)
+            assert "web image" in told.stderr
             wait_until(lambda: bool(jobs.workers_alive()), seconds=120)
             subprocess.run(recipe.health, env=environment, cwd=tmp_path, check=True, timeout=60)
             job, _ = jobs.submit(
@@ -275,22 +316,48 @@ def test_worker_image_computes_a_cell(tmp_path: Path, tiny_models: Path) -> None
     assert list((tmp_path / "data").rglob("*.stl"))
 
 
-def install(recipe: Recipe, folder: Path) -> Path:
-    """Copy and install what the build stage does; return the interpreter."""
-    build, home = folder / "build", folder / "cytosynth"
-    build.mkdir()
-    ignored = shutil.ignore_patterns("__pycache__", "*.nbi", "*.nbc")
-    for name in recipe.copied:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, build / name, ignore=ignored)
+def install(recipe: Recipe, folder: Path, *, libraries: bool = True) -> Path:
+    """Carry out the build stage, instruction by instruction, below a folder; return the interpreter.
+
+    Without ``libraries`` only our own packages are installed: the same steps, in seconds.
+    """
+    opt, build = folder / "opt", folder / "build"
+    opt.mkdir()
+    python = opt / "cytosynth" / "bin" / "python"
+    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    if not libraries:
+        environment["PIP_NO_DEPS"] = "1"
+    for instruction, argument in recipe.stages[0]:
+        if instruction == "WORKDIR":
+            assert argument == "/build"
+            build.mkdir()
+        elif instruction == "ENV":
+            environment |= dict(word.split("=", 1) for word in shlex.split(argument))
+        elif instruction == "ARG":
+            name, _, default = argument.partition("=")
+            environment.setdefault(name, default.strip('"'))
+        elif instruction == "COPY":
+            *names, place = argument.split()
+            copy(names, build / place)
+        elif instruction == "RUN":
+            if "--require-hashes" in argument and not libraries:
+                continue
+            line = argument.replace("/opt/", f"{shlex.quote(str(opt))}/")
+            where = build if build.exists() else folder
+            subprocess.run(["/bin/sh", "-c", line], cwd=where, env=environment, check=True)
         else:
-            shutil.copy(source, build / name)
-    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-    python = home / "bin" / "python"
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--constraint", "constraints.txt", recipe.requirement], cwd=build, check=True)
+            assert instruction == "FROM", f"{instruction} is not carried out here"
     return python
+
+
+def copy(names: list[str], place: Path) -> None:
+    """Copy files and folders of the tree; an engine keeps the times of files, and so does this."""
+    ignored = shutil.ignore_patterns("__pycache__", "*.nbi", "*.nbc")
+    for name in names:
+        if (source := ROOT / name).is_dir():
+            shutil.copytree(source, place, ignore=ignored)
+        else:
+            shutil.copy2(source, place)
 
 
 def installed(python: Path) -> set[str]:
@@ -298,22 +365,23 @@ def installed(python: Path) -> set[str]:
     return set(subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-def missing_files(python: Path) -> set[str]:
-    """Return the files of the packages that were not installed: data that pyproject.toml forgets."""
-    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    place = Path(subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True).stdout.strip())
+def wrong_files(folder: Path) -> set[str]:
+    """Return the files of our packages that the image lacks, or whose contents are others there."""
+    own = folder / "opt" / "own"
     ours = [path for package in ("app", "worker", "model") for path in (ROOT / package).rglob("*") if path.is_file()]
     left_out = {"__pycache__", "viewer"}  # the latter is what static/viewer.js is built from
-    names = {path.relative_to(ROOT).as_posix() for path in ours if not left_out & set(path.parts)}
-    return {name for name in names if not (place / name).is_file()}
+    names = {path.relative_to(ROOT).as_posix() for path in ours if not left_out & set(path.relative_to(ROOT).parts)}
+    return {
+        name for name in names if not (own / name).is_file() or (own / name).read_bytes() != (ROOT / name).read_bytes()
+    }
 
 
-def surroundings(recipe: Recipe, python: Path, *, url: str, data: Path) -> dict[str, str]:
+def surroundings(recipe: Recipe, folder: Path, *, url: str, data: Path) -> dict[str, str]:
     """Return the environment of the container: what the image sets, compose's settings, and nothing of ours."""
     data.mkdir()
-    image = {name: value for name, value in recipe.environment.items() if name != "PATH"}
+    image = {name: value.replace("/opt/", f"{folder}/opt/") for name, value in recipe.environment.items()}
     return image | {
-        "PATH": f"{python.parent}{os.pathsep}{os.defpath}",
+        "PATH": image["PATH"].replace("$PATH", os.defpath),
         "HOME": str(data),
         "CYTOSYNTH_REDIS_URL": url,
         "CYTOSYNTH_DATA_DIR": str(data),

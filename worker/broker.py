@@ -4,8 +4,9 @@ The server is a ``valkey-server`` or ``redis-server`` on ``PATH``, else the one 
 every change to an append-only file, never evicts, and listens only on a Unix socket that this user alone may open.
 
 Promises: jobs survive kill -9 of the server, which is back within a second or so; the server does not survive its
-service, however that ends; one service a data folder. Does not promise: survival of the last second before a power cut
-(``appendfsync everysec``); requests are also recorded as files for that.
+service, however that ends; one service a data folder, which lies on a local disk (:mod:`worker.mounts`). Does not
+promise: survival of the last second before a power cut (``appendfsync everysec``); requests are also recorded as files
+for that.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 import redis
 
 from worker.errors import BrokerAwayError, BrokerError
+from worker.mounts import shared_mount
 
 SERVERS = ("valkey-server", "redis-server")
 GUARD = Path(__file__).with_name("guard.py")
@@ -96,9 +98,11 @@ def start_broker(folder: Path) -> Broker:
     Raises
     ------
     BrokerError
-        If no server is installed, it does not start, or another service uses the folder.
+        If no server is installed, it does not start, another service uses the folder, or the folder lies on a network
+        or FUSE file system.
     """
     folder = folder.resolve()
+    _refuse_shared(folder)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     server = find_server()
     with _locked(folder) as lock:
@@ -223,6 +227,17 @@ def worker_command() -> list[str]:
 def _socket_url(scheme: str, path: str, query: dict[str, str]) -> str:
     tail = f"?{urlencode(query)}" if query else ""
     return f"{scheme}://{quote(unquote(path))}{tail}"
+
+
+def _refuse_shared(folder: Path) -> None:
+    """Refuse a file system on which the lock of the folder may hold on one machine only."""
+    if (mount := shared_mount(folder)) is not None:
+        raise BrokerError(
+            f"the embedded broker cannot keep its data in {folder}: {mount.point} is a file system of type "
+            f"{mount.type}, which several machines may share, and each could start a broker on the same files; "
+            "set CYTOSYNTH_REDIS_URL to a Redis or Valkey server that all of them use, "
+            "or set CYTOSYNTH_DATA_DIR to a folder on a local disk"
+        )
 
 
 @contextlib.contextmanager

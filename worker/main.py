@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 from typing import Any
 
 from celery import Celery, signals
@@ -98,8 +99,8 @@ def broker_url(settings: WorkerSettings) -> str:
 
 
 def draining() -> bool:
-    """Whether the worker is to stop: give the job back after this frame."""
-    return PULSE.draining
+    """Whether the worker or this computing process is to stop: give the job back after this frame."""
+    return PULSE.draining or _asked_to_stop
 
 
 def hint_publisher(url: str) -> HintPublisher:
@@ -151,13 +152,62 @@ def _drain(**_: object) -> None:
     PULSE.drain()
 
 
+# What batch systems, service managers and terminals send to a whole process group.
+GROUP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+_asked_to_stop = False  # this computing process, by a signal to itself
+_handlers: dict[signal.Signals, Any] = {}  # those that apply between two tasks
+
+
+def _note_request(*_: object) -> None:
+    global _asked_to_stop
+    _asked_to_stop = True
+
+
+def _catch_signals(**_: object) -> None:
+    """Let a signal to the computing process give its job back instead of killing it with a lease in hand.
+
+    Connected at task_prerun: at worker_process_init billiard resets the handlers afterwards. Between two tasks its own
+    handlers apply, which end the process at once.
+    """
+    global _asked_to_stop
+    if threading.current_thread() is not threading.main_thread():
+        return  # a pool of threads: signals go to the parent
+    _asked_to_stop = False
+    for number in GROUP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            _handlers[number] = signal.signal(number, _note_request)
+
+
+def _leave_signals(**_: object) -> None:
+    while _handlers:
+        signal.signal(*_handlers.popitem())
+
+
+def _stop_on_hangup(**_: object) -> None:
+    """Stop on SIGHUP as on SIGTERM; Celery would start ``worker/__main__.py`` again as a file, which cannot run."""
+    if not _hangup_is_ignored:
+        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
+
+_hangup_is_ignored = False
+
+
+def _note_nohup(**_: object) -> None:
+    global _hangup_is_ignored
+    _hangup_is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
 def _stop_chores(**_: object) -> None:
     Chores.stop()
     log.info("worker %d stopped", os.getpid())
 
 
 signals.worker_init.connect(_refuse_unfit_broker)
+signals.worker_init.connect(_note_nohup)
 signals.worker_process_init.connect(_end_with_parent)
 signals.worker_ready.connect(_start_chores)
+signals.worker_ready.connect(_stop_on_hangup)
+signals.task_prerun.connect(_catch_signals)
+signals.task_postrun.connect(_leave_signals)
 signals.worker_shutting_down.connect(_drain)
 signals.worker_shutdown.connect(_stop_chores)

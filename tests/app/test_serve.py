@@ -26,11 +26,12 @@ def ended(service: Served, family: list[int]) -> int:
     return code
 
 
-def test_ctrl_c_ends_everything_in_good_order(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_signal_of_a_terminal_ends_everything_in_good_order(tmp_path: Path, number: signal.Signals) -> None:
     with served(tmp_path) as service:
         family = service.family()
         assert len(family) >= 4  # itself, the broker and its guard, a worker
-        os.killpg(service.process.pid, signal.SIGINT)  # as a terminal sends it
+        os.killpg(service.process.pid, number)  # Ctrl-C, or a terminal that is closed
         assert ended(service, family) == 0
         assert "Traceback" not in service.log()
 

@@ -131,6 +131,39 @@ def test_sigterm_gives_the_job_back_unharmed(service: Service, worker: Worker) -
     assert (done.status, done.attempts) == (JobStatus.SUCCEEDED, 1)
 
 
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGTERM, 3), (signal.SIGHUP, 1), (signal.SIGINT, 1)])
+def test_signal_to_the_process_group_gives_the_job_back_uncounted_each_time(
+    service: Service, worker: Worker, number: signal.Signals, times: int
+) -> None:
+    # As scancel, systemd and a terminal send it: parent and computing process get it at the same time.
+    job = submit(service.jobs, spec={"frames": 60, "pause_s": 0.02})
+    lost_before = service.jobs.tally()["leases_lost"]
+    for _ in range(times):
+        eventually(service.running(job))
+        child = service.computing_process(worker)
+        os.killpg(worker.pid, number)
+        if number is not signal.SIGINT:  # a second SIGINT is Celery's cold shutdown
+            os.killpg(worker.pid, number)
+        assert worker.wait(20) == 0
+        back = service.jobs.get(job.id)
+        assert (back.status, back.attempts) == (JobStatus.QUEUED, 0), service.log()
+        assert not alive(child.pid)
+        assert staging_of(service, job) == []
+        service.stop_worker(worker)
+        worker = service.start_worker()
+    done = service.ended(job)
+    assert (done.status, done.attempts) == (JobStatus.SUCCEEDED, 1)
+    assert service.jobs.tally()["leases_lost"] == lost_before
+
+
+def test_sigterm_to_the_computing_process_alone_gives_the_job_back_uncounted(service: Service, worker: Worker) -> None:
+    job = submit(service.jobs, spec={"frames": 60, "pause_s": 0.02})
+    eventually(service.running(job))
+    service.computing_process(worker).terminate()
+    done = service.ended(job)
+    assert (done.status, done.attempts) == (JobStatus.SUCCEEDED, 1)
+
+
 def test_frozen_worker_that_wakes_up_late_changes_nothing(service: Service, worker: Worker) -> None:
     job = submit(service.jobs, spec={"frames": 60, "pause_s": 0.02})
     eventually(service.running(job))
