@@ -6,12 +6,15 @@ Does not promise: compression. Meshes shrink little, and the bytes must not depe
 
 from __future__ import annotations
 
+import hashlib
 import io
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from model.errors import ArtifactDamagedError
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,12 @@ class Entry:
     name: str
     path: Path
     size: int
+    sha256: str | None = None  # what it must be; None: whatever it is
 
     @classmethod
-    def of(cls, name: str, path: Path) -> Entry:
+    def of(cls, name: str, path: Path, *, sha256: str | None = None) -> Entry:
         """Look at the file's size."""
-        return cls(name, path, path.stat().st_size)
+        return cls(name, path, path.stat().st_size, sha256)
 
 
 class _Pipe(io.RawIOBase):
@@ -48,14 +52,24 @@ class _Pipe(io.RawIOBase):
 
 
 def archive(entries: Sequence[Entry]) -> Iterator[bytes]:
-    """Yield a zip archive; everything that could differ between two calls or machines (times, modes) is fixed."""
+    """Yield a zip archive; everything that could differ between two calls or machines (times, modes) is fixed.
+
+    Raises
+    ------
+    ArtifactDamagedError
+        If a file is not what its entry says. The archive then ends within that file, without its directory.
+    """
     pipe = _Pipe()
     with zipfile.ZipFile(pipe, "w", zipfile.ZIP_STORED) as target:
         for entry in entries:
             with target.open(_header(entry), "w") as member, entry.path.open("rb") as source:
+                sha256 = hashlib.sha256()
                 while chunk := source.read(256 * 1024):
+                    sha256.update(chunk)
                     member.write(chunk)
                     yield pipe.take()
+            if entry.sha256 is not None and sha256.hexdigest() != entry.sha256:
+                raise ArtifactDamagedError(f"the file {entry.name[:200]!r} is not what its manifest says")
     yield pipe.take()
 
 

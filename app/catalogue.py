@@ -8,6 +8,8 @@ from model.card import CARD_FILE, ModelCard, find_models, load_card
 from model.errors import CheckpointError, UnknownModelError
 from worker.uploads import OWNER_FILE
 
+NOBODY = "\0"  # the owner of a model whose record of its owner is damaged
+
 
 class Catalogue:
     """The models. Folders are looked at anew each time, so that a model appears without a restart.
@@ -62,3 +64,5 @@ def owner_of(folder: Path) -> str | None:
         return (folder / OWNER_FILE).read_text(encoding="ascii")
     except FileNotFoundError:
         return None
+    except ValueError:  # damaged: better nobody's than everybody's
+        return NOBODY

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -264,6 +266,41 @@ def rebuild(
     except CytosynthError as error:
         _give_up(error.message, FAILED)
     out.print(f"{restored} jobs restored; now {states or 'none'}", highlight=False)
+
+
+@cli.command()
+def scrub(
+    data_dir: Annotated[Path | None, typer.Option(help="Where the service keeps its data; ./var by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    drop: Annotated[
+        bool, typer.Option("--drop", help="Remove what is damaged, so that the next request makes it anew.")
+    ] = False,
+) -> None:
+    """Read everything that is stored and compare it with its checksums; exit code 1 if anything is damaged.
+
+    It may run beside a service. A job with damaged files answers no other request from then on.
+    """
+    from worker.artifacts import Artifacts
+    from worker.scrub import Scrub
+
+    folder = data_dir or AppSettings().data_dir
+    if not folder.is_dir():
+        _give_up(f"there is no data folder {folder}; name it with --data-dir", USAGE)
+    pass_ = Scrub(Artifacts(folder), drop=drop)
+    damages = [damage for damage in pass_.steps() if damage is not None]
+    if as_json:
+        found = [asdict(damage) for damage in damages]
+        out.print_json(json.dumps({"files": pass_.files, "bytes": pass_.bytes, "damaged": found}))
+    else:
+        for damage in damages:
+            state = "dropped" if damage.dropped else "damaged"
+            line = f"{state} {damage.kind} {damage.path}: {damage.reason}\n  what to do: {damage.advice}"
+            out.print(line, highlight=False, markup=False, soft_wrap=True)
+        out.print(f"{pass_.files} files, {pass_.bytes} bytes read; {len(damages)} damaged", highlight=False)
+        if damages and not drop:
+            out.print("--drop removes what is damaged, so that the next request makes it anew", highlight=False)
+    if damages:
+        raise typer.Exit(FAILED)
 
 
 @cli.command()

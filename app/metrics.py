@@ -115,6 +115,10 @@ class QueueFigures(Collector):
         crashed = CounterMetricFamily(
             "cytosynth_jobs_worker_crashed", "Jobs that ended as worker_crashed, after too many lost leases."
         )
+        damaged = CounterMetricFamily(
+            "cytosynth_contents_damaged",
+            "Stored files and contents found missing or altered, when they were used or by a scrub.",
+        )
         try:
             counts, alive, tally = self._jobs.counts(), len(self._jobs.workers_alive()), self._jobs.tally()
             latest = self._jobs.list(limit=LATEST).jobs
@@ -134,7 +138,8 @@ class QueueFigures(Collector):
         again.add_metric((), sum(job.attempts > 1 for job in latest))
         leases.add_metric((), tally["leases_lost"])
         crashed.add_metric((), tally["worker_crashed"])
-        yield from (up, states, depth, workers, stages, again, leases, crashed)
+        damaged.add_metric((), tally["contents_damaged"])
+        yield from (up, states, depth, workers, stages, again, leases, crashed, damaged)
 
 
 def stage_seconds(jobs: list[Job]) -> dict[str, list[float]]:

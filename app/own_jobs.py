@@ -83,6 +83,10 @@ class OwnJobs:
         self._jobs.delete(job_id, owner=self._owner)
         log.info("job removed", job_id=job_id)
 
+    def report_damage(self, job_id: str) -> None:
+        """Note that a file of this job is damaged: the next request for the same makes it anew."""
+        self._jobs.report_damage(job_id)
+
     async def async_get(self, job_id: str) -> Job:
         """Return one job; raises ``JobNotFoundError``."""
         return await self._async.async_get(job_id, owner=self._owner)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from model import errors as tree
 from worker.errors import BrokerAwayError, BrokerError
 from worker.keys import KeysError
-from worker.uploads import DiskFullError, UploadExistsError, UploadNotFoundError, UploadQuotaError
+from worker.uploads import DiskFullError, UploadDamagedError, UploadExistsError, UploadNotFoundError, UploadQuotaError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +139,14 @@ TABLE: dict[type[tree.CytosynthError], ProblemType] = dict(
             "GET /v1/jobs/{id}/files lists the files of a job.",
         ),
         _of(
+            tree.ArtifactDamagedError,
+            410,
+            "The stored file is damaged",
+            "The file is missing on the service's disk or is not what its manifest says, so it is not served. POST "
+            "spec of this document, with a new Idempotency-Key or none, to have it made anew; the damaged files are not "
+            "used for that. The other files of this job can still be downloaded.",
+        ),
+        _of(
             tree.LeaseLostError,
             409,
             "Another worker owns the job now",
@@ -197,6 +205,12 @@ TABLE: dict[type[tree.CytosynthError], ProblemType] = dict(
             "There is another upload of that name",
             "An upload never changes, so that a recipe that names it always means the same. DELETE it first, or send "
             "the new one under another name.",
+        ),
+        _of(
+            UploadDamagedError,
+            410,
+            "The stored upload is damaged",
+            "Its bytes on the service's disk are not those that were sent. Send the file again under the same name.",
         ),
         _of(
             UploadQuotaError,

@@ -19,6 +19,7 @@
         ├── JobCanceledError    the client cancelled it
         ├── JobActiveError      it must be cancelled before it is removed
         ├── ArtifactNotFoundError  the job has no such file
+        ├── ArtifactDamagedError   its stored file is missing or was altered
         ├── LeaseLostError      another worker owns it now
         ├── WorkerCrashedError  its worker died too often
         ├── IdempotencyError    the key was used for another body
@@ -155,6 +156,12 @@ class ArtifactNotFoundError(JobError):
     """The job has no file of that name."""
 
     code = "artifact_not_found"
+
+
+class ArtifactDamagedError(JobError):
+    """A stored file of the job is missing, or is not what the manifest says."""
+
+    code = "artifact_damaged"
 
 
 class LeaseLostError(JobError):

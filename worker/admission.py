@@ -21,6 +21,9 @@ from worker.store import Store, fingerprint
 log = logging.getLogger(__name__)
 
 STEPS = 8  # ask, rebuild, ask, write, submit; and once more if the broker is restarted meanwhile
+HASH_BYTES = (
+    64 * 2**20
+)  # of a job's files, hashed before the job answers another request; more would keep others waiting
 UNDECIDED = frozenset({"unknown", "free", "join", "late"})
 UNSTORED = "the service cannot store more requests at the moment; try later"
 
@@ -45,6 +48,8 @@ class Admission:
         request = {"id": new_job_id(), **request, "idempotency": key}
         reuse = reuse and self._rules.reuse
         for _ in range(STEPS):
+            if reuse:
+                self._pass_over_damaged(fingerprint(request["owner"], request["digest"]))
             answer, found, *more = self._ask(request, reuse=reuse)
             if answer not in UNDECIDED:
                 break
@@ -63,6 +68,19 @@ class Admission:
         if answer in UNDECIDED:
             raise QueueUnavailableError("the queue has just lost its records and restores them; try again in a moment")
         return found, answer == "created"
+
+    def _pass_over_damaged(self, result_key: str) -> None:
+        """Let no job answer whose files are damaged: what is requested again is made again."""
+        found = self._store.answering(result_key)
+        if found is None or self._artifacts is None:
+            return
+        try:
+            reusable = self._artifacts.reusable(found, hash_bytes=HASH_BYTES)
+        except OSError as error:
+            log.warning("job %s: its files cannot be read, it answers no other request: %s", found, error)
+            reusable = False
+        if not reusable:
+            self._store.run("forget", found, result_key)
 
     def _ask(self, request: dict[str, Any], *, reuse: bool) -> list[str]:
         """Ask whether a request would be accepted or, once it has a time, submit it."""

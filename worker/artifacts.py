@@ -8,11 +8,13 @@ Below the data folder, all on one file system so that a rename is atomic::
     blobs/<2>/<sha256>       the contents of those files, each once (:mod:`worker.blobs`)
     verdicts/<job>.json      how a job ended that has no files
     pins/<job>               its files are kept until the client lets go; then, since when they are not
+    damaged/<job>            some of its files are damaged: no other request is answered with them
     aliases/<key>.json       an Idempotency-Key that stands for a job which was made for another request
     trash/                   on its way out
 
 Promises: a reader sees all files of a job or none; after :meth:`Artifacts.publish` they survive a power cut, and are
-what their manifest says; no name a client sends leads outside a job's folder.
+what their manifest says; a file that is not any more is reported as damaged by :meth:`Artifacts.verified`; a damaged
+record is logged and passed over; no name a client sends leads outside a job's folder.
 Does not promise: that published files belong to a succeeded job; the job record says so.
 """
 
@@ -20,12 +22,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -33,14 +37,16 @@ from secrets import token_hex
 from typing import Any
 
 from worker.blobs import Blobs
-from worker.durable import DRAFT, NO_LINKS, sync_file, sync_folder, write_once, write_over
-from worker.errors import ArtifactNotFoundError, ExportError
+from worker.durable import DRAFT, NO_LINKS, checksum, sync_file, sync_folder, write_once, write_over
+from worker.errors import ArtifactDamagedError, ArtifactNotFoundError, ExportError
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 RELEASED = b"released"
 JOB_ID = re.compile(r"[0-9a-f]{32}")
+ENDS = frozenset({"failed", "canceled", "expired"})
+VERIFIED_MAX = 100_000  # files whose verification is remembered, some 20 MB
 
 
 class Artifacts:
@@ -55,7 +61,11 @@ class Artifacts:
         self._pins = root / "pins"
         self._aliases = root / "aliases"
         self._trash = root / "trash"
-        self._blobs = Blobs(root / "blobs")
+        self._damaged = root / "damaged"
+        self._lock = threading.Lock()
+        self._damages = 0
+        self._verified: dict[tuple[int, ...], str] = {}
+        self.blobs = Blobs(root / "blobs", on_damage=lambda _: self._count_damage())
 
     # ------------------------------------------------------------------------------------------- beside the broker
 
@@ -65,12 +75,16 @@ class Artifacts:
         if not path.exists() and write_once(path, json.dumps(request, allow_nan=False).encode()):
             return request
         sync_folder(path.parent)  # whoever wrote it may not have come so far
-        recorded: dict[str, Any] = json.loads(path.read_bytes())
+        recorded = _record(path, _has_id)
+        if recorded is None:  # damaged since; this is the same request
+            write_over(path, json.dumps(request, allow_nan=False).encode())
+            return request
         return recorded
 
     def forget_request(self, job_id: str) -> None:
         """Remove a recorded request, and what goes with it: its job needs no restoring any more."""
-        for path in (self._request_path(job_id), self._verdict_path(job_id), self._pins / job_id):
+        places = (self._request_path(job_id), self._verdict_path(job_id), self._pins / job_id, self._damaged / job_id)
+        for path in places:
             path.unlink(missing_ok=True)
 
     def requested(self) -> list[str]:
@@ -87,14 +101,9 @@ class Artifacts:
         One that is damaged, too: it cannot be had back by waiting, and must not keep the others from being restored.
         """
         for job_id in self.requested() if job_ids is None else job_ids:
-            try:
-                request: dict[str, Any] = json.loads(self._request_path(job_id).read_bytes())
-            except FileNotFoundError:
-                continue
-            except ValueError:
-                log.critical("job %s: its recorded request is damaged and cannot be restored", job_id)
-                continue
-            yield request
+            request = _record(self._request_path(job_id), _has_id)
+            if request is not None and request["id"] == job_id:
+                yield request
 
     def has_request(self, job_id: str) -> bool:
         """Whether a request is recorded."""
@@ -112,20 +121,18 @@ class Artifacts:
         """Yield the fingerprint of each key, what it stands for, and since when, in seconds since 1970."""
         for path in _entries(self._aliases):
             if not path.name.startswith(DRAFT):
-                with suppress(FileNotFoundError, ValueError):
-                    yield path.stem, json.loads(path.read_bytes()), path.stat().st_mtime
+                alias = _record(path, is_alias)
+                if alias is not None:
+                    with suppress(FileNotFoundError):
+                        yield path.stem, alias, path.stat().st_mtime
 
     def record_verdict(self, job_id: str, verdict: dict[str, Any]) -> None:
         """Keep how a job ended that has no files; the last word counts, for a job expires after it succeeded."""
         write_over(self._verdict_path(job_id), json.dumps(verdict, allow_nan=False).encode())
 
     def verdict(self, job_id: str) -> dict[str, Any] | None:
-        """Return how a job ended without files; None if it did not."""
-        try:
-            verdict: dict[str, Any] = json.loads(self._verdict_path(job_id).read_bytes())
-        except FileNotFoundError:
-            return None
-        return verdict
+        """Return how a job ended without files; None if it did not, or if what was written of it is damaged."""
+        return _record(self._verdict_path(job_id), is_verdict)
 
     def pin(self, job_id: str, *, pinned: bool) -> None:
         """Remember that a job's files are to be kept, or that since now they are not any more."""
@@ -178,8 +185,7 @@ class Artifacts:
         """
         target = self._results / _checked(job_id)
         self._results.mkdir(parents=True, exist_ok=True)
-        manifest = json.loads((staged / MANIFEST).read_bytes())
-        sums = {entry["name"]: entry.get("sha256") for entry in manifest["files"]}
+        sums = _expected_sums(staged)
         changed: set[Path] = set()
         for place, _, files in os.walk(staged, topdown=False):
             for path in (Path(place) / file for file in files):
@@ -209,6 +215,8 @@ class Artifacts:
     def copy(self, source: str, staged: Path) -> bool:
         """Fill a staging folder with the files of another job; False if that job has none (any more)."""
         folder = self._results / _checked(source)
+        if (self._damaged / source).exists():
+            return False
         try:
             shutil.copytree(folder, staged, copy_function=_link, dirs_exist_ok=True)
             complete = (staged / MANIFEST).is_file()
@@ -254,9 +262,107 @@ class Artifacts:
         folder = (self._results / job_id).resolve()
         path = (folder / name).resolve()
         # The manifest is our own; this holds even if one was altered.
-        if not path.is_relative_to(folder) or not path.is_file():
-            raise ArtifactNotFoundError(f"the file {name[:200]!r} of job {job_id} is gone; request the job again")
+        if not path.is_relative_to(folder) or path.is_dir():
+            raise ArtifactNotFoundError(f"job {job_id} has no file {name[:200]!r}")
+        if not path.is_file():
+            raise ArtifactDamagedError(f"the file {name[:200]!r} of this job is missing; request the job again")
         return path
+
+    def sized(self, job_id: str, name: str) -> tuple[Path, dict[str, Any]]:
+        """Return where a listed file of a job lies, and its entry in the manifest, after comparing their sizes.
+
+        Raises
+        ------
+        ArtifactNotFoundError
+            If the manifest does not list it.
+        ArtifactDamagedError
+            If the file is missing or has another size.
+        """
+        path = self.path(job_id, name)
+        entry = self._read(job_id)[1].get(name)
+        if entry is None:
+            raise ArtifactNotFoundError(f"job {job_id} lists no file {name[:200]!r}")
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            raise ArtifactDamagedError(f"the file {name[:200]!r} is missing; request the job again") from None
+        if size != entry.get("bytes", size):
+            raise ArtifactDamagedError(
+                f"the file {name[:200]!r} has {size} bytes where its manifest says {entry['bytes']}; "
+                "request the job again"
+            )
+        return path, entry
+
+    def verified(self, job_id: str, name: str, *, anew: bool = False) -> tuple[Path, dict[str, Any]]:
+        """Return as :meth:`sized`, after hashing the file; a file that has not changed since is not hashed again.
+
+        Parameters
+        ----------
+        anew
+            Hash it whatever was found before: a disk may alter bytes without changing the file's times.
+
+        Raises
+        ------
+        ArtifactNotFoundError, ArtifactDamagedError
+            As :meth:`sized`, and if the SHA-256 is not that of the manifest.
+        """
+        path, entry = self.sized(job_id, name)
+        expected = entry.get("sha256")
+        if expected is None:
+            return path, entry
+        facts = path.stat()
+        key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        with self._lock:
+            known = None if anew else self._verified.get(key)
+        if known != expected:
+            if checksum(path, from_disk=anew) != expected:
+                raise ArtifactDamagedError(
+                    f"the file {name[:200]!r} is not what its manifest says; request the job again"
+                )
+            with self._lock:
+                if len(self._verified) >= VERIFIED_MAX:
+                    self._verified.clear()
+                self._verified[key] = expected
+        return path, entry
+
+    def reusable(self, job_id: str, *, hash_bytes: float = math.inf) -> bool:
+        """Whether a job's files may answer another request: all are there, and none is known to be damaged.
+
+        Parameters
+        ----------
+        hash_bytes
+            Files that take more than this together are compared by size only, because hashing them takes long.
+        """
+        if (self._damaged / _checked(job_id)).exists():
+            return False
+        try:
+            entries = self.manifest(job_id)["files"]
+            look = self.verified if sum(entry.get("bytes", 0) for entry in entries) <= hash_bytes else self.sized
+            for entry in entries:
+                look(job_id, entry["name"])
+        except (ArtifactNotFoundError, ArtifactDamagedError) as error:
+            log.warning("job %s: its files are not used for another request: %s", job_id, error.message)
+            return False
+        return True
+
+    def mark_damaged(self, job_id: str) -> bool:
+        """Keep a job's files from answering other requests; False if that was known."""
+        path = self._damaged / _checked(job_id)
+        if path.exists() or not write_once(path, b""):
+            return False
+        log.error("job %s: files of it are damaged; a request for the same makes them anew", job_id)
+        self._count_damage()
+        return True
+
+    def clear_damage(self, job_id: str) -> None:
+        """Forget that files of a job were damaged: they are made anew."""
+        (self._damaged / _checked(job_id)).unlink(missing_ok=True)
+
+    def take_damages(self) -> int:
+        """Return how many damages were found since this was last asked."""
+        with self._lock:
+            damages, self._damages = self._damages, 0
+        return damages
 
     # ---------------------------------------------------------------------------------------------------- removing
 
@@ -315,7 +421,7 @@ class Artifacts:
                 self.remove(job_id)
                 self.forget_request(job_id)
                 removed += 1
-        written = (self._requests, self._verdicts, self._pins, self._aliases)
+        written = (self._requests, self._verdicts, self._pins, self._aliases, self._damaged)
         for draft in (entry for at in written for entry in _entries(at)):
             outdated = draft.parent == self._aliases and _age(draft, now) > alias_s
             if outdated or (draft.name.startswith(DRAFT) and _age(draft, now) > grace_s):
@@ -323,7 +429,7 @@ class Artifacts:
                 removed += 1
         for left in _entries(self._trash):
             shutil.rmtree(left, ignore_errors=True)
-        return removed + self._blobs.sweep()
+        return removed + self.blobs.sweep()
 
     # ----------------------------------------------------------------------------------------------------- private
 
@@ -341,15 +447,21 @@ class Artifacts:
             raise ExportError(f"{name[:200]!r} is not what the manifest says; the disk may be failing")
         if name == MANIFEST:
             return set()  # the job's own: it tells when the files were written
-        folder = self._blobs.share(path, sha256)
+        folder = self.blobs.share(path, sha256)
         return {folder} if folder else set()
 
-    def _read(self, job_id: str) -> tuple[dict[str, Any], frozenset[str]]:
+    def _count_damage(self) -> None:
+        with self._lock:
+            self._damages += 1
+
+    def _read(self, job_id: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         path = self._results / _checked(job_id) / MANIFEST
         try:
             return _read_manifest(path, path.stat().st_mtime_ns)
         except FileNotFoundError:
             raise ArtifactNotFoundError(f"job {job_id} has no files") from None
+        except (ValueError, TypeError, KeyError):
+            raise ArtifactDamagedError("the manifest of this job is damaged; request the job again") from None
 
     def _discard(self, folder: Path) -> None:
         # First out of sight, then piece by piece: a reader never finds half a folder.
@@ -363,9 +475,22 @@ class Artifacts:
 
 
 @lru_cache(maxsize=32)  # one download asks for every file in turn, and a manifest may be megabytes
-def _read_manifest(path: Path, mtime_ns: int) -> tuple[dict[str, Any], frozenset[str]]:
+def _read_manifest(path: Path, mtime_ns: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     document: dict[str, Any] = json.loads(path.read_bytes())
-    return document, frozenset(entry["name"] for entry in document["files"])
+    for entry in document["files"]:
+        kinds = (("name", str), ("bytes", int), ("sha256", str))
+        if any(not isinstance(entry.get(member, kind()), kind) for member, kind in kinds):
+            raise ValueError(f"an entry of {path} is malformed")
+    return document, {entry["name"]: entry for entry in document["files"]}
+
+
+def _expected_sums(staged: Path) -> dict[str, str | None]:
+    path = staged / MANIFEST
+    try:
+        _, listed = _read_manifest(path, path.stat().st_mtime_ns)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ExportError("the manifest cannot be read; the disk may be failing") from error
+    return {name: entry.get("sha256") for name, entry in listed.items()}
 
 
 def _checked(job_id: str) -> str:
@@ -385,6 +510,47 @@ def _link(source: str, target: str) -> None:
         else:
             return
     shutil.copyfile(source, target)
+
+
+def _record(path: Path, valid: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+    """Read a record; None if there is none, or if it is damaged, which is logged: waiting does not bring it back."""
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        document = None
+    if isinstance(document, dict) and valid(document):
+        return document
+    log.critical("the record %s/%s is damaged and is passed over", path.parent.name, path.name)
+    return None
+
+
+def is_request(record: dict[str, Any]) -> bool:
+    """Whether this is a recorded request that can be restored."""
+    texts = ("id", "kind", "owner", "model_id", "model_sha256", "digest")
+    at = record.get("created_at")
+    return (
+        all(isinstance(record.get(member), str) for member in texts)
+        and isinstance(record.get("spec"), dict)
+        and isinstance(at, int | float)
+        and math.isfinite(at)
+    )
+
+
+def _has_id(record: dict[str, Any]) -> bool:
+    return isinstance(record.get("id"), str)
+
+
+def is_verdict(record: dict[str, Any]) -> bool:
+    """Whether this says how a job ended."""
+    times = isinstance(record.get("finished_at"), int | float | None)
+    return record.get("status") in ENDS and times and isinstance(record.get("error"), dict | None)
+
+
+def is_alias(record: dict[str, Any]) -> bool:
+    """Whether this says what an Idempotency-Key stands for."""
+    return isinstance(record.get("job"), str) and isinstance(record.get("digest"), str)
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What every worker does besides jobs, in a thread of its parent process: show that it lives, sweep, clean, watch.
+"""What every worker does besides jobs, in threads of its parent: show that it lives, sweep, clean, watch, scrub.
 
 Promises: any one living worker is enough to repair what all others left behind; a worker whose computing process hangs
 or whose connection has gone deaf does not stay so (:mod:`worker.watchdog`).
@@ -13,13 +13,14 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 from worker.artifacts import Artifacts
 from worker.errors import CytosynthError, QueueUnavailableError
 from worker.jobs import Jobs
 from worker.pulse import Pulse
+from worker.scrub import Damage, Scrub
 from worker.settings import WorkerSettings
 from worker.watchdog import Patience, Watchdog
 
@@ -27,18 +28,24 @@ log = logging.getLogger(__name__)
 
 SIGN_S = 15.0  # at most, between two signs of life, whatever the heartbeat: others wait for them
 LOOK_S = 5.0  # between two looks at the computing process
+SCRUB_S = 5.0  # between two rounds of reading stored files
+SCRUB_EVERY_S = 86_400.0  # from the beginning of a pass to that of the next
+SCRUB_FILE = 4096  # bytes that looking at a file costs besides those read
 GRACE_S = 20.0  # for a deaf worker to stop by itself
 DEAF = 75  # exit status of one that did not; EX_TEMPFAIL
 
 
 class Chores:
-    """The thread; one a process."""
+    """The threads; once a process."""
 
     _running: ClassVar[Chores | None] = None
 
-    def __init__(self, jobs: Jobs, settings: WorkerSettings, pulse: Pulse) -> None:
+    def __init__(self, jobs: Jobs, artifacts: Artifacts, settings: WorkerSettings, pulse: Pulse) -> None:
         self._jobs = jobs
         self._settings = settings
+        self._artifacts = artifacts
+        self._scrubbing: Iterator[Damage | None] | None = None
+        self._scrub_debt = 0.0
         patience = Patience(
             silent_s=settings.lease_seconds,
             astray_s=settings.lease_seconds,
@@ -49,14 +56,19 @@ class Chores:
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="chores", daemon=True)
+        # Of its own: reading a large file from a slow disk takes longer than others wait for a sign of life.
+        self._scrub_thread = threading.Thread(target=self._scrub_for_ever, name="scrub", daemon=True)
         self._unheard_since: float | None = None
 
     @classmethod
     def start(cls, url: str, settings: WorkerSettings, pulse: Pulse) -> None:
         """Start the thread."""
-        jobs = Jobs.connect(url, artifacts=Artifacts(settings.data_dir), rules=settings.rules)
-        cls._running = cls(jobs, settings, pulse)
+        artifacts = Artifacts(settings.data_dir)
+        jobs = Jobs.connect(url, artifacts=artifacts, rules=settings.rules)
+        cls._running = cls(jobs, artifacts, settings, pulse)
         cls._running._thread.start()
+        if settings.scrub_bytes_per_second > 0:
+            cls._running._scrub_thread.start()
 
     @classmethod
     def stop(cls) -> None:
@@ -87,6 +99,10 @@ class Chores:
                 self._try(self._watchdog.look)
             self._stopped.wait(max(0.05, min(next_announcement, next_sweep, next_look) - time.monotonic()))
 
+    def _scrub_for_ever(self) -> None:
+        while not self._stopped.wait(SCRUB_S):
+            self._try(self._scrub)
+
     def _try(self, chore: Callable[[], None]) -> None:
         try:
             chore()
@@ -112,6 +128,29 @@ class Chores:
                 log.info("swept: %s", swept)
         if self._jobs.try_lock("clean", seconds=self._settings.janitor_seconds) and (removed := self._jobs.clean()):
             log.info("cleaned: %d things that no job needed", removed)
+
+    def _scrub(self) -> None:
+        """Read some of the stored files, as many as the rate allows; a large file is paid for by later rounds."""
+        self._scrub_debt = max(0.0, self._scrub_debt - SCRUB_S * self._settings.scrub_bytes_per_second)
+        if self._scrubbing is None:
+            if not self._jobs.try_lock("scrub", seconds=SCRUB_EVERY_S):
+                return
+            self._scrubber = Scrub(self._artifacts)
+            self._scrubbing = self._scrubber.steps()
+        while self._scrub_debt < SCRUB_S * self._settings.scrub_bytes_per_second:
+            before = self._scrubber.bytes
+            try:
+                damage = next(self._scrubbing)
+            except StopIteration:
+                self._scrubbing = None
+                log.info("scrubbed: %d files, %d bytes read", self._scrubber.files, self._scrubber.bytes)
+                break
+            self._scrub_debt += self._scrubber.bytes - before + SCRUB_FILE
+            if damage is not None:
+                log.error("damaged: %s: %s; %s", damage.path, damage.reason, damage.advice)
+            if self._stopped.is_set():
+                break
+        self._jobs.report_damage()
 
 
 def _give_up(reason: str) -> None:

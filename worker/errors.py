@@ -6,6 +6,7 @@ A caller of ``worker`` finds here everything it may have to catch.
 from __future__ import annotations
 
 from model.errors import (
+    ArtifactDamagedError,
     ArtifactNotFoundError,
     CytosynthError,
     ExportError,
@@ -24,6 +25,7 @@ from model.errors import (
 )
 
 __all__ = [
+    "ArtifactDamagedError",
     "ArtifactNotFoundError",
     "BrokerAwayError",
     "BrokerError",

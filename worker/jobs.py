@@ -305,6 +305,22 @@ class Jobs:
         """Return a job that has made this content already, whoever owns it; its files may be copied."""
         return self._store.maker(content) if self.rules.reuse else None
 
+    def report_damage(self, job_id: str | None = None) -> None:
+        """Count what was found damaged among the stored files; ``job_id`` answers no other request from now on.
+
+        Neither a disk nor a broker that refuses this keeps the caller from going on.
+        """
+        if self._artifacts is None:
+            return
+        try:
+            if job_id is not None:
+                self._artifacts.mark_damaged(job_id)
+        except OSError as error:
+            log.warning("job %s: its damage cannot be written down: %s", job_id, error)
+        if damages := self._artifacts.take_damages():
+            with suppress(QueueUnavailableError):  # it is in the log
+                self._store.count("contents_damaged", damages)
+
     def fail(self, lease: Lease, *, code: str, message: str) -> None:
         """End a job as failed; it is not tried again."""
         self._under(lease, "fail", code, message, self.rules.record_s)
@@ -370,8 +386,8 @@ class Jobs:
         return self._store.counts()
 
     def tally(self) -> dict[str, int]:
-        """Return how many leases were lost and how many jobs ended for it, since the broker began to count."""
-        return {"leases_lost": 0, "worker_crashed": 0} | self._store.tally()
+        """Return how many leases were lost, jobs ended for it, damages found, since the broker began to count."""
+        return {"leases_lost": 0, "worker_crashed": 0, "contents_damaged": 0} | self._store.tally()
 
     def queue_depth(self) -> int:
         """Return how many jobs wait."""

@@ -41,6 +41,11 @@ class WorkerSettings(BaseSettings):
     )
     hint_after_seconds: float = Field(default=30.0, gt=0, description="A job queued this long is hinted at again.")
     janitor_seconds: float = Field(default=600.0, gt=0, description="Orphaned files are looked for this often.")
+    scrub_bytes_per_second: int = Field(
+        default=4 * 2**20,
+        ge=0,
+        description="Stored files are read this fast, once a day, to find damage; one worker does. 0: never.",
+    )
     retention_days: float = Field(default=7.0, gt=0, description="Files are kept this long after a job has succeeded.")
     record_days: float = Field(default=30.0, gt=0, description="A finished job stays listed this long.")
     max_queue: int = Field(default=10_000, ge=1, description="More queued jobs are refused.")

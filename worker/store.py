@@ -44,7 +44,7 @@ CRASHED = (
 )
 SCRIPTS = (
     "submit", "claim", "beat", "finish", "fail", "release", "stumble", "cancel", "delete", "pin", "sweep", "restore",
-    "whole", "alias", "timing",
+    "whole", "alias", "timing", "forget",
 )  # fmt: skip
 # Where kombu keeps the hints that a worker has taken and not yet acknowledged; a name of our own, for the server may
 # carry the messages of others.
@@ -180,6 +180,17 @@ class Store:
     def end_round(self, name: str) -> bool:
         """Declare the records whole, unless the broker has lost its data since the round began."""
         return bool(self.run("whole", name))
+
+    def answering(self, result_key: str) -> str | None:
+        """Return the succeeded job that answers requests of one owner for one digest."""
+        with reachable():
+            job_id: Any = self._redis.get(f"{self._prefix}result:{result_key}")
+        return job_id or None
+
+    def count(self, what: str, times: int) -> None:
+        """Add to the tally of what went wrong."""
+        with reachable():
+            self._redis.hincrby(self._prefix + "tally", what, times)
 
     def maker(self, content: str) -> str | None:
         """Return the succeeded job that made a content, whoever owns it."""

@@ -158,7 +158,7 @@ def _carry_out(office: Office, lease: Lease) -> None:
         with Heart(jobs, lease, every_s=every_s, draining=draining, alive=PULSE.beat) as heart:
             content = _content(lease.job)
             # An earlier attempt may have published and then lost the broker: the same bytes need no second computing.
-            if not office.artifacts.exists(lease.job_id):
+            if not _made_already(office, lease.job_id):
                 _make(office, lease, heart, content)
             _finish(office, lease, content)
     except ShutdownRequestedError:
@@ -182,6 +182,18 @@ def _carry_out(office: Office, lease: Lease) -> None:
         _insist(lambda: jobs.fail(lease, code="internal", message=INTERNAL))
 
 
+def _made_already(office: Office, job_id: str) -> bool:
+    """Whether an earlier attempt has published; files that are damaged since are removed."""
+    if not office.artifacts.exists(job_id):
+        return False
+    if office.artifacts.reusable(job_id):
+        return True
+    office.jobs.report_damage(job_id)
+    office.artifacts.remove(job_id)
+    office.artifacts.clear_damage(job_id)
+    return False
+
+
 def _make(office: Office, lease: Lease, heart: Heart, content: str) -> None:
     """Publish the files of a job: those of its twin, or computed."""
     artifacts, job_id = office.artifacts, lease.job_id
@@ -189,8 +201,12 @@ def _make(office: Office, lease: Lease, heart: Heart, content: str) -> None:
     try:
         if (twin := office.jobs.maker(content)) is not None:
             if artifacts.copy(twin, staged):
-                with suppress(ExportError):  # a damaged twin; its own files are computed
+                try:
                     artifacts.publish(job_id, staged)
+                except ExportError as error:  # the files of this job are computed
+                    log.warning("job %s: the files of job %s are damaged: %s", job_id, twin, error.message)
+                    office.jobs.report_damage(twin)
+                else:
                     log.info("job %s: has the files of job %s", job_id, twin)
                     return
             staged = artifacts.staging(job_id, lease.token)
@@ -204,6 +220,7 @@ def _make(office: Office, lease: Lease, heart: Heart, content: str) -> None:
         _measured(office, lease.job, cost, took_s)
     finally:
         artifacts.discard(staged)
+        office.jobs.report_damage()
 
 
 def _measured(office: Office, job: Job, cost: Cost | None, took_s: float) -> None:

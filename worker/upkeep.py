@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from secrets import token_hex
 from typing import Any
 
-from worker.artifacts import Artifacts
+from worker.artifacts import Artifacts, is_request
 from worker.errors import ArtifactNotFoundError, QueueUnavailableError
 from worker.records import Job, JobPage, JobRules, JobStatus, Sweep
 from worker.store import Store
@@ -209,6 +209,9 @@ class Upkeep:
         raise QueueUnavailableError(UNSTEADY)
 
     def _restore(self, request: dict[str, Any], artifacts: Artifacts) -> bool:
+        if not is_request(request):
+            log.critical("job %s: its recorded request is damaged and cannot be restored", request["id"])
+            return False
         job_id, end = request["id"], _end(request["id"], artifacts)
         if not self._store.restore(request, end=end, rules=self._rules, pinned=artifacts.pinned(job_id)):
             return False

@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -27,8 +28,12 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, BinaryIO
 
-from model.card import WEIGHTS_FILE, ModelCard
+from model.card import WEIGHTS_FILE, ModelCard, load_card
+from model.errors import CheckpointError
+from worker.durable import checksum, sync_file, sync_folder, write_over
 from worker.errors import CytosynthError
+
+log = logging.getLogger(__name__)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\.(?:tiff?|stl|obj|ply|safetensors)")
 MODEL_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -51,6 +56,12 @@ class UploadExistsError(CytosynthError):
     """There is an upload of that name with another content."""
 
     code = "upload_exists"
+
+
+class UploadDamagedError(CytosynthError):
+    """The stored content of an upload is not what was sent."""
+
+    code = "upload_damaged"
 
 
 class UploadQuotaError(CytosynthError):
@@ -184,7 +195,7 @@ class Uploads:
         folder = self._folder(owner, name)
         with self._owned(owner):
             before = _read(folder)
-            if before is not None and before.expires_at > now:
+            if before is not None and before.expires_at > now and _intact(folder, before, arrived=upload.sha256):
                 if before.sha256 != upload.sha256:
                     raise UploadExistsError(f"there is another upload called {name}; remove it or use another name")
                 again = replace(before, expires_at=upload.expires_at)
@@ -199,7 +210,7 @@ class Uploads:
             arrived.path.rename(draft / CONTENT)
             _write(draft, upload)
             draft.rename(folder)
-            _sync(folder.parent)
+            sync_folder(folder.parent)
         return upload, True
 
     # ------------------------------------------------------------------------------------------------------- reading
@@ -212,9 +223,19 @@ class Uploads:
         return upload
 
     def content(self, owner: str, name: str) -> Path:
-        """Return where the content of an upload lies; raises ``UploadNotFoundError``."""
-        self.get(owner, name)
-        return self._folder(owner, name) / CONTENT
+        """Return where the content of an upload lies.
+
+        Raises
+        ------
+        UploadNotFoundError
+            If there is none.
+        UploadDamagedError
+            If its bytes are not those that were sent.
+        """
+        upload, path = self.get(owner, name), self._folder(owner, name) / CONTENT
+        if not _matches(path, upload.sha256):
+            raise _damaged(name)
+        return path
 
     def kept(self, owner: str) -> list[Upload]:
         """Return the owner's uploads, ordered by name."""
@@ -222,10 +243,17 @@ class Uploads:
         found = (_read(folder) for folder in sorted(_entries(self._kept / _folder(owner))))
         return [upload for upload in found if upload is not None and upload.expires_at > now]
 
+    def all_kept(self) -> Iterator[tuple[Path, Upload | None]]:
+        """Yield the folder of every upload, whoever owns it, and its record; None for the record if it is damaged."""
+        for owner in _entries(self._kept):
+            for folder in sorted(_entries(owner)):
+                if folder.is_dir():
+                    yield folder, _read(folder)
+
     def used(self, owner: str) -> int:
         """Return the bytes that an owner keeps: uploads, and the weights of models made of them."""
         models = (folder for folder in _entries(self._models) if _owner(folder) == owner)
-        weights = sum((folder / WEIGHTS_FILE).stat().st_size for folder in models)
+        weights = sum(_size(folder / WEIGHTS_FILE) for folder in models)
         return sum(upload.bytes for upload in self.kept(owner)) + weights
 
     # ------------------------------------------------------------------------------------------------------ removing
@@ -260,19 +288,26 @@ class Uploads:
         ------
         UploadNotFoundError
             If there is no such upload.
+        UploadDamagedError
+            If its bytes are not those that were sent.
         """
         weights, folder = self.content(owner, name), self._models / card.id
         with self._owned(owner):
             if folder.is_dir():
-                return folder  # the name of a model follows from its content and its owner
+                # The name of a model follows from its content and its owner.
+                if _owner(folder) == owner and _matches(folder / WEIGHTS_FILE, card.sha256) and _has_card(folder):
+                    return folder
+                log.error("model %s: its stored files are damaged; it is installed anew", card.id)
+                self._discard(folder)
             draft = self._incoming / f".{token_hex(8)}"
             draft.mkdir(parents=True)
             os.link(weights, draft / WEIGHTS_FILE)
-            (draft / OWNER_FILE).write_text(owner, encoding="ascii")
-            card.write(draft)
+            write_over(draft / OWNER_FILE, owner.encode("ascii"))
+            sync_file(card.write(draft))
+            sync_folder(draft)
             self._models.mkdir(parents=True, exist_ok=True)
             draft.rename(folder)
-            _sync(self._models)
+            sync_folder(self._models)
         return folder
 
     def uninstall(self, owner: str, model_id: str) -> bool:
@@ -339,6 +374,9 @@ def _owner(folder: Path) -> str | None:
         return (folder / OWNER_FILE).read_text(encoding="ascii")
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except ValueError:
+        log.critical("model %s: the record of its owner is damaged; nobody sees it", folder.name)
+        return None
 
 
 def _read(folder: Path) -> Upload | None:
@@ -346,24 +384,48 @@ def _read(folder: Path) -> Upload | None:
         return Upload(**json.loads((folder / RECORD).read_bytes()))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except (ValueError, TypeError):
+        log.critical("upload %s: its record is damaged; send the file again", folder.name)
+        return None
 
 
 def _write(folder: Path, upload: Upload) -> None:
-    draft = folder / f".{RECORD}.{token_hex(4)}"
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump(asdict(upload), file, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(folder / RECORD)
+    write_over(folder / RECORD, json.dumps(asdict(upload), allow_nan=False).encode())
+
+
+def _intact(folder: Path, upload: Upload, *, arrived: str) -> bool:
+    """Whether an upload may stay: its content is what its record says, or another upload asks for its name."""
+    if upload.sha256 != arrived or _matches(folder / CONTENT, upload.sha256):
+        return True
+    log.error("upload %s: its stored content is damaged; what was sent again takes its place", upload.name)
+    return False
+
+
+def _matches(path: Path, sha256: str) -> bool:
+    try:
+        return checksum(path) == sha256
+    except FileNotFoundError:
+        return False
+
+
+def _has_card(folder: Path) -> bool:
+    try:
+        load_card(folder)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _damaged(name: str) -> UploadDamagedError:
+    return UploadDamagedError(f"the stored content of the upload {name} is damaged; send the file again")
 
 
 def _entries(folder: Path) -> Iterator[Path]:
     return (entry for entry in folder.iterdir()) if folder.is_dir() else iter(())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

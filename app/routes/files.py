@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -23,6 +23,7 @@ from app.routes.jobs import JobId
 from app.schemas import FileList, FileView
 from model.formats import MEDIA_TYPES, OTHER, media_type
 from worker.errors import (
+    ArtifactDamagedError,
     ArtifactNotFoundError,
     JobCanceledError,
     JobExpiredError,
@@ -127,11 +128,13 @@ def get_file(
 ) -> Response:
     """Serve one file of the manifest. Downloads can be resumed with `Range` and `If-Range`."""
     with files_of(desk, job_id):
-        path = desk.artifacts.path(job_id, name)
-        entries = desk.artifacts.manifest(job_id)["files"]
-        sha256 = next((entry["sha256"] for entry in entries if entry["name"] == name), None)
-        if sha256 is None:
-            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()  # the manifest itself, which cannot list itself
+        if name == MANIFEST:  # which cannot list itself
+            desk.artifacts.manifest(job_id)
+            path = desk.artifacts.path(job_id, name)
+            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        else:
+            path, entry = desk.artifacts.verified(job_id, name)
+            sha256 = entry["sha256"]
         facts = path.stat()
     headers = {"ETag": f'"{sha256}"', **CACHING}
     if matches(if_none_match, headers["ETag"]):
@@ -152,8 +155,11 @@ def get_archive(job_id: JobId, desk: DeskNow, request: Request, if_none_match: I
     """Stream all files and the manifest. The archive is made while it is sent; its length is known beforehand."""
     with files_of(desk, job_id) as job:
         content = desk.artifacts.path(job_id, MANIFEST).read_bytes()
-        names = sorted([MANIFEST, *(entry["name"] for entry in desk.artifacts.manifest(job_id)["files"])])
-        entries = [Entry.of(name, desk.artifacts.path(job_id, name)) for name in names]
+        entries = [Entry.of(MANIFEST, desk.artifacts.path(job_id, MANIFEST))]
+        for listed in desk.artifacts.manifest(job_id)["files"]:
+            path, _ = desk.artifacts.sized(job_id, listed["name"])
+            entries.append(Entry.of(listed["name"], path, sha256=listed["sha256"]))
+        entries.sort(key=lambda entry: entry.name)
     sha256 = hashlib.sha256(b"zip/1\0" + content).hexdigest()
     headers = {
         "ETag": f'"{sha256}"',
@@ -165,7 +171,8 @@ def get_archive(job_id: JobId, desk: DeskNow, request: Request, if_none_match: I
     headers["Content-Length"] = str(archive_length(entries))
     if request.method == "HEAD":
         return Response(media_type="application/zip", headers=headers)
-    return StreamingResponse(archive(entries), media_type="application/zip", headers=headers)
+    chunks = reporting(archive(entries), lambda: desk.jobs.report_damage(job_id))
+    return StreamingResponse(chunks, media_type="application/zip", headers=headers)
 
 
 @contextmanager
@@ -174,19 +181,35 @@ def files_of(desk: Desk, job_id: str) -> Iterator[Job]:
 
     Raises
     ------
-    JobNotFoundError, JobNotFinishedError, JobFailedError, JobCanceledError, ProblemError
+    JobNotFoundError, JobNotFinishedError, JobFailedError, JobCanceledError
         As :func:`finished_job`, before or after.
+    ProblemError
+        As :func:`finished_job`; or that a file is damaged, with the spec, so that the request can be repeated.
     ArtifactNotFoundError
         If the job has no such file.
     """
     job = finished_job(desk, job_id)
     try:
         yield job
-    except (ArtifactNotFoundError, FileNotFoundError) as error:
-        finished_job(desk, job_id)
-        if isinstance(error, ArtifactNotFoundError):
+    except (ArtifactNotFoundError, ArtifactDamagedError, FileNotFoundError) as error:
+        job = finished_job(desk, job_id)
+        if isinstance(error, ArtifactNotFoundError) and desk.artifacts.exists(job_id):
             raise
-        raise ArtifactNotFoundError("a file of this job is gone; request the job again") from error
+        # Nothing that the manifest promises is there: a succeeded job without files is damaged, too.
+        desk.jobs.report_damage(job_id)
+        detail = "the files of this job are missing; request the job again"
+        if isinstance(error, ArtifactDamagedError):
+            detail = error.message
+        raise ProblemError(TABLE[ArtifactDamagedError], detail, spec=job.spec, kind=job.kind) from error
+
+
+def reporting(chunks: Iterator[bytes], report: Callable[[], None]) -> Iterator[bytes]:
+    """Pass an archive on; a damaged file in it is reported, and the connection cut before the archive is whole."""
+    try:
+        yield from chunks
+    except (ArtifactDamagedError, FileNotFoundError):
+        report()
+        raise
 
 
 def finished_job(desk: Desk, job_id: str) -> Job:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from damage import cut, flip
 
-from model.errors import ArtifactNotFoundError
+from model.errors import ArtifactDamagedError, ArtifactNotFoundError
 from worker.artifacts import Artifacts
 
 JOB = "0123456789abcdef" * 2
@@ -166,3 +169,71 @@ def test_removed_folder_leaves_nothing_in_the_bin(artifacts: Artifacts, tmp_path
     artifacts.remove(JOB)
     artifacts.remove(JOB)
     assert list((tmp_path / "trash").iterdir()) == []
+
+
+def publish_summed(artifacts: Artifacts, *, job_id: str = JOB) -> Path:
+    staged = artifacts.staging(job_id, 1)
+    (staged / "a").write_bytes(b"content")
+    entry = {"name": "a", "bytes": 7, "sha256": hashlib.sha256(b"content").hexdigest()}
+    (staged / "manifest.json").write_text(json.dumps({"files": [entry]}))
+    artifacts.publish(job_id, staged)
+    return artifacts.path(job_id, "a")
+
+
+@pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
+def test_an_altered_file_is_found_also_after_it_was_sound(artifacts: Artifacts, damage: Callable[[Path], None]) -> None:
+    path = publish_summed(artifacts)
+    assert artifacts.verified(JOB, "a")[0] == path
+    assert artifacts.reusable(JOB)
+    damage(path)
+    with pytest.raises(ArtifactDamagedError):
+        artifacts.verified(JOB, "a")
+    assert not artifacts.reusable(JOB)
+
+
+def test_an_altered_file_whose_times_stayed_is_found_by_looking_anew(artifacts: Artifacts) -> None:
+    path = publish_summed(artifacts)
+    artifacts.verified(JOB, "a")
+    facts = path.stat()
+    flip(path)
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    with pytest.raises(ArtifactDamagedError):
+        artifacts.verified(JOB, "a", anew=True)
+
+
+GARBAGE = [
+    b"",
+    b"\xff\xfe",
+    b"{",
+    b"[]",
+    b"null",
+    b'"x"',
+    b"{}",
+    b'{"files": 3}',
+    b'{"files": [3]}',
+    b'{"files": [{}]}',
+]
+
+
+@pytest.mark.parametrize("content", [*GARBAGE, b'{"files": [{"name": "a", "bytes": "7"}]}'])
+def test_a_garbage_manifest_is_damage(artifacts: Artifacts, content: bytes) -> None:
+    publish_summed(artifacts)
+    manifest = artifacts.path(JOB, "manifest.json")
+    manifest.chmod(0o644)
+    manifest.write_bytes(content)
+    for look in (artifacts.manifest, lambda job_id: artifacts.path(job_id, "a")):
+        with pytest.raises(ArtifactDamagedError, match="request the job again"):
+            look(JOB)
+    assert not artifacts.reusable(JOB)
+
+
+@pytest.mark.parametrize("content", GARBAGE)
+def test_garbage_records_are_passed_over(artifacts: Artifacts, content: bytes) -> None:
+    for folder in ("requests", "verdicts", "aliases"):
+        (artifacts.root / folder).mkdir()
+        (artifacts.root / folder / f"{JOB}.json").write_bytes(content)
+    assert list(artifacts.requests()) == []
+    assert artifacts.verdict(JOB) is None
+    assert list(artifacts.aliases()) == []
+    assert artifacts.record_request({"id": JOB, "spec": {}}) == {"id": JOB, "spec": {}}  # in the place of the garbage
+    assert list(artifacts.requests()) == [{"id": JOB, "spec": {}}]

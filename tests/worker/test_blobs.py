@@ -6,11 +6,13 @@ import hashlib
 import json
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
 import pytest
+from damage import cut, flip
 
 from model.errors import ExportError
 from worker.artifacts import Artifacts
@@ -137,3 +139,18 @@ def test_the_files_of_another_job_are_copied_whole_or_not_at_all(artifacts: Arti
     assert artifacts.path(TWO, NAME).samefile(artifacts.path(ONE, NAME))
     assert not artifacts.path(TWO, "manifest.json").samefile(artifacts.path(ONE, "manifest.json"))
     assert not artifacts.copy("4" * 32, artifacts.staging("5" * 32, 1))
+
+
+@pytest.mark.parametrize("damage", [flip, cut])
+def test_a_content_that_the_disk_altered_is_dropped_and_counted(
+    artifacts: Artifacts, damage: Callable[[Path], None]
+) -> None:
+    publish(artifacts, ONE, b"whole")
+    damage(artifacts.path(ONE, NAME))
+    publish(artifacts, TWO, b"whole")
+    assert artifacts.path(TWO, NAME).read_bytes() == b"whole"
+    assert not artifacts.path(TWO, NAME).samefile(artifacts.root / "results" / ONE / NAME)
+    assert artifacts.blobs.path(hashlib.sha256(b"whole").hexdigest()).read_bytes() == b"whole"
+    assert (artifacts.take_damages(), artifacts.take_damages()) == (1, 0)
+    publish(artifacts, "3" * 32, b"whole")
+    assert artifacts.path("3" * 32, NAME).samefile(artifacts.path(TWO, NAME))

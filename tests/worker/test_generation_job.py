@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import flip
 from workbench import Service, submit
 
 from model.card import ModelCard, TrainingFacts
 from model.spec import GenerationSpec, LearnedLatent
-from worker.jobs import JobStatus
+from worker.jobs import Job, JobStatus
 
 Worker = subprocess.Popen[bytes]
 
@@ -89,3 +90,35 @@ def test_job_of_a_model_that_was_replaced_fails(service: Service, worker: Worker
     done = service.ended(job)
     assert done.error is not None
     assert (done.error.code, "replaced" in done.error.message) == ("bad_checkpoint", True)
+
+
+def test_damaged_files_are_never_given_to_another_job(service: Service, worker: Worker, tiny_model: ModelCard) -> None:
+    def made(owner: str, *formats: str) -> tuple[Job, dict[str, str]]:
+        spec = GenerationSpec(model="tiny", seed=8, frames=2, grid=16, formats=list(formats))
+        job, created = service.jobs.submit(
+            kind="generation", spec=spec.model_dump(mode="json"), model_id="tiny", model_sha256=tiny_model.sha256,
+            digest=spec.digest(model_sha256=tiny_model.sha256), owner=owner,
+        )  # fmt: skip
+        assert created
+        done = service.ended(job)
+        assert done.status is JobStatus.SUCCEEDED, done.error
+        names = [entry["name"] for entry in service.artifacts.manifest(job.id)["files"]]
+        files = {name: service.artifacts.path(job.id, name) for name in names}
+        return job, {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+
+    def damaged() -> int:
+        return service.jobs.tally()["contents_damaged"]
+
+    name = "cell_0000/frame_0001.stl"
+    first, sums = made("ada", "stl")
+    flip(service.artifacts.path(first.id, name), at=200)
+    before = damaged()
+    # The same by another owner, with one more format, again by the first owner, and after all of them are removed.
+    again = [made("bob", "stl"), made("bob", "stl", "obj"), made("ada", "stl")]
+    assert damaged() > before
+    for job, _ in again:
+        service.jobs.delete(job.id)
+    service.jobs.delete(first.id)
+    again.append(made("ada", "stl"))
+    for _, found in again:
+        assert {name: found[name] for name in sums} == sums

@@ -115,11 +115,14 @@ def test_same_idempotency_key_gives_the_same_job_and_refuses_another_body(jobs: 
     assert submit(jobs, idempotency_key=key, request_digest="s").id != first.id
 
 
-def test_identical_succeeded_result_is_reused_by_its_owner_only(jobs: Jobs) -> None:
+def test_identical_succeeded_result_is_reused_by_its_owner_only(jobs: Jobs, artifacts: Artifacts) -> None:
     first = submit(jobs, digest="d", owner="ada")
     assert submit(jobs, digest="d", owner="ada").id != first.id  # not finished yet
     lease = jobs.claim(first.id, worker="w")
     assert lease is not None
+    staged = artifacts.staging(first.id, lease.token)
+    (staged / "manifest.json").write_text('{"files": []}')
+    artifacts.publish(first.id, staged)
     jobs.finish(lease, result=first.id)
     again, created = jobs.submit(kind="probe", spec={}, model_id="m", model_sha256="0" * 64, digest="d", owner="ada")
     assert (again.id, created) == (first.id, False)

@@ -270,3 +270,20 @@ def test_hints_that_died_with_their_worker_are_cleared(jobs: Jobs) -> None:
     jobs.sweep()
     assert jobs._redis.hkeys(UNDER_WAY) == jobs._redis.zrange(UNDER_WAY_INDEX, 0, -1) == ["new"]
     jobs._redis.delete(UNDER_WAY, UNDER_WAY_INDEX)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"id": "ID"}', '{"id": "ID", "created_at": NaN, "spec": 3}'])
+def test_damaged_records_keep_no_other_from_being_restored(jobs: Jobs, artifacts: Artifacts, content: str) -> None:
+    lost, canceled, kept = (submit(jobs) for _ in range(3))
+    jobs.cancel(canceled.id)
+    (artifacts.root / "requests" / f"{lost.id}.json").write_text(content.replace("ID", lost.id))
+    (artifacts.root / "verdicts" / f"{canceled.id}.json").write_text(content)
+    (artifacts.root / "aliases").mkdir()
+    (artifacts.root / "aliases" / "a.json").write_text(content)
+    jobs.clean()  # the end of a known job is written down anew
+    assert artifacts.verdict(canceled.id) is not None
+    flush(jobs)
+    assert jobs.rebuild() == 2
+    assert {job.id: job.status for job in jobs.list().jobs} == {
+        canceled.id: JobStatus.CANCELED, kept.id: JobStatus.QUEUED,
+    }  # fmt: skip

@@ -1,0 +1,198 @@
+"""Looks for damage among all that is stored: reads every byte and compares it with its checksum.
+
+Promises: a file of a job, a content, an upload or the weights of a model whose bytes are not those of its checksum is
+found, and so is a record that cannot be read; nothing is removed unless ``drop`` is given; what a running service
+changes meanwhile is not called damaged.
+Does not promise: to notice what was altered in a manifest or another record and still makes sense; those have no
+checksum of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.card import WEIGHTS_FILE, load_card
+from model.errors import CheckpointError
+from worker.artifacts import Artifacts, is_alias, is_request, is_verdict
+from worker.durable import DRAFT, checksum
+from worker.errors import ArtifactDamagedError, ArtifactNotFoundError
+from worker.uploads import Uploads
+
+REMAKE = "request the job again; its spec is in {request}, and GET /v1/jobs/{job} shows it while the record is kept"
+RESTORE = "if the broker has not lost this job nothing is lost; else restore the file from a backup, or remove it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damage:
+    """One thing that is damaged. ``path`` is relative to the data folder."""
+
+    kind: str  # result, manifest, blob, upload, model, request, verdict or alias
+    path: str
+    reason: str
+    advice: str
+    dropped: bool = False
+
+
+class Scrub:
+    """A pass over one data folder.
+
+    Parameters
+    ----------
+    drop
+        Remove what is damaged, so that the next request makes it anew. A job's intact files stay.
+    """
+
+    def __init__(self, artifacts: Artifacts, *, drop: bool = False) -> None:
+        self._artifacts, self._root, self._drop = artifacts, artifacts.root, drop
+        self._uploads = Uploads(self._root)
+        self._sound: set[str] = set()  # contents; a file that is a link to one need not be read twice
+        self.files = self.bytes = 0
+
+    def steps(self) -> Iterator[Damage | None]:
+        """Yield after each file: what is damaged about it, or None. ``files`` and ``bytes`` count what was read."""
+        for sha256 in self._artifacts.blobs.contents():
+            yield self._blob(sha256)
+        jobs = self._artifacts.stored()
+        random.shuffle(jobs)  # passes that are broken off must not look at the same jobs each time
+        for job_id in jobs:
+            yield from self._job(job_id)
+        yield from self._records()
+        yield from self._kept_uploads()
+        yield from self._models()
+
+    def _job(self, job_id: str) -> Iterator[Damage | None]:
+        folder = self._root / "results" / job_id
+        advice = REMAKE.format(job=job_id, request=f"requests/{job_id}.json")
+        try:
+            names = [entry["name"] for entry in self._artifacts.manifest(job_id)["files"]]
+        except ArtifactNotFoundError:
+            return
+        except ArtifactDamagedError as error:
+            path = folder / "manifest.json"
+            yield self._damaged("manifest", path, error.message, advice, _unlinking(path), job_id)
+            return
+        sound = True
+        for name in names:
+            try:
+                linked = self._linked(job_id, name)
+                if linked:
+                    _, entry = self._artifacts.sized(job_id, name)
+                else:
+                    _, entry = self._artifacts.verified(job_id, name, anew=True)
+            except (ArtifactNotFoundError, ArtifactDamagedError) as error:
+                if not self._artifacts.exists(job_id):
+                    return  # removed meanwhile
+                path, sound = folder / name, False
+                yield self._damaged("result", path, error.message, advice, _unlinking(path), job_id)
+            else:
+                self._count(0 if linked else entry.get("bytes", 0))
+                yield None
+        if sound:
+            self._artifacts.clear_damage(job_id)
+
+    def _linked(self, job_id: str, name: str) -> bool:
+        """Whether a file is a link to a content that was found to be sound in this pass."""
+        path, entry = self._artifacts.sized(job_id, name)
+        sha256 = entry.get("sha256", "")
+        try:
+            return sha256 in self._sound and self._artifacts.blobs.path(sha256).samefile(path)
+        except FileNotFoundError:
+            return False
+
+    def _blob(self, sha256: str) -> Damage | None:
+        path = self._artifacts.blobs.path(sha256)
+        try:
+            size, found = path.stat().st_size, checksum(path, from_disk=True)
+        except FileNotFoundError:
+            return None
+        self._count(size)
+        if found == sha256:
+            self._sound.add(sha256)
+            return None
+        advice = "nothing; it is never linked to again, and the next job that makes this content stores it anew"
+        reason = f"its SHA-256 is {found}"
+        return self._damaged("blob", path, reason, advice, lambda: self._artifacts.blobs.drop(sha256))
+
+    def _records(self) -> Iterator[Damage | None]:
+        for kind, valid in (("request", is_request), ("verdict", is_verdict), ("alias", is_alias)):
+            folder = self._root / ("aliases" if kind == "alias" else f"{kind}s")
+            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+                if path.name.startswith(DRAFT):
+                    continue
+                try:
+                    document = json.loads(path.read_bytes())
+                except FileNotFoundError:
+                    continue
+                except ValueError:
+                    document = None
+                if isinstance(document, dict) and valid(document) and document.get("id", path.stem) == path.stem:
+                    yield None
+                else:
+                    reason = "it is no record that this service writes"
+                    yield self._damaged(kind, path, reason, RESTORE, _unlinking(path))
+
+    def _kept_uploads(self) -> Iterator[Damage | None]:
+        for folder, upload in self._uploads.all_kept():
+            path, advice = folder / "content", "send the file again under the same name"
+            if upload is None:
+                yield self._damaged(
+                    "upload", folder / "upload.json", "its record is damaged", advice, _removing(folder)
+                )
+                continue
+            try:
+                found = checksum(path, from_disk=True)
+            except FileNotFoundError:
+                found = "not there"
+            if found != upload.sha256 and folder.is_dir():
+                yield self._damaged("upload", path, f"its SHA-256 is {found}", advice, _removing(folder))
+            else:
+                self._count(upload.bytes)
+                yield None
+
+    def _models(self) -> Iterator[Damage | None]:
+        advice = "make the model again: POST /v1/models with its upload"
+        models = self._root / "models"
+        for folder in sorted(models.iterdir()) if models.is_dir() else ():
+            path = folder / WEIGHTS_FILE
+            try:
+                card = load_card(folder)
+                found, size = checksum(path, from_disk=True), path.stat().st_size
+            except CheckpointError as error:
+                yield self._damaged("model", folder, error.message, advice, _removing(folder))
+                continue
+            except FileNotFoundError:
+                if folder.is_dir():
+                    yield self._damaged("model", path, "it is missing", advice, _removing(folder))
+                continue
+            self._count(size)
+            if found == card.sha256:
+                yield None
+            else:
+                yield self._damaged("model", path, f"its SHA-256 is {found}", advice, _removing(folder))
+
+    def _damaged(
+        self, kind: str, path: Path, reason: str, advice: str, drop: Callable[[], object], job_id: str | None = None
+    ) -> Damage:
+        if job_id is not None:
+            self._artifacts.mark_damaged(job_id)
+        if self._drop:
+            drop()
+        relative = path.relative_to(self._root).as_posix()
+        return Damage(kind=kind, path=relative, reason=reason, advice=advice, dropped=self._drop)
+
+    def _count(self, size: int) -> None:
+        self.files += 1
+        self.bytes += size
+
+
+def _unlinking(path: Path) -> Callable[[], object]:
+    return lambda: path.unlink(missing_ok=True)
+
+
+def _removing(folder: Path) -> Callable[[], object]:
+    return lambda: shutil.rmtree(folder, ignore_errors=True)
