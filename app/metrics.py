@@ -138,7 +138,7 @@ class QueueFigures(Collector):
         again.add_metric((), sum(job.attempts > 1 for job in latest))
         leases.add_metric((), tally["leases_lost"])
         crashed.add_metric((), tally["worker_crashed"])
-        damaged.add_metric((), tally["contents_damaged"])
+        damaged.add_metric((), tally.get("contents_damaged", 0))
         yield from (up, states, depth, workers, stages, again, leases, crashed, damaged)
 
 

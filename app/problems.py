@@ -143,8 +143,8 @@ TABLE: dict[type[tree.CytosynthError], ProblemType] = dict(
             410,
             "The stored file is damaged",
             "The file is missing on the service's disk or is not what its manifest says, so it is not served. POST "
-            "spec of this document, with a new Idempotency-Key or none, to have it made anew; the damaged files are not "
-            "used for that. The other files of this job can still be downloaded.",
+            "spec of this document, with a new Idempotency-Key or none, to have it made anew; the damaged files are "
+            "not used for that. The other files of this job can still be downloaded.",
         ),
         _of(
             tree.LeaseLostError,

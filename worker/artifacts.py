@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 RELEASED = b"released"
 JOB_ID = re.compile(r"[0-9a-f]{32}")
+MEMBERS = (("name", str), ("bytes", int), ("sha256", str))  # of a file in a manifest
 ENDS = frozenset({"failed", "canceled", "expired"})
 VERIFIED_MAX = 100_000  # files whose verification is remembered, some 20 MB
 
@@ -460,7 +461,7 @@ class Artifacts:
             return _read_manifest(path, path.stat().st_mtime_ns)
         except FileNotFoundError:
             raise ArtifactNotFoundError(f"job {job_id} has no files") from None
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise ArtifactDamagedError("the manifest of this job is damaged; request the job again") from None
 
     def _discard(self, folder: Path) -> None:
@@ -479,7 +480,9 @@ def _read_manifest(path: Path, mtime_ns: int) -> tuple[dict[str, Any], dict[str,
     document: dict[str, Any] = json.loads(path.read_bytes())
     for entry in document["files"]:
         kinds = (("name", str), ("bytes", int), ("sha256", str))
-        if any(not isinstance(entry.get(member, kind()), kind) for member, kind in kinds):
+        if not isinstance(entry, dict) or any(
+            not isinstance(entry.get(member, kind()), kind) for member, kind in kinds
+        ):
             raise ValueError(f"an entry of {path} is malformed")
     return document, {entry["name"]: entry for entry in document["files"]}
 
@@ -488,7 +491,7 @@ def _expected_sums(staged: Path) -> dict[str, str | None]:
     path = staged / MANIFEST
     try:
         _, listed = _read_manifest(path, path.stat().st_mtime_ns)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ExportError("the manifest cannot be read; the disk may be failing") from error
     return {name: entry.get("sha256") for name, entry in listed.items()}
 
@@ -518,7 +521,7 @@ def _record(path: Path, valid: Callable[[dict[str, Any]], bool]) -> dict[str, An
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     if isinstance(document, dict) and valid(document):
         return document

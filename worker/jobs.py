@@ -387,7 +387,7 @@ class Jobs:
 
     def tally(self) -> dict[str, int]:
         """Return how many leases were lost, jobs ended for it, damages found, since the broker began to count."""
-        return {"leases_lost": 0, "worker_crashed": 0, "contents_damaged": 0} | self._store.tally()
+        return {"leases_lost": 0, "worker_crashed": 0} | self._store.tally()
 
     def queue_depth(self) -> int:
         """Return how many jobs wait."""

@@ -90,18 +90,18 @@ def get_manifest(job_id: JobId, desk: DeskNow, if_none_match: IfNoneMatch = None
 def list_files(job_id: JobId, desk: DeskNow) -> FileList:
     """List what the job has made, ordered by name, each with its address."""
     with files_of(desk, job_id):
-        entries = desk.artifacts.manifest(job_id)["files"]
+        entries = [(e["name"], e["bytes"], e["sha256"]) for e in desk.artifacts.manifest(job_id)["files"]]
     here = f"/v1/jobs/{job_id}/files/"
     return FileList(
         files=[
             FileView(
-                name=entry["name"],
-                bytes=entry["bytes"],
-                sha256=entry["sha256"],
-                media_type=media_type(entry["name"]),
-                href=here + quote(entry["name"]),
+                name=name,
+                bytes=size,
+                sha256=sha256,
+                media_type=media_type(name),
+                href=here + quote(name),
             )
-            for entry in entries
+            for name, size, sha256 in entries
         ]
     )
 
@@ -191,13 +191,13 @@ def files_of(desk: Desk, job_id: str) -> Iterator[Job]:
     job = finished_job(desk, job_id)
     try:
         yield job
-    except (ArtifactNotFoundError, ArtifactDamagedError, FileNotFoundError) as error:
+    except (ArtifactNotFoundError, ArtifactDamagedError, FileNotFoundError, KeyError) as error:
         job = finished_job(desk, job_id)
         if isinstance(error, ArtifactNotFoundError) and desk.artifacts.exists(job_id):
             raise
         # Nothing that the manifest promises is there: a succeeded job without files is damaged, too.
         desk.jobs.report_damage(job_id)
-        detail = "the files of this job are missing; request the job again"
+        detail = "files of this job, or what its manifest says of them, are missing; request the job again"
         if isinstance(error, ArtifactDamagedError):
             detail = error.message
         raise ProblemError(TABLE[ArtifactDamagedError], detail, spec=job.spec, kind=job.kind) from error

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import httpx
 import pytest
+from damage import cut, flip
+from served import cytosynth_here
 
 from app.archive import Entry, archive, archive_length
 from app.routes.files import judge_range
@@ -243,3 +249,118 @@ def test_judging_a_range() -> None:
     assert judge_range("bytes=0-0", 0) is False
     assert judge_range("bytes=-1", 0) is False
     assert judge_range("", 10) is None
+
+
+# --------------------------------------------------------------------------------------------------------------- damage
+
+
+def damages(house: Any) -> float:
+    lines = house.get("/metrics").text.splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("cytosynth_contents_damaged_total "))
+
+
+@pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
+def test_a_damaged_file_is_not_served_and_the_same_request_is_made_anew(
+    house: Any, damage: Callable[[Path], None]
+) -> None:
+    job = house.submit()
+    files = house.carry_out(job["id"], files={STL: b"solid" * 999, "b.stl": uuid4().bytes})
+    link = f"{job['links']['files']}/{STL}"
+    assert house.get(link).status_code == 200
+    assert house.post(job["spec"]).json()["id"] == job["id"]
+    before = damages(house)
+    damage(house.artifacts.path(job["id"], STL))
+    etag = f'"{hashlib.sha256(files[STL]).hexdigest()}"'
+    for headers in ({}, {"Range": "bytes=0-3"}, {"Range": "bytes=-4", "If-Range": etag}, {"If-None-Match": etag}):
+        answer = house.get(link, **headers)
+        assert (answer.status_code, answer.json()["code"]) == (410, "artifact_damaged")
+        assert "request the job again" in answer.json()["detail"]
+        assert "etag" not in answer.headers
+    assert damages(house) == before + 1
+    assert house.get(f"{job['links']['files']}/b.stl").content == files["b.stl"]
+    again = house.post(answer.json()["spec"])
+    assert (again.status_code, again.json()["state"]) == (202, "queued")
+    assert again.json()["id"] != job["id"]
+    house.carry_out(again.json()["id"], files=files)
+    assert house.get(f"{again.json()['links']['files']}/{STL}").content == files[STL]
+    assert house.post(job["spec"]).json()["id"] == again.json()["id"]
+
+
+@pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
+def test_an_archive_with_a_damaged_file_never_looks_complete(house: Any, damage: Callable[[Path], None]) -> None:
+    job = house.submit()
+    house.carry_out(job["id"], files={STL: b"solid" * 200_000})
+    damage(house.artifacts.path(job["id"], STL))
+    if damage is flip:
+        with pytest.raises(httpx.RemoteProtocolError):
+            house.get(job["links"]["archive"])
+    else:
+        answer = house.get(job["links"]["archive"])
+        assert (answer.status_code, answer.json()["code"]) == (410, "artifact_damaged")
+    assert house.post(job["spec"]).json()["id"] != job["id"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"files": [3]}', b'{"files": [{"name": "x"}]}', None])
+def test_a_garbage_manifest_is_a_damaged_job_that_is_made_anew(house: Any, content: bytes | None) -> None:
+    job = house.submit()
+    house.carry_out(job["id"])
+    manifest = house.artifacts.path(job["id"], "manifest.json")
+    manifest.unlink()
+    if content is not None:
+        manifest.write_bytes(content)
+    for link in ("manifest", "files", "archive", f"files/{STL}", "files/manifest.json"):
+        answer = house.get(f"/v1/jobs/{job['id']}/{link}")
+        assert (answer.status_code, answer.json()["code"]) == (410, "artifact_damaged"), link
+    assert house.post(job["spec"]).json()["id"] != job["id"]
+
+
+@pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
+def test_damage_that_nobody_has_downloaded_yet_is_found_when_the_same_is_requested(
+    house: Any, damage: Callable[[Path], None]
+) -> None:
+    job = house.submit()
+    house.carry_out(job["id"])
+    damage(house.artifacts.path(job["id"], STL))
+    assert house.post(job["spec"]).json()["id"] != job["id"]
+
+
+def test_scrub_finds_each_kind_of_damage_and_drops_it_on_request(house: Any, tmp_path: Path) -> None:
+    artifacts = Artifacts(tmp_path)
+    one, two, three = (digit * 32 for digit in "123")
+    for job_id, content in ((one, b"same"), (two, b"same"), (three, b"other")):
+        staged = artifacts.staging(job_id, 1)
+        (staged / "a.stl").write_bytes(content)
+        entry = {"name": "a.stl", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        (staged / "manifest.json").write_text(json.dumps({"files": [entry]}))
+        artifacts.publish(job_id, staged)
+    sound = cytosynth_here("scrub", "--data-dir", str(tmp_path))
+    assert (sound.exit_code, "0 damaged" in sound.output) == (0, True)
+    flip(artifacts.path(one, "a.stl"))  # two has the same content, and so the same damage
+    (tmp_path / "results" / three / "manifest.json").unlink()
+    (tmp_path / "results" / three / "manifest.json").write_text("{")
+    for kind in ("requests", "verdicts", "aliases"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / f"{one}.json").write_text("[]")
+    upload = tmp_path / "uploads" / "kept" / "ada" / "cell.stl"
+    upload.mkdir(parents=True)
+    (upload / "upload.json").write_text("{")
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    expected = {
+        ("blob", f"blobs/{hashlib.sha256(b'same').hexdigest()[:2]}/{hashlib.sha256(b'same').hexdigest()}"),
+        ("result", f"results/{one}/a.stl"), ("result", f"results/{two}/a.stl"),
+        ("manifest", f"results/{three}/manifest.json"), ("request", f"requests/{one}.json"),
+        ("verdict", f"verdicts/{one}.json"), ("alias", f"aliases/{one}.json"),
+        ("upload", "uploads/kept/ada/cell.stl/upload.json"), ("model", "models/mine"),
+    }  # fmt: skip
+    for drop in ([], ["--drop"]):
+        found = cytosynth_here("scrub", "--data-dir", str(tmp_path), "--json", *drop)
+        assert found.exit_code == 1
+        document = json.loads(found.output)
+        assert {(damage["kind"], damage["path"]) for damage in document["damaged"]} == expected
+        assert all(damage["advice"] for damage in document["damaged"])
+        assert not any(artifacts.reusable(job_id) for job_id in (one, two, three))
+    for _, path in expected:
+        assert not (tmp_path / path).exists(), path
+    text = cytosynth_here("scrub", "--data-dir", str(tmp_path))
+    assert f"damaged result results/{one}/a.stl" in text.output  # its manifest still promises the file
+    assert "what to do: request the job again" in text.output

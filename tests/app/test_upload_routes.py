@@ -7,7 +7,7 @@ import hashlib
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from damage import cut, flip
 from hostile.corpus_files import box_stl, labels_tiff
 from keyed import MODEL, WEIGHTS, Keyed, all_at_once
 from served import served
@@ -264,3 +265,44 @@ def test_installed_models_cannot_be_removed_here(client: httpx.Client) -> None:
     assert (answer.status_code, answer.json()["code"]) == (403, "model_not_yours")
     assert client.delete("/v1/models/nothing").status_code == 404
     assert client.get("/v1/models/round").status_code == 200
+
+
+@pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
+def test_a_damaged_upload_makes_no_model_and_is_replaced_when_it_is_sent_again(
+    keyed: Keyed, client: httpx.Client, damage: Callable[[Path], None]
+) -> None:
+    def send() -> httpx.Response:
+        return keyed.upload(client, "rot.safetensors", WEIGHTS)
+
+    name = f"rot-{damage.__name__}"
+    assert send().status_code in (200, 201)
+    content = Uploads(keyed.settings.data_dir).content(keyed.owner(client), "rot.safetensors")
+    damage(content)
+    body = {**MODEL, "id": name, "upload": "rot.safetensors"}
+    refused = client.post("/v1/models", json=body)
+    assert (refused.status_code, refused.json()["code"]) == (410, "upload_damaged")
+    assert send().status_code == 201
+    assert content.read_bytes() == WEIGHTS
+    made = client.post("/v1/models", json=body)
+    assert made.status_code == 201, made.text
+    weights = keyed.settings.data_dir / "models" / made.json()["id"] / "weights.safetensors"
+    damage(weights)  # a link to the upload, which is damaged with it unless it was unlinked
+    assert send().status_code in (200, 201)
+    assert client.post("/v1/models", json=body).status_code in (200, 201)
+    assert weights.read_bytes() == WEIGHTS
+
+
+@pytest.mark.parametrize("garbage", [b"", b"[]", b"{", b"{}", b"\xff"])
+def test_garbage_records_of_uploads_and_owners_are_no_500(keyed: Keyed, client: httpx.Client, garbage: bytes) -> None:
+    assert keyed.upload(client, "garbage.stl", STL).status_code == 201
+    data = keyed.settings.data_dir
+    (Uploads(data).content(keyed.owner(client), "garbage.stl").parent / "upload.json").write_bytes(garbage)
+    folder = data / "models" / "garbage"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "owner").write_bytes(b"\xff\xfe")
+    (folder / "card.json").write_bytes(garbage)
+    assert client.get("/v1/uploads/garbage.stl").status_code == 404
+    for path in ("/v1/uploads", "/v1/models"):
+        assert client.get(path).status_code == 200
+    assert keyed.upload(client, "garbage.stl", STL).status_code == 201
+    assert client.delete("/v1/uploads/garbage.stl").status_code == 204
