@@ -294,8 +294,7 @@ class Uploads:
         weights, folder = self.content(owner, name), self._models / card.id
         with self._owned(owner):
             if folder.is_dir():
-                # The name of a model follows from its content and its owner.
-                if _owner(folder) == owner and _matches(folder / WEIGHTS_FILE, card.sha256) and _has_card(folder):
+                if self.installed(owner, card):
                     return folder
                 log.error("model %s: its stored files are damaged; it is installed anew", card.id)
                 self._discard(folder)
@@ -309,6 +308,11 @@ class Uploads:
             draft.rename(folder)
             sync_folder(self._models)
         return folder
+
+    def installed(self, owner: str, card: ModelCard) -> bool:
+        """Whether this model is installed and its files are sound; its name follows from its content and its owner."""
+        folder = self._models / card.id
+        return _owner(folder) == owner and _matches(folder / WEIGHTS_FILE, card.sha256) and _has_card(folder)
 
     def uninstall(self, owner: str, model_id: str) -> bool:
         """Remove a model that the owner has made; False if there is none."""

@@ -36,7 +36,7 @@ def list_models(desk: DeskNow) -> ModelList:
 def create_model(spec: Annotated[ModelSpec, Body()], desk: DeskNow, response: Response) -> ModelView:
     """Make a model that you, and nobody else, can use at once. It stays when the upload expires."""
     card = card_of(spec, desk.uploads.get(desk.owner, spec.upload), owner=desk.owner)
-    known = desk.catalogue.has(card.id)
+    known = desk.catalogue.has(card.id) and desk.uploads.installed(desk.owner, card)
     if not known:
         desk.uploads.install(desk.owner, spec.upload, card)
     response.status_code = 200 if known else 201

@@ -300,7 +300,7 @@ def test_an_archive_with_a_damaged_file_never_looks_complete(house: Any, damage:
     assert house.post(job["spec"]).json()["id"] != job["id"]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"files": [3]}', b'{"files": [{"name": "x"}]}', None])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"files": [3]}', None])
 def test_a_garbage_manifest_is_a_damaged_job_that_is_made_anew(house: Any, content: bytes | None) -> None:
     job = house.submit()
     house.carry_out(job["id"])
