@@ -135,15 +135,19 @@ def import_released(
     title: Annotated[str | None, typer.Option(help="Default: the experiment's name.")] = None,
     licence: Annotated[str, typer.Option(help="Of the weights.")] = "as stated by their authors",
     epoch: Annotated[int | None, typer.Option(help="Which saved state; default: the final or the latest.")] = None,
+    swap_xy: Annotated[
+        bool, typer.Option("--swap-xy", help="Change x and y: cells lie as in images, not as in arrays (row first).")
+    ] = False,
 ) -> None:
     """Turn a trained model of the method's authors into a model of the service."""
-    from model.importing.experiment import read_experiment, save_experiment
+    from model.importing.experiment import read_experiment, save_experiment, with_x_and_y_swapped
 
     chosen: Literal["single", "division"] = "division" if topology == "division" else "single"
     if chosen != topology:
         raise typer.BadParameter("single or division", param_hint="--topology")
+    read = read_experiment(experiment, epoch=epoch)
     checkpoint = save_experiment(
-        read_experiment(experiment, epoch=epoch),
+        with_x_and_y_swapped(read) if swap_xy else read,
         out,
         title=title or experiment.name,
         cell_type=cell_type or out.name,
@@ -157,6 +161,11 @@ def import_released(
         f"[green]imported[/green] {card.id}: {card.parameters:,} weights, {card.latent_codes} codes of "
         f"{card.latent_size} numbers" + (", with rotations" if checkpoint.rotations is not None else "")
     )
+    if not swap_xy:
+        console.print(
+            "[yellow]x is the row (y) of the images[/yellow] that the release was trained on, as its networks have it: "
+            "files show the mirror image of those cells; --swap-xy changes x and y"
+        )
 
 
 def fit(

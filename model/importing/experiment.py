@@ -3,7 +3,8 @@
 The only place that opens their ``.pth`` files, from the command line and as plain tensors (``weights_only``); the
 service reads safetensors only.
 
-Promises: the weights, codes and rotations of the experiment, unchanged; weight normalisation is multiplied out.
+Promises: the weights, codes and rotations of the experiment, unchanged unless x and y are to change places; weight
+normalisation is multiplied out.
 Does not promise: physical units, which the experiment does not hold: a unit of Ω and the duration of τ must be given.
 
 Layout: ``specs.json``; ``model_parameters/model.pth`` or ``eNNNN_model.pth``; ``latent_codes/[eNNNN_]lat_vecs.mat`` and
@@ -15,7 +16,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -32,7 +33,7 @@ from model.checkpoint import Checkpoint, save_checkpoint
 from model.errors import CheckpointError
 from model.latent import fit_prior
 from model.network import AutoDecoder
-from model.released import ReleasedConfig, ReleasedDecoder
+from model.released import SPACE_TIME, ReleasedConfig, ReleasedDecoder
 
 _EPOCH = re.compile(r"e(\d+)_")
 
@@ -87,6 +88,26 @@ def read_experiment(folder: Path, *, epoch: int | None = None) -> Experiment:
             raise CheckpointError(f"rot_ang is {angles.shape}; three angles for each of {len(codes)} codes are wanted")
         rotations = quaternions_of_angles(angles)
     return Experiment(decoder, codes.astype(np.float32), rotations, specs, trained)
+
+
+def with_x_and_y_swapped(experiment: Experiment) -> Experiment:
+    """Change the places of the first two coordinates: the result at (x, y, z) is the experiment at (y, x, z).
+
+    The release makes its distances of images, whose first axis is the row, so the first coordinate of its networks is
+    the y of an image. Rotations R become P R P, where P changes x and y, so that cells turn as they did.
+    """
+    decoder = ReleasedDecoder(experiment.decoder.config)
+    decoder.load_state_dict(experiment.decoder.state_dict())
+    config = decoder.config
+    for layer, weight in enumerate(decoder.weights):
+        if layer == 0 or layer in config.latent_in or config.xyz_in_all:
+            x = weight.shape[1] - SPACE_TIME  # a point and the time are the last columns
+            weight.data[:, [x, x + 1]] = weight.data[:, [x + 1, x]]
+    decoder.requires_grad_(False)
+    rotations = experiment.rotations
+    if rotations is not None:
+        rotations = rotations[:, [0, 2, 1, 3]] * np.array([1, -1, -1, -1], dtype=np.float32)
+    return replace(experiment, decoder=decoder, rotations=rotations)
 
 
 def save_experiment(

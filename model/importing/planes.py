@@ -8,6 +8,7 @@ Does not promise: channels, time in flat images, or arrays of NumPy with other a
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,9 +67,11 @@ def read_contents(path: Path) -> Contents:
         return Contents(
             shape[0] if len(shape) == 4 else 1, len(shape) == 4, axes, Calibration(), (Doubt("axes", message),), (path,)
         )
-    with _opened(path) as tiff, _readable(path, "its description cannot be read"):
+    with _remarks() as remarks, _opened(path) as tiff, _readable(path, "its description cannot be read"):
         layout = _layout(tiff, path)
         doubts = []
+        if remarks:
+            doubts.append(Doubt("description", f"the file contradicts itself: {remarks[0]}"))
         if layout.is_guess:
             message = f"the file does not name its axes; {_sides(layout.shape)} was taken for TZYX"
             doubts.append(Doubt("axes", message))
@@ -96,7 +99,7 @@ def read_frame(path: Path, frame: int) -> NDArray[Any]:
     if path.suffix.lower() == ARRAY:
         array = _label_array(path)
         return np.array(array[frame] if array.ndim == 4 else array)
-    with _opened(path) as tiff:
+    with _remarks(), _opened(path) as tiff:
         layout, series = _layout(tiff, path), tiff.series[0]
         with _readable(path, f"frame {frame} cannot be read"):
             if series.dataoffset is not None and series.dtype is not None:  # one run of bytes: map, do not read
@@ -196,6 +199,22 @@ def _read_pages(series: tifffile.TiffPageSeries, layout: _Layout, path: Path, fr
 
 
 @contextmanager
+def _remarks() -> Iterator[list[str]]:
+    """Collect what tifffile logs about a file instead of printing it."""
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(" ".join(record.getMessage().split()))  # type: ignore[method-assign]
+    logger = logging.getLogger("tifffile")
+    propagates, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagates
+
+
+@contextmanager
 def _open_file_of(page: tifffile.TiffPage | tifffile.TiffFrame) -> Iterator[None]:
     """Hold the file of a page open; tifffile closes all files of an OME-TIFF but the first."""
     handle = page.parent.filehandle
@@ -215,7 +234,7 @@ def _opened(path: Path) -> tifffile.TiffFile:
 
 
 def _is_ome(path: Path) -> bool:
-    with _opened(path) as tiff:
+    with _remarks(), _opened(path) as tiff:
         return bool(tiff.is_ome)
 
 

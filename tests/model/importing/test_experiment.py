@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from scipy.io import savemat
 from typer.testing import CliRunner
 
@@ -153,6 +154,37 @@ def test_an_imported_model_gives_the_released_forward_pass(
             torch.from_numpy(points)[None], torch.tensor([time]), torch.from_numpy(codes[number])[None]
         )
         assert np.abs(batch[0].numpy() - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize(("code", "network"), NETWORKS)
+def test_x_and_y_change_places_when_asked_and_rotations_with_them(
+    code: int, network: dict[str, Any], tmp_path: Path
+) -> None:
+    """The release's first coordinate is the row of an image; a cell lies as in the image when that is y."""
+    codes, angles = write_experiment(tmp_path / "theirs", code, network)
+    command = ["import-released", str(tmp_path / "theirs"), "--out", str(tmp_path / "models" / "theirs")]
+    done = CliRunner().invoke(cli, [*command, "--swap-xy"])
+    assert done.exit_code == 0, done.output
+    checkpoint = load_checkpoint(tmp_path / "models" / "theirs")
+    assert checkpoint.rotations is not None
+    points: NDArray[np.float32] = np.random.default_rng(1).uniform(-1, 1, (500, 3)).astype(np.float32)
+    for number in range(CODES):
+        turn = torch.from_numpy(rotation_matrix([float(q) for q in checkpoint.rotations[number]]))
+        assert torch.linalg.det(turn) == pytest.approx(1.0, abs=1e-5)
+        for rotation, euler in ((turn, angles[number]), (None, None)):
+            expected = forward(
+                random_layers(code, network), network, code=codes[number], points=points[:, [1, 0, 2]], time=0.4,
+                angles=euler,
+            )  # fmt: skip
+            found = checkpoint.decoder.fold(torch.from_numpy(codes[number]), 0.4, rotation)(points)
+            assert np.abs(found - expected).max() < 1e-5
+
+
+def test_without_that_the_import_says_how_cells_lie(tmp_path: Path) -> None:
+    write_experiment(tmp_path / "theirs", *NETWORKS[2])
+    command = ["import-released", str(tmp_path / "theirs"), "--out"]
+    assert "--swap-xy" in CliRunner().invoke(cli, [*command, str(tmp_path / "a")]).output
+    assert "--swap-xy" not in CliRunner().invoke(cli, [*command, str(tmp_path / "b"), "--swap-xy"]).output
 
 
 def test_an_imported_model_makes_cells_as_any_other(tmp_path: Path) -> None:
