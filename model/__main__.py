@@ -8,14 +8,17 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from model.errors import CytosynthError
+from model.errors import CytosynthError, JobError, SurfaceError
 from model.evaluation.commands import register as register_evaluation
 from model.importing.commands import register
 
 cli = typer.Typer(
-    help="The workshop: train, measure and use auto-decoders of living-cell shapes.",
+    help="The workshop: train, measure and use auto-decoders of living-cell shapes.\n\n"
+    "Exit status of every command: 0, done, and nothing is wrong; 1, it ran and found something bad; 2, the arguments "
+    "are wrong or what they name cannot be read.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -144,17 +147,19 @@ def synthesize(
 
     from model.card import SHIPPED_MODELS, find_model
     from model.checkpoint import load_checkpoint
+    from model.errors import ExportError, SpecError
     from model.spec import GenerationSpec
     from model.synthesis import synthesize as run_synthesis
 
     try:
         recipe = GenerationSpec.model_validate_json(spec.read_bytes()).completed()
-    except (OSError, ValidationError) as error:
-        console.print(f"[red]{spec} is not a usable spec[/red]: {error}")
-        raise typer.Exit(2) from None
+    except OSError as error:
+        raise SpecError(f"{spec} is not a usable spec: {error.strerror or error}") from None
+    except ValidationError as error:
+        faults = (f"{'/'.join(map(str, one['loc'])) or 'the document'}: {one['msg']}" for one in error.errors())
+        raise SpecError(f"{spec} is not a usable spec: {'; '.join(faults)}") from None
     if out.exists():
-        console.print(f"[red]{out} exists[/red]; choose another folder")
-        raise typer.Exit(2)
+        raise ExportError(f"{out} exists; choose another folder")
     checkpoint = load_checkpoint(find_model(recipe.model, [*(models or []), SHIPPED_MODELS]))
     with _bar() as bar:
         task = bar.add_task(recipe.model, note="", total=recipe.count * recipe.frame_count)
@@ -167,27 +172,43 @@ def verify(
     folders: Annotated[list[Path], typer.Argument(help="Folders of results, each with its manifest.json.")],
 ) -> None:
     """Read downloaded results back and compare them with their manifests; status 1 if anything is wrong."""
+    from model.errors import ExportError
     from model.verify import verify_result
 
-    faults = 0
+    status = 0
     for folder in folders:
-        found = list(verify_result(folder))
-        faults += len(found)
+        name = escape(str(folder))
+        try:
+            found = list(verify_result(folder))
+        except ExportError as error:
+            console.print(f"[red]error[/red]: {escape(str(error))}", soft_wrap=True)
+            status = 2
+            continue
         for fault in found:
-            console.print(f"[red]{folder}[/red]: {fault}")
+            console.print(f"[red]{name}[/red]: {escape(fault)}", soft_wrap=True)
+            status = status or 1
         if not found:
-            console.print(f"[green]{folder}[/green]: every file is what its manifest says")
-    if faults:
-        raise typer.Exit(1)
+            console.print(f"[green]{name}[/green]: every file is what its manifest says")
+    if status:
+        raise typer.Exit(status)
 
 
 def main() -> None:
-    """Run the command line; errors of the project end with one sentence and status 1."""
+    """Run the command line; errors of the project and of the system end with one sentence and a status.
+
+    The status is 2 where arguments or inputs cannot be used, 1 where the work itself found something bad.
+    """
     try:
         cli()
     except CytosynthError as error:
-        console.print(f"[red]{error.code}[/red]: {error}")
-        raise SystemExit(1) from None
+        _end(str(error), 1 if isinstance(error, SurfaceError | JobError) else 2)
+    except OSError as error:
+        _end(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error), 2)
+
+
+def _end(sentence: str, status: int) -> None:
+    console.print(f"[red]error[/red]: {escape(sentence)}", soft_wrap=True)
+    raise SystemExit(status) from None
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Checking a downloaded result: whether the files are those that were made, and open as what they claim to be.
 
 Promises: every file of the manifest is read back with an independent reader (trimesh, tifffile) and compared with the
-manifest: checksum, closed and outward surfaces, volume in µm³, axes, labels.
+manifest: checksum, closed and outward surfaces, volume in µm³, axes, labels. Files that the manifest does not name are
+reported; hidden ones, which file managers leave, are not.
 Does not promise: that the cell is plausible; see :mod:`model.plausibility`.
 """
 
@@ -41,8 +42,14 @@ def verify_result(folder: Path) -> Iterator[str]:
         manifest = Manifest.model_validate(json.loads((folder / MANIFEST_FILE).read_bytes()))
     except FileNotFoundError:
         raise ExportError(f"{folder} holds no {MANIFEST_FILE}; is it the folder of a result?") from None
-    except (ValidationError, ValueError) as error:
-        raise ExportError(f"{folder / MANIFEST_FILE} is not a manifest of cytosynth: {error}") from None
+    except OSError as error:
+        raise ExportError(f"{folder / MANIFEST_FILE} cannot be read: {error.strerror or error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        why = f"{'/'.join(map(str, first['loc'])) or 'the document'}: {first['msg']}"
+        raise ExportError(f"{folder / MANIFEST_FILE} is not a manifest of cytosynth: {why}") from None
+    except (ValueError, RecursionError) as error:
+        raise ExportError(f"{folder / MANIFEST_FILE} is not a manifest of cytosynth: not JSON ({error})") from None
     for entry in manifest.files:
         path = folder / entry.name
         if not path.is_file():
@@ -50,23 +57,40 @@ def verify_result(folder: Path) -> Iterator[str]:
         elif hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
             yield f"{entry.name}: differs from its checksum"
         else:
-            cell = manifest.cells[int(entry.name[5:9])]  # cell_0000/…
-            yield from _verify_file(path, entry, cell)
+            yield from _verify_file(path, entry, manifest)
+    yield from _not_named(folder, {MANIFEST_FILE, *(entry.name for entry in manifest.files)})
 
 
-def _verify_file(path: Path, entry: FileEntry, cell: CellEntry) -> Iterator[str]:
-    if path.suffix in (".stl", ".obj", ".ply"):
-        faults = _mesh_faults(path, cell.frames[int(path.stem.removeprefix("frame_"))])
-    elif path.suffix == ".tif":
-        faults = _label_faults(path, cell)
-    else:
-        return
+def _not_named(folder: Path, names: set[str]) -> Iterator[str]:
+    """Report files that lie in the folder and are not in the manifest: often those of an earlier result."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in name.parts)
+        if not hidden and not path.is_dir() and name.as_posix() not in names:
+            yield f"{name.as_posix()}: not in the manifest; is it of another result?"
+
+
+def _verify_file(path: Path, entry: FileEntry, manifest: Manifest) -> Iterator[str]:
+    try:
+        cell = manifest.cells[int(entry.name[5:9])]  # cell_0000/…
+        if path.suffix in (".stl", ".obj", ".ply"):
+            faults = list(_mesh_faults(path, cell.frames[int(path.stem.removeprefix("frame_"))]))
+        elif path.suffix == ".tif":
+            faults = list(_label_faults(path, cell))
+        else:
+            return
+    except (LookupError, ValueError):
+        faults = ["the manifest does not say what should be in it"]
     for fault in faults:
         yield f"{entry.name}: {fault}"
 
 
 def _mesh_faults(path: Path, frame: dict[str, Any]) -> Iterator[str]:
-    mesh = trimesh.load_mesh(path)
+    try:
+        mesh = trimesh.load_mesh(path)
+    except Exception:  # noqa: BLE001 (its readers raise almost anything on a bad file)
+        yield "cannot be read as a mesh"
+        return
     if not mesh.is_watertight:
         yield "the surface is not closed"
     elif mesh.volume <= 0.0:
@@ -76,7 +100,12 @@ def _mesh_faults(path: Path, frame: dict[str, Any]) -> Iterator[str]:
 
 
 def _label_faults(path: Path, cell: CellEntry) -> Iterator[str]:
-    with tifffile.TiffFile(path) as tiff:
+    try:
+        opened = tifffile.TiffFile(path)
+    except (OSError, ValueError):  # tifffile's own error is a ValueError
+        yield "cannot be read as TIFF"
+        return
+    with opened as tiff:
         series = tiff.series[0]
         if not tiff.is_imagej:
             yield "no ImageJ metadata"

@@ -24,7 +24,10 @@ console = Console(stderr=True)
 
 Voxel = Annotated[
     tuple[float, float, float] | None,
-    typer.Option(help="Distance of voxels along X Y Z in µm, where the files do not say it or are wrong."),
+    typer.Option(
+        help="Distance of voxels along X Y Z in µm, where the files do not say it or are wrong. Meshes are in µm; "
+        "their coordinates are multiplied by it: 1e6 1e6 1e6 for meshes in metres."
+    ),
 ]
 Interval = Annotated[float | None, typer.Option(min=1e-6, help="Minutes between frames, where the files say nothing.")]
 Tracks = Annotated[
@@ -76,6 +79,9 @@ def import_cells(
     console.print(as_lines(taken_rows(footages, surveyed)))
     if faulty := [row for row in source_rows(surveyed) if row.findings]:
         console.print(as_table(faulty))
+    if not any(one.is_usable for one in surveyed):
+        console.print("[red]no sequence can be used as it is[/red]; put right what the table lists")
+        raise typer.Exit(1)
     minutes = next((f.calibration.minutes for f in footages if f.calibration.minutes), None)
     plan = ImportPlan(
         margin=margin, scale=chosen, points_per_frame=points, bend_share=bend_share, minutes=minutes or 1.0
@@ -101,7 +107,7 @@ def validate(
     tracks: Tracks = None,
     out: Annotated[Path | None, typer.Option("--json", help="Write what was found as JSON.")] = None,
 ) -> None:
-    """List what is wrong with each sequence, before any training; status 1 if anything must be put right."""
+    """List what was read and what is wrong with each sequence, before any training; status 1 if there are errors."""
     from model.dataset import INDEX_FILE
     from model.importing.report import as_json, as_lines, as_table, imported_rows, source_rows, taken_rows
     from model.importing.sources import open_footages

@@ -43,6 +43,10 @@ class Sighting:
         Whether it touches the border of the volume.
     is_closed
         Whether its surface is; always for masks.
+    turned
+        Bodies of a mesh whose triangles faced inward and were turned round.
+    nested
+        Bodies that lie in another and face outward, so that inside and outside are not known.
     """
 
     label: int
@@ -55,6 +59,8 @@ class Sighting:
     samples: int
     cut: bool = False
     is_closed: bool = True
+    turned: int = 0
+    nested: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,8 @@ class Taken:
 
     Attributes
     ----------
+    files
+        Which files were read, where others lie beside them.
     axes
         Axes of the files, and how they were read.
     order
@@ -98,6 +106,22 @@ class Taken:
     labels: str = ""
     tracks: str = ""
     doubts: tuple[Doubt, ...] = ()
+    files: str = ""
+
+    def also(self, other: Taken) -> Taken:
+        """Both together."""
+
+        def both(one: str, two: str) -> str:
+            return "; ".join(text for text in dict.fromkeys((one, two)) if text)
+
+        return Taken(
+            axes=both(self.axes, other.axes),
+            order=both(self.order, other.order),
+            labels=both(self.labels, other.labels),
+            tracks=both(self.tracks, other.tracks),
+            doubts=tuple(dict.fromkeys((*self.doubts, *other.doubts))),
+            files=both(self.files, other.files),
+        )
 
 
 UNREMARKABLE = Taken()

@@ -2,7 +2,7 @@
 
 A mother and both her daughters are one sequence: it begins with the mother and ends when the first of the daughters
 divides, or is lost. A daughter that divides in turn begins a sequence of her own; one that does not is part of her
-mother's only. A track whose parent has no other child is the same cell after a gap.
+mother's only. A track whose parent has no other child is the same cell after a gap. A parent that is in no line of the list is none.
 
 Promises: where a list of tracks is given it is followed; where none is, a division is seen when a cell vanishes and
 exactly two new ones of about its volume stand in its place in the next frame.
@@ -11,10 +11,12 @@ Does not promise: that trackers which let the mother's label live on in one daug
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from model.errors import DatasetError
 from model.importing.footage import Sighting, Track
 
 REACH = 0.25  # of the mother's box: how far outside it the middle of a daughter may lie
@@ -64,6 +66,76 @@ def guess_tracks(sightings: dict[int, dict[int, Sighting]]) -> list[Track]:
     return [Track(label, frames[n[0]], frames[n[-1]], parents.get(label, 0)) for label, n in sorted(seen.items())]
 
 
+def with_known_parents(tracks: list[Track]) -> list[Track]:
+    """Return the tracks, those without a parent whose parent is not in the list or does not end before they begin.
+
+    A list may be cut from that of a longer movie, and some programs write -1 for a parent that is not known.
+    """
+    ends = {track.label: track.last for track in tracks}
+    return [
+        track if track.parent in ends and ends[track.parent] < track.first else replace(track, parent=0)
+        for track in tracks
+    ]
+
+
+def doubts_of_tracks(tracks: list[Track], present: dict[int, set[int]]) -> list[tuple[set[int], str]]:
+    """Say where a list of tracks does not agree with itself, or with the labels that were seen.
+
+    Returns
+    -------
+    list
+        Labels that a sentence concerns (none: all of the list), and the sentence.
+    """
+    known, seen = {track.label for track in tracks}, set().union(*present.values())
+    parents = {track.label: track.parent for track in with_known_parents(tracks)}
+    found: list[tuple[set[int], str]] = []
+    for track in tracks:
+        if track.parent <= 0 or parents[track.label]:
+            continue
+        if track.parent in known:
+            why = f"the parent of cell {track.label}, {track.parent}, does not end before it begins"
+        else:
+            why = f"the parent of cell {track.label}, {track.parent}, is in no line of the list of tracks"
+        found.append(({track.label}, f"{why}; it is taken as a cell without a mother"))
+    if extra := sorted(seen - known):
+        text = f"labels {_some(extra)} are in the volumes but not in the list of tracks; they are left out"
+        found.append((set(), text))
+    if lost := sorted(known - seen):
+        found.append((set(), f"tracks {_some(lost)} are in the list but in none of the volumes"))
+    return found
+
+
+def read_tracks(path: Path) -> list[Track]:
+    """Read a list of tracks, four integers a line: label, first frame, last frame, parent.
+
+    Raises
+    ------
+    DatasetError
+        If the file cannot be read, a line is something else, or a label has two lines.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DatasetError(f"there is no list of tracks {path}") from None
+    except (OSError, UnicodeDecodeError):
+        raise DatasetError(f"{path} cannot be read as a list of tracks: it is not a text file in UTF-8") from None
+    tracks: dict[int, Track] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        parts = line.split()
+        if not parts:
+            continue
+        try:
+            label, first, last, parent = (int(part) for part in parts)
+        except ValueError:
+            raise DatasetError(f"{path.name}, line {number}: not four integers (label, first, last, parent)") from None
+        if label in tracks:
+            raise DatasetError(f"{path.name}, line {number}: label {label} has a line already; write one line a cell")
+        if label < 1 or first > last:
+            raise DatasetError(f"{path.name}, line {number}: a label is at least 1, and ends after it begins")
+        tracks[label] = Track(label, first, last, parent)
+    return list(tracks.values())
+
+
 def lives(tracks: list[Track], present: dict[int, set[int]], name: str) -> list[Life]:
     """Make sequences of tracks.
 
@@ -76,6 +148,7 @@ def lives(tracks: list[Track], present: dict[int, set[int]], name: str) -> list[
     name
         Of the footage; sequences are called after it and the mother's label.
     """
+    tracks = with_known_parents(tracks)
     by_parent: dict[int, list[Track]] = {}
     for track in tracks:
         if track.parent:
@@ -120,6 +193,10 @@ def _frames_of(pieces: list[Track], present: dict[int, set[int]]) -> list[tuple[
         for frame in range(piece.first, piece.last + 1)
         if piece.label in present.get(frame, set())
     ]
+
+
+def _some(labels: list[int]) -> str:
+    return ", ".join(map(str, labels[:6])) + (" …" if len(labels) > 6 else "")
 
 
 def _beside(mother: Sighting, daughter: Sighting) -> bool:

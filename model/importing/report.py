@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +22,7 @@ from model.importing.library import SURVEY_FILE
 from model.importing.survey import Finding, Surveyed
 
 SHOWN = 8  # frame numbers named in the table
+_NO_TRACKS = "no list; a division is seen where a label ends and two new ones stand in its place"
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Row:
 
 @dataclass(frozen=True)
 class TakenRow:
-    """What was taken from one footage: axes, voxel, interval, order, labels and tracks, in words."""
+    """What was taken from one footage: files, axes, voxel, interval, order, labels and tracks, in words."""
 
     name: str
     said: dict[str, str]
@@ -56,12 +58,13 @@ def taken_rows(footages: Sequence[Footage], surveyed: list[Surveyed]) -> list[Ta
             TakenRow(
                 footage.name,
                 {
+                    "files": taken.files,
                     "axes": taken.axes,
                     "voxel": _voxel(scale),
                     "interval": _interval(scale),
                     "order": taken.order,
                     "labels": f"{_listed(labels)}{f' ({taken.labels})' if taken.labels else ''}",
-                    "tracks": taken.tracks,
+                    "tracks": taken.tracks or ("" if footage.grid_shape is None else _NO_TRACKS),
                 },
             )
         )
@@ -125,13 +128,13 @@ def as_table(rows: list[Row]) -> Table:
     table = Table("sequence", "frames", "volume µm³", "", "what", "where", title=f"{len(rows)} sequences")
     for row in rows:
         volumes = f"{row.volumes[0]:.4g} – {row.volumes[1]:.4g}" if row.volumes else "none"
-        cells = (row.name, str(row.frames), volumes)
+        cells = (escape(row.name), str(row.frames), volumes)
         if not row.findings:
             table.add_row(*cells, "[green]good[/green]", "", "")
         for finding in row.findings:
             colour = "red" if finding.severity == "error" else "yellow"
             mark = f"[{colour}]{finding.severity}[/{colour}]"
-            table.add_row(*cells, mark, f"{finding.code}: {finding.message}", _frames(finding.frames))
+            table.add_row(*cells, mark, escape(f"{finding.code}: {finding.message}"), _frames(finding.frames))
             cells = ("", "", "")
     return table
 

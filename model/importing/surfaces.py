@@ -1,7 +1,8 @@
 """Cells as surfaces: meshes, a file a frame, and sampled signed distances (NumPy, MAT, the authors' HDF5).
 
 Promises: a mesh is used as it is, its distances are exact; of sampled distances only the zero level set is used, so
-that their scale, which the method's release changes from frame to frame, does not matter.
+that their scale, which the method's release changes from frame to frame, does not matter. Bodies of a mesh that face
+inward are turned round.
 Does not promise: a cell from a mesh with holes; those are reported by the survey.
 
 Formats: STL, OBJ, PLY in µm; arrays (t, x, y, z) of NumPy, negative inside; variables ``sdf_vid`` (t, y, x, z) of MAT
@@ -13,7 +14,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from model.errors import DatasetError
 from model.importing.footage import ONLY_CELL, UNREMARKABLE, Calibration, Sighting, Taken, Track, without_specks
 from model.importing.membrane import membrane_of_field
 from model.importing.triangles import Membrane
+from model.importing.winding import Facing, facing_outward
 
 MESHES = (".stl", ".obj", ".ply")
 FIELDS = (".npy", ".mat", ".h5", ".hdf5")
@@ -57,11 +59,13 @@ class MeshSequence:
 
     def sightings(self, frame: int) -> list[Sighting]:
         """Look at the cell."""
-        return [_sighting(read_mesh(self.files[frame], self.calibration), cut=False)]
+        facing = read_mesh(self.files[frame], self.calibration)
+        seen = _sighting(facing.membrane, cut=False)
+        return [replace(seen, turned=facing.turned, nested=facing.nested)]
 
     def membranes(self, frame: int, labels: list[int]) -> list[Membrane]:
         """Read the mesh."""
-        membrane = read_mesh(self.files[frame], self.calibration)
+        membrane = read_mesh(self.files[frame], self.calibration).membrane
         return [membrane for _ in labels]
 
 
@@ -136,26 +140,35 @@ class FieldSequence:
         return values
 
 
-def read_mesh(path: Path, calibration: Calibration = MICROMETRES) -> Membrane:
-    """Read one mesh, in µm.
+def read_mesh(path: Path, calibration: Calibration = MICROMETRES) -> Facing:
+    """Read one mesh, in µm, and turn its bodies outward.
 
     Raises
     ------
     DatasetError
-        If it cannot be read or holds no triangles.
+        If it cannot be read, holds no triangles, or a vertex is not a finite point.
     """
     try:
         mesh = trimesh.load_mesh(path, process=False)
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise DatasetError(f"{path.name} cannot be read as a mesh: {error}") from None
+    except Exception as error:  # noqa: BLE001 (its readers raise almost anything on a bad file)
+        why = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise DatasetError(f"{path.name} cannot be read as a mesh: {why[0]}") from None
     if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
         raise DatasetError(f"{path.name} holds no triangles")
+    used = np.asarray(mesh.faces)
+    if used.min() < 0 or used.max() >= len(mesh.vertices):
+        raise DatasetError(f"{path.name}: a triangle names a vertex that is not in the file")
+    if not np.isfinite(np.asarray(mesh.vertices)[used]).all():
+        raise DatasetError(f"{path.name}: a vertex is not a finite point; export the mesh again")
     mesh.merge_vertices(merge_tex=True, merge_norm=True)  # an STL repeats every corner
     faces = np.asarray(mesh.faces, dtype=np.int32)
     faces = faces[(faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])]
+    if len(faces) == 0:
+        raise DatasetError(f"{path.name} holds no triangles with an area")
     scale = np.array(calibration.spacing or (1.0, 1.0, 1.0))
-    membrane = Membrane(np.asarray(mesh.vertices, dtype=np.float64) * scale, faces)
-    return membrane if membrane.volume >= 0 else Membrane(membrane.vertices, np.ascontiguousarray(faces[:, ::-1]))
+    kept, numbers = np.unique(faces, return_inverse=True)  # vertices of no triangle would count in the box
+    vertices = np.asarray(mesh.vertices, dtype=np.float64)[kept] * scale
+    return facing_outward(Membrane(vertices, numbers.reshape(-1, 3).astype(np.int32)))
 
 
 def open_field(path: Path) -> FieldSequence:
@@ -166,7 +179,9 @@ def open_field(path: Path) -> FieldSequence:
 
 
 def _sighting(membrane: Membrane, *, cut: bool) -> Sighting:
-    bodies, specks = without_specks(membrane.bodies())
+    volumes = membrane.bodies()
+    walls = volumes < 0  # of cavities: they belong to the body around them
+    bodies, specks = without_specks(volumes if walls.all() else volumes[~walls])
     return Sighting(
         label=ONLY_CELL,
         volume=membrane.volume,

@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict
 
 from model.errors import DatasetError
 from model.importing.footage import Calibration, Footage, Sighting
-from model.importing.lineage import Life, guess_tracks, lives
+from model.importing.lineage import Life, doubts_of_tracks, guess_tracks, lives
+from model.uploads.surfaces import LENGTH_MAX, LENGTH_MIN
 
 FRAMES_MIN = 3
 SAMPLES_MIN = 250  # voxels, about 8 across: fewer show no shape
@@ -91,16 +92,19 @@ def survey(
             on_frame(done, total)
         present = {frame: set(cells) for frame, cells in seen.items()}
         tracks = footage.tracks if footage.tracks is not None else guess_tracks(seen)
+        doubts = doubts_of_tracks(footage.tracks, present) if footage.tracks is not None else []
         made = lives(tracks, present, footage.name)
         lost = [f for f in footage.frames if not seen[f]]
         if not made:
-            faults = [*_of_scale(footage.calibration), *_of_doubts(footage), *_of_frames(lost, unreadable)]
+            faults = [*_of_scale(footage.calibration), *_of_doubts(footage)]
+            faults += [*_of_frames(lost, unreadable), *_of_tracks(doubts, None)]
             found.append(_surveyed(number, Life(footage.name, [], []), seen, faults))
         single = len(made) == 1
         for life in made:
             named = Life(footage.name, life.frames, life.labels) if single else life
             inner = [f for f in lost if life.frames[0] <= f <= life.frames[-1] or single]
-            mine = [*_of_scale(footage.calibration), *_of_doubts(footage), *_of_frames(inner, unreadable)]
+            mine = [*_of_scale(footage.calibration), *_of_doubts(footage)]
+            mine += [*_of_frames(inner, unreadable), *_of_tracks(doubts, life), *_of_size(named, seen, footage)]
             found.append(_surveyed(number, named, seen, [*mine, *_of_life(named, seen, footage.frames)]))
     return found
 
@@ -156,6 +160,38 @@ def _of_frames(empty: list[int], unreadable: dict[int, str]) -> list[Finding]:
     return found
 
 
+def _of_tracks(doubts: list[tuple[set[int], str]], life: Life | None) -> list[Finding]:
+    """Doubts about the list of tracks that concern a sequence, or all if there is none."""
+    labels = {label for found in life.labels for label in found} if life else set()
+    concerned = [text for about, text in doubts if life is None or not about or about & labels]
+    return [Finding(severity="warning", code="tracks", message=text) for text in concerned]
+
+
+def wrong_size(cells: Sequence[Sighting], footage: Footage) -> str | None:
+    """Say why cells cannot be as long as they are, and what to try; None where they can, or where no scale is known."""
+    if footage.calibration.spacing is None or not cells:
+        return None
+    length = float(np.max(np.max([c.high for c in cells], axis=0) - np.min([c.low for c in cells], axis=0)))
+    if LENGTH_MIN <= length <= LENGTH_MAX:
+        return None
+    allowed = f"the cell is {length:.3g} µm long; allowed are {LENGTH_MIN:g} to {LENGTH_MAX:g} µm"
+    if footage.grid_shape is not None:
+        return f"{allowed}: give the distance of voxels in µm with --voxel X Y Z"
+    unit = "--voxel 1e6 1e6 1e6 for metres" if length < LENGTH_MIN else "--voxel 0.001 0.001 0.001 for nanometres"
+    return f"{allowed}: meshes are taken in µm, and --voxel scales them: {unit}"
+
+
+def _of_size(life: Life, seen: dict[int, dict[int, Sighting]], footage: Footage) -> list[Finding]:
+    wrong = {
+        frame: why
+        for frame, cells in zip(life.frames, _cells(life, seen), strict=True)
+        if (why := wrong_size(cells, footage)) is not None
+    }
+    if not wrong:
+        return []
+    return [Finding(severity="error", code="size", message=next(iter(wrong.values())), frames=list(wrong))]
+
+
 def _of_life(life: Life, seen: dict[int, dict[int, Sighting]], frames: list[int]) -> list[Finding]:
     """Judge one sequence."""
     found: list[Finding] = []
@@ -173,6 +209,10 @@ def _of_life(life: Life, seen: dict[int, dict[int, Sighting]], frames: list[int]
         found.append(Finding(severity="error", code="short", message=message, frames=life.frames))
     add("error", "border", "the cell is cut by the border of the volume", where(lambda c: any(s.cut for s in c)))
     add("error", "open", "the surface has holes or loose edges", where(lambda c: not all(s.is_closed for s in c)))
+    nested = "a body lies in another and faces outward too: remove it, or turn it inward if it is the wall of a cavity"
+    add("error", "nested", nested, where(lambda c: any(s.nested for s in c)))
+    turned = "the triangles of a body faced inward; it was turned outward"
+    add("warning", "turned", turned, where(lambda c: any(s.turned for s in c)))
     add("error", "bodies", "the cell is in pieces", _in_pieces(life, cells_of))
     missing = [f for f in frames if life.frames[0] < f < life.frames[-1] and f not in life.frames and seen[f]]
     skipped = sorted({*range(life.frames[0], life.frames[-1] + 1)} - {*frames})

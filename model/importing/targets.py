@@ -16,6 +16,7 @@ from model.errors import DatasetError
 from model.fit import TargetFrame
 from model.importing.footage import Calibration, Footage
 from model.importing.sources import open_footages
+from model.importing.survey import wrong_size
 from model.importing.triangles import CellShape
 
 Place = Literal["centre", "omega"]
@@ -80,6 +81,13 @@ def _shape(footage: Footage, frame: int, *, micrometres: float, place: Place, la
         raise DatasetError(f"{footage.name}: frame {frame} does not show the cell")
     if labels is None and len(wanted) > 1:
         raise DatasetError(f"{footage.name}: frame {frame} shows the cells {wanted}; name one with --label")
+    cells = [seen[label] for label in wanted]
+    if (why := wrong_size(cells, footage)) is not None:
+        raise DatasetError(f"{footage.name}: frame {frame}: {why}")
+    if not all(cell.is_closed for cell in cells):
+        raise DatasetError(f"{footage.name}: frame {frame}: the surface has holes or loose edges; close it")
+    if any(cell.nested for cell in cells):
+        raise DatasetError(f"{footage.name}: frame {frame}: a body lies in another and faces outward too; remove it")
     membranes = footage.membranes(frame, wanted)
     if place == "centre":
         weights = [seen[label].volume for label in wanted]

@@ -31,7 +31,9 @@ from model.importing.footage import (
     Track,
     without_specks,
 )
+from model.importing.lineage import read_tracks
 from model.importing.membrane import membrane_of_mask
+from model.importing.naming import Ordered
 from model.importing.planes import Contents, read_contents, read_frame
 from model.importing.triangles import Membrane
 
@@ -150,10 +152,11 @@ def open_stack(path: Path) -> LabelVolumes:
     return _opened(path.stem, {t: (path, t) for t in range(contents.frames)}, contents)
 
 
-def open_frames(files: list[Path], name: str) -> LabelVolumes:
-    """Open 3D files, a frame a file, in the order of the numbers in their names."""
-    places = {frame: (path, 0) for frame, path in numbered(files).items()}
-    return _opened(name, places, read_contents(files[0]))
+def open_frames(ordered: Ordered, name: str) -> LabelVolumes:
+    """Open 3D files, a frame a file."""
+    places = {frame: (path, 0) for frame, path in ordered.files.items()}
+    opened = _opened(ordered.name or name, places, read_contents(next(iter(places.values()))[0]))
+    return replace(opened, taken=opened.taken.also(ordered.taken))
 
 
 def open_challenge(folder: Path) -> LabelVolumes:
@@ -174,36 +177,6 @@ def open_challenge(folder: Path) -> LabelVolumes:
     tracks = read_tracks(table)
     contents = read_contents(next(iter(places.values()))[0])
     return replace(_opened(folder.name, places, contents, labelled=True), tracks=tracks)
-
-
-def read_tracks(path: Path) -> list[Track]:
-    """Read a list of tracks, four integers a line: label, first frame, last frame, parent.
-
-    Raises
-    ------
-    DatasetError
-        If a line is something else.
-    """
-    tracks = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        parts = line.split()
-        if not parts:
-            continue
-        try:
-            label, first, last, parent = (int(part) for part in parts)
-        except ValueError:
-            raise DatasetError(f"{path.name}, line {number}: not four integers (label, first, last, parent)") from None
-        tracks.append(Track(label, first, last, parent))
-    return tracks
-
-
-def numbered(files: list[Path]) -> dict[int, Path]:
-    """Frames by the last number in their names; in the order of names where those are not distinct numbers."""
-    digits = [re.findall(r"\d+", path.stem) for path in files]
-    numbers = [int(found[-1]) if found else -1 for found in digits]
-    if -1 in numbers or len(set(numbers)) != len(files):
-        return dict(enumerate(sorted(files)))
-    return dict(sorted(zip(numbers, files, strict=True)))
 
 
 def frame_count(path: Path) -> tuple[int, bool]:
