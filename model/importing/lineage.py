@@ -2,7 +2,8 @@
 
 A mother and both her daughters are one sequence: it begins with the mother and ends when the first of the daughters
 divides, or is lost. A daughter that divides in turn begins a sequence of her own; one that does not is part of her
-mother's only. A track whose parent has no other child is the same cell after a gap. A parent that is in no line of the list is none.
+mother's only. A track whose parent has no other child is the same cell after a gap. A parent that is in no line of the
+list, or does not end before its daughter begins, is none.
 
 Promises: where a list of tracks is given it is followed; where none is, a division is seen when a cell vanishes and
 exactly two new ones of about its volume stand in its place in the next frame.

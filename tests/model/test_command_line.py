@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tiny_model import write_masks
 
+from model.__main__ import main
 from model.card import load_card
 
 ROOT = Path(__file__).parents[2]
@@ -122,3 +125,81 @@ def test_mistakes_end_with_one_clear_sentence(arguments: tuple[str, ...], words:
     text = run(*arguments, ok=False)
     assert words in text
     assert "Traceback" not in text
+
+
+def a_result(folder: Path) -> Path:
+    """A result by its manifest, with one picture that no reader opens."""
+    (folder / "cell_0000").mkdir(parents=True)
+    (folder / "cell_0000/picture.png").write_bytes(b"png")
+    digest = hashlib.sha256(b"png").hexdigest()
+    units = {"micrometres": 1.0, "minutes": 1.0, "spacing": [1.0, 1.0, 1.0]}
+    manifest = {
+        "spec": {}, "model": {"id": "x", "sha256": "0" * 64}, "software": {"version": "1"}, "device_class": "cpu",
+        "units": units,
+        "cells": [{"index": 0, "latent": [], "rotation": [1, 0, 0, 0], "seed": 0, "tracks": [], "frames": []}],
+        "files": [{"name": "cell_0000/picture.png", "bytes": 3, "sha256": digest, "media_type": "image/png"}],
+    }  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+Ended = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ended:
+    """Run ``python -m model`` in this process, through ``main``; its status and all that it printed."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COLUMNS", "300")
+
+    def call(*arguments: str | Path) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["model", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ending:
+            main()
+        printed = capsys.readouterr()
+        return int(ending.value.code or 0), printed.err + printed.out
+
+    return call
+
+
+def test_verify_names_files_that_the_manifest_does_not(tmp_path: Path, ended: Ended) -> None:
+    """Files of an earlier result that lie beside the new ones are not taken for part of it."""
+    folder = a_result(tmp_path / "result [1]")
+    (folder / ".DS_Store").write_bytes(b"x")
+    assert ended("verify", folder)[0] == 0
+    (folder / "cell_0000/frame_0007.stl").write_bytes(b"solid")
+    status, said = ended("verify", folder, tmp_path)
+    assert status == 2  # the second folder holds no manifest
+    assert "result [1]: cell_0000/frame_0007.stl: not in the manifest" in said
+    assert "holds no manifest.json" in said
+    assert "export_failed" not in said
+    assert ended("verify", folder)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (("validate", "nowhere"), 2, "there is no nowhere"),
+        (("import", "nowhere", "--out", "x"), 2, "there is no nowhere"),
+        (("train", "--config", "missing.toml"), 2, "there is no recipe missing.toml"),
+        (("evaluate", "--config", "missing.toml"), 2, "there is no recipe missing.toml"),
+        (("synthesize", "missing.json", "--out", "x"), 2, "missing.json is not a usable spec: No such file"),
+        (("synthesize", "pyproject.toml", "--out", "x"), 2, "is not a usable spec: the document: Invalid JSON"),
+        (("verify", "docs"), 2, "error: docs holds no manifest.json"),
+        (("fit", "nowhere.tif", "--model", "celegans", "--out", "x"), 2, "there is no nowhere.tif"),
+        (("validate", "docs"), 2, "holds no cells"),
+        (("validate", "--nonsense"), 2, "No such option"),
+    ],
+)
+def test_an_input_that_cannot_be_read_is_status_2_and_one_sentence(
+    arguments: tuple[str, ...], status: int, words: str, ended: Ended
+) -> None:
+    found, said = ended(*arguments)
+    assert found == status
+    assert words in said
+    for inner in ("Traceback", "pydantic.dev", "Errno", "bad_dataset", "invalid_spec"):
+        assert inner not in said
+
+
+def test_help_tells_what_exit_statuses_mean(ended: Ended) -> None:
+    assert "Exit status of every command" in ended("--help")[1]
