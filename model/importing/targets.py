@@ -6,6 +6,7 @@ Does not promise: to find the same cell in several frames where labels change; t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +31,7 @@ def read_target(
     place: Place = "centre",
     times: list[float] | None = None,
     labels: list[int] | None = None,
+    on_doubt: Callable[[str], None] = lambda _message: None,
 ) -> list[TargetFrame]:
     """Read the frames of one cell.
 
@@ -48,6 +50,8 @@ def read_target(
         In τ, one a frame; evenly spread when None.
     labels
         Of the cell, where a volume shows several; two for a mother's daughters.
+    on_doubt
+        Called with each choice of the readers that may be wrong.
 
     Raises
     ------
@@ -61,6 +65,12 @@ def read_target(
         for footage in open_footages(source, given=Calibration(voxel))
         for frame in footage.frames
     ]
+    for name, doubt in dict.fromkeys(
+        (footage.name, doubt.message)
+        for footage, _ in opened
+        for doubt in (*footage.calibration.doubts, *footage.taken.doubts)
+    ):
+        on_doubt(f"{name}: {doubt}")
     if times is None:
         times = [float(t) for t in frame_times(max(len(opened), 1))]
     if len(times) != len(opened):

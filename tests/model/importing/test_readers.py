@@ -21,6 +21,7 @@ from model.errors import DatasetError
 from model.importing.footage import Calibration, Footage
 from model.importing.sources import open_footages
 from model.importing.survey import Surveyed, survey
+from model.importing.targets import read_target
 
 CASES = Path(__file__).parents[3].parent / "shared" / "cases"
 VOXEL = ("--voxel", "1", "1", "1")
@@ -390,6 +391,16 @@ def test_distances_of_images_lie_as_the_labels_of_the_same_images(suffix: str, t
 
 
 # --------------------------------------------------------------------------------------------------------- what is told
+
+
+def test_a_fit_hears_of_doubts_too(tmp_path: Path) -> None:
+    path = write_imagej(tmp_path / "cells.tif", movie(), {"unit": "micron"})
+    doubts: list[str] = []
+    assert len(read_target([path], micrometres=1.0, on_doubt=doubts.append)) == len(SIDES)
+    assert len(doubts) == 1
+    assert "0.2 × 0.2 × 1 µm" in doubts[0]
+    read_target([path], micrometres=1.0, voxel=(0.2, 0.2, 0.5), on_doubt=doubts.append)
+    assert len(doubts) == 1
 
 
 def test_what_was_taken_is_printed_and_written(tmp_path: Path) -> None:
