@@ -8,12 +8,16 @@ Does not promise: anything about the meaning of a document; the specs check that
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, NoReturn
 
-from fastapi import Request, Response
+from fastapi import Request, Response, params
+from fastapi.dependencies.utils import get_flat_params
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import ProblemError, problem_response
@@ -97,11 +101,71 @@ class StrictRoute(APIRoute):
         """Wrap the framework's handler."""
         handle = super().get_route_handler()
         takes_body = self.body_field is not None
+        # Probes and scrapers may add members of their own.
+        judged = self.path.startswith(("/v1/", "/problems"))
+        known = {field.alias for field in get_flat_params(self.dependant) if isinstance(field.field_info, params.Query)}
 
         async def strict(request: Request) -> Response:
+            if judged and request.scope["query_string"]:
+                check_query(request, known)
             return await handle(await _StrictRequest.read(request) if takes_body else request)
 
         return strict
+
+
+def check_query(request: Request, known: Collection[str]) -> None:
+    """Refuse members of the query that are not known or repeated: one would be ignored without a word.
+
+    Raises
+    ------
+    RequestValidationError
+        With the name of each.
+    """
+    counts = Counter(name for name, _ in request.query_params.multi_items())
+    faults = [
+        {"type": "repeated" if name in known else "extra_forbidden", "loc": ("query", name)}
+        for name, count in counts.items()
+        if name not in known or count > 1
+    ]
+    if faults:
+        raise RequestValidationError(faults)
+
+
+class Head:
+    """Answer HEAD wherever GET is answered (RFC 9110 §9.3.2): the same status and headers, and no content."""
+
+    def __init__(self, app: ASGIApp, *, routes: Sequence[BaseRoute]) -> None:
+        """Wrap ``app``; ``routes`` are all that it has."""
+        self.app, self.routes = app, routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Ask as GET where no route knows HEAD, and end the answer where its content would begin."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+        found = {route.matches(scope)[0] for route in self.routes}
+        if Match.FULL in found or Match.PARTIAL not in found:
+            await self.app(scope, receive, send)
+            return
+
+        async def heads(message: Message) -> None:
+            if message["type"] != "http.response.body":
+                await send(message)
+                return
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            raise _AnsweredError
+
+        scope["method"] = "GET"
+        try:
+            await self.app(scope, receive, heads)
+        except* _AnsweredError:
+            pass  # a stream would go on
+        finally:
+            scope["method"] = "HEAD"
+
+
+class _AnsweredError(Exception):
+    pass
 
 
 class _StrictRequest(Request):

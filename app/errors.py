@@ -112,7 +112,8 @@ def install_errors(app: FastAPI, *, routes: Iterable[BaseRoute] = ()) -> None:
 def _allowed(request: Request, routes: Iterable[BaseRoute]) -> str:
     """Return the methods of an address; the framework names only those of the first route that has it."""
     here = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
-    return ", ".join(sorted({method for route in here for method in getattr(route, "methods", None) or ()}))
+    methods = {method for route in here for method in getattr(route, "methods", None) or ()}
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 class UnforeseenErrors:

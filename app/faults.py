@@ -35,6 +35,7 @@ _SENTENCES = {
     "dict_type": "must be an object",
     "model_type": "must be an object",
     "model_attributes_type": "must be an object",
+    "repeated": "is given more than once; give it once",
     "value_error": "{error}",
 }
 

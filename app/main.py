@@ -19,7 +19,7 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry
 
 from app.access import Guard
-from app.border import BodyLimit, SecurityHeaders
+from app.border import BodyLimit, Head, SecurityHeaders
 from app.desk import open_desk
 from app.errors import UnforeseenErrors, install_errors
 from app.logs import configure_logs
@@ -68,6 +68,7 @@ def create_app(settings: AppSettings | None = None) -> FastAPI:
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=pages.WEB / "static"))
     # The last one added is the first to see a request.
+    app.add_middleware(Head, routes=[route for router in ROUTERS for route in router.routes])
     app.add_middleware(Shed)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, uploads=settings.max_upload_bytes)
     app.add_middleware(Guard, settings=settings)

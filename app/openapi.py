@@ -163,7 +163,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
     for path, operation in _operations(document):
         guarded = not is_public(path)
         _document_events(operation)
-        _document_problems(operation, guarded=guarded)
+        _document_problems(operation, guarded=guarded, judged=path.startswith(("/v1/", "/problems")))
         _document_headers(operation)
         operation["security"] = [{"key": []}, {}] if guarded else []
     document["components"]["securitySchemes"] = {
@@ -183,13 +183,13 @@ def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
                 yield path, operation
 
 
-def _document_problems(operation: dict[str, Any], *, guarded: bool) -> None:
+def _document_problems(operation: dict[str, Any], *, guarded: bool, judged: bool) -> None:
     responses = operation["responses"] = {str(status): answer for status, answer in operation["responses"].items()}
     name = operation["operationId"]
     kinds = [*PROBLEMS.get(name, ()), INTERNAL]
     if guarded:
         kinds += [UNAUTHORIZED, CLOSED, TOO_FAST]
-    if responses.pop("422", None) is not None:  # the framework says so where there is anything to validate
+    if responses.pop("422", None) is not None or judged:  # the framework knows of declared parameters only
         kinds.append(_SPEC)
     by_status: dict[int, list[ProblemType]] = {}
     for kind in kinds:

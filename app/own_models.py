@@ -12,6 +12,7 @@ from app.errors import ProblemError
 from app.problems import TABLE
 from model.card import ModelCard, TrainingFacts
 from model.errors import UploadError
+from model.spec import Whole
 from worker.uploads import Upload
 
 Finite = Annotated[float, Field(gt=0, lt=1e9, allow_inf_nan=False)]
@@ -38,8 +39,8 @@ class ModelSpec(BaseModel):
         description="Largest change of the signed distance per unit of Ω; too small a value costs parts of the surface."
     )
     topology: Literal["single", "division"] = "single"
-    grid_min: Annotated[int, Field(ge=8, le=512)] = 32
-    grid_max: Annotated[int, Field(ge=8, le=512)] = 256
+    grid_min: Annotated[Whole, Field(ge=8, le=512)] = 32
+    grid_max: Annotated[Whole, Field(ge=8, le=512)] = 256
     data: Annotated[str, Field(max_length=1000)] = Field(default="unstated", description="What it was trained on.")
 
 

@@ -17,7 +17,7 @@ import secrets
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from model import __version__
 from model.errors import SpecError
@@ -27,8 +27,22 @@ FRAMES_MAX = 1000
 COUNT_MAX = 1000
 SEED_MAX = 2**64 - 1
 
+
+def whole(value: Any) -> Any:
+    """Return an integer for a float such as 64.0: JSON Schema makes no difference, and some clients write it so."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def with_kind(latent: Any) -> Any:
+    """Add the kind of a latent that leaves it out: ``sampled``, where it has no member of another kind."""
+    if isinstance(latent, dict) and latent.keys() <= {"temperature"}:
+        return {"kind": "sampled", **latent}
+    return latent
+
+
+Whole = Annotated[int, BeforeValidator(whole)]
 Format = Literal["stl", "obj", "ply", "tiff", "png"]
-GridSize = Annotated[int, Field(ge=GRID_MIN, le=GRID_MAX)]
+GridSize = Annotated[Whole, Field(ge=GRID_MIN, le=GRID_MAX)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -51,14 +65,14 @@ class LearnedLatent(_Strict):
     """The code of one training sequence."""
 
     kind: Literal["learned"]
-    index: Annotated[int, Field(ge=0)] = Field(description="Which training sequence, from 0.")
+    index: Annotated[Whole, Field(ge=0)] = Field(description="Which training sequence, from 0.")
 
 
 class NearbyLatent(_Strict):
     """A learned code with noise: a variation of one training sequence."""
 
     kind: Literal["nearby"]
-    index: Annotated[int, Field(ge=0)]
+    index: Annotated[Whole, Field(ge=0)]
     noise: Annotated[float, Field(ge=0.0, le=2.0, allow_inf_nan=False)] = Field(
         default=0.2, description="Noise in units of the learned codes' own spread."
     )
@@ -68,8 +82,8 @@ class InterpolatedLatent(_Strict):
     """A code between two learned ones."""
 
     kind: Literal["interpolated"]
-    first: Annotated[int, Field(ge=0)]
-    second: Annotated[int, Field(ge=0)]
+    first: Annotated[Whole, Field(ge=0)]
+    second: Annotated[Whole, Field(ge=0)]
     weight: Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)] = Field(
         default=0.5, description="0 is the first, 1 the second."
     )
@@ -83,7 +97,9 @@ class ExplicitLatent(_Strict):
 
 
 Latent = Annotated[
-    SampledLatent | LearnedLatent | NearbyLatent | InterpolatedLatent | ExplicitLatent, Field(discriminator="kind")
+    SampledLatent | LearnedLatent | NearbyLatent | InterpolatedLatent | ExplicitLatent,
+    Field(discriminator="kind"),
+    BeforeValidator(with_kind),
 ]
 Quaternion = Annotated[list[Finite], Field(min_length=4, max_length=4)]
 
@@ -105,11 +121,11 @@ class GenerationSpec(_Strict):
     model: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")] = Field(
         description="Identifier of an installed model; GET /v1/models lists them."
     )
-    seed: Annotated[int, Field(ge=0, le=SEED_MAX)] | None = Field(
+    seed: Annotated[Whole, Field(ge=0, le=SEED_MAX)] | None = Field(
         default=None, description="Drawn and reported when absent. The same seed gives the same cells."
     )
-    count: Annotated[int, Field(ge=1, le=COUNT_MAX)] = Field(default=1, description="How many sequences.")
-    frames: Annotated[int, Field(ge=1, le=FRAMES_MAX)] | None = Field(
+    count: Annotated[Whole, Field(ge=1, le=COUNT_MAX)] = Field(default=1, description="How many sequences.")
+    frames: Annotated[Whole, Field(ge=1, le=FRAMES_MAX)] | None = Field(
         default=None, description="Time resolution: frames spread evenly over τ = [-1, 1]. 30 when times is absent too."
     )
     times: Annotated[list[Finite], Field(min_length=1, max_length=FRAMES_MAX)] | None = Field(

@@ -51,7 +51,8 @@ NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The clien
 WHOLE_FILE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The file. `ETag` is its SHA-256, as in the manifest.",
-        "content": dict.fromkeys((*sorted(set(MEDIA_TYPES.values())), OTHER), BINARY),
+        # Generated clients decode by the first one.
+        "content": dict.fromkeys((OTHER, *sorted(set(MEDIA_TYPES.values()))), BINARY),
     },
     **NOT_MODIFIED,
 }

@@ -25,8 +25,8 @@ IdempotencyKey = Annotated[
     Header(
         alias="Idempotency-Key",
         pattern=r"^[!-~]{1,255}$",
-        description="Any text of your own, up to 255 printable characters. Sent again with the same body, it gives "
-        "the same job; with another body, 422.",
+        description="Any text of your own, up to 255 printable characters. Sent again with the same request, it "
+        "gives the same job; with another, 422. To leave out a member and to send its default is the same request.",
     ),
 ]
 Prefer = Annotated[
@@ -91,7 +91,9 @@ def create_estimate(spec: Spec, desk: DeskNow) -> EstimateView:
 def _submit(desk: Desk, spec: GenerationSpec, idempotency_key: str | None) -> tuple[Job, float]:
     card = desk.admit(spec)
     complete = spec.completed()
-    asked = json.dumps(["generation", spec.model_dump(mode="json", exclude_unset=True)], sort_keys=True)
+    # Completed but for the seed, which would be drawn anew: leaving out a default is the same request.
+    recipe = complete.model_copy(update={"seed": spec.seed})
+    asked = json.dumps(["generation", recipe.model_dump(mode="json")], sort_keys=True)
     job, _ = desk.jobs.submit(
         kind="generation",
         spec=complete.model_dump(mode="json"),

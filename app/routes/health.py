@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from app.border import StrictRoute
 from app.desk import WholeDesk
 from app.errors import ProblemError
 from app.problems import NOT_READY
@@ -17,7 +18,7 @@ from app.schemas import CheckView, LiveView, ReadyView, VersionView
 from model import __version__
 from model.errors import CytosynthError
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=StrictRoute)
 
 
 @router.get("/livez", operation_id="isAlive", summary="Does the process answer?")

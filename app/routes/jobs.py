@@ -16,7 +16,7 @@ from app.border import StrictRoute
 from app.desk import SLICE_S, DeskNow
 from app.examples import PINNED_JOB
 from app.schemas import JobList, JobView
-from worker.jobs import Job, JobStatus
+from worker.jobs import Job, JobEvent, JobStatus
 
 
 def _shown(description: str, example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
@@ -50,7 +50,9 @@ def list_jobs(
     kind: Annotated[
         str | None, Query(pattern=r"^[a-z]{1,32}$", description="Only jobs of this kind.", examples=["generation"])
     ] = None,
-    cursor: Annotated[str | None, Query(max_length=64, description="From `next` of the page before.")] = None,
+    cursor: Annotated[
+        str | None, Query(pattern=r"^[0-9]{1,16}$", description="From `next` of the page before.")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="Jobs a page.")] = 50,
 ) -> JobList:
     """Show one page. `next`, also in the `Link` header, is the address of the page after it.
@@ -123,16 +125,21 @@ async def followed_job(
     desk: DeskNow,
     last_event_id: Annotated[
         str | None,
-        Header(alias="Last-Event-ID", max_length=64, description="Resume after this event; browsers send it."),
+        Header(
+            alias="Last-Event-ID",
+            max_length=64,
+            description="Resume after this event, as browsers do. `0`: all that are kept.",
+        ),
     ] = None,
 ) -> tuple[Job, str]:
-    """Return the job and the event to resume after.
+    """Return the job and the event to resume after; "" if the client names none.
 
     A client that has seen the end and reconnects, as browsers do by themselves, is told by 204 to stop.
     """
     job = await desk.jobs.async_get(job_id)
-    after = last_event_id if last_event_id and re.fullmatch(r"\d{1,18}-\d{1,18}", last_event_id, re.ASCII) else "0"
-    if after != "0" and not job.status.active and not await desk.jobs.async_events(job, after=after):
+    known = last_event_id is not None and re.fullmatch(r"0|\d{1,18}-\d{1,18}", last_event_id, re.ASCII)
+    after = last_event_id if known and last_event_id else ""
+    if after not in ("", "0") and not job.status.active and not await desk.jobs.async_events(job, after=after):
         raise HTTPException(204)
     return job, after
 
@@ -147,20 +154,29 @@ async def followed_job(
 async def follow_job(
     followed: Annotated[tuple[Job, str], Depends(followed_job)], desk: DeskNow
 ) -> AsyncIterable[ServerSentEvent]:
-    """Stream what has happened to a job and what happens next, until it ends.
+    """Stream the latest state and progress of a job and what happens next, until it ends.
 
-    Events are `state` and `progress`, each with an id to resume from and JSON data; the last one is a `state` event
-    with a final state. Comments keep idle connections open.
+    `Last-Event-ID` asks for what happened after an event; with `0` all events that are kept are sent first. Events are
+    `state` and `progress`, each with an id to resume from and JSON data; the last one is a `state` event with a final
+    state. Comments keep idle connections open.
     """
     job, after = followed
+    first = latest(await desk.jobs.async_events(job)) if not after else []
     while not desk.closing.is_set():
-        for event in await desk.jobs.async_events(job, after=after, block_s=SLICE_S):
+        for event in first or await desk.jobs.async_events(job, after=after or "0", block_s=SLICE_S):
             after = event.id
             yield ServerSentEvent(data=event.data, event=event.event, id=event.id)
             if event.event == "state" and not JobStatus(event.data["state"]).active:
                 return
+        first = []
         job = await desk.jobs.async_get(job.id)
-        if not job.status.active and not await desk.jobs.async_events(job, after=after):
+        if not job.status.active and not await desk.jobs.async_events(job, after=after or "0"):
             # The record of events is shorter than the record of the job: say how it ended all the same.
             yield ServerSentEvent(data={"state": job.status}, event="state")
             return
+
+
+def latest(events: list[JobEvent]) -> list[JobEvent]:
+    """Return the last state of a job and the last progress since: all that a new subscriber needs of the past."""
+    state = max((place for place, event in enumerate(events) if event.event == "state"), default=-1)
+    return events[max(0, state) : state + 1] + events[state + 1 :][-1:]

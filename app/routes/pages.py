@@ -10,11 +10,12 @@ from fastapi import APIRouter, Header, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
+from app.border import StrictRoute
 from app.errors import ProblemError
 from app.problems import NOT_FOUND, PROBLEM_TYPES, ProblemType
 from app.schemas import ProblemTypeList, ProblemTypeView
 
-router = APIRouter()
+router = APIRouter(route_class=StrictRoute)
 
 WEB = Path(__file__).parent.parent / "web"
 Accept = Annotated[str | None, Header(include_in_schema=False, max_length=1000)]

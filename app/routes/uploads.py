@@ -25,6 +25,8 @@ router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=StrictRou
 PATIENCE_S = 30.0  # with a client that sends nothing
 WRITE_BYTES = 2**20  # a thread's errand is worth this much
 
+DIGEST = r"(^|,)\s*sha-256=:[A-Za-z0-9+/]{43}=:\s*(,|$)"
+
 UploadName = Annotated[
     str,
     Path(
@@ -40,6 +42,7 @@ Digest = Annotated[
     Header(
         alias="Content-Digest",
         max_length=1000,
+        json_schema_extra={"pattern": DIGEST},
         description="`sha-256=:BASE64:` (RFC 9530): the upload is refused unless it arrives as it was sent.",
     ),
 ]

@@ -44,7 +44,7 @@ CORPUS = {
     "bare NUL": (b'{"model": "rou\x00nd"}', 400),
     "long name": (b'{"model": "round", "' + b"x" * 5000 + b'": 1}', 422),
     "3000 unknown members": (json.dumps({f"m{k}": k for k in range(3000)}).encode(), 422),
-    "a float for the seed": (b'{"model": "round", "seed": 1.0}', 422),
+    "a float for the seed": (b'{"model": "round", "seed": 1.5}', 422),
 }
 
 

@@ -61,6 +61,38 @@ def test_same_key_and_body_give_the_same_job_even_when_the_seed_was_drawn(house:
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
 
 
+def test_idempotency_compares_the_completed_request(house: Any) -> None:
+    key = uuid4().hex
+    same = [
+        {"model": "round"},
+        {"model": "round", "frames": 30, "grid": 64.0, "count": 1, "seed": None, "latent": {}, "exact": "adaptive"},
+        {"model": "round", "latent": {"kind": "sampled", "temperature": 1}, "formats": ["stl", "tiff"]},
+    ]
+    answers = [house.post(body, **{"Idempotency-Key": key}) for body in same]
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert house.post({"model": "round", "seed": 5}, **{"Idempotency-Key": key}).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ({"latent": {}}, {"latent": {"kind": "sampled", "temperature": 1.0}}),
+        ({"latent": {"temperature": 0.5}}, {"latent": {"kind": "sampled", "temperature": 0.5}}),
+        ({"frames": 2.0, "grid": [16.0, 8, 9.0]}, {"frames": 2, "grid": [16, 8, 9]}),
+        ({"latent": {"kind": "learned", "index": 1e0}}, {"latent": {"kind": "learned", "index": 1}}),
+    ],
+)
+def test_what_the_schema_allows_is_accepted(house: Any, written: dict[str, Any], read: dict[str, Any]) -> None:
+    answer = house.post({**SMALL, **written})
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["spec"].items() >= read.items()
+
+
+@pytest.mark.parametrize("latent", [{"index": 1}, {"kind": None}, {"temperature": 0.5, "index": 0}])
+def test_latent_without_a_kind_is_sampled_only_where_nothing_says_otherwise(house: Any, latent: Any) -> None:
+    assert house.post({**SMALL, "latent": latent}).status_code == 422
+
+
 @pytest.mark.parametrize("key", ["x" * 256, "x" * 10_000, "with space", "é"])
 def test_unfit_idempotency_key_is_refused(house: Any, key: str) -> None:
     answer = house.client.post("/v1/generations", json=SMALL, headers=[(b"Idempotency-Key", key.encode("latin-1"))])

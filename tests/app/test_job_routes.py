@@ -13,6 +13,7 @@ import pytest
 from worker.jobs import JobProgress
 
 UNKNOWN = "0" * 32
+ALL = {"Last-Event-ID": "0"}
 
 
 def events_of(text: str) -> list[tuple[str, str, Any]]:
@@ -94,7 +95,7 @@ def test_unfit_wait_is_refused(house: Any, wait: str) -> None:
 def test_events_tell_the_whole_life_and_end_with_it(house: Any) -> None:
     job = house.submit()
     house.carry_out(job["id"])
-    answer = house.get(job["links"]["events"])
+    answer = house.get(job["links"]["events"], **ALL)
     assert answer.headers["content-type"].startswith("text/event-stream")
     events = events_of(answer.text)
     assert [data["state"] for _, event, data in events if event == "state"] == ["queued", "running", "succeeded"]
@@ -119,7 +120,7 @@ def test_events_arrive_while_the_job_runs(house: Any) -> None:
 def test_stream_resumes_after_the_last_event_that_was_seen(house: Any) -> None:
     job = house.submit()
     house.carry_out(job["id"])
-    events = events_of(house.get(job["links"]["events"]).text)
+    events = events_of(house.get(job["links"]["events"], **ALL).text)
     rest = events_of(house.get(job["links"]["events"], **{"Last-Event-ID": events[2][0]}).text)
     assert rest == events[3:]
 
@@ -127,15 +128,63 @@ def test_stream_resumes_after_the_last_event_that_was_seen(house: Any) -> None:
 def test_client_that_has_seen_the_end_is_told_to_stop(house: Any) -> None:
     job = house.submit()
     house.carry_out(job["id"])
-    last = events_of(house.get(job["links"]["events"]).text)[-1][0]
+    last = events_of(house.get(job["links"]["events"], **ALL).text)[-1][0]
     assert house.get(job["links"]["events"], **{"Last-Event-ID": last}).status_code == 204
 
 
 @pytest.mark.parametrize("unfit", ["x", "9" * 60, "1-2-3", "-1"])
-def test_unfit_last_event_id_starts_from_the_beginning(house: Any, unfit: str) -> None:
+def test_unfit_last_event_id_counts_as_none(house: Any, unfit: str) -> None:
     job = house.submit()
     house.carry_out(job["id"])
-    assert len(events_of(house.get(job["links"]["events"], **{"Last-Event-ID": unfit}).text)) == 6
+    assert len(events_of(house.get(job["links"]["events"], **{"Last-Event-ID": unfit}).text)) == 1
+
+
+def test_late_subscriber_gets_the_latest_state_and_progress_then_what_is_new(house: Any) -> None:
+    job = house.submit()
+    lease = house.claim(job["id"])
+    for frame in range(1, 41):
+        progress = JobProgress(fraction=frame / 50, stage="frames", frame=frame, frames=50, eta_s=0.5)
+        house.jobs.beat(lease, progress=progress)
+    with house.client.stream("GET", job["links"]["events"]) as answer:
+        seen: list[str] = []
+        for line in answer.iter_lines():
+            seen.append(line)
+            if line.startswith("data") and len([one for one in seen if one.startswith("data")]) == 2:
+                house.jobs.fail(lease, code="empty_surface", message="there is no membrane")
+    told = events_of("\n".join(seen))
+    assert [(event, data.get("state", data.get("frame"))) for _, event, data in told] == [
+        ("state", "running"), ("progress", 40), ("state", "failed"),
+    ]  # fmt: skip
+    every = events_of(house.get(job["links"]["events"], **ALL).text)
+    assert every[-3:] != told
+    assert every[-1] == told[-1]
+    assert len(every) > 10
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [("?stat=queued", "stat"), ("?limit=1&limit=2", "limit"), ("/{id}?wait=0&wait=0", "wait"),
+     ("/{id}?state=", "state"), ("/{id}/manifest?x", "x"), ("/{id}/events?after=0", "after")],
+)  # fmt: skip
+def test_unknown_or_repeated_member_of_the_query_is_refused_by_name(house: Any, query: str, name: str) -> None:
+    job = house.submit()
+    answer = house.get("/v1/jobs" + query.format(id=job["id"]))
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_spec")
+    assert [(fault["parameter"], fault["in"]) for fault in answer.json()["errors"]] == [(name, "query")]
+
+
+def test_head_is_answered_wherever_get_is(house: Any) -> None:
+    job = house.submit()
+    values = {"id": job["id"], "name": "cell_0000/frame_0000.stl", "slug": "too-large"}
+    paths = [path for path, item in house.get("/openapi.json").json()["paths"].items() if "get" in item]
+    for path in [*paths, "/", "/docs", "/favicon.ico"]:
+        link = path.format(**values)
+        with house.client.stream("GET", link) as full:
+            head = house.client.head(link)
+        assert (head.status_code, head.content) == (full.status_code, b""), link
+        assert head.headers["content-type"] == full.headers["content-type"], link
+    assert "HEAD" in house.client.post("/v1/version").headers["allow"]
+    assert house.client.head("/v1/generations").status_code == 405
 
 
 def test_idle_stream_is_kept_open_by_comments(house: Any, monkeypatch: pytest.MonkeyPatch) -> None:
