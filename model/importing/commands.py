@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
@@ -195,18 +196,29 @@ def fit(
     formats: Annotated[str, typer.Option(help="Its files, as stl,tiff.")] = "stl,tiff",
 ) -> None:
     """Find the code of a cell the model has never seen, and give the cell back at any resolution."""
+    from pydantic import ValidationError
+
     from model.card import SHIPPED_MODELS, find_model
     from model.checkpoint import load_checkpoint
     from model.fit import FitPlan
     from model.importing.fitting import fit_to_folder
+    from model.importing.naming import other_order
     from model.importing.recipe import identifier
     from model.importing.targets import read_target
+    from model.spec import GenerationSpec
 
     chosen: Literal["centre", "omega"] = "omega" if place == "omega" else "centre"
     if chosen != place:
         raise typer.BadParameter("centre or omega", param_hint="--place")
     if out.exists():
         raise typer.BadParameter(f"{out} exists; choose another folder", param_hint="--out")
+    again = {"frames": to_frames, "grid": grid, "formats": formats.split(",")}
+    try:
+        GenerationSpec.model_validate({"model": name, **again})
+    except ValidationError as error:  # before the fit, which takes long
+        raise typer.BadParameter(error.errors()[0]["msg"], param_hint="--formats") from None
+    if times is None and (rising := other_order(frames)):
+        console.print(f"[yellow]the frames are taken as given[/yellow]; by their names the order is {escape(rising)}")
     checkpoint = load_checkpoint(find_model(name, [*(models or []), SHIPPED_MODELS]))
     target = read_target(
         frames,
@@ -222,7 +234,7 @@ def fit(
         show = begin("fitting")
         found = fit_to_folder(
             checkpoint, target, out, name=identifier(out.name), plan=plan, score_grid=score_grid,
-            spec={"frames": to_frames, "grid": grid, "formats": formats.split(",")},
+            spec=again,
             on_step=lambda step, steps, _error: show(step, steps),
         )  # fmt: skip
     for what, score in (("code", found["score"]), ("adapted", found.get("adapted", {}).get("score"))):

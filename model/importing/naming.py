@@ -117,6 +117,19 @@ def in_order_of_time(files: list[Path]) -> list[Ordered]:
     ]
 
 
+def other_order(files: list[Path]) -> str | None:
+    """Order by the names of files, in words, where they are given in another: a shell puts t10 before t2."""
+    if len(files) < 2 or any(not path.is_file() for path in files):
+        return None
+    try:
+        found = in_order_of_time(files)
+    except DatasetError:
+        return None
+    if len(found) != 1 or found[0].taken.doubts or [*found[0].files.values()] == files:
+        return None
+    return found[0].taken.order
+
+
 def without_images(files: list[Path]) -> tuple[list[Path], Taken]:
     """Leave out images that lie beside their masks, as Cellpose writes them: ``t0.tif`` beside ``t0_cp_masks.tif``.
 

@@ -141,6 +141,16 @@ def test_names_without_numbers_are_taken_with_a_warning(tmp_path: Path) -> None:
     assert "order: the names hold no numbers" in text(run("validate", folder))
 
 
+def test_fit_tells_of_frames_that_a_shell_put_in_another_order(tmp_path: Path) -> None:
+    write(tmp_path, {f"t{k}.stl": ball(1e-6) for k in (1, 2, 10)})
+    files = [tmp_path / f"t{k}.stl" for k in (1, 10, 2)]
+    for given, told in ((files, True), ([files[0], files[2], files[1]], False)):
+        done = CliRunner().invoke(cli, ["fit", *map(str, given), "--model", "celegans", "--out", str(tmp_path / "x")])
+        assert ("by their names the order is by t: 1, 2, 10" in text(done)) == told
+    output = text(run("fit", files[0], "--model", "celegans", "--out", tmp_path / "x", "--formats", "xyz", status=2))
+    assert "--formats" in output
+
+
 @settings(max_examples=60, deadline=None)
 @for_any(
     numbers=st.sets(st.integers(0, 10**6), min_size=2, max_size=12),
