@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from model.card import CARD_FILE, ModelCard, find_models, load_card
@@ -39,6 +40,16 @@ class Catalogue:
             except (CheckpointError, OSError):
                 continue
         return found
+
+    def installed(self, sha256: str) -> ModelCard | None:
+        """Return the card of the installed model that has these weights; models made of uploads do not count."""
+        for folder in find_models(self._roots).values():
+            if owner_of(folder) is None:
+                with suppress(CheckpointError, OSError):
+                    card = self._card(folder)
+                    if card.sha256 == sha256:
+                        return card
+        return None
 
     def has(self, model_id: str) -> bool:
         """Whether a model of that name exists, whoever owns it."""

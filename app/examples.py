@@ -105,4 +105,5 @@ PINNED_JOB: dict[str, Any] = {
         )
     },
     "error": None,
+    "warnings": [],
 }  # fmt: skip

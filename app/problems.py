@@ -90,6 +90,14 @@ TABLE: dict[type[tree.CytosynthError], ProblemType] = dict(
             "The field holds values that are not finite",
             "The latent code is so far from the learned ones that the network overflows. Use smaller values.",
         ),
+        _of(
+            tree.ImplausibleError,
+            422,
+            "No drawn code gives a plausible cell",
+            "The gate rejected every code that was drawn for a sequence, and on_implausible is fail. Try another seed "
+            "or a lower temperature, check the topology in the card of the model, or ask with on_implausible warn to "
+            "see the last draw.",
+        ),
         _of(tree.UploadError, 422, "The file cannot be used", "detail says what was found and what is allowed."),
         _of(tree.DatasetError, 422, "The training data cannot be used", "detail says what is missing or malformed."),
         _of(

@@ -64,6 +64,13 @@ class LeaseView(_View):
     since: Moment | None = Field(description="When this attempt began.")
 
 
+class WarningView(_View):
+    """Something to know of a job that succeeded nevertheless."""
+
+    code: str = Field(examples=["implausible_cell"])
+    message: str
+
+
 class JobView(_View):
     """One request and its life so far."""
 
@@ -84,6 +91,7 @@ class JobView(_View):
     model: ModelRef
     links: JobLinks
     error: FailureView | None
+    warnings: list[WarningView] = Field(description="What the manifest warns of; empty until the job has succeeded.")
 
     @classmethod
     def of(cls, job: Job) -> Self:
@@ -125,6 +133,7 @@ class JobView(_View):
                 archive=f"{here}/archive",
             ),
             error=failure,
+            warnings=[WarningView(code=warning.code, message=warning.message) for warning in job.warnings],
         )
 
 

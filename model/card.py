@@ -19,6 +19,12 @@ from model.errors import CheckpointError, UnknownModelError
 
 CARD_FILE = "card.json"
 WEIGHTS_FILE = "weights.safetensors"
+CARD_KEY = "cytosynth.card"  # in the metadata of the weights: the members below, as JSON
+CARRIED = (
+    "title", "description", "cell_type", "licence", "micrometres", "minutes", "lipschitz", "topology", "grid_min",
+    "grid_max",
+)  # fmt: skip
+"""Members of a card that do not follow from the weights; they travel in the weights' metadata."""
 SHIPPED_MODELS = Path(__file__).parent / "checkpoints"
 
 

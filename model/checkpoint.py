@@ -5,7 +5,8 @@ shape and type and is finite; no pickle is ever opened.
 Does not promise: that the card tells the truth about quality.
 
 The file says in its metadata which architecture its weights belong to: the project's own, or that of the method's
-authors, whose trained models can be imported (:mod:`model.importing.experiment`).
+authors, whose trained models can be imported (:mod:`model.importing.experiment`). It also says what the model is:
+topology, scale, Lipschitz bound, title (:data:`model.card.CARRIED`), so that the weights alone make a model again.
 
 Format: https://huggingface.co/docs/safetensors (a JSON header and raw little-endian tensors).
 """
@@ -13,6 +14,7 @@ Format: https://huggingface.co/docs/safetensors (a JSON header and raw little-en
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from model.card import WEIGHTS_FILE, ModelCard, load_card
+from model.card import CARD_KEY, CARRIED, WEIGHTS_FILE, ModelCard, load_card
 from model.errors import CheckpointError
 from model.latent import Prior
 from model.network import AutoDecoder, NetworkConfig
@@ -100,10 +102,7 @@ def save_checkpoint(
         {name: value.contiguous() for name, value in sorted(tensors.items())},
         metadata={key: decoder.config.model_dump_json()},
     )
-    partial = folder / f"{WEIGHTS_FILE}.partial"
-    partial.write_bytes(data)
-    partial.replace(folder / WEIGHTS_FILE)
-    complete = ModelCard(
+    described = ModelCard(
         **{
             **card,
             "sha256": hashlib.sha256(data).hexdigest(),
@@ -112,8 +111,25 @@ def save_checkpoint(
             "latent_codes": len(prior.centres),
         }
     )
-    complete.write(folder)
+    data = _with_metadata(data, CARD_KEY, described.model_dump_json(include=set(CARRIED)))
+    partial = folder / f"{WEIGHTS_FILE}.partial"
+    partial.write_bytes(data)
+    partial.replace(folder / WEIGHTS_FILE)
+    described.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()}).write(folder)
     return load_checkpoint(folder)
+
+
+def _with_metadata(data: bytes, key: str, text: str) -> bytes:
+    """Add a member to the metadata of a safetensors file.
+
+    The library writes several members in an order that differs from run to run; a file must depend on its content only.
+    """
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted({**header["__metadata__"], key: text}.items()))
+    head = json.dumps(header, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+    head += b" " * (-len(head) % 8)  # tensors begin at a multiple of eight
+    return len(head).to_bytes(8, "little") + head + data[end:]
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:

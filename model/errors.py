@@ -8,6 +8,7 @@
     ├── SurfaceError            no surface can be extracted
     │   ├── EmptySurfaceError   the field never changes sign
     │   └── InvalidFieldError   the field holds NaN or infinity
+    ├── ImplausibleError        no code that was drawn gives a living cell
     ├── UploadError             a file sent by a client cannot be used
     ├── DatasetError            training data cannot be used
     ├── ExportError             a result cannot be written
@@ -90,6 +91,12 @@ class InvalidFieldError(SurfaceError):
     """The field holds NaN or infinity."""
 
     code = "invalid_field"
+
+
+class ImplausibleError(CytosynthError):
+    """The gate rejected every code that was drawn for a sequence."""
+
+    code = "implausible_cell"
 
 
 class UploadError(CytosynthError):

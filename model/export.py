@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from model.domain import TAU, Grid
 from model.errors import ExportError
 from model.formats import media_type
-from model.manifest import MANIFEST_FILE, CellEntry, FileEntry, Manifest, ModelEntry, SoftwareEntry, Units
+from model.manifest import MANIFEST_FILE, CellEntry, FileEntry, Manifest, ModelEntry, SoftwareEntry, Units, WarningEntry
 from model.runs import Labels
 from model.surface import Surface
 from model.tiff import Hyperstack, HyperstackWriter
@@ -134,6 +134,7 @@ class Exporter:
         version: str,
         device_class: str,
         cells: Sequence[Mapping[str, Any]],
+        warnings: Sequence[Mapping[str, str]] = (),
     ) -> dict[str, Any]:
         """Write ``manifest.json``, the last file, and return it as a dictionary.
 
@@ -150,6 +151,7 @@ class Exporter:
             units=self.units,
             cells=[CellEntry.model_validate(cell) for cell in cells],
             files=list(self.files),
+            warnings=[WarningEntry.model_validate(warning) for warning in warnings],
         )
         text = manifest.to_json()
         with _export_errors(MANIFEST_FILE):

@@ -62,6 +62,13 @@ class CellEntry(_Frozen):
     frames: list[dict[str, Any]]
 
 
+class WarningEntry(_Frozen):
+    """Something that the client should know of a result that was made nevertheless."""
+
+    code: Annotated[str, Field(pattern=r"^[a-z_]{1,64}$")]
+    message: str
+
+
 class ModelEntry(_Frozen):
     """Which weights."""
 
@@ -87,8 +94,9 @@ class Manifest(_Frozen):
     units: Units
     cells: list[CellEntry]
     files: list[FileEntry]
+    warnings: list[WarningEntry] = Field(default=[], description="Left out where there is none.")
 
     def to_json(self) -> bytes:
         """Canonical JSON: sorted keys, two spaces, ASCII, a newline at the end."""
-        document = self.model_dump(mode="json")
+        document = self.model_dump(mode="json", exclude=None if self.warnings else {"warnings"})
         return (json.dumps(document, sort_keys=True, indent=2, ensure_ascii=True, allow_nan=False) + "\n").encode()

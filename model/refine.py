@@ -85,10 +85,12 @@ def split_blocks(
         if not same:
             radius = _measure(extent, side, step, count, length, fraction, away)
         _lattice(blocks[q], extent, side, count, node)
-        least, inside = _read(table, value, bound, node, count, corner, sure)
+        least, inside, seen = _read(table, value, bound, state, node, count, corner, sure)
         steep, mean = _slopes(corner, length)
         slope = lipschitz if usual == np.inf else min(lipschitz, _SLACK * max(steep, usual))
-        flat = mean / steep if usual < np.inf and steep > _PLANAR * usual else 0.0
+        # Distances that were only guessed from other corners agree with them, whatever lies between.
+        trusted = usual < np.inf and (seen == 8 or side == 2)
+        flat = mean / steep if trusted and steep > _PLANAR * usual else 0.0
         reach = slope * radius * (_BENT if flat > _FLAT else 1.0) + _ROUNDING
         if (inside == 0 or inside == 8) and least > reach:
             continue
@@ -100,7 +102,22 @@ def split_blocks(
             continue
         _choose(guess, count, reach if flat > _FLAT else np.inf, part, need)
         asked = _nodes(
-            table, value, bound, state, used, node, count, need, guess, sure, away, slope, wanted, addresses, asked
+            table,
+            value,
+            bound,
+            state,
+            used,
+            node,
+            count,
+            need,
+            guess,
+            sure,
+            away,
+            slope,
+            usual == np.inf,
+            wanted,
+            addresses,
+            asked,
         )
         for a in range(count[0] - 1):
             for b in range(count[1] - 1):
@@ -108,7 +125,7 @@ def split_blocks(
                     if part[a, b, c]:
                         parts[made, 0], parts[made, 1], parts[made, 2] = node[0, a], node[1, b], node[2, c]
                         made += 1
-    return asked, made, kept
+    return _still_asked(state, wanted, addresses, asked), made, kept
 
 
 @compiled
@@ -120,16 +137,20 @@ def _lattice(first: Any, extent: Any, side: int, count: Any, node: Any) -> None:
 
 
 @compiled
-def _read(table: Any, value: Any, bound: Any, node: Any, count: Any, corner: Any, sure: Any) -> tuple[float, int]:
-    """Fill in the corners of a block; returns the least bound among them, and how many are inside."""
-    least, inside = np.inf, 0
+def _read(
+    table: Any, value: Any, bound: Any, state: Any, node: Any, count: Any, corner: Any, sure: Any
+) -> tuple[float, int, int]:  # fmt: skip
+    """Fill in the corners of a block; returns the least bound among them, how many are inside, how many are known."""
+    what = state.reshape(-1)
+    least, inside, seen = np.inf, 0, 0
     for n in range(8):
         a, b, c = n >> 2, n >> 1 & 1, n & 1
         at = locate(table, node[0, a * (count[0] - 1)], node[1, b * (count[1] - 1)], node[2, c * (count[2] - 1)])
         corner[a, b, c], sure[n] = value[at], bound[at]
         least = min(least, abs(bound[at]))
         inside += value[at] < 0.0
-    return least, inside
+        seen += what[at] & WHAT == KNOWN
+    return least, inside, seen
 
 
 @compiled
@@ -151,32 +172,55 @@ def _choose(guess: Any, count: Any, margin: float, part: Any, need: Any) -> None
 @compiled
 def _nodes(
     table: Any, value: Any, bound: Any, state: Any, used: Any, node: Any, count: Any, need: Any, guess: Any,
-    sure: Any, away: Any, slope: float, wanted: Any, addresses: Any, asked: int,
+    sure: Any, away: Any, slope: float, certain: bool, wanted: Any, addresses: Any, asked: int,
 ) -> int:  # fmt: skip
-    """Give every new node that a part needs a bound from its corners, or ask for its distance."""
+    """Give every new node that a part needs a bound from its corners, or ask for its distance.
+
+    Where bounds are ``certain``, the best that any block gives is kept, also in place of a distance that an earlier
+    block has asked for. A bound from a slope seen in one block alone must not stand against what another block asks.
+    """
     what = state.reshape(-1)
     for n in range(count[0] * count[1] * count[2]):
         a, b, c = n // (count[1] * count[2]), n // count[2] % count[1], n % count[2]
         if not need[a, b, c]:
             continue
         at = claim(table, state, used, node[0, a], node[1, b], node[2, c])
-        if what[at] & WHAT != UNKNOWN:
+        if what[at] & WHAT != UNKNOWN and not (certain and (what[at] & WHAT == BOUND or what[at] & _ASKED)):
             continue
         best, sign = 0.0, 1.0
         for corner in range(8):
             rest = abs(sure[corner]) - slope * away[9 * a + 3 * b + c, corner] - _ROUNDING
             if rest > best:
                 best, sign = rest, sure[corner]
-        if best > 0.0:
+        if what[at] & WHAT == BOUND:
+            if best > abs(bound[at]) and (sign > 0.0) == (bound[at] > 0.0):
+                bound[at] = best if sign > 0.0 else -best
+        elif best > 0.0:
             bound[at] = best if sign > 0.0 else -best
             value[at] = guess[a, b, c] if (guess[a, b, c] > 0.0) == (sign > 0.0) else bound[at]
             what[at] = BOUND
-        else:
-            what[at] = KNOWN  # as soon as this step's samples are evaluated; no cell is marked yet
+        elif what[at] & WHAT == UNKNOWN:
+            # as soon as this step's samples are evaluated, unless a later block has a bound; no cell is marked yet
+            what[at] = KNOWN | _ASKED
             wanted[asked, 0], wanted[asked, 1], wanted[asked, 2] = node[0, a], node[1, b], node[2, c]
             addresses[asked] = at
             asked += 1
     return asked
+
+
+@compiled
+def _still_asked(state: Any, wanted: Any, addresses: Any, asked: int) -> int:
+    """Leave out of a list the samples that a later block has found a bound for; returns how many stay, each once."""
+    what = state.reshape(-1)
+    left = 0
+    for q in range(asked):
+        at = addresses[q]
+        if what[at] & _ASKED:
+            what[at] = KNOWN
+            wanted[left, 0], wanted[left, 1], wanted[left, 2] = wanted[q, 0], wanted[q, 1], wanted[q, 2]
+            addresses[left] = at
+            left += 1
+    return left
 
 
 @compiled
@@ -197,7 +241,7 @@ def _sheet(
             i, j, k = node[0, a + (n >> 2)], node[1, b + (n >> 1 & 1)], node[2, c + (n & 1)]
             at = claim(table, state, used, i, j, k)
             if what[at] & WHAT != KNOWN:
-                what[at] = KNOWN
+                what[at] = KNOWN | _ASKED
                 wanted[asked, 0], wanted[asked, 1], wanted[asked, 2] = i, j, k
                 addresses[asked] = at
                 asked += 1

@@ -17,7 +17,16 @@ import secrets
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from model import __version__
 from model.errors import SpecError
@@ -153,6 +162,22 @@ class GenerationSpec(_Strict):
             "certified: skips nothing but what the model's steepest slope rules out; about twice the work."
         ),
     )
+
+    on_implausible: Literal["warn", "fail"] = Field(
+        default="warn",
+        description=(
+            "When the gate rejects every code drawn for a sequence: warn (the last draw is written, and warnings says "
+            "so) or fail (the job fails with the code implausible_cell)."
+        ),
+    )
+
+    @model_serializer(mode="wrap")
+    def _leave_out_the_default(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave ``on_implausible`` out unless it is asked for: digests and manifests are those of before it existed."""
+        document: dict[str, Any] = handler(self)
+        if document.get("on_implausible") == "warn":
+            del document["on_implausible"]
+        return document
 
     @field_validator("times")
     @classmethod

@@ -26,13 +26,13 @@ from model import __version__
 from model.card import ModelCard
 from model.checkpoint import Checkpoint
 from model.domain import TAU, Grid, frame_times
-from model.errors import EmptySurfaceError, InvalidFieldError, SpecError
+from model.errors import EmptySurfaceError, ImplausibleError, InvalidFieldError, SpecError
 from model.export import Exporter
 from model.gpu import StackedDecoders, evaluate_frames
 from model.labels import CellTracker, LabelledFrame
 from model.latent import balanced_centre, draw_code, draw_rotation, rotation_matrix, sequence_generator
 from model.network import FoldedDecoder
-from model.plausibility import draw_plausible_code
+from model.plausibility import draw_plausible_code, implausible
 from model.render import PALETTES, Scene, encode_png, montage, render_frames, vertex_labels
 from model.sparse import Exact, evaluate_sequence, frames_at_once
 from model.spec import GenerationSpec
@@ -126,6 +126,8 @@ def synthesize(
     ------
     SpecError
         If the model cannot have the spec's latent.
+    ImplausibleError
+        If the gate rejects every code drawn for a sequence, and the spec's ``on_implausible`` is ``fail``.
     SurfaceError
         If a frame holds no membrane, or the decoder gives NaN.
     ExportError
@@ -136,13 +138,21 @@ def synthesize(
     exporter = Exporter(folder, grid=Grid(spec.grid_shape), micrometres=card.micrometres, minutes=card.minutes)
     total = spec.count * spec.frame_count
     place = compute_device(device)
-    cells = []
+    cells, warnings = [], []
     for index in range(spec.count):
 
         def after_frame(frame: int, *, base: int = index * spec.frame_count) -> None:
             on_progress(Progress("frames", base + frame, total))
 
-        cells.append(_write_cell(spec, checkpoint, exporter, index=index, after_frame=after_frame, device=place))
+        cell, rejected = living_cell(spec, checkpoint, index)
+        doubt = implausible(rejected, spec=spec, cell=index, topology=card.topology)
+        if doubt is not None and spec.on_implausible == "fail":
+            raise ImplausibleError(doubt)
+        if doubt is not None:
+            warnings.append({"code": ImplausibleError.code, "message": f"{doubt}. The draw after them was written"})
+        cells.append(
+            _write_cell(spec, cell, exporter, index=index, rejected=rejected, after_frame=after_frame, device=place)
+        )
     return exporter.write_manifest(
         spec=spec.model_dump(mode="json"),
         model_id=card.id,
@@ -150,6 +160,7 @@ def synthesize(
         version=__version__,
         device_class=place.type,
         cells=cells,
+        warnings=warnings,
     )
 
 
@@ -237,14 +248,15 @@ def _frames_on_device(
 
 def _write_cell(
     spec: GenerationSpec,
-    checkpoint: Checkpoint,
+    cell: LivingCell,
     exporter: Exporter,
     *,
     index: int,
+    rejected: int,
     after_frame: Callable[[int], None],
     device: torch.device,
 ) -> dict[str, Any]:
-    cell, rejected = living_cell(spec, checkpoint, index)
+    checkpoint = cell.checkpoint
     times = frame_times(spec.frame_count) if spec.times is None else np.array(spec.times, dtype=np.float32)
     tracker = CellTracker(fragments=spec.fragments, divides=checkpoint.card.topology == "division")
     name = f"cell_{index:04d}"

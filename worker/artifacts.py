@@ -249,6 +249,14 @@ class Artifacts:
         """
         return self._read(job_id)[0]
 
+    def warnings(self, job_id: str) -> list[dict[str, str]]:
+        """Return what the manifest of a job's files warns of; nothing where it cannot be read."""
+        try:
+            found: list[dict[str, str]] = self.manifest(job_id).get("warnings", [])
+        except (ArtifactNotFoundError, OSError, ValueError):
+            return []
+        return found
+
     def path(self, job_id: str, name: str) -> Path:
         """Return where one file of a job lies; ``name`` is ``manifest.json`` or one that the manifest lists.
 

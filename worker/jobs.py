@@ -20,7 +20,7 @@ import builtins  # because a method here is called list
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Self
@@ -297,9 +297,15 @@ class Jobs:
         """Whether a lease is still good, for somebody who only knows its token."""
         return self._store.holds(job_id, token)
 
-    def finish(self, lease: Lease, *, result: str, content: str = "") -> None:
-        """End a job as succeeded: the only commit of its published files. ``content`` names them for :meth:`maker`."""
-        self._under(lease, "finish", result, self.rules.retention_s, content)
+    def finish(
+        self, lease: Lease, *, result: str, content: str = "", warnings: Sequence[Mapping[str, str]] = ()
+    ) -> None:
+        """End a job as succeeded: the only commit of its published files. ``content`` names them for :meth:`maker`.
+
+        ``warnings``, each a ``code`` and a ``message``, are those of its manifest.
+        """
+        text = json.dumps(list(warnings)) if warnings else ""
+        self._under(lease, "finish", result, self.rules.retention_s, content, text)
 
     def maker(self, content: str) -> str | None:
         """Return a job that has made this content already, whoever owns it; its files may be copied."""

@@ -40,7 +40,7 @@ class JobProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class JobFailure:
-    """Why a job failed: a stable code and a sentence fit for the client."""
+    """Why a job failed, or what it warns of: a stable code and a sentence fit for the client."""
 
     code: str
     message: str
@@ -69,6 +69,7 @@ class Job:
     error: JobFailure | None = None
     queue_position: int | None = None  # 1: the next to run; None: not queued
     result: str | None = None  # key of its artifacts
+    warnings: tuple[JobFailure, ...] = ()  # what its manifest warns of
     pinned: bool = False  # its files are kept until the client lets go
 
 
@@ -220,6 +221,7 @@ def parse_job(fields: Mapping[str, str], *, rank: int | None = None) -> Job:
         error=JobFailure(code=code, message=fields.get("error_message", "")) if code else None,
         queue_position=rank + 1 if rank is not None and status is JobStatus.QUEUED else None,
         result=fields.get("result") or None,
+        warnings=tuple(JobFailure(**warning) for warning in json.loads(fields.get("warnings") or "[]")),
         pinned=fields.get("pinned") == "1",
     )
 

@@ -147,11 +147,12 @@ class Store:
         Parameters
         ----------
         end
-            ``status`` (queued or final) and, if final, ``finished_at`` and perhaps ``error`` and ``kept_from``: from
-            when on the files are kept.
+            ``status`` (queued or final) and, if final, ``finished_at`` and perhaps ``error``, ``warnings`` and
+            ``kept_from``: from when on the files are kept.
         """
         spec = json.dumps(request["spec"], allow_nan=False, separators=(",", ":"))
         status, error = JobStatus(end["status"]), end.get("error") or {}
+        warnings = end.get("warnings") or []
         succeeded, finished_at = status is JobStatus.SUCCEEDED, end.get("finished_at") or request["created_at"]
         answer = self.run(
             "restore", request["id"], request["kind"], request["owner"], spec, request["model_id"],
@@ -159,7 +160,7 @@ class Store:
             request.get("idempotency", ""), int(rules.idempotency_s), fingerprint(request["owner"], request["digest"]),
             request["created_at"], int(pinned), status, finished_at, end.get("kept_from") or finished_at,
             rules.retention_s if succeeded else rules.record_s, rules.retention_s, request["id"] if succeeded else "",
-            error.get("code", ""), error.get("message", ""),
+            error.get("code", ""), error.get("message", ""), json.dumps(warnings) if warnings else "",
         )  # fmt: skip
         return bool(answer)
 

@@ -252,8 +252,9 @@ def _wait_for_storage(office: Office) -> None:
 
 
 def _finish(office: Office, lease: Lease, content: str) -> None:
+    warnings = office.artifacts.warnings(lease.job_id)
     try:
-        _insist(lambda: office.jobs.finish(lease, result=lease.job_id, content=content))
+        _insist(lambda: office.jobs.finish(lease, result=lease.job_id, content=content, warnings=warnings))
     except (LeaseLostError, JobCanceledError):
         # The files go only if the job can never succeed: another worker may be about to commit these very files.
         try:

@@ -242,4 +242,7 @@ def _end(job_id: str, artifacts: Artifacts) -> dict[str, Any]:
     except ArtifactNotFoundError:
         return {"status": JobStatus.QUEUED.value}
     kept_from = max(finished_at, artifacts.released_at(job_id))
-    return {"status": JobStatus.SUCCEEDED.value, "finished_at": finished_at, "kept_from": kept_from}
+    return {
+        "status": JobStatus.SUCCEEDED.value, "finished_at": finished_at, "kept_from": kept_from,
+        "warnings": artifacts.warnings(job_id),
+    }  # fmt: skip

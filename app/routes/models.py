@@ -34,8 +34,13 @@ def list_models(desk: DeskNow) -> ModelList:
     responses={200: {"model": ModelView, "description": "It has been made before."}},
 )
 def create_model(spec: Annotated[ModelSpec, Body()], desk: DeskNow, response: Response) -> ModelView:
-    """Make a model that you, and nobody else, can use at once. It stays when the upload expires."""
-    card = card_of(spec, desk.uploads.get(desk.owner, spec.upload), owner=desk.owner)
+    """Make a model that you, and nobody else, can use at once. It stays when the upload expires.
+
+    Weights that `python -m model train` wrote say what they are; a request needs `upload` and `id` alone, and what else
+    it states holds instead.
+    """
+    upload = desk.uploads.get(desk.owner, spec.upload)
+    card = card_of(spec, upload, owner=desk.owner, installed=desk.catalogue.installed(upload.sha256))
     known = desk.catalogue.has(card.id) and desk.uploads.installed(desk.owner, card)
     if not known:
         desk.uploads.install(desk.owner, spec.upload, card)

@@ -18,6 +18,14 @@ from typing import Any
 from model.errors import UploadError
 
 CONFIG_KEY = "cytosynth.network"
+CARD_KEY = "cytosynth.card"  # as model.card has it; what is below is as app.own_models bounds it (tests compare them)
+CARD_MAX = 2**15  # characters
+TEXTS = {"title": (1, 200), "description": (0, 4000), "cell_type": (0, 200), "licence": (0, 200)}  # characters
+SCALES, SCALE_MAX = ("micrometres", "minutes"), 1e9
+LIPSCHITZ = (0.1, 1e3)
+GRIDS = ("grid_min", "grid_max")
+GRID_MIN, GRID_MAX = 8, 512
+TOPOLOGIES = ("single", "division")
 HEADER_MAX = 2**20
 TENSORS_MAX = 512
 FILE_MAX = 128 * 2**20
@@ -28,8 +36,8 @@ SIZES = {
 FREQUENCIES = ("frequency", "space_frequency", "time_frequency")
 ALLOWED = (
     f"a safetensors file of at most {FILE_MAX >> 20} MiB, as `python -m model train` writes it: the network's sizes in "
-    f"the metadata under {CONFIG_KEY!r}, float32 tensors of exactly the names and shapes that follow from them, no NaN "
-    "and no infinity"
+    f"the metadata under {CONFIG_KEY!r}, and, if anything, what the model is under {CARD_KEY!r}; float32 tensors of "
+    "exactly the names and shapes that follow from them, no NaN and no infinity"
 )
 Shape = tuple[int, ...]
 
@@ -39,7 +47,8 @@ def read_weights(data: memoryview) -> dict[str, Any]:
 
     Returns
     -------
-        ``parameters``, ``latent_size``, ``latent_codes`` and ``network``, the sizes.
+        ``parameters``, ``latent_size``, ``latent_codes`` and ``network``, the sizes; ``card``, what the metadata say of
+        the model: topology, scale, title and so on, empty where they say nothing.
 
     Raises
     ------
@@ -51,6 +60,7 @@ def read_weights(data: memoryview) -> dict[str, Any]:
     header, start = _header(data)
     metadata = header.pop("__metadata__", {})
     config = _config(metadata.get(CONFIG_KEY))
+    card = _card(metadata.get(CARD_KEY))
     tensors = _tensors(header, len(data) - start)
     expected = expected_shapes(config)
     rows = tensors.get("latent_codes", (0,))[0]
@@ -69,6 +79,7 @@ def read_weights(data: memoryview) -> dict[str, Any]:
     parameters = sum(math.prod(shape) for name, shape in expected.items() if name.startswith("decoder."))
     return {
         "parameters": parameters, "latent_size": config["latent_size"], "latent_codes": rows, "network": config,
+        "card": card,
     }  # fmt: skip
 
 
@@ -117,6 +128,48 @@ def _config(text: object) -> dict[str, Any]:
         if type(value) not in (int, float) or not 0 < value < 1e6:
             raise UploadError(f"{name} of the network must be a number over 0 and under 1e6")
     return config
+
+
+def _card(text: object) -> dict[str, Any]:
+    """Return what the metadata say of the model, every member checked; nothing where they say nothing."""
+    if text is None:
+        return {}
+    if not isinstance(text, str) or len(text) > CARD_MAX:
+        raise UploadError(f"{CARD_KEY!r} in the metadata must be JSON of at most {CARD_MAX} characters")
+    card = json.loads(text, object_pairs_hook=_members)
+    known = {*TEXTS, *SCALES, *GRIDS, "lipschitz", "topology"}
+    if not isinstance(card, dict) or card.keys() - known:
+        raise UploadError(f"{CARD_KEY!r} in the metadata must be an object of {', '.join(sorted(known))}")
+    for name, value in card.items():
+        _check_member(name, value)
+    if card.get("grid_min", GRID_MIN) > card.get("grid_max", GRID_MAX):
+        raise UploadError("grid_min of the model must not be over grid_max")
+    return card
+
+
+def _check_member(name: str, value: object) -> None:
+    if name in TEXTS:
+        least, most = TEXTS[name]
+        fits = isinstance(value, str) and least <= len(value) <= most and _readable(value)
+        allowed = f"plain text of {least} to {most} characters"
+    elif name == "topology":
+        fits, allowed = value in TOPOLOGIES, f"one of {', '.join(TOPOLOGIES)}"
+    elif name in GRIDS:
+        fits = type(value) is int and GRID_MIN <= value <= GRID_MAX
+        allowed = f"an integer from {GRID_MIN} to {GRID_MAX}"
+    elif name == "lipschitz":
+        fits = type(value) in (int, float) and LIPSCHITZ[0] <= value <= LIPSCHITZ[1]  # type: ignore[operator]
+        allowed = f"a number from {LIPSCHITZ[0]:g} to {LIPSCHITZ[1]:g}"
+    else:
+        fits = type(value) in (int, float) and 0 < value < SCALE_MAX  # type: ignore[operator]
+        allowed = f"a number over 0 and under {SCALE_MAX:g}"
+    if not fits:
+        raise UploadError(f"{name} of the model in the metadata must be {allowed}")
+
+
+def _readable(text: str) -> bool:
+    """Whether a text holds no control characters but line ends and tabs, and nothing that UTF-8 cannot write."""
+    return all(letter.isprintable() or letter in "\n\t" for letter in text)
 
 
 def _tensors(header: dict[str, Any], size: int) -> dict[str, Shape]:

@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from damage import cut, flip
-from hostile.corpus_files import box_stl, labels_tiff
+from hostile.corpus_files import box_stl, labels_tiff, weights
 from keyed import MODEL, WEIGHTS, Keyed, all_at_once
 from served import served
 
-from model.card import SHIPPED_MODELS, load_card
+from model.card import CARRIED, SHIPPED_MODELS, load_card
 from worker.uploads import UploadRules, Uploads
 
 STL = box_stl()
@@ -226,6 +226,59 @@ def test_uploaded_weights_become_a_model_at_once_for_their_owner_only(keyed: Key
     assert client.delete(card["href"]).status_code == 204
     assert client.get(card["href"]).status_code == 404
     assert client.get("/v1/uploads").json()["used"] == 0
+
+
+DIVIDING = (SHIPPED_MODELS / "celegans" / "weights.safetensors").read_bytes()
+
+
+def test_shipped_weights_are_known_again(keyed: Keyed, client: httpx.Client) -> None:
+    """Weights of an installed model are what that model is; a request may only say otherwise."""
+    keyed.upload(client, "mine.safetensors", DIVIDING)
+    shipped = load_card(SHIPPED_MODELS / "celegans").model_dump(include=set(CARRIED))
+    made = client.post("/v1/models", json={"upload": "mine.safetensors", "id": "mine"})
+    assert made.status_code == 201
+    assert {name: made.json()[name] for name in CARRIED} == shipped
+    other = client.post("/v1/models", json=MODEL).json()
+    stated = {name: MODEL[name] for name in CARRIED if name in MODEL}
+    assert {name: other[name] for name in CARRIED} == shipped | stated
+    assert other["id"] != made.json()["id"]
+
+
+def test_weights_that_say_what_they_are_need_no_more_said(
+    keyed: Keyed, client: httpx.Client, tiny_models: Path
+) -> None:
+    content = (tiny_models / "tiny" / "weights.safetensors").read_bytes()
+    facts = keyed.upload(client, "tiny.safetensors", content).json()["facts"]
+    card = load_card(tiny_models / "tiny")
+    assert facts["card"] == card.model_dump(include=set(CARRIED))
+    made = client.post("/v1/models", json={"upload": "tiny.safetensors", "id": "t", "minutes": 9.0}).json()
+    assert {name: made[name] for name in CARRIED} == {**facts["card"], "minutes": 9.0}
+
+
+def test_weights_that_say_nothing_need_their_facts_stated(keyed: Keyed, client: httpx.Client) -> None:
+    keyed.upload(client, "bare.safetensors", weights())
+    answer = client.post("/v1/models", json={"upload": "bare.safetensors", "id": "bare", "title": "Bare"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_spec")
+    assert answer.json()["errors"][0]["pointer"] == "/micrometres"
+    assert "micrometres, minutes, lipschitz" in str(answer.json())
+    made = client.post("/v1/models", json={**MODEL, "upload": "bare.safetensors"})
+    assert (made.status_code, made.json()["topology"], made.json()["grid_max"]) == (201, "single", 256)
+
+
+@pytest.mark.slow
+def test_the_shipped_dividing_weights_uploaded_make_cells_that_divide(tmp_path: Path) -> None:
+    """As docs/api.md does it, and as it did before: with a title, a scale and a bound of its own."""
+    with served(tmp_path) as service, httpx.Client(base_url=service.address, timeout=120) as client:
+        assert client.put("/v1/uploads/mine.safetensors", content=DIVIDING).status_code == 201
+        for body in ({"upload": "mine.safetensors", "id": "mine"}, {**MODEL, "lipschitz": 1.5}):
+            model_id = client.post("/v1/models", json=body).json()["id"]
+            spec = {"model": model_id, "seed": 3, "frames": 3, "grid": 32, "formats": ["tiff"]}
+            job = client.post("/v1/generations", json=spec, headers={"Prefer": "wait=60"}).json()
+            while job["state"] in ("queued", "running"):
+                job = client.get(job["links"]["self"], params={"wait": 60}).json()
+            assert (job["state"], job["warnings"]) == ("succeeded", [])
+            cell = client.get(job["links"]["manifest"]).json()["cells"][0]
+            assert (cell["rejected_codes"], [len(frame["labels"]) for frame in cell["frames"]]) == (0, [1, 1, 2])
 
 
 @pytest.mark.slow

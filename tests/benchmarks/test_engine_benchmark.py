@@ -27,12 +27,13 @@ from benchmarks.engine.paths import (
     minimal_set,
     ours,
 )
-from benchmarks.engine.rates import flops, fma_seconds, network
+from benchmarks.engine.rates import flops, fma_rates, fma_seconds, network, peak_share
 from benchmarks.engine.report import PATHS, extrapolated, growth, noise, plot, summary, table
 from benchmarks.engine.service import memory_of_job
 from benchmarks.engine.tables import fill, tables
 from model.bricks import Bricks
 from model.domain import Grid
+from model.kernel import POINTS
 from model.runs import bodies
 from model.sparse import evaluate_dense, evaluate_sparse
 from model.surface import Surface, extract_surface
@@ -118,11 +119,28 @@ def test_triangles_are_compared_bit_by_bit() -> None:
     assert differing_triangles(surface, Surface(surface.vertices, surface.faces[1:])) == 2
 
 
-def test_chain_of_multiply_adds_is_really_run() -> None:
-    short, sums = fma_seconds(2, 10)
-    assert np.allclose(sums, 2.0, atol=2.0**-9)
-    assert (fma_seconds(1, 10)[1] == 2.0 - 2.0**-10).all()
-    assert min(fma_seconds(1, 4_000_000)[0] for _ in range(3)) > short
+@pytest.mark.parametrize("sums", [8, 14, 24])
+def test_chain_of_multiply_adds_is_really_run(sums: int) -> None:
+    short, found = fma_seconds(2, 10, sums)
+    assert found.shape == (2, sums * POINTS // 2)
+    assert np.allclose(found, 2.0, atol=2.0**-9)
+    assert (fma_seconds(1, 10, sums)[1] == 2.0 - 2.0**-10).all()
+    assert min(fma_seconds(1, 4_000_000, sums)[0] for _ in range(3)) > short
+
+
+def test_the_peak_is_sought_within_the_registers_of_every_processor() -> None:
+    """AVX2 has 16 vector registers, of which two hold the operands; with more sums they are spilled to memory."""
+    rates = fma_rates(1)
+    assert any(8 <= sums <= 14 for sums in rates)
+    assert any(14 < sums <= 30 for sums in rates)
+    assert all(rate > 0 for rate in rates.values())
+
+
+def test_a_share_over_one_is_refused() -> None:
+    assert peak_share(3.0, 4.0) == 0.75
+    for rate in (4.01, float("nan")):
+        with pytest.raises(ValueError, match="measured wrong"):
+            peak_share(rate, 4.0)
 
 
 def test_operations_are_counted_by_weights() -> None:

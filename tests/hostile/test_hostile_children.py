@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 import subprocess
@@ -21,7 +22,7 @@ from model.errors import UploadError
 from model.network import AutoDecoder, NetworkConfig
 from model.uploads.labels import SAMPLES_MAX, read_labels
 from model.uploads.surfaces import TRIANGLES_MAX, read_obj, read_ply, read_stl
-from model.uploads.weights import FREQUENCIES, SIZES, expected_shapes
+from model.uploads.weights import CARD_KEY, FREQUENCIES, GRIDS, SCALES, SIZES, TEXTS, expected_shapes, read_weights
 from worker.inspect import START, TREE, inspect_file
 
 
@@ -239,6 +240,62 @@ def test_sizes_are_bounded_as_those_of_the_network_are() -> None:
     for name, (least, most, default) in SIZES.items():
         bounds = {type(rule).__name__: rule for rule in fields[name].metadata}
         assert (bounds["Ge"].ge, bounds["Le"].le, fields[name].default) == (least, most, default)
+
+
+@pytest.mark.parametrize(
+    ("card", "words"),
+    [
+        ("[]", "object"), ("7", "object"), ("null", "object"), ("{", "damaged"), (7, "JSON"), ("x" * 40_000, "at most"),
+        ('{"title": "a", "title": "b"}', "twice"), ('{"owner": "root"}', "object"), ('{"sha256": "00"}', "object"),
+        ('{"title": ""}', "title"), ('{"title": 5}', "title"), (json.dumps({"title": "x" * 201}), "title"),
+        ('{"title": "\\ud800"}', "title"), ('{"description": "\\u0000"}', "description"),
+        ('{"licence": ["MIT"]}', "licence"), ('{"topology": "triple"}', "topology"), ('{"topology": []}', "topology"),
+        ('{"topology": {}}', "topology"), ('{"micrometres": NaN}', "micrometres"),
+        ('{"micrometres": Infinity}', "micrometres"), ('{"micrometres": 0}', "micrometres"),
+        ('{"micrometres": true}', "micrometres"), ('{"minutes": 1e309}', "minutes"), ('{"minutes": "30"}', "minutes"),
+        ('{"minutes": -1}', "minutes"), ('{"minutes": 1' + 400 * "0" + "}", "minutes"),
+        ('{"minutes": 1' + 6000 * "0" + "}", "damaged"), ('{"lipschitz": 1e4}', "lipschitz"),
+        ('{"lipschitz": null}', "lipschitz"), ('{"grid_min": 1}', "grid_min"), ('{"grid_max": 9.0}', "grid_max"),
+        ('{"grid_min": 64, "grid_max": 32}', "grid_min"), ("[" * 30_000, "damaged"),
+    ],
+)  # fmt: skip
+def test_weights_that_say_impossible_things_of_themselves_are_refused(tmp_path: Path, card: object, words: str) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(weights(lambda header: header["__metadata__"].update({CARD_KEY: card})))
+    with pytest.raises(UploadError, match=words):
+        inspect_file(path, "safetensors")
+
+
+def test_what_weights_may_say_is_what_a_request_may(tmp_path: Path) -> None:
+    """The reader cannot import the request's model; the two must not drift apart."""
+    from app.own_models import ModelSpec
+    from model.card import CARD_KEY as KEY
+    from model.card import CARRIED
+
+    assert KEY == CARD_KEY
+    assert set(CARRIED) == {*TEXTS, *SCALES, *GRIDS, "lipschitz", "topology"}
+    edges: dict[str, list[Any]] = {
+        name: ["x" * n for n in (*range(2), most, most + 1)] for name, (_, most) in TEXTS.items()
+    }
+    edges |= {name: [0, 1e-9, 5, 999_999_999.0, 1e9, -1.0] for name in SCALES}
+    edges |= {name: [7, 8, 512, 513] for name in GRIDS}
+    edges |= {"lipschitz": [0.09, 0.1, 1, 1000.0, 1000.1], "topology": ["single", "division", "other"]}
+    for name, values in edges.items():
+        for value in values:
+            try:
+                ModelSpec.model_validate({"upload": "w.safetensors", "id": "w", name: value})
+                allowed = True
+            except ValueError:
+                allowed = False
+            content = weights(
+                lambda header, said={name: value}: header["__metadata__"].update({CARD_KEY: json.dumps(said)})
+            )
+            try:
+                assert read_weights(memoryview(content))["card"] == {name: value}
+                taken = True
+            except UploadError:
+                taken = False
+            assert taken is allowed, (name, value)
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,16 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from model.card import SHIPPED_MODELS, load_card
+from model.card import CARRIED, SHIPPED_MODELS, load_card
 from model.checkpoint import CONFIG_KEY, Checkpoint, load_checkpoint, save_checkpoint
 from model.errors import CheckpointError
+from worker.inspect import inspect_file
 
 
 @pytest.fixture
@@ -47,13 +49,39 @@ def test_a_saved_model_is_read_back_exactly(tiny_checkpoint: Checkpoint, tmp_pat
     assert np.array_equal(first(points), second(points))
 
 
-def test_shipped_models_keep_their_checksums_when_saved_again(tmp_path: Path) -> None:
-    """A file written by this version is byte for byte the one that was shipped: the format has not moved."""
-    for name in ("celegans", "a549"):
-        held = load_checkpoint(SHIPPED_MODELS / name)
-        card = held.card.model_dump(exclude={"sha256", "parameters", "latent_size", "latent_codes"})
-        again = save_checkpoint(tmp_path / name, decoder=held.decoder, prior=held.prior, card=card)
-        assert again.card.sha256 == held.card.sha256
+@pytest.mark.parametrize("name", ["celegans", "a549"])
+def test_shipped_models_keep_their_bytes_when_saved_again(tmp_path: Path, name: str) -> None:
+    """The format has not moved: the tensors are byte for byte those shipped, and the header only says more."""
+    held = load_checkpoint(SHIPPED_MODELS / name)
+    card = held.card.model_dump(exclude={"sha256", "parameters", "latent_size", "latent_codes"})
+    save_checkpoint(tmp_path / name, decoder=held.decoder, prior=held.prior, card=card)
+    (before, first), (after, second) = (
+        parts(folder / name / "weights.safetensors") for folder in (SHIPPED_MODELS, tmp_path)
+    )
+    assert first == second
+    assert before.pop("__metadata__").items() < after.pop("__metadata__").items()
+    assert before == after
+
+
+def parts(path: Path) -> tuple[dict[str, Any], bytes]:
+    """The header of a safetensors file and its tensors."""
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    assert end % 8 == 0  # so that tensors can be mapped as they lie
+    return json.loads(data[8:end]), data[end:]
+
+
+def test_weights_say_what_the_model_is(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """What a card knows and weights do not imply travels with them, and the upload's reader gives it back."""
+    card = tiny_checkpoint.card.model_dump(exclude={"sha256", "parameters", "latent_size", "latent_codes"})
+    changed = card | {"topology": "division", "title": "Zelle \u00b5", "lipschitz": 1.75, "minutes": 12.5}
+    saved = save_checkpoint(
+        tmp_path / "tiny", decoder=tiny_checkpoint.decoder, prior=tiny_checkpoint.prior, card=changed
+    )
+    facts = inspect_file(tmp_path / "tiny" / "weights.safetensors", "safetensors")
+    assert facts["card"] == saved.card.model_dump(include=set(CARRIED))
+    assert (facts["card"]["topology"], facts["card"]["title"]) == ("division", "Zelle \u00b5")
+    assert saved.card.sha256 != tiny_checkpoint.card.sha256
 
 
 def test_rotations_of_training_sequences_are_kept(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:

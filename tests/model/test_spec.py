@@ -298,3 +298,14 @@ def test_latents_a_model_can_have_fit(latent: dict[str, Any]) -> None:
 
 def test_the_same_cell_can_be_named_by_index_alone() -> None:
     assert spec(latent={"kind": "learned", "index": 3}).latent == LearnedLatent(kind="learned", index=3)
+
+
+def test_on_implausible_changes_no_digest_unless_it_is_asked_to_fail() -> None:
+    plain = GenerationSpec(model="celegans", seed=7).completed()
+    warned = GenerationSpec(model="celegans", seed=7, on_implausible="warn").completed()
+    failing = GenerationSpec(model="celegans", seed=7, on_implausible="fail").completed()
+    sums = [spec.digest(model_sha256="0" * 64) for spec in (plain, warned, failing)]
+    assert sums[0] == sums[1] != sums[2]
+    assert "on_implausible" not in plain.model_dump_json()
+    for spec in (plain, failing):
+        assert GenerationSpec.model_validate_json(spec.model_dump_json()) == spec

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,12 @@ import trimesh
 
 from model.checkpoint import Checkpoint
 from model.domain import Grid
-from model.errors import EmptySurfaceError, ExportError, SpecError
+from model.errors import EmptySurfaceError, ExportError, ImplausibleError, SpecError
 from model.labels import CellTracker
-from model.plausibility import is_plausible
+from model.plausibility import ATTEMPTS, is_plausible
 from model.runs import inside
 from model.sparse import evaluate_dense, evaluate_sparse
-from model.spec import GenerationSpec
+from model.spec import GenerationSpec, LearnedLatent
 from model.synthesis import Progress, frames, living_cell, synthesize
 from model.verify import verify_result
 
@@ -213,3 +214,33 @@ def test_verification_finds_every_kind_of_damage(result: Path, tmp_path: Path) -
 )
 def test_plausibility(counts: list[int], volumes: list[int], topology: str, expected: bool) -> None:
     assert is_plausible(counts, np.array(volumes, dtype=float), topology) is expected  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def misnamed(tiny_checkpoint: Checkpoint) -> Checkpoint:
+    """Cells that never divide, under a card that says they do: the gate rejects every draw."""
+    return replace(tiny_checkpoint, card=tiny_checkpoint.card.model_copy(update={"topology": "division"}))
+
+
+def test_a_result_whose_draws_were_all_rejected_says_so(misnamed: Checkpoint, tmp_path: Path) -> None:
+    recipe = spec(count=2, grid=8, frames=1, formats=["stl"])
+    manifest = synthesize(recipe, misnamed, tmp_path / "r")
+    assert [cell["rejected_codes"] for cell in manifest["cells"]] == [ATTEMPTS, ATTEMPTS]
+    assert [warning["code"] for warning in manifest["warnings"]] == ["implausible_cell"] * 2
+    assert "'division'" in manifest["warnings"][1]["message"]
+    assert "cell 1" in manifest["warnings"][1]["message"]
+    assert list(verify_result(tmp_path / "r")) == []
+
+
+def test_a_spec_may_ask_to_fail_where_every_draw_is_rejected(misnamed: Checkpoint, tmp_path: Path) -> None:
+    recipe = spec(grid=8, frames=1, formats=["stl"], on_implausible="fail")
+    with pytest.raises(ImplausibleError, match="lower temperature"):
+        synthesize(recipe, misnamed, tmp_path / "r")
+    learned = recipe.model_copy(update={"latent": LearnedLatent(kind="learned", index=0)})
+    assert "warnings" not in synthesize(learned, misnamed, tmp_path / "l")  # asked for by number: not judged
+
+
+def test_a_result_that_has_nothing_to_warn_of_does_not_mention_warnings(result: Path) -> None:
+    manifest = json.loads((result / "manifest.json").read_text())
+    assert "warnings" not in manifest
+    assert "on_implausible" not in manifest["spec"]

@@ -122,3 +122,26 @@ def test_damaged_files_are_never_given_to_another_job(service: Service, worker: 
     again.append(made("ada", "stl"))
     for _, found in again:
         assert {name: found[name] for name in sums} == sums
+
+
+def test_a_job_whose_draws_are_all_rejected_warns_or_fails_as_asked(
+    service: Service, worker: Worker, tiny_model: ModelCard
+) -> None:
+    """Random weights never divide, and the card says that they do."""
+    words = {"code": "implausible_cell"}
+    for choice, status in (("warn", JobStatus.SUCCEEDED), ("fail", JobStatus.FAILED)):
+        spec = GenerationSpec.model_validate(
+            {"model": "tiny", "seed": 5, "frames": 1, "grid": 8, "formats": ["stl"], "on_implausible": choice}
+        )
+        sha256 = tiny_model.sha256
+        job = submit(
+            service.jobs, kind="generation", spec=spec.model_dump(mode="json"), model_id="tiny", model_sha256=sha256,
+            digest=spec.digest(model_sha256=sha256),
+        )  # fmt: skip
+        done = service.ended(job)
+        assert done.status is status, done.error
+        told = done.warnings[0] if choice == "warn" else done.error
+        assert told is not None
+        assert (told.code, "temperature" in told.message) == (words["code"], True)
+        if choice == "warn":
+            assert service.artifacts.manifest(job.id)["warnings"][0]["message"] == told.message

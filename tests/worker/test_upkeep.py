@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,20 @@ def test_every_end_is_restored_as_the_client_was_told(jobs: Jobs, artifacts: Art
     assert ended == pytest.approx(before[done.id].finished_at, abs=5.0)
     assert after[done.id].expires_at == pytest.approx(ended + jobs.rules.retention_s, abs=0.1)
     assert submit(jobs, owner="ada", digest="d0").id == done.id  # an identical request finds it again
+
+
+def test_warnings_are_those_of_the_manifest_before_and_after_a_loss(jobs: Jobs, artifacts: Artifacts) -> None:
+    warning = {"code": "implausible_cell", "message": "cell 0: all draws were rejected"}
+    job = submit(jobs)
+    lease = jobs.claim(job.id, worker="w")
+    assert lease is not None
+    staged = artifacts.staging(job.id, lease.token)
+    (staged / "manifest.json").write_text(json.dumps({"files": [], "warnings": [warning]}))
+    artifacts.publish(job.id, staged)
+    jobs.finish(lease, result=job.id, warnings=artifacts.warnings(job.id))
+    assert [asdict(found) for found in jobs.get(job.id).warnings] == [warning]
+    flush(jobs)
+    assert [asdict(found) for found in jobs.get(job.id).warnings] == [warning]
 
 
 def test_an_expired_job_comes_back_as_expired(make_jobs: MakeJobs, artifacts: Artifacts) -> None:
