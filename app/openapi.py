@@ -83,7 +83,7 @@ PROBLEMS: dict[str, tuple[ProblemType, ...]] = {
     "listFiles": _FILES,
     "getFile": (*_FILES, RANGE),
     "headFile": _FILES,
-    "getArchive": _FILES,
+    "getArchive": (*_FILES, RANGE),
     "headArchive": _FILES,
     "getModel": (NOT_FOUND,),
     "createModel": (*_BODY, _UPLOAD, _FILE, _DISK),
@@ -118,7 +118,7 @@ HEADERS: dict[str, dict[str, dict[str, str]]] = {
     "listJobs": {"200": {"Link": "The next page, as rel=next."}},
     "getFile": {"200": {"ETag": "SHA-256 of the file."}, "206": {"Content-Range": "Which part this is."}},
     "getManifest": {"200": {"ETag": "SHA-256 of the manifest."}},
-    "getArchive": {"200": {"ETag": "Names the content."}},
+    "getArchive": {"200": {"ETag": "Names the content."}, "206": {"Content-Range": "Which part this is."}},
 }
 EVENTS_EXAMPLE = """\
 event: progress

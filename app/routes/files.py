@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -22,6 +22,7 @@ from app.problems import RANGE, TABLE
 from app.routes.jobs import JobId
 from app.schemas import FileList, FileView
 from model.formats import MEDIA_TYPES, OTHER, media_type
+from model.spec import COUNT_MAX
 from worker.errors import (
     ArtifactDamagedError,
     ArtifactNotFoundError,
@@ -146,34 +147,63 @@ def get_file(
 
 @router.get(
     "/archive", operation_id="getArchive", summary="Download everything as one zip",
-    response_class=Response, responses=WHOLE_ARCHIVE,
+    response_class=Response,
+    responses=WHOLE_ARCHIVE
+    | {206: {"description": "The part named by `Range`.", "content": {"application/zip": BINARY}}},
 )  # fmt: skip
 @router.head(
     "/archive", operation_id="headArchive", summary="Size and ETag of the archive",
     response_class=Response, responses=WHOLE_ARCHIVE,
 )  # fmt: skip
-def get_archive(job_id: JobId, desk: DeskNow, request: Request, if_none_match: IfNoneMatch = None) -> Response:
-    """Stream all files and the manifest. The archive is made while it is sent; its length is known beforehand."""
+def get_archive(
+    job_id: JobId,
+    desk: DeskNow,
+    request: Request,
+    cell: Annotated[int | None, Query(ge=0, lt=COUNT_MAX, description="Only the files of this cell, from 0.")] = None,
+    if_none_match: IfNoneMatch = None,
+    wanted: Annotated[
+        str | None, Header(alias="Range", description="One range of bytes; several are answered by the whole.")
+    ] = None,
+    if_range: Annotated[str | None, Header(alias="If-Range", description="Only if the ETag is still this.")] = None,
+) -> Response:
+    """Stream all files, or those of one cell, and the manifest.
+
+    The archive is made while it is sent; its length is known beforehand. Downloads can be resumed with `Range` and
+    `If-Range`.
+    """
     with files_of(desk, job_id) as job:
         content = desk.artifacts.path(job_id, MANIFEST).read_bytes()
         entries = [Entry.of(MANIFEST, desk.artifacts.path(job_id, MANIFEST))]
+        part = "" if cell is None else f"cell_{cell:04d}"
         for listed in desk.artifacts.manifest(job_id)["files"]:
-            path, _ = desk.artifacts.sized(job_id, listed["name"])
-            entries.append(Entry.of(listed["name"], path, sha256=listed["sha256"]))
+            if not part or listed["name"].startswith(f"{part}/"):
+                path, _ = desk.artifacts.sized(job_id, listed["name"])
+                entries.append(Entry.of(listed["name"], path, sha256=listed["sha256"]))
+        if part and len(entries) == 1:
+            raise ArtifactNotFoundError(f"this job has no cell {cell}; GET its files to see those it has")
         entries.sort(key=lambda entry: entry.name)
-    sha256 = hashlib.sha256(b"zip/1\0" + content).hexdigest()
+    sha256 = hashlib.sha256(b"zip/1\0" + part.encode() + content).hexdigest()
+    part = part and f"-{part}"
     headers = {
         "ETag": f'"{sha256}"',
-        "Content-Disposition": f'attachment; filename="cytosynth-{job.model_id}-{job.digest[:12]}.zip"',
+        "Content-Disposition": f'attachment; filename="cytosynth-{job.model_id}-{job.digest[:12]}{part}.zip"',
+        "Accept-Ranges": "bytes",
         **CACHING,
     }
     if matches(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    headers["Content-Length"] = str(archive_length(entries))
+    size = archive_length(entries)
     if request.method == "HEAD":
-        return Response(media_type="application/zip", headers=headers)
-    chunks = reporting(archive(entries), lambda: desk.jobs.report_damage(job_id))
-    return StreamingResponse(chunks, media_type="application/zip", headers=headers)
+        return Response(media_type="application/zip", headers=headers | {"Content-Length": str(size)})
+    verdict = judge_range(wanted or "", size) if if_range in (None, headers["ETag"]) else None
+    if verdict is False:
+        return problem_response(RANGE, f"the archive has {size} bytes", headers=beyond(size))
+    first, last = bounds(wanted or "", size) if verdict else (0, size - 1)
+    headers["Content-Length"] = str(last - first + 1)
+    if verdict:
+        headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+    parts = reporting(archive(entries, first=first, last=last), lambda: desk.jobs.report_damage(job_id))
+    return StreamingResponse(parts, 206 if verdict else 200, media_type="application/zip", headers=headers)
 
 
 @contextmanager
@@ -253,8 +283,7 @@ class RangedFile(FileResponse):
         wanted = dict(scope["headers"]).get(b"range", b"").decode("latin-1")
         verdict = judge_range(wanted, size) if scope["method"] == "GET" else None
         if verdict is False:
-            headers = {"Content-Range": f"bytes */{size}", "Accept-Ranges": "bytes"}
-            response = problem_response(RANGE, f"the file has {size} bytes", headers=headers)
+            response = problem_response(RANGE, f"the file has {size} bytes", headers=beyond(size))
             await response(scope, receive, send)
             return
         if verdict is None:
@@ -271,3 +300,16 @@ def judge_range(wanted: str, size: int) -> bool | None:
     if first and last and int(first) > int(last):
         return None
     return int(first) < size if first else int(last) > 0 and size > 0
+
+
+def bounds(wanted: str, size: int) -> tuple[int, int]:
+    """Return the first and the last byte of a range that :func:`judge_range` finds satisfiable."""
+    first, _, last = wanted.partition("=")[2].strip().partition("-")
+    if not first:
+        return max(0, size - int(last)), size - 1
+    return int(first), min(int(last), size - 1) if last else size - 1
+
+
+def beyond(size: int) -> dict[str, str]:
+    """Return the headers of the refusal of a range outside ``size`` bytes."""
+    return {"Content-Range": f"bytes */{size}", "Accept-Ranges": "bytes"}

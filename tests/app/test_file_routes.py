@@ -364,3 +364,30 @@ def test_scrub_finds_each_kind_of_damage_and_drops_it_on_request(house: Any, tmp
     text = cytosynth_here("scrub", "--data-dir", str(tmp_path))
     assert f"damaged result results/{one}/a.stl" in text.output  # its manifest still promises the file
     assert "what to do: request the job again" in text.output
+
+
+def test_any_part_of_an_archive_is_what_the_whole_has_there(house: Any, finished: Any) -> None:
+    link = finished[0]["links"]["archive"]
+    whole = house.get(link)
+    size, etag = len(whole.content), whole.headers["etag"]
+    assert whole.headers["accept-ranges"] == "bytes"
+    for first, last in ((0, 0), (10, 9_100), (9_050, size - 1), (size // 2, size - 30), (size - 1, size - 1)):
+        answer = house.get(link, Range=f"bytes={first}-{last}", **{"If-Range": etag})
+        assert (answer.status_code, answer.headers["content-range"]) == (206, f"bytes {first}-{last}/{size}")
+        assert answer.content == whole.content[first : last + 1]
+    assert house.get(link, Range="bytes=-7").content == whole.content[-7:]
+    assert house.get(link, Range="bytes=5-", **{"If-Range": '"other"'}).content == whole.content
+    beyond = house.get(link, Range=f"bytes={size}-")
+    assert (beyond.status_code, beyond.headers["content-range"]) == (416, f"bytes */{size}")
+
+
+def test_archive_of_one_cell_holds_its_files_and_the_manifest(house: Any) -> None:
+    job = house.submit()
+    house.carry_out(job["id"], files={f"cell_{cell:04d}/frame_0000.stl": bytes([cell]) * 300 for cell in range(3)})
+    link = job["links"]["archive"]
+    one, other, whole = (house.get(link + query) for query in ("?cell=1", "?cell=2", ""))
+    with zipfile.ZipFile(io.BytesIO(one.content)) as unpacked:
+        assert unpacked.testzip() is None
+        assert unpacked.namelist() == ["cell_0001/frame_0000.stl", "manifest.json"]
+    assert len({answer.headers["etag"] for answer in (one, other, whole)}) == 3
+    assert house.get(f"{link}?cell=3").status_code == 404
