@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+import secrets
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from app.keys import keys
+from app.results import MANIFEST, FolderError, faults_of, result_folder
 from app.settings import AppSettings, child_environment
 from model import __version__
 
@@ -38,6 +50,7 @@ cli = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 cli.add_typer(keys)
 out = Console()
@@ -49,9 +62,45 @@ Server = Annotated[
 ]
 
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.", show_default=False)]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Identifier of a job: see `cytosynth jobs`.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an earlier result in that folder.", show_default=False)
+]
+FORMATS = ("stl", "obj", "ply", "tiff", "png")
+# Where a refusal points into the body, in the words of `generate`.
+OPTIONS = {"/model": "MODEL", "/formats": "--format", "/latent": "--latent", "/latent/kind": "--latent"}
+
+
 def main() -> None:
     """Run the command line."""
     cli()
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"cytosynth {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@cli.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Synthesises the shapes of living cells on demand."""
+
+
+def _complete_models(incomplete: str) -> list[str]:
+    """Return the models on this machine; a service elsewhere may have others."""
+    roots = [root for root in AppSettings().model_roots if root.is_dir()]
+    names = {card.parent.name for root in roots for card in root.glob("*/card.json")}
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+def _complete_formats(incomplete: str) -> list[str]:
+    return [name for name in FORMATS if name.startswith(incomplete)]
 
 
 @cli.command()
@@ -124,7 +173,12 @@ def web(
 
 @cli.command()
 def generate(
-    model_id: Annotated[str, typer.Argument(metavar="MODEL", help="An installed model: see `cytosynth models`.")],
+    model_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="An installed model: see `cytosynth models`.", autocompletion=_complete_models
+        ),
+    ],
     seed: Annotated[
         int | None, typer.Option(help="Drawn and reported when absent. The same seed, the same cells.")
     ] = None,
@@ -145,9 +199,18 @@ def generate(
     rotation: Annotated[str | None, typer.Option(help="none, random, or a quaternion w,x,y,z.")] = None,
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", help="stl, obj, ply, tiff, png; may be repeated.", show_default=False),
+        typer.Option(
+            "--format",
+            help="stl, obj, ply, tiff, png; may be repeated.",
+            show_default=False,
+            autocompletion=_complete_formats,
+        ),
     ] = None,
+    fragments: Annotated[str | None, typer.Option(help="Small detached components: remove or keep.")] = None,
+    exact: Annotated[str | None, typer.Option(help="adaptive or certified.")] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Where the files go; ./MODEL-SEED by default.")] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
     server: Server = None,
 ) -> None:
     """Make cells: send the request, follow the job, fetch the files and check them.
@@ -165,9 +228,15 @@ def generate(
         "grid": _grid(grid), "formats": formats or None,
         "rotation": rotation if rotation in (None, "none", "random") else _numbers(rotation, "--rotation"),
         "latent": {"kind": latent or "sampled", **latent_given} if latent or latent_given else None,
+        "fragments": fragments, "exact": exact,
     }  # fmt: skip
+    spec = {name: value for name, value in spec.items() if value is not None}
     with _service(server) as client:
-        _make(client, {name: value for name, value in spec.items() if value is not None}, folder)
+        job, written = _make(client, spec, folder, overwrite=overwrite)
+    if as_json:
+        typer.echo(json.dumps({"folder": str(written), "job": job}, ensure_ascii=False))
+    else:
+        _tell(job, written)
 
 
 @cli.command()
@@ -190,51 +259,138 @@ def demo(
         for card in cards:
             out.print(f"[bold]{card['title']}[/]", highlight=False)
             spec = {"model": card["id"], "seed": seed, "frames": frames, "grid": grid, "formats": formats}
-            _make(client, spec, folder / card["id"])
+            _tell(*_make(client, spec, folder / card["id"], overwrite=True))
             out.print(f"look at {folder / card['id'] / 'cell_0000' / 'preview.png'}", highlight=False)
     if show:
         typer.launch(str(folder))
 
 
 @cli.command()
-def models(server: Server = None) -> None:
-    """List the installed models."""
+def models(
+    model_id: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="Show all that is known of one.", autocompletion=_complete_models),
+    ] = None,
+    as_json: AsJson = False,
+    server: Server = None,
+) -> None:
+    """List the installed models, or describe one."""
     with _service(server) as client:
-        cards = client.get("/v1/models")["models"]
-    table = Table("id", "title", "cell type", "learned cells", "unit (µm)", "span (min)", "quality", box=None)
-    for card in cards:
-        quality = ", ".join(f"{name} {value:.3g}" for name, value in card["quality"].items())
-        scale = (f"{card['micrometres']:g}", f"{card['minutes']:g}")
-        table.add_row(card["id"], card["title"], card["cell_type"], str(card["latent_codes"]), *scale, quality)
-    out.print(table if cards else "no model is installed")
+        document = client.get(f"/v1/models/{quote(model_id, safe='')}" if model_id else "/v1/models")
+    if as_json:
+        typer.echo(json.dumps(document, ensure_ascii=False))
+    elif model_id:
+        _describe(document)
+    else:
+        rows = [
+            (
+                card["id"], card["title"], card["cell_type"], str(card["latent_codes"]), f"{card['micrometres']:g}",
+                f"{card['minutes']:g}",
+            )
+            for card in document["models"]
+        ]  # fmt: skip
+        _table(
+            ("id", "title", "cell type", "learned cells", "unit (µm)", "span (min)"), rows, none="no model is installed"
+        )
 
 
 @cli.command()
 def jobs(
     state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=200, help="How many, newest first.")] = 20,
+    as_json: AsJson = False,
     server: Server = None,
 ) -> None:
-    """List the latest jobs of a running service."""
-    query = f"?limit={limit}" + (f"&state={state}" if state else "")
+    """List the latest jobs of a running service; in a pipe, one a line, its members apart by tabs."""
+    query = f"?limit={limit}" + (f"&state={quote(state, safe='')}" if state else "")
     with _service(server, own=False) as client:
         page = client.get(f"/v1/jobs{query}")
-    table = Table("id", "created", "model", "seed", "state", "done", box=None)
-    for job in page["jobs"]:
-        done = f"{100 * job['progress']['fraction']:.0f} %"
-        spec = job["spec"]
-        table.add_row(job["id"], job["created_at"][:19], job["model"]["id"], str(spec.get("seed")), job["state"], done)
-    out.print(table if page["jobs"] else "no jobs")
+    if as_json:
+        typer.echo(json.dumps(page, ensure_ascii=False))
+        return
+    rows = [
+        (
+            job["id"], job["created_at"][:19], job["model"]["id"], str(job["spec"].get("seed")), job["state"],
+            f"{100 * job['progress']['fraction']:.0f} %",
+        )
+        for job in page["jobs"]
+    ]  # fmt: skip
+    _table(("id", "created", "model", "seed", "state", "done"), rows, none="no jobs")
 
 
 @cli.command()
-def cancel(
-    job_id: Annotated[str, typer.Argument(metavar="JOB", help="Identifier of a job: see `cytosynth jobs`.")],
+def fetch(
+    job_id: JobId,
+    folder: Annotated[Path | None, typer.Option("--out", help="Where the files go; ./MODEL-SEED by default.")] = None,
+    overwrite: Overwrite = False,
     server: Server = None,
 ) -> None:
+    """Fetch the files of a job and check them; a job that has not ended is followed first."""
+    with _service(server, own=False) as client:
+        job = client.get(f"/v1/jobs/{quote(job_id, safe='')}")
+        folder = folder or Path(f"{job['model']['id']}-{job['spec'].get('seed')}")
+        with result_folder(folder, overwrite=overwrite) as draft:
+            job = _follow(client, job)
+            _download(client, job, draft)
+    _tell(job, folder)
+
+
+@cli.command()
+def verify(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER…", help="Folders of results.")],
+) -> None:
+    """Compare results with their manifests: every size and SHA-256, and files that the manifest does not name."""
+    bad = False
+    for folder in folders:
+        try:
+            faults, count = faults_of(folder)
+        except FolderError as error:
+            _give_up(str(error), USAGE)
+        bad = bad or bool(faults)
+        for fault in faults:
+            out.print(f"{folder}: {fault}", highlight=False, soft_wrap=True, markup=False)
+        if not faults:
+            out.print(f"{folder}: {count} files, each as in {MANIFEST}", highlight=False, soft_wrap=True, markup=False)
+    if bad:
+        raise typer.Exit(FAILED)
+
+
+@cli.command()
+def upload(
+    file: Annotated[Path, typer.Argument(help="A label volume (.tif), a surface (.stl, .obj, .ply) or .safetensors.")],
+    name: Annotated[str | None, typer.Option(help="Under which name; that of the file by default.")] = None,
+    server: Server = None,
+) -> None:
+    """Send a file and show what was found in it."""
+    if not file.is_file():
+        _give_up(f"there is no file {file}", USAGE)
+    with _service(server, own=False) as client, _progress(TextColumn("sending"), BarColumn(), DownloadColumn()) as bar:
+        task = bar.add_task("", total=file.stat().st_size)
+        kept = client.upload(file, quote(name or file.name, safe=""), on_bytes=lambda count: bar.advance(task, count))
+    typer.echo(json.dumps(kept, indent=2, ensure_ascii=False))
+
+
+@cli.command()
+def pin(job_id: JobId, server: Server = None) -> None:
+    """Keep the files of a job beyond their retention time."""
+    with _service(server, own=False) as client:
+        job = client.put(f"/v1/jobs/{quote(job_id, safe='')}/pin")
+    out.print(f"{job['id']} is pinned", highlight=False)
+
+
+@cli.command()
+def unpin(job_id: JobId, server: Server = None) -> None:
+    """Unpin a job; the retention time of its files starts again."""
+    with _service(server, own=False) as client:
+        job = client.delete(f"/v1/jobs/{quote(job_id, safe='')}/pin")
+    out.print(f"{job['id']} is unpinned; its files are kept until {job['expires_at']}", highlight=False, soft_wrap=True)
+
+
+@cli.command()
+def cancel(job_id: JobId, server: Server = None) -> None:
     """Cancel a job that is queued or running."""
     with _service(server, own=False) as client:
-        job = client.post(f"/v1/jobs/{job_id}/cancel")
+        job = client.post(f"/v1/jobs/{quote(job_id, safe='')}/cancel")
     out.print(f"{job['id']} is {job['state']}", highlight=False)
 
 
@@ -309,29 +465,77 @@ def version() -> None:
     out.print(f"cytosynth {__version__}", highlight=False)
 
 
-def _make(client: ServiceClient, spec: dict[str, Any], folder: Path | None) -> None:
-    """Carry one request through to files on disk."""
-    job = client.post("/v1/generations", spec)
-    seed = job["spec"]["seed"]
-    folder = folder or Path(f"{job['model']['id']}-{seed}")
-    try:
-        job = _follow(client, job)
-    except KeyboardInterrupt:
-        client.post(f"/v1/jobs/{job['id']}/cancel")
-        _give_up(f"cancelled job {job['id']}", INTERRUPTED)
+def _make(
+    client: ServiceClient, spec: dict[str, Any], folder: Path | None, *, overwrite: bool
+) -> tuple[dict[str, Any], Path]:
+    """Carry one request through to files on disk; the folder is checked before anything is sent."""
+    if folder is None:
+        # The name needs the seed, which the service would draw: 53 bits, so that JSON readers keep it.
+        spec = {"seed": secrets.randbits(53), **spec}
+        folder = Path(f"{spec['model']}-{spec['seed']}")
+    with result_folder(folder, overwrite=overwrite) as draft:
+        job = client.post("/v1/generations", spec)
+        try:
+            job = _follow(client, job)
+        except KeyboardInterrupt:
+            client.post(f"/v1/jobs/{job['id']}/cancel")
+            _give_up(f"cancelled job {job['id']}", INTERRUPTED)
+        _download(client, job, draft)
+    return job, folder
+
+
+def _download(client: ServiceClient, job: dict[str, Any], folder: Path) -> None:
+    """Fetch the files of a job that has ended."""
     if job["state"] != "succeeded":
         reason = (job["error"] or {}).get("message", "no reason is given")
         _give_up(f"job {job['id']} {job['state']}: {reason}", FAILED)
-    with Progress(TextColumn("fetching"), BarColumn(), DownloadColumn(), console=err, transient=True) as bar:
+    with _progress(TextColumn("fetching"), BarColumn(), DownloadColumn()) as bar:
         total = sum(file["bytes"] for file in client.get(job["links"]["files"])["files"])
         task = bar.add_task("", total=total)
-        written = client.download(job, folder, on_bytes=lambda count: bar.advance(task, count))
-    out.print(f"{len(written)} files in {folder}, seed {seed}; every SHA-256 is as in manifest.json", highlight=False)
+        client.download(job, folder, on_bytes=lambda count: bar.advance(task, count))
+
+
+def _tell(job: dict[str, Any], folder: Path) -> None:
+    count = sum(path.is_file() for path in folder.rglob("*"))
+    text = f"{count} files in {folder}, seed {job['spec'].get('seed')}; every SHA-256 is as in {MANIFEST}"
+    out.print(text, highlight=False, soft_wrap=True)
+
+
+def _describe(card: dict[str, Any]) -> None:
+    """Print a model card, a member a line; nested ones indented."""
+    for name, value in card.items():
+        if isinstance(value, dict):
+            typer.echo(f"{name}:")
+            for inner, number in value.items():
+                typer.echo(f"  {inner}: {number:.4g}" if isinstance(number, float) else f"  {inner}: {number}")
+        else:
+            typer.echo(f"{name}: {value}")
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, none: str) -> None:
+    """Print rows: a table for people; for programs a row a line, its members whole and apart by tabs."""
+    if not out.is_terminal:
+        for row in rows:
+            typer.echo("\t".join(row))
+        return
+    table = Table(box=None)
+    for number, name in enumerate(head):
+        table.add_column(
+            name, no_wrap=number == 0, min_width=max((len(row[0]) for row in rows), default=0) if not number else None
+        )
+    for row in rows:
+        table.add_row(*row)
+    out.print(table if rows else none)
+
+
+def _progress(*columns: ProgressColumn) -> Progress:
+    """Return a bar on standard error; nothing where that is no terminal, so that logs stay readable."""
+    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
 
 
 def _follow(client: ServiceClient, job: dict[str, Any]) -> dict[str, Any]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[frames]}"))
-    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True) as bar:
+    with _progress(*columns, TimeRemainingColumn()) as bar:
         task = bar.add_task(job["state"], total=1.0, frames="")
 
         def on_event(event: str, data: dict[str, Any]) -> None:
@@ -368,11 +572,22 @@ def _service(server: str | None, *, own: bool = True, shared: bool = True) -> It
         _give_up(str(error), UNREACHABLE)
     except DamagedFileError as error:
         _give_up(str(error), FAILED)
+    except FolderError as error:
+        _give_up(str(error), USAGE)
     except RefusedError as error:
-        faults = error.problem.get("errors") or []
-        places = "".join(f"\n  {f.get('pointer') or f.get('parameter') or ''} {f['detail']}" for f in faults)
+        faults = [_in_options(fault) for fault in error.problem.get("errors") or []]
         status = error.problem["status"]
-        _give_up(f"refused: {error}{places}", UNREACHABLE if status in (429, 503) else USAGE)
+        _give_up("; ".join(faults) or f"refused: {error}", UNREACHABLE if status in (429, 503) else USAGE)
+
+
+def _in_options(fault: dict[str, Any]) -> str:
+    """Say what is wrong with a member of the body in the words of the command line."""
+    pointer = fault.get("pointer") or ""
+    member = re.sub(r"/\d+$", "", pointer)
+    name = OPTIONS.get(member) or (
+        f"--{member.rsplit('/', 1)[-1]}" if member else fault.get("parameter") or "the request"
+    )
+    return f"{name} {fault['detail']}"
 
 
 def _give_up(message: str, code: int) -> NoReturn:

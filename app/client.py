@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -16,6 +17,7 @@ from typing import Any
 
 import httpx
 
+CHUNK = 2**18
 FINAL = frozenset({"succeeded", "failed", "canceled", "expired"})
 START_S = 90.0
 Json = dict[str, Any]
@@ -65,6 +67,31 @@ class ServiceClient:
     def post(self, path: str, body: Json | None = None) -> Json:
         """Send a JSON document and return the answer."""
         return self._json("POST", path, json=body)
+
+    def put(self, path: str) -> Json:
+        """Send PUT without a body and return the answer."""
+        return self._json("PUT", path)
+
+    def delete(self, path: str) -> Json:
+        """Send DELETE and return the answer."""
+        return self._json("DELETE", path)
+
+    def upload(self, path: Path, name: str, *, on_bytes: Callable[[int], None]) -> Json:
+        """Send a file under a name, checked on arrival by its SHA-256; return what was found in it."""
+        sha256 = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                sha256.update(chunk)
+        digest = base64.b64encode(sha256.digest()).decode()
+
+        def chunks() -> Iterator[bytes]:
+            with path.open("rb") as source:
+                while part := source.read(CHUNK):
+                    yield part
+                    on_bytes(len(part))
+
+        headers = {"Content-Digest": f"sha-256=:{digest}:", "Content-Length": str(path.stat().st_size)}
+        return self._json("PUT", f"/v1/uploads/{name}", content=chunks(), headers=headers)
 
     def follow(self, job: Json, *, on_event: Callable[[str, Json], None]) -> Json:
         """Hand on every event of a job until it ends; return the job as it ended. A cut stream is resumed."""
