@@ -85,7 +85,7 @@ def test_what_http_refuses_is_a_problem_document_too(
 
 
 def test_allow_names_every_method_of_an_address(house: Any) -> None:
-    assert house.client.put(f"/v1/jobs/{'0' * 32}").headers["allow"] == "DELETE, GET"
+    assert house.client.put(f"/v1/jobs/{'0' * 32}").headers["allow"] == "DELETE, GET, HEAD"
     assert house.client.put(f"/v1/jobs/{'0' * 32}/archive").headers["allow"] == "GET, HEAD"
     assert house.client.put("/livez").headers["allow"] == "GET, HEAD"
 
