@@ -225,6 +225,7 @@ def test_a_server_takes_the_configuration_and_workers_take_the_server(tmp_path: 
 # ------------------------------------------------------------------------------------------------------ carrying it out
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_image_holds_our_packages_as_they_are_and_apart_from_the_libraries(tmp_path: Path) -> None:
     # The steps for our own packages are the same in both images.
