@@ -5,19 +5,37 @@ const SAID = { queued: "Waiting for a worker", running: "Being made", succeeded:
 let models = [];
 let stream = null; // of the job that is shown
 let shown = null; // its id
+let turn = 0; // counts the jobs shown, so that what was started for an earlier one ends
 let viewer = null;
 
-class Problem extends Error {}
+class Problem extends Error {
+  constructor(message, errors = []) {
+    super(message);
+    this.errors = errors; // as in the problem document: pointer and detail
+  }
+}
+class Away extends Problem {} // no answer, or one that says to try again
+
+const AWAY = "The service does not answer.";
+
+// An integer beyond 2^53 loses digits as a JavaScript number: it becomes a string of its digits.
+const parse = (text) => JSON.parse(text.replace(/"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g, (token) =>
+  /^-?\d{16,}$/.test(token) && !Number.isSafeInteger(Number(token)) ? `"${token}"` : token));
 
 async function call(path, options = {}) {
-  const answer = await fetch(path, { headers: { Accept: "application/json" }, ...options });
-  const body = answer.status === 204 ? null : await answer.json();
-  if (!answer.ok) {
-    const places = (body.errors ?? []).map((e) => `${e.pointer ?? e.parameter} ${e.detail}`);
-    throw new Problem(places.length ? places.join("; ") : body.detail);
+  let answer, body;
+  try {
+    answer = await fetch(path, { headers: { Accept: "application/json" }, ...options });
+    body = answer.status === 204 ? null : parse(await answer.text());
+  } catch {
+    throw new Away(AWAY);
   }
-  return body;
+  if (answer.ok) return body;
+  throw new ([429, 502, 503, 504].includes(answer.status) ? Away : Problem)(sentence(body?.detail ?? AWAY), body?.errors);
 }
+
+const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}${/[.!?…]$/.test(text) ? "" : "."}`;
+const sleep = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
 
 const post = (path, body) => call(path, { method: "POST", headers: { "Content-Type": "application/json" }, body });
 
@@ -31,6 +49,13 @@ function element(tag, text, attributes = {}) {
 const figure = (number) => Math.abs(number) >= 1e6 || (number !== 0 && Math.abs(number) < 1e-3) ? number.toExponential(2) : String(Number(number.toPrecision(4)));
 const size = (bytes) => bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(1)} GB`;
 const span = (s) => s < 1.5 ? "a second" : s < 90 ? `${Math.round(s)} seconds` : s < 5400 ? `${Math.round(s / 60)} minutes` : `${(s / 3600).toFixed(1)} hours`;
+
+function spread({ low, high }) {
+  const [from, to] = [span(low), span(high)];
+  if (from === to) return "";
+  const [number, unit] = from.split(" ");
+  return ` (${to.endsWith(` ${unit}`) ? number : from} to ${to})`;
+}
 
 // ---------------------------------------------------------------------------------------------------------- the form
 
@@ -57,42 +82,170 @@ function body() {
   return /^\d{1,20}$/.test(seed) ? `${text.slice(0, -1)},"seed":${seed}}` : text;
 }
 
-let pending = 0;
-function changed() {
-  const kind = $("latent").value;
-  for (const part of document.querySelectorAll("[data-for]")) part.hidden = !part.dataset.for.split(" ").includes(kind);
-  for (const id of ["temperature", "noise", "weight"]) $(`${id}-value`).textContent = Number($(id).value).toFixed(2);
-  const card = models.find((m) => m.id === $("model").value);
-  if (card) {
-    $("model-note").textContent = `${card.cell_type}: ${card.latent_codes} learned cells over ${figure(card.minutes)} minutes. Grids from ${card.grid_min} keep the finest parts.`;
-    for (const id of ["index", "first", "second"]) $(id).max = card.latent_codes - 1;
+// ------------------------------------------------------------------------------------------------------------- its faults
+
+const FIELDS = ["model", "frames", "grid", "count", "seed", "rotation", "latent", "index", "first", "second", "temperature", "noise", "weight"];
+const SEED_MAX = 2n ** 64n - 1n;
+const boxes = () => [...document.querySelectorAll("input[name=formats]")];
+const inputs = (field) => field === "formats" ? boxes() : [$(field)];
+const label = (field) => field === "formats" ? "Files" : document.querySelector(`label[for=${field}]`).firstChild.textContent.trim();
+
+function fault(field, text) {
+  // Say beside a field what is wrong with it; no text: nothing is.
+  const id = `${field}-fault`;
+  if (!text) $(id)?.remove();
+  else if ($(id)) $(id).textContent = text;
+  else (field === "formats" ? document.querySelector("fieldset") : $(field)).after(element("p", text, { id, class: "fault" }));
+  for (const input of inputs(field)) {
+    for (const [name, value] of [["aria-invalid", "true"], ["aria-describedby", id]]) {
+      if (text) input.setAttribute(name, value);
+      else input.removeAttribute(name);
+    }
   }
-  $("curl").textContent = `curl -s ${location.origin}/v1/generations \\\n  -H 'Content-Type: application/json' \\\n  -d '${body()}'`;
+}
+
+function check() {
+  // What the page itself can tell. Returns the fields at fault, from the first to the last.
+  const found = {};
+  for (const field of FIELDS) {
+    const input = $(field);
+    if (input.disabled) continue;
+    if (input.type === "number" && !input.validity.valid) found[field] = `${label(field)} must be a whole number from ${input.min} to ${input.max}.`;
+  }
+  const seed = $("seed").value.trim();
+  if (seed && !(/^\d{1,40}$/.test(seed) && BigInt(seed) <= SEED_MAX)) found.seed = `Seed must be a whole number from 0 to ${SEED_MAX}, or empty.`;
+  if (!boxes().some((box) => box.checked)) found.formats = "Choose at least one kind of file.";
+  for (const field of [...FIELDS, "formats"]) fault(field, found[field]);
+  return Object.keys(found);
+}
+
+function refused(problem) {
+  // Say what the service refuses beside the fields it concerns. Returns these fields and the words for the rest.
+  const fields = [];
+  const rest = [];
+  for (const { pointer, parameter, detail } of problem.errors) {
+    const members = (pointer ?? "").split("/").slice(1);
+    const field = [...members].reverse().concat(members[0] === "times" ? "frames" : []).find((name) => name === "formats" || FIELDS.includes(name));
+    const said = detail.startsWith(`${members.at(-1)} `) ? detail.slice(members.at(-1).length + 1) : detail;
+    const about = (name) => sentence(/^(is|must|may) /.test(said) ? `${name} ${said}` : detail);
+    if (field && !inputs(field)[0].disabled) {
+      fault(field, about(label(field)));
+      fields.push(field);
+    } else rest.push(about(members.join(" ") || parameter || "The request"));
+  }
+  if (problem.errors.length === 0) rest.push(problem.message);
+  return { fields, rest: rest.join(" ") };
+}
+
+function refusal(text) {
+  $("refusal").textContent = text;
+  $("refusal").hidden = !text;
+  if (text) $("refusal").scrollIntoView({ block: "nearest" });
+}
+
+function turnTo(field) {
+  const input = inputs(field)[0];
+  input.focus({ preventScroll: true });
+  input.parentElement.scrollIntoView({ block: "center" });
+}
+
+// -------------------------------------------------------------------------------------------------------------- its changes
+
+let pending = 0;
+let asked = 0; // estimates; a later one wins
+
+function changed() {
+  arrange();
+  keep();
+  refusal("");
   clearTimeout(pending);
   pending = setTimeout(estimate, 250);
 }
 
-async function estimate() {
+function arrange() {
+  const kind = $("latent").value;
+  for (const part of document.querySelectorAll("[data-for]")) {
+    part.hidden = !part.dataset.for.split(" ").includes(kind);
+    for (const input of part.querySelectorAll("input")) input.disabled = part.hidden; // what is hidden is not validated
+  }
+  for (const id of ["temperature", "noise", "weight"]) $(`${id}-value`).textContent = Number($(id).value).toFixed(2);
+  const card = models.find((m) => m.id === $("model").value);
+  if (card) {
+    $("model-note").textContent = `${card.cell_type}: ${card.latent_codes} learned cells over ${figure(card.minutes)} minutes. Grids from ${card.grid_min} keep the finest parts.`;
+    if (arrange.of !== card.id) fit(card);
+    arrange.of = card.id;
+  }
+  $("curl").textContent = `curl -s ${location.origin}/v1/generations \\\n  -H 'Content-Type: application/json' \\\n  -d '${body()}'`;
+}
+
+function fit(card) {
+  // Another model has learned other cells and allows other grids: what it does not have becomes the nearest it has.
+  for (const id of ["index", "first", "second"]) {
+    $(id).max = card.latent_codes - 1;
+    if (Number($(id).value) > card.latent_codes - 1) $(id).value = card.latent_codes - 1;
+  }
+  const grids = [...$("grid").options];
+  if (!grids.some((grid) => Number(grid.value) <= card.grid_max)) grids.unshift($("grid").insertBefore(new Option(`${card.grid_max}³`, card.grid_max), grids[0]));
+  for (const grid of grids) grid.disabled = Number(grid.value) > card.grid_max;
+  if ($("grid").selectedOptions[0]?.disabled) $("grid").value = grids.filter((grid) => !grid.disabled).at(-1).value;
+}
+
+function keep() {
+  const entered = Object.fromEntries(FIELDS.map((id) => [id, $(id).value]));
+  entered.formats = boxes().filter((box) => box.checked).map((box) => box.value);
   try {
-    const { cost, within_limits } = await post("/v1/estimates", body());
-    $("estimate").textContent = within_limits
-      ? `${cost.frames} frames, at most ${span(cost.seconds)} of computing, about ${size(cost.bytes)} of files.`
-      : "More than this service allows in one job: lower grid, frames or cells.";
+    sessionStorage.setItem("form", JSON.stringify(entered));
+  } catch { /* storage is off or full: the form is not kept */ }
+}
+
+function restore() {
+  try {
+    const entered = JSON.parse(sessionStorage.getItem("form") ?? "{}");
+    for (const id of FIELDS) {
+      if (typeof entered[id] !== "string") continue;
+      const before = $(id).value;
+      $(id).value = entered[id];
+      if ($(id).value === "" && entered[id] !== "") $(id).value = before; // no longer offered
+    }
+    if (entered.formats) for (const box of boxes()) box.checked = entered.formats.includes(box.value);
+  } catch { /* storage is off: the form starts as it is */ }
+}
+
+async function estimate() {
+  const mine = ++asked;
+  const said = (text) => { if (mine === asked) $("estimate").textContent = text; };
+  if (check().length) return said("");
+  try {
+    const { cost, seconds, within_limits } = await post("/v1/estimates", body());
+    said(within_limits
+      ? `${cost.frames} frames, about ${span(seconds.expected)}${spread(seconds)} of computing, about ${size(cost.bytes)} of files.`
+      : "More than this service allows in one job: lower grid, frames or cells.");
   } catch (problem) {
-    $("estimate").textContent = problem instanceof Problem ? problem.message : "";
+    if (mine === asked) said(refused(problem).rest);
   }
 }
 
 async function send(event) {
   event.preventDefault();
+  clearTimeout(pending);
+  asked++;
+  refusal("");
+  const wrong = check();
+  if (wrong.length) {
+    $("estimate").textContent = "";
+    return turnTo(wrong[0]);
+  }
   $("send").disabled = true;
-  $("refusal").hidden = true;
   try {
-    follow(await post("/v1/generations", body()));
+    const job = await post("/v1/generations", body());
+    follow(job);
+    address(job.id, null);
+    recent();
     $("result").scrollIntoView({ block: "nearest" });
   } catch (problem) {
-    $("refusal").textContent = problem instanceof Problem ? problem.message : "The service does not answer.";
-    $("refusal").hidden = false;
+    const { fields, rest } = refused(problem);
+    refusal(rest);
+    if (fields.length) turnTo(fields[0]);
   } finally {
     $("send").disabled = false;
   }
@@ -100,45 +253,130 @@ async function send(event) {
 
 // --------------------------------------------------------------------------------------------------------- the result
 
-function follow(job) {
+const NO_CELL = {
+  queued: "It appears here once it is made.", running: "It appears here once it is made.", succeeded: "Loading…",
+  canceled: "This job was cancelled: there is no cell to show.", failed: "This job failed: there is no cell to show.",
+  expired: "The files of this job were removed after their retention time. Make it again with the same seed.",
+};
+const asks = () => new URLSearchParams(location.search);
+
+function address(id, cell, replace = false) {
+  const query = new URLSearchParams();
+  if (id) query.set("job", id);
+  if (id && cell) query.set("cell", cell);
+  const target = `/${id ? `?${query}` : ""}`;
+  if (target !== location.pathname + location.search) history[replace ? "replaceState" : "pushState"](null, "", target);
+}
+
+async function visit() {
+  // Show what the address names.
+  const id = asks().get("job");
+  if (id === shown) {
+    const cell = $("cell").options[Number(asks().get("cell") ?? 0)];
+    if (cell && !cell.selected) { cell.selected = true; $("cell").onchange?.(); }
+    return;
+  }
+  if (id) return follow({ id, links: {} });
+  blank(null);
+  $("progress").hidden = true;
+}
+
+function blank(id) {
   stream?.close();
-  shown = job.id;
+  turn++;
+  shown = id;
   viewer?.clear();
-  for (const id of ["downloads", "playback", "canvas"]) $(id).hidden = true;
+  $("cell").replaceChildren();
+  for (const part of ["downloads", "playback", "canvas"]) $(part).hidden = true;
+  stage(NO_CELL.queued);
+}
+
+function stage(text) {
   $("stage-note").hidden = false;
-  $("stage-note").textContent = "It appears here once it is made.";
+  $("stage-note").textContent = text;
+}
+
+async function follow(job) {
+  // Show a job until it has ended. While the service does not answer, say so and try again.
+  blank(job.id);
+  const mine = turn;
   $("progress").hidden = false;
-  tell(job.state, job.progress);
-  if (FINAL.has(job.state)) return finished(job);
-  stream = new EventSource(job.links.events);
-  stream.addEventListener("progress", (event) => tell("running", JSON.parse(event.data)));
-  stream.addEventListener("state", async (event) => {
-    const { state } = JSON.parse(event.data);
-    tell(state, { fraction: 0 });
-    if (!FINAL.has(state)) return;
-    stream.close();
-    finished(await call(job.links.self));
+  if (job.state) tell(job.state, job.progress);
+  else $("state").textContent = "Looking for the job";
+  $("cancel").hidden = !job.state || FINAL.has(job.state);
+  let known = job.state ? job : null;
+  for (let pause = 1; mine === turn; pause = Math.min(10, 2 * pause)) {
+    try {
+      known ??= await call(`/v1/jobs/${encodeURIComponent(job.id)}`);
+      if (mine !== turn) return;
+      tell(known.state, known.progress);
+      if (FINAL.has(known.state)) return await finished(known, mine);
+      if (await streamed(known, mine)) pause = 0.5;
+      else await sleep(pause);
+    } catch (problem) {
+      if (mine !== turn) return;
+      $("state").textContent = problem instanceof Away ? `${problem.message} Trying again…` : problem.message;
+      if (!(problem instanceof Away)) {
+        $("cancel").hidden = true;
+        return stage(problem.message);
+      }
+      await sleep(pause);
+    }
+    known = null;
+  }
+}
+
+function streamed(job, mine) {
+  // Tell the events of a job until its stream ends; resolves with whether there was any.
+  return new Promise((done) => {
+    const source = stream = new EventSource(job.links.events);
+    let told = false;
+    const end = () => { source.close(); done(told); };
+    source.addEventListener("progress", (event) => {
+      if (mine !== turn) return end();
+      told = true;
+      tell("running", parse(event.data));
+    });
+    source.addEventListener("state", (event) => {
+      if (mine !== turn) return end();
+      told = true;
+      const { state } = parse(event.data);
+      tell(state, { fraction: 0 });
+      if (FINAL.has(state)) end();
+    });
+    source.addEventListener("error", end);
   });
 }
 
-function tell(state, progress) {
-  const part = state === "running" && progress.frames ? `: frame ${progress.frame} of ${progress.frames}` : "";
-  const left = state === "running" && progress.eta_s ? `, ${span(progress.eta_s)} to go` : "";
-  $("state").textContent = SAID[state] + part + left;
-  $("bar").value = state === "succeeded" ? 1 : progress.fraction;
-  $("cancel").hidden = FINAL.has(state);
+async function cancel() {
+  const id = shown;
+  if (!id) return;
+  try {
+    const job = await post(`/v1/jobs/${id}/cancel`);
+    if (id === shown) tell(job.state, job.progress);
+  } catch (problem) {
+    if (id === shown) $("state").textContent = `${problem.message} The job was not cancelled.`;
+  }
 }
 
-async function finished(job) {
+function tell(state, progress) {
+  const part = state === "running" && progress?.frames ? `: frame ${progress.frame} of ${progress.frames}` : "";
+  const left = state === "running" && progress?.eta_s ? `, ${span(progress.eta_s)} to go` : "";
+  $("state").textContent = SAID[state] + part + left;
+  $("bar").value = state === "succeeded" ? 1 : progress?.fraction ?? 0;
+  $("cancel").hidden = FINAL.has(state);
+  if (FINAL.has(state)) stage(NO_CELL[state]);
+}
+
+async function finished(job, mine) {
   recent();
-  if (job.id !== shown) return;
-  tell(job.state, job.progress);
   if (job.error) $("state").textContent = `Failed: ${job.error.message}`;
   if (job.state !== "succeeded") return;
   const { files } = await call(job.links.files);
+  if (mine !== turn) return;
   $("archive").href = job.links.archive;
   $("manifest").href = job.links.manifest;
-  $("files-summary").textContent = `${files.length} files, ${size(files.reduce((sum, f) => sum + f.bytes, 0))}`;
+  $("files-summary").textContent = `${files.length} ${files.length === 1 ? "file" : "files"}, ${size(files.reduce((sum, f) => sum + f.bytes, 0))}`;
   $("files").replaceChildren(...files.map((file) => {
     const item = element("li");
     item.append(element("a", file.name, { href: file.href, download: "" }), ` ${size(file.bytes)}`);
@@ -147,30 +385,40 @@ async function finished(job) {
   const pictures = files.filter((f) => f.name.endsWith("/preview.png"));
   $("previews").replaceChildren(...pictures.map((f, i) => element("img", undefined, { src: f.href, loading: "lazy", alt: `Frames of cell ${i}, from the first to the last` })));
   $("downloads").hidden = false;
-  show(job, files.filter((f) => f.name.endsWith(".stl")));
+  show(job, files.filter((f) => f.name.endsWith(".stl")), mine);
 }
 
-async function show(job, files) {
+let loads = 0; // a later one wins
+
+async function show(job, files, mine) {
   if (files.length === 0) {
-    $("stage-note").textContent = "Ask for STL to turn it here.";
-    return;
+    return stage("Ask for STL to turn it here.");
   }
   try {
     const { CellViewer } = await import("/static/viewer.js");
     viewer ??= new CellViewer($("canvas"));
   } catch {
-    $("stage-note").textContent = "This browser cannot show it; the files are below.";
-    return;
+    viewer = null;
+    return stage("This browser cannot show it; the files are below.");
   }
+  if (mine !== turn) return;
   const cells = Map.groupBy ? Map.groupBy(files, (f) => f.name.split("/")[0]) : groups(files);
   $("cell").replaceChildren(...[...cells.keys()].map((name, i) => element("option", String(i), { value: name })));
   $("cell-choice").hidden = cells.size < 2;
+  const wanted = $("cell").options[Number(asks().get("cell") ?? 0)];
+  if (wanted) wanted.selected = true;
   const play = async () => {
     const frames = cells.get($("cell").value);
     const times = job.spec.times;
-    $("stage-note").textContent = "Loading…";
-    await viewer.load(frames.map((f) => f.href), (loaded) => { $("stage-note").textContent = `Loading frame ${loaded} of ${frames.length}`; });
-    if (job.id !== shown) return;
+    const choice = ++loads;
+    stage("Loading…");
+    try {
+      await viewer.load(frames.map((f) => f.href), (loaded) => { if (choice === loads && mine === turn) stage(`Loading frame ${loaded} of ${frames.length}`); });
+    } catch {
+      if (choice === loads && mine === turn) stage("The surfaces cannot be loaded; the files are below.");
+      return;
+    }
+    if (choice !== loads || mine !== turn) return;
     $("stage-note").hidden = true;
     $("canvas").hidden = false;
     $("playback").hidden = false;
@@ -184,7 +432,10 @@ async function show(job, files) {
     viewer.show(0);
     viewer.play(frames.length > 1 && !matchMedia("(prefers-reduced-motion: reduce)").matches);
   };
-  $("cell").onchange = play;
+  $("cell").onchange = () => {
+    address(job.id, $("cell").selectedIndex || null, true);
+    play();
+  };
   await play();
 }
 
@@ -214,13 +465,20 @@ function card(model) {
 }
 
 async function recent() {
-  const { jobs } = await call("/v1/jobs?limit=8");
+  let jobs;
+  try {
+    ({ jobs } = await call("/v1/jobs?limit=8"));
+  } catch {
+    return; // the table stays as it was
+  }
   const rows = jobs.map((job) => {
     const row = element("tr");
     const grid = [job.spec.grid].flat().join("×");
-    for (const text of [new Date(job.created_at).toLocaleString(), job.model.id, job.spec.seed, (job.spec.frames ?? 1) * (job.spec.count ?? 1), grid, SAID[job.state]]) row.append(element("td", String(text)));
+    const count = job.spec.count ?? 1;
+    const frames = `${job.spec.times?.length ?? job.spec.frames ?? 1}${count > 1 ? ` × ${count} cells` : ""}`;
+    for (const text of [new Date(job.created_at).toLocaleString(), job.model.id, job.spec.seed, frames, grid, SAID[job.state]]) row.append(element("td", String(text)));
     const open = element("button", "Show", { type: "button", class: "quiet", "aria-label": `Show the job of ${job.created_at}` });
-    open.onclick = () => { follow(job); $("result").scrollIntoView(); };
+    open.onclick = () => { follow(job); address(job.id, null); $("result").scrollIntoView(); };
     const cell = element("td");
     cell.append(open);
     row.append(cell);
@@ -234,21 +492,40 @@ async function recent() {
   $("rows").replaceChildren(...rows);
 }
 
+async function answered(path) {
+  for (let pause = 1; ; pause = Math.min(10, 2 * pause)) {
+    try {
+      return await call(path);
+    } catch (problem) {
+      if (!(problem instanceof Away)) throw problem;
+      refusal(`${problem.message} Trying again…`);
+      await sleep(pause);
+      refusal("");
+    }
+  }
+}
+
 async function start() {
+  $("make").noValidate = true; // the page says it in its own words
   $("make").addEventListener("input", changed);
   $("make").addEventListener("submit", send);
-  $("cancel").onclick = () => shown && post(`/v1/jobs/${shown}/cancel`);
+  $("cancel").onclick = cancel;
   $("play").onclick = () => viewer?.play(!viewer.playing);
   $("scrub").oninput = () => { viewer?.play(false); viewer?.show(Number($("scrub").value)); };
-  ({ models } = await call("/v1/models"));
+  addEventListener("popstate", visit);
+  visit();
+  ({ models } = await answered("/v1/models"));
   $("model").replaceChildren(...models.map((m) => element("option", m.title, { value: m.id })));
   $("cards").replaceChildren(...models.map(card));
   if (models.length === 0) {
     $("cards").replaceChildren(element("p", "No model is installed."));
     $("send").disabled = true;
-  } else changed();
+  } else {
+    restore();
+    changed();
+  }
   recent();
-  const { version } = await call("/v1/version");
+  const { version } = await answered("/v1/version");
   $("version").textContent = `cytosynth ${version}`;
 }
 
