@@ -84,10 +84,11 @@ def test_hidden_fields_do_not_block_the_form(house: Any, page: chromium.Page) ->
 
 
 def test_seeds_keep_all_their_digits(house: Any, page: chromium.Page) -> None:
-    page.fill(seed=str(SEED), model="round")
+    page.fill(seed=str(SEED), model="round", count="3")
     page.click("#send")
     assert sent_spec(house, page)["seed"] == SEED
     page.until(f"document.getElementById('rows').innerText.includes('{SEED}')")
+    assert "12 × 3 cells" in page.text("#rows tr")
     assert str(SEED) in page.run("document.getElementById('curl').textContent")
 
 
