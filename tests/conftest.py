@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 for name in [name for name in os.environ if name.startswith("CYTOSYNTH_")]:
     del os.environ[name]
+# A console that is made while this is set keeps that width, whatever a test asks for later.
+os.environ.pop("COLUMNS", None)
 
 # A deadline would fail a busy machine, not wrong code. In CI the examples are the same on each run.
 settings.register_profile("house", deadline=None, derandomize="CI" in os.environ)

@@ -257,6 +257,7 @@ def _progress() -> Iterator[Callable[[str], Callable[[str], None]]]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),
         console=console,
+        disable=not console.is_terminal,
     ) as bar:
 
         def begin(name: str) -> Callable[[str], None]:

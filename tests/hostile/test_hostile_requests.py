@@ -18,7 +18,7 @@ SPECS: dict[str, dict[str, Any]] = {
         0, 1, 7, 513, 4097, -64, 2**63, "64", None, [], [64], [64, 64], [64, 64, 0], [64, 64, 64, 64], [2**40] * 3,
         [64, 64, True], {"x": 64},
     )},
-    **{f"seed {value!r}": {"seed": value} for value in (-1, 2**64, 2**64 + 1, 10**30, 1.0, "7", True, [7])},
+    **{f"seed {value!r}": {"seed": value} for value in (-1, 2**64, 2**64 + 1, 10**30, 1.5, "7", True, [7])},
     **{f"count {value!r}": {"count": value} for value in (0, -1, 1001, 2**31, "1", True)},
     **{f"times {value!r}": {"frames": None, "times": value} for value in (
         [], [2.0], [-1.0000001], [0.5, 0.5], [0.5, 0.1], "0", [None], [[0.0]], [1e300],
@@ -33,7 +33,7 @@ SPECS: dict[str, dict[str, Any]] = {
         [], ["exe"], "stl", ["stl", "stl"], ["stl"] * 100, [None], ["../stl"], [["stl"]],
     )},
     **{f"latent {json.dumps(value)[:40]}": {"latent": value} for value in (
-        None, [], "sampled", {}, {"kind": "evil"}, {"kind": ["sampled"]}, {"kind": "sampled", "temperature": 2.1},
+        None, [], "sampled", {"kind": "evil"}, {"kind": ["sampled"]}, {"kind": "sampled", "temperature": 2.1},
         {"kind": "sampled", "temperature": -0.1}, {"kind": "learned"}, {"kind": "learned", "index": 10**9},
         {"kind": "learned", "index": -1}, {"kind": "nearby", "index": 0, "noise": 99},
         {"kind": "interpolated", "first": 0, "second": 0, "weight": 2}, {"kind": "explicit", "values": []},

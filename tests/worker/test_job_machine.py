@@ -150,8 +150,10 @@ class JobLife(RuleBasedStateMachine):
         staged = self.artifacts.staging(lease.job_id, lease.token)
         (staged / "manifest.json").write_text(json.dumps({"files": []}))
         self.artifacts.publish(lease.job_id, staged)
-        if lease.job_id in self.known:
-            self.known[lease.job_id].published = True
+        if (known := self.known.get(lease.job_id)) is not None:
+            known.published = True
+            if self.flushed and known.status.active:
+                self._end(lease.job_id, JobStatus.SUCCEEDED)  # whoever rebuilds the broker finds the files
 
     @rule(lease=leases, act=st.sampled_from(["beat", "finish", "fail", "release", "stumble"]))
     def worker_acts(self, lease: Lease, act: str) -> None:
