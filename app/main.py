@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 
 from app.access import Guard
 from app.border import BodyLimit, Head, SecurityHeaders
+from app.compression import CompressionMiddleware
 from app.desk import open_desk
 from app.errors import UnforeseenErrors, install_errors
 from app.logs import configure_logs
@@ -73,6 +74,7 @@ def create_app(settings: AppSettings | None = None) -> FastAPI:
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, uploads=settings.max_upload_bytes)
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(UnforeseenErrors)
+    app.add_middleware(CompressionMiddleware)
     app.add_middleware(HttpTimes, registry=registry, refusals=refusals)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(CorrelationIdMiddleware)

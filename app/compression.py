@@ -1,0 +1,144 @@
+"""Content coding by Accept-Encoding (RFC 9110 §12.5.3): zstd or gzip for text, and everything else as it is.
+
+JSON, OBJ, pages and scripts shrink to a third and less; STL, TIFF, PNG, PLY and archives hardly do, and are sent as
+they lie on disk.
+
+Promises: a body is encoded while it is sent and never held whole, unless it came whole. An encoded answer has a weak
+ETag, so that no byte range is ever joined to one of another coding; a request for a range is answered without coding.
+Streams of events are never encoded, for a compressor would hold events back.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Protocol
+
+import zstandard
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LEAST_BYTES = 1000  # a shorter body fits into a packet either way
+GZIP_LEVEL, ZSTD_LEVEL = 5, 3
+TEXTS = frozenset(
+    {
+        "application/json", "application/problem+json", "application/javascript", "application/openapi+json",
+        "image/svg+xml", "model/obj",
+    }
+)  # fmt: skip
+EVENTS = "text/event-stream"
+
+
+class _Encoder(Protocol):
+    def compress(self, data: bytes, /) -> bytes: ...
+
+    def flush(self) -> bytes: ...
+
+
+def _gzip() -> _Encoder:
+    return zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 31)  # 31: with the header of gzip
+
+
+def _zstd() -> _Encoder:
+    return zstandard.ZstdCompressor(level=ZSTD_LEVEL).compressobj()
+
+
+# In the order in which they are preferred where a client has no preference.
+CODINGS: dict[str, Callable[[], _Encoder]] = {"zstd": _zstd, "gzip": _gzip}
+
+
+class CompressionMiddleware:
+    """Encodes the bodies of text."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        coding = None if "range" in headers else preferred_coding(headers.get("accept-encoding"))
+        answer = _Answer(send, coding=coding, head=scope["method"] == "HEAD")
+        await self._app(scope, receive, answer.send)
+
+
+class _Answer:
+    """One answer on its way to the client."""
+
+    def __init__(self, send: Send, *, coding: str | None, head: bool) -> None:
+        self._send, self._coding, self._head = send, coding, head
+        self._start: Message | None = None
+        self._encoder: _Encoder | None = None
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on, encoded if it should be."""
+        if message["type"] == "http.response.start":
+            if is_text(message):
+                MutableHeaders(raw=message["headers"]).add_vary_header("Accept-Encoding")
+                if self._coding is not None and message["status"] not in (204, 206, 304):
+                    self._start = message  # until the body tells whether it is worth it
+                    return
+            await self._send(message)
+        elif message["type"] == "http.response.body" and (self._start is not None or self._encoder is not None):
+            await self._encode(message)
+        else:
+            await self._send(message)
+
+    async def _encode(self, message: Message) -> None:
+        body, more = message.get("body", b""), message.get("more_body", False)
+        if self._start is not None:
+            start, self._start = self._start, None
+            headers = MutableHeaders(raw=start["headers"])
+            size = int(headers.get("content-length") or (-1 if more or self._head else len(body)))
+            if 0 <= size < LEAST_BYTES:
+                await self._send(start)
+                await self._send(message)
+                return
+            encoder = CODINGS[self._coding or ""]()
+            if not more and not self._head:
+                body = encoder.compress(body) + encoder.flush()
+            elif not self._head:
+                self._encoder = encoder
+            self._describe(headers, length=None if more or self._head else len(body))
+            await self._send(start)
+        if self._encoder is not None:
+            body = self._encoder.compress(body)
+            if not more:
+                body += self._encoder.flush()
+            elif not body:
+                return
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    def _describe(self, headers: MutableHeaders, *, length: int | None) -> None:
+        headers["Content-Encoding"] = self._coding or ""
+        for name in ("content-length", "accept-ranges"):
+            del headers[name]
+        if length is not None:
+            headers["Content-Length"] = str(length)
+        if (etag := headers.get("etag")) and not etag.startswith("W/"):
+            headers["ETag"] = f"W/{etag}"
+
+
+def is_text(start: Message) -> bool:
+    """Whether an answer that begins with this message has a body that coding makes smaller."""
+    headers = Headers(raw=start["headers"])
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return "content-encoding" not in headers and kind != EVENTS and (kind.startswith("text/") or kind in TEXTS)
+
+
+def preferred_coding(accepted: str | None) -> str | None:
+    """Return the coding of :data:`CODINGS` that Accept-Encoding wants most; None: none, or the header is absent."""
+    weights: dict[str, float] = {}
+    for part in (accepted or "").split(","):
+        name, _, parameter = part.partition(";")
+        key, _, number = parameter.partition("=")
+        try:
+            weights[name.strip().lower()] = float(number) if key.strip().lower() == "q" else 1.0
+        except ValueError:
+            weights[name.strip().lower()] = 0.0
+    others = weights.get("*", 0.0)
+    ranked = {name: weights.get(name, others) for name in CODINGS}
+    best = max(ranked, key=lambda name: ranked[name])  # the first of equals
+    return best if ranked[best] > 0.0 and ranked[best] >= weights.get("identity", 0.0) else None
