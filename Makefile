@@ -12,6 +12,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
+# A worker a core, at most four: tests start services of their own. A file stays on one worker, with what it shares.
+PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 PYTHON ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -55,11 +57,11 @@ serve: $(STAMP) ## Broker, worker and web on this machine; Ctrl-C ends all three
 
 .PHONY: test
 test: $(STAMP) ## The test suite without what takes minutes
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 .PHONY: test-slow
 test-slow: $(STAMP) ## The tests that take minutes
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m slow $(PARALLEL) $(ARGS)
 
 .PHONY: check
 check: $(STAMP) ## Lint, format, types, import contracts and the rules of the house
