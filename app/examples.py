@@ -83,19 +83,25 @@ GENERATIONS: dict[str, Example] = {
     ),
 }
 
-PINNED_JOB: dict[str, Any] = {
+FINISHED_JOB: dict[str, Any] = {
     "id": "0197f3a2b4c55d0e8f6a7b1c2d3e4f50",
     "kind": "generation",
     "state": "succeeded",
     "progress": {"fraction": 1.0, "stage": "frames", "frame": 6, "frames": 6, "eta_s": 0.0},
     "queue_position": None,
     "attempts": 1,
+    "lost": 0,
+    "lease": None,
     "created_at": "2026-03-02T11:59:50Z",
     "started_at": "2026-03-02T11:59:51Z",
     "finished_at": "2026-03-02T12:00:00Z",
-    "expires_at": None,
-    "pinned": True,
-    "spec": {"model": "celegans", "seed": 7, "frames": 6, "grid": 48, "formats": ["stl"]},
+    "expires_at": "2026-03-09T12:00:00Z",
+    "pinned": False,
+    "spec": {
+        "model": "celegans", "seed": 7, "count": 1, "frames": 6, "times": None, "grid": 48,
+        "latent": {"kind": "sampled", "temperature": 1.0}, "rotation": "none", "formats": ["stl"],
+        "fragments": "remove", "exact": "adaptive",
+    },
     "model": {"id": "celegans", "sha256": "4b" * 32},
     "links": {
         name: "/v1/jobs/0197f3a2b4c55d0e8f6a7b1c2d3e4f50" + tail
@@ -107,3 +113,36 @@ PINNED_JOB: dict[str, Any] = {
     "error": None,
     "warnings": [],
 }  # fmt: skip
+QUEUED_JOB: dict[str, Any] = {
+    **FINISHED_JOB,
+    "state": "queued",
+    "progress": {"fraction": 0.0, "stage": "", "frame": 0, "frames": 0, "eta_s": None},
+    "queue_position": 1,
+    "attempts": 0,
+    "started_at": None,
+    "finished_at": None,
+    "expires_at": None,
+}
+RUNNING_JOB: dict[str, Any] = {
+    **QUEUED_JOB,
+    "state": "running",
+    "progress": {"fraction": 0.5, "stage": "frames", "frame": 3, "frames": 6, "eta_s": 1.5},
+    "queue_position": None,
+    "attempts": 1,
+    "lease": {"worker": "node-7:4121", "since": "2026-03-02T11:59:51Z"},
+    "started_at": "2026-03-02T11:59:51Z",
+}
+# Of an operation and a status whose answer is a job.
+JOBS: dict[tuple[str, str], dict[str, Any]] = {
+    ("createGeneration", "200"): FINISHED_JOB,
+    ("createGeneration", "202"): QUEUED_JOB,
+    ("getJob", "200"): RUNNING_JOB,
+    ("cancelJob", "200"): {
+        **QUEUED_JOB,
+        "state": "canceled",
+        "queue_position": None,
+        "finished_at": "2026-03-02T12:00:00Z",
+    },
+    ("pinJob", "200"): {**FINISHED_JOB, "pinned": True, "expires_at": None},
+    ("unpinJob", "200"): FINISHED_JOB,
+}

@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 
 from app.access import is_public
 from app.errors import PROBLEM_JSON
+from app.examples import JOBS
 from app.problems import (
     BODY_TOO_LONG,
     BUSY,
@@ -79,12 +80,9 @@ PROBLEMS: dict[str, tuple[ProblemType, ...]] = {
     "deleteJob": (_JOB, TABLE[tree.JobActiveError], _QUEUE),
     "followJob": (_JOB, _QUEUE),
     "getManifest": _FILES,
-    "headManifest": _FILES,
     "listFiles": _FILES,
     "getFile": (*_FILES, RANGE),
-    "headFile": _FILES,
     "getArchive": (*_FILES, RANGE),
-    "headArchive": _FILES,
     "getModel": (NOT_FOUND,),
     "createModel": (*_BODY, _UPLOAD, _FILE, _DISK),
     "deleteModel": (NOT_FOUND, MODEL_NOT_YOURS),
@@ -153,6 +151,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         tags=TAGS,
         servers=[{"url": "/", "description": "This service."}],
         license_info={"name": "BSD-3-Clause", "identifier": "BSD-3-Clause"},
+        contact={"name": "The cytosynth authors"},
     )
     schemas = document["components"]["schemas"]
     for unused in ("HTTPValidationError", "ValidationError"):
@@ -160,11 +159,14 @@ def _document(app: FastAPI) -> dict[str, Any]:
     problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}", by_alias=True)
     schemas.update(problem.pop("$defs", {}))
     schemas["Problem"] = problem
+    latent = schemas["GenerationSpec"]["properties"]["latent"]
+    latent["anyOf"] = latent.pop("oneOf")  # a latent without a kind is sampled: no single member tells them apart
     for path, operation in _operations(document):
         guarded = not is_public(path)
         _document_events(operation)
         _document_problems(operation, guarded=guarded, judged=path.startswith(("/v1/", "/problems")))
         _document_headers(operation)
+        _document_jobs(operation)
         operation["security"] = [{"key": []}, {}] if guarded else []
     document["components"]["securitySchemes"] = {
         "key": {
@@ -187,6 +189,8 @@ def _document_problems(operation: dict[str, Any], *, guarded: bool, judged: bool
     responses = operation["responses"] = {str(status): answer for status, answer in operation["responses"].items()}
     name = operation["operationId"]
     kinds = [*PROBLEMS.get(name, ()), INTERNAL]
+    if not judged and not any(400 <= kind.status < 500 for kind in kinds):
+        kinds.append(MALFORMED)  # by the server, of a request that is no HTTP
     if guarded:
         kinds += [UNAUTHORIZED, CLOSED, TOO_FAST]
     if responses.pop("422", None) is not None or judged:  # the framework knows of declared parameters only
@@ -197,11 +201,34 @@ def _document_problems(operation: dict[str, Any], *, guarded: bool, judged: bool
     for status, same in sorted(by_status.items()):
         answer: dict[str, Any] = {
             "description": " Or: ".join(f"{kind.title} (`{kind.code}`)." for kind in same),
-            "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            "content": {
+                PROBLEM_JSON: {
+                    "schema": {"$ref": "#/components/schemas/Problem"},
+                    "examples": {kind.code: {"summary": kind.title, "value": _example_of(kind)} for kind in same},
+                }
+            },
         }
         if any(kind.retry_after for kind in same):
             answer["headers"] = {"Retry-After": _header("Seconds after which to try again.")}
         responses[str(status)] = answer
+
+
+def _example_of(kind: ProblemType) -> dict[str, Any]:
+    """Return a problem document of one kind, as the service sends it."""
+    example: dict[str, Any] = {
+        "type": kind.uri, "title": kind.title, "status": kind.status, "detail": kind.help, "code": kind.code,
+        "request_id": "6f1c1c0e5d4b4a57a9a2b7c3d1e0f9a8",
+    }  # fmt: skip
+    if kind is _SPEC:
+        example |= {"detail": "/frames must be at least 1"}
+        example |= {"errors": [{"pointer": "/frames", "detail": "must be at least 1"}]}
+    return example
+
+
+def _document_jobs(operation: dict[str, Any]) -> None:
+    for status, answer in operation["responses"].items():
+        if (job := JOBS.get((operation["operationId"], status))) is not None:
+            answer["content"]["application/json"]["example"] = job
 
 
 def _document_events(operation: dict[str, Any]) -> None:

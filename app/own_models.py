@@ -12,7 +12,7 @@ from app.errors import ProblemError
 from app.problems import TABLE
 from model.card import CARRIED, ModelCard, TrainingFacts
 from model.errors import SpecError, UploadError
-from model.spec import Whole
+from model.spec import WHOLE
 from worker.uploads import Upload
 
 UNSTATED: dict[str, Any] = {
@@ -55,8 +55,8 @@ class ModelSpec(BaseModel):
     topology: Literal["single", "division"] | None = Field(
         default=None, description="single: always one body; division: one, then two."
     )
-    grid_min: Annotated[Whole, Field(ge=8, le=512)] | None = None
-    grid_max: Annotated[Whole, Field(ge=8, le=512)] | None = None
+    grid_min: Annotated[int, Field(ge=8, le=512), WHOLE] | None = None
+    grid_max: Annotated[int, Field(ge=8, le=512), WHOLE] | None = None
     data: Annotated[str, Field(max_length=1000)] = Field(default="unstated", description="What it was trained on.")
 
 

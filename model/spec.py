@@ -49,9 +49,9 @@ def with_kind(latent: Any) -> Any:
     return latent
 
 
-Whole = Annotated[int, BeforeValidator(whole)]
+WHOLE = BeforeValidator(whole)  # behind the bounds, which else do not reach the JSON Schema
 Format = Literal["stl", "obj", "ply", "tiff", "png"]
-GridSize = Annotated[Whole, Field(ge=GRID_MIN, le=GRID_MAX)]
+GridSize = Annotated[int, Field(ge=GRID_MIN, le=GRID_MAX), WHOLE]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -74,14 +74,14 @@ class LearnedLatent(_Strict):
     """The code of one training sequence."""
 
     kind: Literal["learned"]
-    index: Annotated[Whole, Field(ge=0)] = Field(description="Which training sequence, from 0.")
+    index: Annotated[int, Field(ge=0), WHOLE] = Field(description="Which training sequence, from 0.")
 
 
 class NearbyLatent(_Strict):
     """A learned code with noise: a variation of one training sequence."""
 
     kind: Literal["nearby"]
-    index: Annotated[Whole, Field(ge=0)]
+    index: Annotated[int, Field(ge=0), WHOLE]
     noise: Annotated[float, Field(ge=0.0, le=2.0, allow_inf_nan=False)] = Field(
         default=0.2, description="Noise in units of the learned codes' own spread."
     )
@@ -91,8 +91,8 @@ class InterpolatedLatent(_Strict):
     """A code between two learned ones."""
 
     kind: Literal["interpolated"]
-    first: Annotated[Whole, Field(ge=0)]
-    second: Annotated[Whole, Field(ge=0)]
+    first: Annotated[int, Field(ge=0), WHOLE]
+    second: Annotated[int, Field(ge=0), WHOLE]
     weight: Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)] = Field(
         default=0.5, description="0 is the first, 1 the second."
     )
@@ -130,11 +130,11 @@ class GenerationSpec(_Strict):
     model: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")] = Field(
         description="Identifier of an installed model; GET /v1/models lists them."
     )
-    seed: Annotated[Whole, Field(ge=0, le=SEED_MAX)] | None = Field(
+    seed: Annotated[int, Field(ge=0, le=SEED_MAX), WHOLE] | None = Field(
         default=None, description="Drawn and reported when absent. The same seed gives the same cells."
     )
-    count: Annotated[Whole, Field(ge=1, le=COUNT_MAX)] = Field(default=1, description="How many sequences.")
-    frames: Annotated[Whole, Field(ge=1, le=FRAMES_MAX)] | None = Field(
+    count: Annotated[int, Field(ge=1, le=COUNT_MAX), WHOLE] = Field(default=1, description="How many sequences.")
+    frames: Annotated[int, Field(ge=1, le=FRAMES_MAX), WHOLE] | None = Field(
         default=None, description="Time resolution: frames spread evenly over τ = [-1, 1]. 30 when times is absent too."
     )
     times: Annotated[list[Finite], Field(min_length=1, max_length=FRAMES_MAX)] | None = Field(

@@ -36,6 +36,7 @@ from worker.jobs import Job, JobStatus
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["files"], route_class=StrictRoute)
 
 MANIFEST = "manifest.json"
+ZIP = "application/zip"
 CACHING = {"Cache-Control": "private, no-cache"}  # may be kept, but a removed job must be noticed
 
 FileName = Annotated[
@@ -65,7 +66,11 @@ WHOLE_MANIFEST: dict[int | str, dict[str, Any]] = {
     **NOT_MODIFIED,
 }
 WHOLE_ARCHIVE: dict[int | str, dict[str, Any]] = {
-    200: {"description": "A zip archive, the same bytes each time.", "content": {"application/zip": BINARY}},
+    200: {
+        "description": "A zip archive, the same bytes each time; named `application/octet-stream` if `Accept` asks so.",
+        # Some generated clients know no other type of binary content, and decode by the first one.
+        "content": {OTHER: BINARY, ZIP: BINARY},
+    },
     **NOT_MODIFIED,
 }
 
@@ -74,10 +79,7 @@ WHOLE_ARCHIVE: dict[int | str, dict[str, Any]] = {
     "/manifest", operation_id="getManifest", summary="What was made, with checksums",
     response_class=Response, responses=WHOLE_MANIFEST,
 )  # fmt: skip
-@router.head(
-    "/manifest", operation_id="headManifest", summary="Size and ETag of the manifest",
-    response_class=Response, responses=WHOLE_MANIFEST,
-)  # fmt: skip
+@router.head("/manifest", include_in_schema=False, response_class=Response)
 def get_manifest(job_id: JobId, desk: DeskNow, if_none_match: IfNoneMatch = None) -> Response:
     """Serve `manifest.json` byte for byte."""
     with files_of(desk, job_id):
@@ -114,10 +116,7 @@ def list_files(job_id: JobId, desk: DeskNow) -> FileList:
     responses=WHOLE_FILE
     | {206: {"description": "The part named by `Range`.", "content": {"application/octet-stream": BINARY}}},
 )  # fmt: skip
-@router.head(
-    "/files/{name:path}", operation_id="headFile", summary="Size and ETag of one file",
-    response_class=Response, responses=WHOLE_FILE,
-)  # fmt: skip
+@router.head("/files/{name:path}", include_in_schema=False, response_class=Response)
 def get_file(
     job_id: JobId,
     name: FileName,
@@ -149,12 +148,9 @@ def get_file(
     "/archive", operation_id="getArchive", summary="Download everything as one zip",
     response_class=Response,
     responses=WHOLE_ARCHIVE
-    | {206: {"description": "The part named by `Range`.", "content": {"application/zip": BINARY}}},
+    | {206: {"description": "The part named by `Range`.", "content": {OTHER: BINARY, ZIP: BINARY}}},
 )  # fmt: skip
-@router.head(
-    "/archive", operation_id="headArchive", summary="Size and ETag of the archive",
-    response_class=Response, responses=WHOLE_ARCHIVE,
-)  # fmt: skip
+@router.head("/archive", include_in_schema=False, response_class=Response)
 def get_archive(
     job_id: JobId,
     desk: DeskNow,
@@ -182,19 +178,21 @@ def get_archive(
         if part and len(entries) == 1:
             raise ArtifactNotFoundError(f"this job has no cell {cell}; GET its files to see those it has")
         entries.sort(key=lambda entry: entry.name)
+    kind = OTHER if OTHER in (accept := request.headers.get("accept", "")) and ZIP not in accept else ZIP
     sha256 = hashlib.sha256(b"zip/1\0" + part.encode() + content).hexdigest()
     part = part and f"-{part}"
     headers = {
         "ETag": f'"{sha256}"',
         "Content-Disposition": f'attachment; filename="cytosynth-{job.model_id}-{job.digest[:12]}{part}.zip"',
         "Accept-Ranges": "bytes",
+        "Vary": "Accept",
         **CACHING,
     }
     if matches(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     size = archive_length(entries)
     if request.method == "HEAD":
-        return Response(media_type="application/zip", headers=headers | {"Content-Length": str(size)})
+        return Response(media_type=kind, headers=headers | {"Content-Length": str(size)})
     verdict = judge_range(wanted or "", size) if if_range in (None, headers["ETag"]) else None
     if verdict is False:
         return problem_response(RANGE, f"the archive has {size} bytes", headers=beyond(size))
@@ -203,7 +201,7 @@ def get_archive(
     if verdict:
         headers["Content-Range"] = f"bytes {first}-{last}/{size}"
     parts = reporting(archive(entries, first=first, last=last), lambda: desk.jobs.report_damage(job_id))
-    return StreamingResponse(parts, 206 if verdict else 200, media_type="application/zip", headers=headers)
+    return StreamingResponse(parts, 206 if verdict else 200, media_type=kind, headers=headers)
 
 
 @contextmanager

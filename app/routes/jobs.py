@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterable
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
@@ -14,14 +14,8 @@ from starlette.exceptions import HTTPException
 
 from app.border import StrictRoute
 from app.desk import SLICE_S, DeskNow
-from app.examples import PINNED_JOB
 from app.schemas import JobList, JobView
 from worker.jobs import Job, JobEvent, JobStatus
-
-
-def _shown(description: str, example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
-    return {200: {"description": description, "content": {"application/json": {"example": example}}}}
-
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 
@@ -34,12 +28,6 @@ JobId = Annotated[
         examples=["0197f3a2b4c55d0e8f6a7b1c2d3e4f50"],
     ),
 ]
-
-
-PINNED = _shown("The job, whose files stay.", PINNED_JOB)
-LET_GO = _shown(
-    "The job, with the time when its files go.", {**PINNED_JOB, "pinned": False, "expires_at": "2026-03-09T12:00:00Z"}
-)
 
 
 @router.get("", operation_id="listJobs", summary="List jobs, newest first")
@@ -108,15 +96,15 @@ def delete_job(job_id: JobId, desk: DeskNow) -> Response:
     return Response(status_code=204)
 
 
-@router.put("/{id}/pin", operation_id="pinJob", summary="Keep the files of a job", responses=PINNED)
+@router.put("/{id}/pin", operation_id="pinJob", summary="Keep the files of a job")
 def pin_job(job_id: JobId, desk: DeskNow) -> JobView:
     """Keep the files beyond their retention time until the pin is removed; an active job can be pinned as well."""
     return JobView.of(desk.jobs.pin(job_id, pinned=True))
 
 
-@router.delete("/{id}/pin", operation_id="unpinJob", summary="Let go of the files of a job", responses=LET_GO)
+@router.delete("/{id}/pin", operation_id="unpinJob", summary="Unpin a job")
 def unpin_job(job_id: JobId, desk: DeskNow) -> JobView:
-    """Let the files go: from now on they are kept for the retention time. A job that is not pinned stays as it is."""
+    """Unpin a job: the retention time of its files starts again. A job that is not pinned stays as it is."""
     return JobView.of(desk.jobs.pin(job_id, pinned=False))
 
 

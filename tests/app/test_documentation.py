@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from app.examples import GENERATIONS
 from app.openapi import PROBLEMS
 from model.card import SHIPPED_MODELS, find_models, load_card
-from model.spec import GenerationSpec
+from model.spec import COUNT_MAX, GenerationSpec
 
 WEB = Path(__file__).parents[2] / "app" / "web"
 METHODS = ("get", "head", "post", "put", "delete", "patch")
@@ -38,6 +42,61 @@ def test_description_is_valid_openapi(document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1")
     assert document["info"]["license"] == {"name": "BSD-3-Clause", "identifier": "BSD-3-Clause"}
     assert document["servers"][0]["url"] == "/"
+
+
+def test_every_example_is_as_its_schema_says(document: dict[str, Any]) -> None:
+    components = {"components": document["components"]}
+    found = 0
+    for _, _, operation in operations(document):
+        bodies = [*operation["responses"].values(), *([operation["requestBody"]] if "requestBody" in operation else [])]
+        for content in (content for body in bodies for content in body.get("content", {}).values()):
+            shown = [example["value"] for example in content.get("examples", {}).values()]
+            for value in [*shown, *([content["example"]] if "example" in content else [])]:
+                Draft202012Validator(content["schema"] | components).validate(value)
+                found += 1
+    assert found > 100
+
+
+def test_linters_find_what_they_ask_for(document: dict[str, Any]) -> None:
+    assert document["info"]["contact"]["name"]
+    assert not [path for method, path, _ in operations(document) if method == "head"]  # HEAD is as GET
+    for _, path, operation in operations(document):
+        assert [status for status in operation["responses"] if status.startswith("4")], path
+    # A bound that a validator of ours hides from the schema would be under its name in Python.
+    assert not re.search(r'"(ge|le|gt|lt)":', json.dumps(document["components"]["schemas"]))
+    numbers = document["components"]["schemas"]["GenerationSpec"]["properties"]["count"]
+    assert (numbers["type"], numbers["minimum"], numbers["maximum"]) == ("integer", 1, COUNT_MAX)
+
+
+def test_each_error_shows_its_own_body(document: dict[str, Any]) -> None:
+    for _, _, operation in operations(document):
+        for status, answer in operation["responses"].items():
+            for code, example in (
+                answer.get("content", {}).get("application/problem+json", {}).get("examples", {}).items()
+            ):
+                assert example["value"]["code"] == code
+                assert example["value"]["status"] == int(status)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_spectral_and_redocly_report_nothing(document: dict[str, Any], tmp_path: Path) -> None:
+    if shutil.which("npx") is None:
+        pytest.skip("npx is not installed")
+    (tmp_path / "openapi.json").write_text(json.dumps(document))
+    (tmp_path / ".spectral.yaml").write_text('extends: ["spectral:oas"]\n')
+    for package, arguments in (
+        ("@stoplight/spectral-cli@6.16.3", ("lint", "openapi.json", "--fail-severity", "hint")),
+        ("@redocly/cli@2.77.0", ("lint", "openapi.json", "--max-problems", "20", "--format", "json")),
+    ):
+        done = subprocess.run(
+            ["npx", "--yes", package, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        if "npm error" in done.stderr and "openapi.json" not in done.stdout:
+            pytest.skip(f"{package} cannot be installed here")
+        assert done.returncode == 0, done.stdout + done.stderr
+        if package.startswith("@redocly"):
+            assert json.loads(done.stdout)["problems"] == []
 
 
 def test_every_operation_has_a_name_words_and_a_described_tag(document: dict[str, Any]) -> None:
