@@ -118,6 +118,11 @@ HEADERS: dict[str, dict[str, dict[str, str]]] = {
     "getManifest": {"200": {"ETag": "SHA-256 of the manifest."}},
     "getArchive": {"200": {"ETag": "Names the content."}, "206": {"Content-Range": "Which part this is."}},
 }
+EVENTS = """\
+Server-sent events, each with `id`, `event` and one line of `data`, a JSON object. `event: state`: `state`, `attempts`
+and, of a failed job, `error` {`code`, `message`}. `event: progress`: `fraction`, `stage`, `frame`, `frames`, `eta_s`.
+Lines that begin with a colon keep the connection open. The stream ends after the job's final state.
+"""
 EVENTS_EXAMPLE = """\
 event: progress
 data: {"fraction": 0.5, "stage": "frames", "frame": 3, "frames": 6, "eta_s": 1.5}
@@ -237,7 +242,7 @@ def _document_events(operation: dict[str, Any]) -> None:
         stream = answer.get("content", {}).get("text/event-stream")
         if stream is not None:
             stream.clear()
-            stream["schema"] = {"type": "string", "description": "Server-sent events; data is JSON."}
+            stream["schema"] = {"type": "string", "description": EVENTS}
             stream["example"] = EVENTS_EXAMPLE
 
 

@@ -53,6 +53,9 @@ WHOLE = BeforeValidator(whole)  # behind the bounds, which else do not reach the
 Format = Literal["stl", "obj", "ply", "tiff", "png"]
 GridSize = Annotated[int, Field(ge=GRID_MIN, le=GRID_MAX), WHOLE]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+# Rules that validators of the spec check, with better words, are in its JSON Schema too.
+Moment = Annotated[Finite, Field(json_schema_extra={"minimum": -1.0, "maximum": 1.0})]
+Formats = Annotated[list[Format], Field(min_length=1, max_length=5, json_schema_extra={"uniqueItems": True})]
 
 
 class _Strict(BaseModel):
@@ -137,7 +140,7 @@ class GenerationSpec(_Strict):
     frames: Annotated[int, Field(ge=1, le=FRAMES_MAX), WHOLE] | None = Field(
         default=None, description="Time resolution: frames spread evenly over τ = [-1, 1]. 30 when times is absent too."
     )
-    times: Annotated[list[Finite], Field(min_length=1, max_length=FRAMES_MAX)] | None = Field(
+    times: Annotated[list[Moment], Field(min_length=1, max_length=FRAMES_MAX)] | None = Field(
         default=None, description="Explicit times in τ = [-1, 1], increasing; instead of frames."
     )
     grid: GridSize | Annotated[list[GridSize], Field(min_length=3, max_length=3)] = Field(
@@ -147,7 +150,7 @@ class GenerationSpec(_Strict):
     rotation: Literal["none", "random"] | Quaternion = Field(
         default="none", description="none, random (uniform on SO(3)) or a quaternion [w, x, y, z]."
     )
-    formats: Annotated[list[Format], Field(min_length=1, max_length=5)] = Field(
+    formats: Formats = Field(
         default=["stl", "tiff"],
         description="stl, obj, ply: a mesh a frame; tiff: label volumes of all frames; png: a picture of some frames.",
     )

@@ -57,6 +57,22 @@ def test_every_example_is_as_its_schema_says(document: dict[str, Any]) -> None:
     assert found > 100
 
 
+def test_events_are_as_their_description_says(document: dict[str, Any], house: Any) -> None:
+    content = document["paths"]["/v1/jobs/{id}/events"]["get"]["responses"]["200"]["content"]["text/event-stream"]
+    job = house.submit()
+    house.carry_out(job["id"])
+    sent = house.get(job["links"]["events"], **{"Last-Event-ID": "0"}).text
+    members = {"state": {"state", "attempts"}, "progress": {"fraction", "stage", "frame", "frames", "eta_s"}}
+    for text in (content["example"], sent):
+        blocks = [dict(line.split(": ", 1) for line in block.splitlines()) for block in text.strip().split("\n\n")]
+        events = [(block["event"], json.loads(block["data"])) for block in blocks if "event" in block]
+        assert {event for event, _ in events} == {"state", "progress"}
+        for event, data in events:
+            assert set(data) == members[event]
+            assert all(f"`{name}`" in content["schema"]["description"] for name in data)
+        assert events[-1][1]["state"] == "succeeded"
+
+
 def test_linters_find_what_they_ask_for(document: dict[str, Any]) -> None:
     assert document["info"]["contact"]["name"]
     assert not [path for method, path, _ in operations(document) if method == "head"]  # HEAD is as GET
