@@ -226,7 +226,7 @@ def test_a_server_takes_the_configuration_and_workers_take_the_server(tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_image_holds_our_packages_as_they_are_and_apart_from_the_libraries(tmp_path: Path) -> None:
     # The steps for our own packages are the same in both images.
     recipes = [Recipe.read(name) for name in DOCKERFILES]
@@ -252,7 +252,7 @@ def test_command_line_without_web_libraries_says_where_it_runs() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # installs from a registry
+@pytest.mark.timeout(1200)  # installs from a registry
 def test_web_image_holds_no_numerical_library_and_a_job_sent_to_it_starts_by_its_hint(tmp_path: Path) -> None:
     recipe = Recipe.read("docker/app.Dockerfile")
     python = install(recipe, tmp_path)

@@ -53,7 +53,7 @@ def run(*arguments: str | Path, ok: bool = True) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=280,
+        timeout=560,
     )
     assert (done.returncode == 0) == ok, done.stderr + done.stdout
     return " ".join((done.stderr + done.stdout).split())  # rich wraps lines

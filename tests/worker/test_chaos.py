@@ -88,7 +88,7 @@ def test_audit_holds_the_records_to_what_clients_were_told(scene: SimpleNamespac
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_no_accepted_job_is_lost_over_forty_faults(tmp_path: Path) -> None:
     out = tmp_path / "chaos"
     done = subprocess.run(
