@@ -132,17 +132,79 @@ RUNNING_JOB: dict[str, Any] = {
     "lease": {"worker": "node-7:4121", "since": "2026-03-02T11:59:51Z"},
     "started_at": "2026-03-02T11:59:51Z",
 }
-# Of an operation and a status whose answer is a job.
-JOBS: dict[tuple[str, str], dict[str, Any]] = {
+CANCELED_JOB: dict[str, Any] = {
+    **QUEUED_JOB,
+    "state": "canceled",
+    "queue_position": None,
+    "finished_at": "2026-03-02T12:00:00Z",
+}
+ESTIMATE: dict[str, Any] = {
+    "kind": "generation",
+    "cost": {"frames": 6, "points": 663552, "bytes": 1040895, "seconds": 0.791},
+    "seconds": {"expected": 0.93, "low": 0.71, "high": 1.27, "jobs": 12},
+    "limits": {"points": 2013265920, "bytes": 8589934592},
+    "within_limits": True,
+}
+# Of an operation and a status whose answer is JSON.
+ANSWERS: dict[tuple[str, str], dict[str, Any]] = {
     ("createGeneration", "200"): FINISHED_JOB,
     ("createGeneration", "202"): QUEUED_JOB,
     ("getJob", "200"): RUNNING_JOB,
-    ("cancelJob", "200"): {
-        **QUEUED_JOB,
-        "state": "canceled",
-        "queue_position": None,
-        "finished_at": "2026-03-02T12:00:00Z",
-    },
+    ("cancelJob", "200"): CANCELED_JOB,
+    ("deleteJob", "200"): CANCELED_JOB,
+    ("createEstimate", "200"): ESTIMATE,
     ("pinJob", "200"): {**FINISHED_JOB, "pinned": True, "expires_at": None},
     ("unpinJob", "200"): FINISHED_JOB,
 }
+# By code: the detail of a problem as the service words it. The others are answered with the advice of their page.
+DETAILS: dict[str, str] = {
+    "bad_upload": "the surface is open: an edge belongs to one triangle only",
+    "body_too_long": "a body may have at most 262144 bytes here",
+    "busy": "64 requests are being written down at this moment; that is the most there may be",
+    "digest_mismatch": "the SHA-256 of the body is not the one in Content-Digest",
+    "disk_full": "1.2 GiB are free and 1.0 GiB are kept free; this takes about 0.50 GiB",
+    "invalid_spec": "/frames must be at least 1",
+    "job_active": f"job {FINISHED_JOB['id']} has not ended; cancel it before removing it",
+    "job_canceled": "the job was canceled and has no files",
+    "job_expired": "the files of this job were removed after their retention time; POST spec to have them made again",
+    "job_failed": "the job failed: the signed distance never changes sign",
+    "job_not_finished": "the job is running; its files come when it has succeeded",
+    "job_not_found": f"there is no job '{FINISHED_JOB['id']}'",
+    "malformed_json": "the body is not JSON: line 1, column 11",
+    "not_ready": "not in order: worker",
+    "over_share": "this key has 1000 jobs queued or running; at most 1000 are allowed",
+    "queue_unavailable": "10000 jobs are waiting, which is the most this service queues; try again later",
+    "range_not_satisfiable": "the file has 48684 bytes",
+    "too_fast": "a key may send 50 requests a second, and 200 at once; try again after Retry-After",
+    "too_large": "the job takes 2.52e+09 grid samples (count x frames x grid samples); at most 2.01e+09 are allowed: "
+    "lower grid, frames or count",
+    "too_slow": "nothing arrived for 30 seconds",
+    "unsupported_media_type": "send the body as Content-Type: application/json, not compressed",
+    "upload_exists": "there is another upload called cell.tif; remove it or use another name",
+    "upload_not_found": "there is no upload of that name; GET /v1/uploads lists them",
+    "upload_quota": "uploads and the models made of them may take 8589934592 bytes together; remove some first",
+}
+# Where an operation words it in a way of its own.
+OWN_DETAILS: dict[tuple[str, str], str] = {
+    ("getModel", "not_found"): "there is no such model; GET /v1/models lists those you may use",
+    ("deleteModel", "not_found"): "there is no such model; GET /v1/models lists those you may use",
+    ("getProblem", "not_found"): "there is no such kind of problem; GET /problems lists them",
+    ("getArchive", "range_not_satisfiable"): "the archive has 292810 bytes",
+    ("createModel", "bad_upload"): "a model is made of a safetensors upload; this one is tiff",
+    ("putUpload", "body_too_long"): "a body may have at most 268435456 bytes here",
+    ("putUpload", "unsupported_media_type"): "send the file without Content-Encoding",
+}
+# Members that a problem of a code has besides those that all have.
+MEMBERS: dict[str, dict[str, Any]] = {
+    "invalid_spec": {"errors": [{"pointer": "/frames", "detail": "must be at least 1"}]},
+    "job_expired": {"spec": FINISHED_JOB["spec"], "kind": "generation"},
+    "not_ready": {
+        "checks": {
+            "broker": {"ok": True, "detail": "3.2 ms"},
+            "storage": {"ok": True, "detail": "72.5 GiB free"},
+            "worker": {
+                "ok": False, "detail": "no worker gave a sign of life lately; jobs are kept until one does"
+            },
+        }
+    },
+}  # fmt: skip

@@ -10,7 +10,7 @@ from fastapi.openapi.utils import get_openapi
 
 from app.access import is_public
 from app.errors import PROBLEM_JSON
-from app.examples import JOBS
+from app.examples import ANSWERS, DETAILS, MEMBERS, OWN_DETAILS
 from app.problems import (
     BODY_TOO_LONG,
     BUSY,
@@ -171,7 +171,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         _document_events(operation)
         _document_problems(operation, guarded=guarded, judged=path.startswith(("/v1/", "/problems")))
         _document_headers(operation)
-        _document_jobs(operation)
+        _document_answers(operation)
         operation["security"] = [{"key": []}, {}] if guarded else []
     document["components"]["securitySchemes"] = {
         "key": {
@@ -209,7 +209,7 @@ def _document_problems(operation: dict[str, Any], *, guarded: bool, judged: bool
             "content": {
                 PROBLEM_JSON: {
                     "schema": {"$ref": "#/components/schemas/Problem"},
-                    "examples": {kind.code: {"summary": kind.title, "value": _example_of(kind)} for kind in same},
+                    "examples": {kind.code: {"summary": kind.title, "value": _example_of(kind, name)} for kind in same},
                 }
             },
         }
@@ -218,22 +218,19 @@ def _document_problems(operation: dict[str, Any], *, guarded: bool, judged: bool
         responses[str(status)] = answer
 
 
-def _example_of(kind: ProblemType) -> dict[str, Any]:
-    """Return a problem document of one kind, as the service sends it."""
-    example: dict[str, Any] = {
-        "type": kind.uri, "title": kind.title, "status": kind.status, "detail": kind.help, "code": kind.code,
-        "request_id": "6f1c1c0e5d4b4a57a9a2b7c3d1e0f9a8",
+def _example_of(kind: ProblemType, operation: str) -> dict[str, Any]:
+    """Return a problem document of one kind, as the service sends it for an operation."""
+    return {
+        "type": kind.uri, "title": kind.title, "status": kind.status,
+        "detail": OWN_DETAILS.get((operation, kind.code), DETAILS.get(kind.code, kind.help)), "code": kind.code,
+        "request_id": "6f1c1c0e5d4b4a57a9a2b7c3d1e0f9a8", **MEMBERS.get(kind.code, {}),
     }  # fmt: skip
-    if kind is _SPEC:
-        example |= {"detail": "/frames must be at least 1"}
-        example |= {"errors": [{"pointer": "/frames", "detail": "must be at least 1"}]}
-    return example
 
 
-def _document_jobs(operation: dict[str, Any]) -> None:
+def _document_answers(operation: dict[str, Any]) -> None:
     for status, answer in operation["responses"].items():
-        if (job := JOBS.get((operation["operationId"], status))) is not None:
-            answer["content"]["application/json"]["example"] = job
+        if (body := ANSWERS.get((operation["operationId"], status))) is not None:
+            answer["content"]["application/json"]["example"] = body
 
 
 def _document_events(operation: dict[str, Any]) -> None:

@@ -44,6 +44,7 @@ Prefer = Annotated[
     operation_id="createGeneration",
     summary="Generate living-cell sequences",
     status_code=202,
+    response_description="The job is queued, or it has not ended within `Prefer: wait`.",
     response_model=JobView,
     responses={
         200: {

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import chromium
 import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
@@ -92,6 +93,72 @@ def test_each_error_shows_its_own_body(document: dict[str, Any]) -> None:
             ):
                 assert example["value"]["code"] == code
                 assert example["value"]["status"] == int(status)
+
+
+def test_errors_show_what_the_service_answers(document: dict[str, Any], house: Any) -> None:
+    unknown = "0" * 32
+    job = house.submit(seed=77)["id"]
+    answers = {
+        "getJob": house.get(f"/v1/jobs/{unknown}"),
+        "deleteJob": house.client.delete(f"/v1/jobs/{unknown}"),
+        "getManifest": house.get(f"/v1/jobs/{job}/manifest"),
+        "createGeneration": house.post("no JSON"),
+        "createEstimate": house.post({"model": "round", "frames": 0}, path="/v1/estimates"),
+        "getModel": house.get("/v1/models/unknown"),
+        "getUpload": house.get("/v1/uploads/unknown.tif"),
+        "isReady": house.get("/readyz"),
+        "getProblem": house.get("/problems/unknown"),
+    }
+    by_name = {operation["operationId"]: operation for _, _, operation in operations(document)}
+    for name, answer in answers.items():
+        sent = answer.json()
+        shown = by_name[name]["responses"][str(answer.status_code)]["content"]["application/problem+json"]["examples"]
+        example = shown[sent["code"]]["value"]
+        assert set(example) == set(sent), name
+        same = ("type", "title", "status", "code")
+        assert [example[member] for member in same] == [sent[member] for member in same], name
+        # Identifiers, counts and states differ from one request to the next; the words are the same.
+        words = [re.sub(r"[0-9a-f]{32}|\d+|queued|running", "_", text["detail"]) for text in (example, sent)]
+        assert words[0] == words[1], name
+
+
+def test_no_error_shows_a_promise_of_its_detail(document: dict[str, Any]) -> None:
+    for _, _, operation in operations(document):
+        for answer in operation["responses"].values():
+            problems = answer.get("content", {}).get("application/problem+json", {}).get("examples", {})
+            for code, example in problems.items():
+                assert not re.search(r"\bdetail says\b", example["value"]["detail"]), code
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_axe_reports_nothing_with_every_operation_open(house: Any, tmp_path: Path) -> None:
+    program = chromium.find()
+    if program is None:
+        pytest.skip(f"no Chromium is installed; looked for {', '.join(chromium.NAMES)}")
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed")
+    install = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(tmp_path), "axe-core@4.14.1"]
+    done = subprocess.run(install, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip("axe-core cannot be installed here")
+    axe = (tmp_path / "node_modules/axe-core/axe.min.js").read_text(encoding="utf-8")
+    with chromium.started(program, tmp_path / "profile") as browser, browser.page(f"{house.url}/docs") as page:
+        page.until("document.querySelector('.opblock')")
+        page.run(axe + "; 0")
+        found = "violations.map((one) => [one.id, one.nodes.length, one.nodes[0].html.slice(0, 200)])"
+        for dark in (False, True):
+            page.picture(tmp_path / "docs.png", width=1200, dark=dark)
+            assert page.run("matchMedia('(prefers-color-scheme: dark)').matches") is dark
+            for number in range(page.run("document.querySelectorAll('.opblock-tag-section').length")):
+                section = f"document.querySelectorAll('.opblock-tag-section')[{number}]"
+                controls = f"{section}.querySelectorAll('.opblock-summary-control')"
+                page.run(f"{controls}.forEach((button) => button.click())")
+                tables = "document.querySelectorAll('.opblock.is-open .responses-table')"
+                page.until(f"{tables}.length >= {controls}.length")
+                assert page.run(f"axe.run(document).then(({{ violations }}) => {found})") == [], (dark, number)
+                page.run(f"{controls}.forEach((button) => button.click())")
+                page.until("!document.querySelector('.opblock.is-open')")
 
 
 @pytest.mark.slow

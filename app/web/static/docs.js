@@ -21,6 +21,22 @@ function mend() {
       found.setAttribute("aria-label", name);
     }
   }
+  for (const title of document.querySelectorAll("h4.opblock-title:not([role])")) {
+    title.setAttribute("role", "heading");
+    title.setAttribute("aria-level", "3");
+  }
+  const named = [["select.examples-select-element", "Example"], ["select", "Choice"], ["textarea", "Body"], ["input[type=file]", "File"]];
+  for (const operation of document.querySelectorAll(".opblock")) {
+    const path = operation.querySelector(".opblock-summary-path")?.dataset.path ?? "";
+    const method = operation.querySelector(".opblock-summary-method")?.textContent ?? "";
+    for (const [selector, name] of named) {
+      for (const field of operation.querySelectorAll(`${selector}:not([aria-label])`)) {
+        if (!field.labels?.length && !field.hasAttribute("aria-labelledby")) field.setAttribute("aria-label", `${name}: ${method} ${path}`);
+      }
+    }
+    for (const table of operation.querySelectorAll("table[role=region]:not([aria-label])")) table.setAttribute("aria-label", `Responses: ${method} ${path}`);
+  }
+  for (const code of document.querySelectorAll("pre.microlight:not([tabindex])")) code.tabIndex = 0;  // it scrolls
   // A link within a button: the button opens the same operation and puts its address into the bar.
   for (const link of document.querySelectorAll(".opblock-summary-control a[href]")) link.removeAttribute("href");
 }
