@@ -25,8 +25,8 @@ from app.errors import problem_response
 from app.problems import CLOSED, CROSS_SITE, TOO_FAST, UNAUTHORIZED
 from app.settings import AppSettings
 from model.errors import QueueUnavailableError
-from worker.keys import Keys, KeysError
-from worker.quota import Rates
+from worker.api_keys import Keys, KeysError
+from worker.jobs.quotas import Rates
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.access")
 

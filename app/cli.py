@@ -402,10 +402,10 @@ def rebuild(
 
     A service does this by itself when it finds its broker restarted or empty; this looks whatever the broker says.
     """
-    from worker.artifacts import Artifacts
-    from worker.broker import running_broker, start_broker
+    from worker.broker.embedded import running_broker, start_broker
     from worker.errors import CytosynthError
     from worker.jobs import JobRules, Jobs
+    from worker.storage.artifacts import Artifacts
 
     settings = AppSettings()
     folder = data_dir or settings.data_dir
@@ -436,8 +436,8 @@ def scrub(
 
     It may run beside a service. A job with damaged files answers no other request from then on.
     """
-    from worker.artifacts import Artifacts
     from worker.scrub import Scrub
+    from worker.storage.artifacts import Artifacts
 
     folder = data_dir or AppSettings().data_dir
     if not folder.is_dir():

@@ -22,11 +22,11 @@ from app.settings import AppSettings
 from model.card import ModelCard
 from model.errors import SpecError, TooLargeError
 from model.spec import Cost, GenerationSpec
-from worker.artifacts import Artifacts
-from worker.broker import Broker, start_broker
+from worker.broker.embedded import Broker, start_broker
 from worker.jobs import AsyncJobs, Job, JobRules, Jobs, Timing
-from worker.quota import Quota, Rates
-from worker.uploads import UploadRules, Uploads, check_reserve
+from worker.jobs.quotas import Quota, Rates
+from worker.storage.artifacts import Artifacts
+from worker.uploads.store import UploadRules, Uploads, check_reserve
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.desk")
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.settings import AppSettings
-from worker.keys import Keys, KeysError
+from worker.api_keys import Keys, KeysError
 
 keys = typer.Typer(
     name="keys",

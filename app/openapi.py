@@ -33,7 +33,7 @@ from app.problems import (
 from app.schemas import Problem
 from model import __version__
 from model import errors as tree
-from worker.uploads import DiskFullError, UploadExistsError, UploadNotFoundError, UploadQuotaError
+from worker.uploads.store import DiskFullError, UploadExistsError, UploadNotFoundError, UploadQuotaError
 
 TITLE = "cytosynth"
 SUMMARY = "Synthesises the shapes of living cells on demand."

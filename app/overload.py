@@ -2,7 +2,7 @@
 
 Promises: whoever is let in waits for a bounded number of others; whoever is not is answered at once, with a time to
 come again that is a place in an imaginary line of all who were refused, served as fast as the real one was lately.
-Does not promise: fairness between callers; their rates and shares (:mod:`worker.quota`) see to that.
+Does not promise: fairness between callers; their rates and shares (:mod:`worker.jobs.quotas`) see to that.
 """
 
 from __future__ import annotations

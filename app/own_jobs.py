@@ -15,7 +15,7 @@ from app.errors import ProblemError
 from app.problems import OVER_SHARE, TABLE
 from model.errors import QueueUnavailableError
 from worker.jobs import AsyncJobs, Job, JobEvent, JobPage, Jobs, JobStatus
-from worker.quota import OverShareError, Quota
+from worker.jobs.quotas import OverShareError, Quota
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.jobs")
 

@@ -13,7 +13,7 @@ from app.problems import TABLE
 from model.card import CARRIED, ModelCard, TrainingFacts
 from model.errors import SpecError, UploadError
 from model.spec import WHOLE
-from worker.uploads import Upload
+from worker.uploads.store import Upload
 
 UNSTATED: dict[str, Any] = {
     "description": "", "cell_type": "unknown", "licence": "unstated", "topology": "single", "grid_min": 32,

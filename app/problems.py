@@ -8,9 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model import errors as tree
+from worker.api_keys import KeysError
 from worker.errors import BrokerAwayError, BrokerError
-from worker.keys import KeysError
-from worker.uploads import DiskFullError, UploadDamagedError, UploadExistsError, UploadNotFoundError, UploadQuotaError
+from worker.uploads.store import (
+    DiskFullError,
+    UploadDamagedError,
+    UploadExistsError,
+    UploadNotFoundError,
+    UploadQuotaError,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from model.card import ModelCard
 from model.spec import Cost
 from worker.jobs import Job, JobStatus
-from worker.uploads import Upload
+from worker.uploads.store import Upload
 
 Moment = Annotated[datetime, Field(description="UTC, ISO 8601.")]
 JOB_ID_PATTERN = r"^[0-9a-f]{32}$"

@@ -29,10 +29,10 @@ from app.main import create_app
 from app.server import BoundedServer, PortInUseError, listen, raise_file_limit, server_config
 from app.settings import AppSettings, child_environment
 from model.card import SHIPPED_MODELS
-from worker.broker import Broker, check_server, start_broker, worker_command
+from worker.api_keys import Keys
+from worker.broker.embedded import Broker, check_server, start_broker, worker_command
 from worker.errors import BrokerError, QueueUnavailableError
 from worker.jobs import Jobs
-from worker.keys import Keys
 
 __all__ = ["ExposedError", "Plan", "PortInUseError", "check_exposure", "listen", "run_service"]
 

@@ -16,9 +16,9 @@ import httpx
 
 from app.settings import AppSettings
 from model.card import SHIPPED_MODELS
-from worker.artifacts import Artifacts
+from worker.api_keys import Keys
 from worker.jobs import Jobs
-from worker.keys import Keys
+from worker.storage.artifacts import Artifacts
 
 WEIGHTS = (SHIPPED_MODELS / "a549" / "weights.safetensors").read_bytes()
 MODEL = {

@@ -27,7 +27,7 @@ import yaml
 
 from model.card import load_card
 from model.spec import GenerationSpec
-from worker.broker import check_server, find_server, start_broker
+from worker.broker.embedded import check_server, find_server, start_broker
 from worker.jobs import Jobs
 
 ROOT = Path(__file__).parents[1]

@@ -65,7 +65,9 @@ def test_importing_the_web_application_loads_no_numerical_library() -> None:
 
 def test_importing_the_workers_parent_loads_no_numerical_library() -> None:
     # It forks the computing process; a device touched before the fork is broken after it.
-    loaded = loaded_after("import worker.main, worker.chores, worker.jobs, worker.artifacts, worker.broker")
+    loaded = loaded_after(
+        "import worker.celery_app, worker.liveness.housekeeping, worker.jobs, worker.storage.artifacts, worker.broker.embedded"
+    )
     assert not loaded & NUMERICAL
 
 

@@ -14,9 +14,9 @@ from uuid import uuid4
 import psutil
 import pytest
 
-from worker.artifacts import Artifacts
-from worker.broker import Broker, worker_command
+from worker.broker.embedded import Broker, worker_command
 from worker.jobs import Job, Jobs, JobStatus
+from worker.storage.artifacts import Artifacts
 
 ROOT = Path(__file__).parents[1]
 PROBE_KINDS = ROOT / "tests" / "worker"  # holds probe_kinds.py, which worker processes load

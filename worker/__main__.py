@@ -9,8 +9,8 @@ import sys
 import threading
 import time
 
+from worker.celery_app import celery_app
 from worker.errors import CytosynthError
-from worker.main import celery_app
 
 GRACE_S = 20.0
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from model.card import WEIGHTS_FILE, load_card
 from model.errors import CheckpointError
-from worker.artifacts import Artifacts, is_alias, is_request, is_verdict
-from worker.durable import DRAFT, checksum
 from worker.errors import ArtifactDamagedError, ArtifactNotFoundError
-from worker.uploads import Uploads
+from worker.storage.artifacts import Artifacts, is_alias, is_request, is_verdict
+from worker.storage.durable_files import DRAFT, checksum
+from worker.uploads.store import Uploads
 
 REMAKE = "request the job again; its spec is in {request}, and GET /v1/jobs/{job} shows it while the record is kept"
 RESTORE = "if the broker has not lost this job nothing is lost; else restore the file from a backup, or remove it"

@@ -22,7 +22,7 @@ from celery import signals
 from model import __version__
 from model.card import SHIPPED_MODELS, find_model
 from model.spec import Cost, GenerationSpec
-from worker.artifacts import Artifacts
+from worker.celery_app import PULSE, TASK, celery_app, draining
 from worker.errors import (
     CytosynthError,
     ExportError,
@@ -32,12 +32,12 @@ from worker.errors import (
     QueueUnavailableError,
     SpecError,
 )
-from worker.heart import Heart, ShutdownRequestedError
 from worker.jobs import Job, Jobs, JobStatus, Lease
-from worker.main import PULSE, TASK, celery_app, draining
+from worker.liveness.lease_keeper import Heart, ShutdownRequestedError
 from worker.settings import WorkerSettings
-from worker.storage import Storage
-from worker.uploads import DiskFullError
+from worker.storage.artifacts import Artifacts
+from worker.storage.disk import Storage
+from worker.uploads.store import DiskFullError
 
 if TYPE_CHECKING:
     from model.checkpoint import Checkpoint

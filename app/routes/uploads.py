@@ -17,8 +17,8 @@ from app.desk import DeskNow
 from app.errors import ProblemError
 from app.problems import DIGEST_MISMATCH, TOO_SLOW, UNSUPPORTED
 from app.schemas import UploadList, UploadView
-from worker.inspect import KINDS, inspect_file
-from worker.uploads import NAME, Arriving
+from worker.uploads.sandbox import KINDS, inspect_file
+from worker.uploads.store import NAME, Arriving
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=StrictRoute)
 

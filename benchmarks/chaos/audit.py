@@ -10,9 +10,9 @@ import redis
 
 from benchmarks.chaos.clients import Ledger
 from benchmarks.chaos.service import Service
-from worker.broker import redis_url
+from worker.broker.embedded import redis_url
 from worker.jobs import Job, JobStatus
-from worker.store import QUEUE, UNDER_WAY_INDEX
+from worker.jobs.redis_store import QUEUE, UNDER_WAY_INDEX
 
 SETTLE_S = 100.0  # hints that died with their worker are cleared after a minute
 

@@ -24,10 +24,10 @@ import psutil
 import redis
 
 from app.settings import AppSettings, child_environment
-from worker.artifacts import Artifacts
-from worker.async_jobs import PREFIX
-from worker.broker import redis_url, start_broker, worker_command
+from worker.broker.embedded import redis_url, start_broker, worker_command
 from worker.jobs import JobRules, Jobs
+from worker.jobs.async_queue import PREFIX
+from worker.storage.artifacts import Artifacts
 
 ROOT = Path(__file__).parents[2]
 LEASE_S = 3.0

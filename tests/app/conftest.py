@@ -25,9 +25,9 @@ from app.main import create_app
 from app.server import BoundedServer, server_config
 from app.settings import AppSettings
 from model.card import ModelCard, TrainingFacts
-from worker.artifacts import Artifacts
-from worker.broker import Broker, start_broker
+from worker.broker.embedded import Broker, start_broker
 from worker.jobs import JobProgress, Jobs, Lease
+from worker.storage.artifacts import Artifacts
 
 MAX_POINTS = 50_000_000
 

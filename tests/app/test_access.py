@@ -22,7 +22,7 @@ from app.access import PUBLIC, is_loopback, is_public, secret_of
 from app.main import ROUTERS, create_app
 from app.settings import AppSettings
 from app.supervisor import ExposedError, check_exposure
-from worker.keys import Keys, KeysError
+from worker.api_keys import Keys, KeysError
 
 ROUTES = sorted(
     {

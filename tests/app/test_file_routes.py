@@ -19,7 +19,7 @@ from served import cytosynth_here
 
 from app.archive import Entry, archive, archive_length
 from app.routes.files import judge_range
-from worker.artifacts import Artifacts
+from worker.storage.artifacts import Artifacts
 
 
 @pytest.fixture(scope="module")

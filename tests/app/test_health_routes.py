@@ -17,7 +17,7 @@ import redis
 from served import environment
 from workbench import eventually
 
-from worker.broker import find_server, start_broker
+from worker.broker.embedded import find_server, start_broker
 
 
 def test_alive_answers_without_looking_anywhere(house: Any) -> None:

@@ -15,10 +15,10 @@ from workbench import submit
 
 from app.errors import ProblemError
 from app.overload import Turnstile
-from worker.broker import Broker, start_broker
+from worker.broker.embedded import Broker, start_broker
 from worker.errors import QueueUnavailableError
 from worker.jobs import JobRules, Jobs
-from worker.quota import OverShareError, Pace, Quota, Rates
+from worker.jobs.quotas import OverShareError, Pace, Quota, Rates
 
 SHARE = 5
 

@@ -13,9 +13,9 @@ import psutil
 from served import cytosynth_here, environment
 from workbench import ROOT, alive, eventually, submit
 
-from worker.artifacts import Artifacts
-from worker.broker import redis_url, running_broker, start_broker
+from worker.broker.embedded import redis_url, running_broker, start_broker
 from worker.jobs import Jobs, JobStatus
+from worker.storage.artifacts import Artifacts
 
 SERVE = """
 import sys

@@ -25,7 +25,7 @@ from workbench import ROOT, eventually
 from app.logs import LineLimit
 from app.server import HEAD_BYTES, Bounds
 from app.settings import AppSettings
-from worker.broker import Broker
+from worker.broker.embedded import Broker
 
 HEAD_S, GRACE_S, WRITE_S = 0.6, 0.8, 1.0
 SHORT = {"header_seconds": HEAD_S, "body_grace_seconds": GRACE_S, "min_body_rate": 1000.0, "write_seconds": WRITE_S}

@@ -21,7 +21,7 @@ from keyed import MODEL, WEIGHTS, Keyed, all_at_once
 from served import served
 
 from model.card import CARRIED, SHIPPED_MODELS, load_card
-from worker.uploads import UploadRules, Uploads
+from worker.uploads.store import UploadRules, Uploads
 
 STL = box_stl()
 

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from app.main import create_app
 from app.settings import AppSettings
-from worker.broker import start_broker
+from worker.broker.embedded import start_broker
 
 
 @pytest.fixture(scope="session")

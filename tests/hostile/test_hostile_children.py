@@ -23,7 +23,7 @@ from model.network import AutoDecoder, NetworkConfig
 from model.uploads.labels import SAMPLES_MAX, read_labels
 from model.uploads.surfaces import TRIANGLES_MAX, read_obj, read_ply, read_stl
 from model.uploads.weights import CARD_KEY, FREQUENCIES, GRIDS, SCALES, SIZES, TEXTS, expected_shapes, read_weights
-from worker.inspect import START, TREE, inspect_file
+from worker.uploads.sandbox import START, TREE, inspect_file
 
 
 def test_the_child_imports_the_standard_library_only() -> None:
@@ -317,7 +317,7 @@ def test_weights_that_pass_can_be_loaded(tmp_path: Path) -> None:
     from app.own_models import ModelSpec, card_of
     from model.card import WEIGHTS_FILE
     from model.checkpoint import load_checkpoint
-    from worker.uploads import UploadRules, Uploads
+    from worker.uploads.store import UploadRules, Uploads
 
     uploads = Uploads(tmp_path, rules=UploadRules(reserve_bytes=0))
     with uploads.arriving("a") as arrived:

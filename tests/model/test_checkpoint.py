@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from model.card import CARRIED, SHIPPED_MODELS, load_card
 from model.checkpoint import CONFIG_KEY, Checkpoint, load_checkpoint, save_checkpoint
 from model.errors import CheckpointError
-from worker.inspect import inspect_file
+from worker.uploads.sandbox import inspect_file
 
 
 @pytest.fixture

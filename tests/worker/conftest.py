@@ -12,9 +12,9 @@ from uuid import uuid4
 import pytest
 from workbench import ROOT, Service
 
-from worker.artifacts import Artifacts
-from worker.broker import Broker, start_broker
+from worker.broker.embedded import Broker, start_broker
 from worker.jobs import JobRules, Jobs
+from worker.storage.artifacts import Artifacts
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,9 @@ from workbench import ROOT, submit
 
 from benchmarks.chaos.audit import check_ends, untidy
 from benchmarks.chaos.clients import Ledger
-from worker.artifacts import Artifacts
-from worker.broker import start_broker
+from worker.broker.embedded import start_broker
 from worker.jobs import Job, Jobs
+from worker.storage.artifacts import Artifacts
 
 
 @pytest.fixture

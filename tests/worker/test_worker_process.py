@@ -14,9 +14,9 @@ import pytest
 from workbench import PROBE_KINDS, ROOT, Service, alive, eventually, submit
 
 from model.errors import JobNotFoundError
-from worker.artifacts import Artifacts
-from worker.broker import start_broker
+from worker.broker.embedded import start_broker
 from worker.jobs import Job, JobRules, Jobs, JobStatus
+from worker.storage.artifacts import Artifacts
 
 Worker = subprocess.Popen[bytes]
 SLOW = {"frames": 400, "pause_s": 0.02}
@@ -215,7 +215,7 @@ def test_broker_killed_under_a_running_job_delays_nothing_but_reports(tmp_path: 
 def test_worker_ends_when_whoever_started_it_is_killed(service: Service) -> None:
     starter = """
 import subprocess, sys, time
-from worker.broker import worker_command
+from worker.broker.embedded import worker_command
 worker = subprocess.Popen(worker_command(), stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 print(worker.pid, flush=True)
 time.sleep(60)
@@ -242,7 +242,7 @@ def test_plain_celery_command_works_by_hand(service: Service) -> None:
     for worker in list(service.workers):
         service.stop_worker(worker)
     worker = subprocess.Popen(
-        [sys.executable, "-m", "celery", "-A", "worker.main", "worker", "-c", "1", "--include=probe_kinds"],
+        [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", "-c", "1", "--include=probe_kinds"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={

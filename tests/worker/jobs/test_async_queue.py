@@ -1,0 +1,84 @@
+"""Waiting in an event loop sees what the threads' twin sees, and does not hold the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from workbench import submit
+
+from model.errors import JobNotFoundError, QueueUnavailableError
+from worker.broker.embedded import start_broker
+from worker.jobs import AsyncJobs, Jobs, JobStatus
+
+
+def test_many_wait_in_one_loop_and_wake_when_their_job_ends(jobs: Jobs, broker_url: str) -> None:
+    async def scene() -> None:
+        waiting = AsyncJobs.connect(broker_url, find=jobs.get, prefix=jobs._prefix)
+        leases = [jobs.claim(submit(jobs).id, worker="w") for _ in range(20)]
+        waits = [asyncio.create_task(waiting.async_wait(lease.job_id, timeout_s=10)) for lease in leases if lease]
+        await asyncio.sleep(0.1)
+        assert not any(wait.done() for wait in waits)
+        for lease in leases:
+            assert lease
+            jobs.finish(lease, result=lease.job_id)
+        ended = await asyncio.wait_for(asyncio.gather(*waits), 8.0)
+        assert {job.status for job in ended} == {JobStatus.SUCCEEDED}
+        assert len({job.id for job in ended}) == 20
+        job = ended[0]
+        assert await waiting.async_get(job.id) == jobs.get(job.id)
+        assert await waiting.async_events(job.id) == jobs.events(job.id)
+        await waiting.aclose()
+
+    asyncio.run(scene())
+
+
+def test_waiting_ends_in_time_and_foreign_jobs_are_missing(jobs: Jobs, broker_url: str) -> None:
+    async def scene() -> None:
+        waiting = AsyncJobs.connect(broker_url, find=jobs.get, prefix=jobs._prefix)
+        job = submit(jobs, owner="ada")
+        started = time.monotonic()
+        assert (await waiting.async_wait(job.id, timeout_s=0.2)).status is JobStatus.QUEUED
+        assert await waiting.async_events(job.id, after=jobs.events(job.id)[-1].id, block_s=0.2) == []
+        assert 0.35 < time.monotonic() - started < 8.0
+        assert 0 < await waiting.async_ping() < 5.0
+        for call in (waiting.async_get, lambda i, owner: waiting.async_wait(i, timeout_s=1, owner=owner)):
+            with pytest.raises(JobNotFoundError):
+                await call(job.id, owner="bob")
+        await waiting.aclose()
+
+    asyncio.run(scene())
+
+
+def test_a_broker_that_is_gone_is_a_clear_error_and_one_that_returns_is_used_again(tmp_path: Path) -> None:
+    with start_broker(tmp_path) as broker:
+        jobs = Jobs.connect(broker.url, hint=lambda _: None)
+        job = submit(jobs)
+    started = time.monotonic()
+    for call in (jobs.ping, lambda: jobs.get(job.id), lambda: submit(jobs), jobs.sweep, jobs.counts):
+        with pytest.raises(QueueUnavailableError, match="does not answer"):
+            call()
+    assert time.monotonic() - started < 10.0
+    with start_broker(tmp_path):
+        assert jobs.get(job.id) == job
+    jobs.close()
+
+
+def test_a_frozen_broker_does_not_hang_its_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.jobs.redis_client.PATIENCE_S", 0.3)
+    with start_broker(tmp_path) as broker:
+        jobs = Jobs.connect(broker.url, hint=lambda _: None)
+        jobs.ping()
+        server = psutil.Process(broker.server_pid)
+        server.suspend()
+        started = time.monotonic()
+        with pytest.raises(QueueUnavailableError):
+            submit(jobs)
+        assert time.monotonic() - started < 4.0
+        server.send_signal(signal.SIGCONT)
+        assert submit(jobs).status is JobStatus.QUEUED
+        jobs.close()

@@ -1,0 +1,173 @@
+"""A worker's parent sees what its computing process does, and ends what hangs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+
+import pytest
+from workbench import eventually, submit
+
+from worker.jobs import Jobs, JobStatus
+from worker.jobs.redis_store import QUEUE
+from worker.liveness.shared_status import Pulse
+from worker.liveness.watchdog import Patience, Watchdog
+
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def pulse() -> Pulse:
+    return Pulse()
+
+
+@pytest.fixture
+def computing() -> Iterator[Callable[..., BaseProcess]]:
+    """Start a process that shares our memory, as a pool's child does."""
+    started: list[BaseProcess] = []
+
+    def start(target: Callable[..., None], *arguments: object) -> BaseProcess:
+        process = FORK.Process(target=target, args=arguments, daemon=True)
+        process.start()
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.is_alive():
+            process.kill()
+        process.join()
+
+
+def hold(pulse: Pulse, job_id: str, token: int, beats: bool) -> None:
+    pulse.take()
+    pulse.hold(job_id, token)
+    while True:
+        if beats:
+            pulse.beat()
+        time.sleep(0.01)
+
+
+def watch(pulse: Pulse, jobs: Jobs, said: list[str], **changes: float) -> Watchdog:
+    patience = {"silent_s": 60.0, "astray_s": 60.0, "job_s": 3600.0, "deaf_s": 60.0} | changes
+    return Watchdog(pulse, jobs, Patience(**patience), give_up=said.append)
+
+
+def look_until(dog: Watchdog, condition: Callable[[], object], *, within_s: float = 10.0) -> None:
+    def looked() -> object:
+        dog.look()
+        return condition()
+
+    eventually(looked, within_s=within_s)
+
+
+def test_a_look_is_of_one_moment(pulse: Pulse, computing: Callable[..., BaseProcess]) -> None:
+    def write() -> None:
+        while True:
+            for digit in "0123456789abcdef":
+                pulse.hold(digit * 32, int(digit, 16))
+
+    computing(write)
+    seen = set()
+    until = time.monotonic() + 1.0
+    while time.monotonic() < until:
+        if (look := pulse.look()) is not None and look.job_id:
+            assert look.job_id == f"{look.token:x}" * 32
+            seen.add(look.token)
+    assert len(seen) > 4
+
+
+def test_beats_of_one_thread_do_not_disturb_another(pulse: Pulse) -> None:
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.is_set():
+            pulse.beat()
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    for number in range(3000):
+        pulse.hold("a" * 32, number)
+        look = pulse.look()
+        assert look is None or look.token == number
+    stop.set()
+    thread.join()
+
+
+def test_a_process_that_shows_no_life_is_killed(
+    jobs: Jobs, pulse: Pulse, computing: Callable[..., BaseProcess]
+) -> None:
+    lease = jobs.claim(submit(jobs).id, worker="w")
+    assert lease is not None
+    process = computing(hold, pulse, lease.job_id, lease.token, True)
+    dog = watch(pulse, jobs, [], silent_s=0.3)
+    until = time.monotonic() + 1.0
+    while time.monotonic() < until:
+        dog.look()
+        time.sleep(0.05)
+    assert process.is_alive()
+    assert process.pid
+    os.kill(process.pid, signal.SIGSTOP)
+    look_until(dog, lambda: process.exitcode == -signal.SIGKILL)
+    look = pulse.look()
+    assert look is not None
+    assert look.pid == 0
+
+
+def test_a_process_whose_job_is_no_longer_its_own_is_killed(
+    jobs: Jobs, pulse: Pulse, computing: Callable[..., BaseProcess]
+) -> None:
+    lease = jobs.claim(submit(jobs).id, worker="w")
+    assert lease is not None
+    process = computing(hold, pulse, lease.job_id, lease.token, True)
+    dog = watch(pulse, jobs, [], astray_s=0.2)
+    for _ in range(10):
+        dog.look()
+        time.sleep(0.05)
+    assert process.is_alive()
+    jobs.release(lease)
+    assert jobs.claim(lease.job_id, worker="another")  # it runs again, but not here
+    look_until(dog, lambda: process.exitcode == -signal.SIGKILL)
+
+
+def test_a_job_over_the_time_limit_fails_and_its_process_goes(
+    jobs: Jobs, pulse: Pulse, computing: Callable[..., BaseProcess]
+) -> None:
+    lease = jobs.claim(submit(jobs).id, worker="w")
+    assert lease is not None
+    process = computing(hold, pulse, lease.job_id, lease.token, True)
+    dog = watch(pulse, jobs, [], job_s=0.3)
+    look_until(dog, lambda: process.exitcode == -signal.SIGKILL)
+    failed = jobs.get(lease.job_id)
+    assert failed.status is JobStatus.FAILED
+    assert failed.error is not None
+    assert failed.error.code == "time_limit"
+
+
+def test_a_worker_that_takes_no_hints_gives_up_and_one_that_does_goes_on(jobs: Jobs, pulse: Pulse) -> None:
+    said: list[str] = []
+    dog = watch(pulse, jobs, said, deaf_s=0.3)
+    jobs._redis.rpush(QUEUE, "hint")
+    try:
+        until = time.monotonic() + 1.0
+        while time.monotonic() < until:
+            pulse.take()
+            pulse.rest()
+            dog.look()
+            time.sleep(0.05)
+        assert said == []
+        look_until(dog, lambda: said)
+        assert "takes none" in said[0]
+    finally:
+        jobs._redis.delete(QUEUE)
+    quiet: list[str] = []
+    idle = watch(pulse, jobs, quiet, deaf_s=0.1)
+    for _ in range(10):
+        idle.look()
+        time.sleep(0.05)
+    assert quiet == []  # there is nothing to hear

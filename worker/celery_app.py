@@ -1,0 +1,213 @@
+"""The Celery instance: carries hints that there is work, and keeps one computing process a worker.
+
+``python -m worker`` or ``celery -A worker.celery_app worker`` starts one. Importing this module has no effect, and nothing
+here imports a numerical library: the parent stays small and forks before any device is touched.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from typing import Any
+
+from celery import Celery, signals
+
+from worker.broker.embedded import celery_url, check_server, running_broker, worker_command
+from worker.broker.process_guard import die_with_parent
+from worker.errors import BrokerError
+from worker.jobs.queue import HintPublisher
+from worker.jobs.redis_store import QUEUE, UNDER_WAY, UNDER_WAY_INDEX, UNDER_WAY_LOCK
+from worker.liveness.housekeeping import Chores
+from worker.liveness.shared_status import Pulse
+from worker.settings import WorkerSettings
+
+__all__ = ["PULSE", "TASK", "celery_app", "configuration", "draining", "hint_publisher", "worker_command"]
+
+log = logging.getLogger(__name__)
+
+TASK = "cytosynth.run_job"
+# Shared by the parent and the processes it forks. A page of memory rather than messages, so that the computing process
+# can look at it after every frame for nothing.
+PULSE = Pulse()
+
+SHARED: dict[str, Any] = {
+    "task_default_queue": QUEUE,
+    # A message is one job id; nothing that could run code is ever read.
+    "task_serializer": "json",
+    "accept_content": ["json"],
+    # The job record is the truth; Celery would call an unknown id PENDING.
+    "result_backend": None,
+    "task_ignore_result": True,
+    # Nobody reads Celery's own events and remote commands; they would cost connections and open a door.
+    "worker_send_task_events": False,
+    "worker_enable_remote_control": False,
+}
+
+
+def configuration() -> dict[str, Any]:
+    """Return the configuration of a worker, each setting with its reason."""
+    return SHARED | {
+        "broker_url": celery_url(broker_url(WorkerSettings())),
+        "broker_transport_options": {
+            # With the defaults a half-open connection leaves the worker deaf for good.
+            "socket_timeout": 10,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+            # What the sweeper clears of hints that died with their worker.
+            "unacked_key": UNDER_WAY,
+            "unacked_index_key": UNDER_WAY_INDEX,
+            "unacked_mutex_key": UNDER_WAY_LOCK,
+        },
+        # The broker may start after the worker, or be restarted under it; wait for ever.
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        # A broker that blinks must not throw away a running computation: its lease decides.
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        # Early acks: a hint is spent when it arrives. What a dead worker leaves behind, leases and sweeper repair;
+        # late acks would bring it back only after the visibility timeout, or twice.
+        "task_acks_late": False,
+        # A busy worker holds no further hints, so another takes them and the sweeper sees their true number.
+        "worker_disable_prefetch": True,
+        "worker_prefetch_multiplier": 1,
+        # One computing process a device; it uses all the threads it is given.
+        "worker_pool": "prefork",
+        "worker_concurrency": 1,
+        # It begins to import torch as it starts, and says that it is up when the interpreter next lets it.
+        "worker_proc_alive_timeout": 60,
+        # When that process is killed, nothing of its result can still be on the way: results do not go through Celery.
+        "worker_lost_wait": 0.5,
+    }
+
+
+def broker_url(settings: WorkerSettings) -> str:
+    """Return the configured broker, or the embedded one that a service runs on the data folder.
+
+    Raises
+    ------
+    BrokerError
+        If there is neither.
+    """
+    url = settings.redis_url or running_broker(settings.data_dir / "broker")
+    if url is None:
+        raise BrokerError(
+            f"no broker: set CYTOSYNTH_REDIS_URL, or start the service that keeps its data in {settings.data_dir}"
+        )
+    return url
+
+
+def draining() -> bool:
+    """Whether the worker or this computing process is to stop: give the job back after this frame."""
+    return PULSE.draining or _asked_to_stop
+
+
+def hint_publisher(url: str) -> HintPublisher:
+    """Return a function that sends one hint, within about two seconds or not at all."""
+    sender = Celery("cytosynth-hints", set_as_current=False)
+    sender.conf.update(
+        SHARED,
+        broker_url=celery_url(url),
+        broker_connection_timeout=2,
+        broker_transport_options={
+            "socket_timeout": 2,
+            "socket_connect_timeout": 2,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+            "max_retries": 1,
+            "interval_start": 0,
+            "interval_max": 0.1,
+        },
+    )
+
+    def publish(job_id: str) -> None:
+        sender.send_task(TASK, args=[job_id], retry=False, ignore_result=True)
+
+    return publish
+
+
+# Evaluated when the configuration is first needed, not now.
+celery_app = Celery("cytosynth", include=["worker.tasks"])
+celery_app.add_defaults(configuration)
+
+
+def _refuse_unfit_broker(**_: object) -> None:
+    try:
+        check_server(celery_app.conf.broker_url)
+    except BrokerError as error:
+        raise SystemExit(f"cytosynth worker: {error}") from None
+
+
+def _end_with_parent(**_: object) -> None:
+    # The computing process must not go on alone after kill -9 of its parent: nobody could stop it.
+    die_with_parent(signal.SIGKILL)
+
+
+def _start_chores(**_: object) -> None:
+    Chores.start(celery_app.conf.broker_url, WorkerSettings(), PULSE)
+
+
+def _drain(**_: object) -> None:
+    PULSE.drain()
+
+
+# What batch systems, service managers and terminals send to a whole process group.
+GROUP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+_asked_to_stop = False  # this computing process, by a signal to itself
+_handlers: dict[signal.Signals, Any] = {}  # those that apply between two tasks
+
+
+def _note_request(*_: object) -> None:
+    global _asked_to_stop
+    _asked_to_stop = True
+
+
+def _catch_signals(**_: object) -> None:
+    """Let a signal to the computing process give its job back instead of killing it with a lease in hand.
+
+    Connected at task_prerun: at worker_process_init billiard resets the handlers afterwards. Between two tasks its own
+    handlers apply, which end the process at once.
+    """
+    global _asked_to_stop
+    if threading.current_thread() is not threading.main_thread():
+        return  # a pool of threads: signals go to the parent
+    _asked_to_stop = False
+    for number in GROUP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            _handlers[number] = signal.signal(number, _note_request)
+
+
+def _leave_signals(**_: object) -> None:
+    while _handlers:
+        signal.signal(*_handlers.popitem())
+
+
+def _stop_on_hangup(**_: object) -> None:
+    """Stop on SIGHUP as on SIGTERM; Celery would start ``worker/__main__.py`` again as a file, which cannot run."""
+    if not _hangup_is_ignored:
+        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
+
+_hangup_is_ignored = False
+
+
+def _note_nohup(**_: object) -> None:
+    global _hangup_is_ignored
+    _hangup_is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def _stop_chores(**_: object) -> None:
+    Chores.stop()
+    log.info("worker %d stopped", os.getpid())
+
+
+signals.worker_init.connect(_refuse_unfit_broker)
+signals.worker_init.connect(_note_nohup)
+signals.worker_process_init.connect(_end_with_parent)
+signals.worker_ready.connect(_start_chores)
+signals.worker_ready.connect(_stop_on_hangup)
+signals.task_prerun.connect(_catch_signals)
+signals.task_postrun.connect(_leave_signals)
+signals.worker_shutting_down.connect(_drain)
+signals.worker_shutdown.connect(_stop_chores)

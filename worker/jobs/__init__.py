@@ -1,0 +1,26 @@
+"""Job records and the queue: every step in the life of a job, kept in Redis and written down on disk.
+
+Everything above this package may import it: routes and services of ``app``, ``worker.execution``, ``worker.liveness``. Callers take the
+names below from the package itself. Read :mod:`worker.jobs.queue` first, then ``lua/``.
+"""
+
+from worker.jobs.async_queue import AsyncJobs
+from worker.jobs.queue import Jobs
+from worker.jobs.records import (
+    Job,
+    JobEvent,
+    JobFailure,
+    JobPage,
+    JobProgress,
+    JobRules,
+    JobStatus,
+    Lease,
+    Sweep,
+    WorkerBeat,
+)
+from worker.jobs.timings import Timing
+
+__all__ = [
+    "AsyncJobs", "Job", "JobEvent", "JobFailure", "JobPage", "JobProgress", "JobRules", "JobStatus", "Jobs", "Lease",
+    "Sweep", "Timing", "WorkerBeat",
+]  # fmt: skip

@@ -1,0 +1,424 @@
+"""The job records: the truth about every request, kept in Redis.
+
+A Celery message is only a hint that there is work; it may be lost or doubled without harm, because every step in the
+life of a job is one Lua script here, and the server runs one script at a time (``docs``: durability, §2)::
+
+    submit ─▶ queued ──claim──▶ running ──finish──▶ succeeded ──retention──▶ expired
+                ▲  │               │  ├──fail─────▶ failed
+                │  └──cancel──┬────┼──┘  (or the third lost lease: worker_crashed)
+                │             ▼    │
+                │         canceled │
+                └──release, lost lease
+
+Promises: exactly one final state a job; a worker whose lease was lost can change nothing; all times are the broker's.
+Does not promise: that a job runs once only. It ends once; the digest in its record makes every run give the same bytes.
+"""
+
+from __future__ import annotations
+
+import builtins  # because a method here is called list
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any, Self
+
+import redis
+
+from worker.errors import (
+    JobActiveError,
+    JobCanceledError,
+    JobError,
+    JobExpiredError,
+    JobFailedError,
+    JobNotFoundError,
+    LeaseLostError,
+    QueueUnavailableError,
+    SpecError,
+)
+from worker.jobs.async_queue import PREFIX, AsyncJobs
+from worker.jobs.reconciliation import Upkeep
+from worker.jobs.records import (
+    Job,
+    JobEvent,
+    JobFailure,
+    JobPage,
+    JobProgress,
+    JobRules,
+    JobStatus,
+    Lease,
+    Sweep,
+    WorkerBeat,
+    parse_job,
+)
+from worker.jobs.redis_client import connect, reachable
+from worker.jobs.redis_store import Store
+from worker.jobs.submission import Admission
+from worker.jobs.timings import Timing, Timings
+from worker.storage.artifacts import Artifacts
+
+__all__ = [
+    "AsyncJobs", "Job", "JobEvent", "JobFailure", "JobPage", "JobProgress", "JobRules", "JobStatus", "Jobs", "Lease",
+    "Sweep", "Timing", "WorkerBeat",
+]  # fmt: skip
+
+log = logging.getLogger(__name__)
+
+PAGE_MAX = 200
+ATTEMPTS = 5  # at what a loss of the broker or somebody else undoes between two steps
+NO_FILES: dict[JobStatus, type[JobError]] = {JobStatus.FAILED: JobFailedError, JobStatus.CANCELED: JobCanceledError}
+
+HintPublisher = Callable[[str], None]
+
+
+class Jobs:
+    """The job records of one broker. Safe to share between threads, not across a fork.
+
+    Parameters
+    ----------
+    client
+        Connected to a server that :func:`worker.broker.embedded.check_server` accepts; :meth:`connect` makes one.
+    artifacts
+        Where requests are kept a second time, so that :meth:`rebuild` can restore a lost broker.
+    hint
+        Tells a worker that there is work; it may fail, the sweeper repairs that.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        artifacts: Artifacts | None = None,
+        hint: HintPublisher | None = None,
+        rules: JobRules | None = None,
+        prefix: str = PREFIX,
+    ) -> None:
+        self.rules = rules or JobRules()
+        self._redis = client
+        self._store = Store(client, prefix=prefix)
+        self.timings = Timings(self._store)
+        self._prefix = prefix
+        self._artifacts = artifacts
+        self._hint = hint
+        self._upkeep = Upkeep(self._store, artifacts, self.rules, hint=self.hint)
+        self._admission = Admission(self._store, artifacts, self.rules, restore=lambda: self._upkeep.find([]))
+
+    @classmethod
+    def connect(
+        cls,
+        url: str,
+        *,
+        artifacts: Artifacts | None = None,
+        hint: HintPublisher | None = None,
+        rules: JobRules | None = None,
+        prefix: str = PREFIX,
+    ) -> Self:
+        """Connect lazily; without ``hint``, hints go through Celery on the same broker."""
+        return cls(connect(url), artifacts=artifacts, hint=hint or _celery_hints(url), rules=rules, prefix=prefix)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._redis.close()
+
+    def ping(self) -> float:
+        """Return the seconds the broker took to answer; raises ``QueueUnavailableError``."""
+        started = time.perf_counter()
+        with reachable():
+            self._redis.ping()
+        return time.perf_counter() - started
+
+    # ------------------------------------------------------------------------------------------------ for the client
+
+    def submit(
+        self,
+        *,
+        kind: str,
+        spec: dict[str, Any],
+        model_id: str,
+        model_sha256: str,
+        digest: str,
+        owner: str = "",
+        idempotency_key: str | None = None,
+        request_digest: str | None = None,
+        reuse: bool = True,
+    ) -> tuple[Job, bool]:
+        """Accept a job, or find the one that answers the same request.
+
+        Parameters
+        ----------
+        spec
+            Complete, JSON-able; kept as it is.
+        digest
+            Names the result; an identical succeeded job of the owner is returned instead of a new one if ``reuse``.
+        idempotency_key
+            The same key with the same ``request_digest`` gives the same job.
+        request_digest
+            Of the request as the client sent it, before a seed was drawn; ``digest`` if absent.
+
+        Returns
+        -------
+            The job, and whether it is new. It is kept twice: by the broker and, before that, as ``request.json``.
+
+        Raises
+        ------
+        IdempotencyError
+            If the key was used with another body.
+        QueueUnavailableError
+            If the queue is full, the broker does not answer or the request cannot be stored.
+        """
+        request = {
+            "kind": kind, "owner": owner, "spec": spec, "model_id": model_id, "model_sha256": model_sha256,
+            "digest": digest, "request_digest": request_digest or digest,
+        }  # fmt: skip
+        for _ in range(ATTEMPTS):
+            job_id, new = self._admission.submit(request, idempotency_key=idempotency_key, reuse=reuse)
+            if new:
+                self.hint(job_id)
+            with suppress(JobNotFoundError):  # its client has removed it in this instant
+                return self.get(job_id), new
+        raise QueueUnavailableError("every job that answers this request is removed at once; try again in a moment")
+
+    def get(self, job_id: str, *, owner: str | None = None) -> Job:
+        """Return one job; without ``owner`` whoever owns it.
+
+        Raises
+        ------
+        JobNotFoundError
+            If it does not exist or belongs to another owner: both look the same.
+        QueueUnavailableError
+            If the broker does not answer, or has lost its data and cannot be rebuilt.
+        """
+        jobs = self._store.fetch([job_id]) or self._upkeep.find([job_id])
+        if not jobs or (owner is not None and jobs[0].owner != owner):
+            raise JobNotFoundError(f"there is no job {job_id[:64]!r}")
+        return jobs[0]
+
+    def list(
+        self,
+        *,
+        owner: str | None = None,
+        status: JobStatus | None = None,
+        kind: str | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> JobPage:
+        """Return jobs, newest first.
+
+        A page may hold fewer than ``limit`` jobs (even none) and still have a ``next_cursor``, where the filters are
+        rarely met. Jobs that arrive meanwhile do not shift the pages.
+        """
+        if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 17):
+            raise SpecError("the cursor is not one that this service gave out; start again without it")
+        limit = max(1, min(limit, PAGE_MAX))
+        return self._upkeep.page(owner=owner, status=status, kind=kind, cursor=cursor, limit=limit)
+
+    def cancel(self, job_id: str, *, owner: str | None = None) -> Job:
+        """Cancel a job that has not ended; one that has is returned as it is.
+
+        A running job is canceled at once; its worker learns of it with the next frame and drops what it has.
+        """
+        job, left = self.get(job_id, owner=owner), ATTEMPTS
+        while job.status.active and left:  # it may come back out of a loss of the broker
+            self._store.run("cancel", job_id, self.rules.record_s)
+            job, left = self.get(job_id, owner=owner), left - 1
+        if job.status is JobStatus.CANCELED and not self._upkeep.recorded_end(job_id):
+            self._upkeep.record_end(job)  # before anybody is told, also of what another began and died over
+        return job
+
+    def delete(self, job_id: str, *, owner: str | None = None) -> None:
+        """Remove a job that has ended, its files first found no more, then gone.
+
+        Raises
+        ------
+        JobActiveError
+            While it is queued or running.
+        """
+        if self.get(job_id, owner=owner).status.active:
+            raise JobActiveError(f"job {job_id} has not ended; cancel it before removing it")
+        if not self._upkeep.remove(job_id):
+            raise JobActiveError(f"job {job_id} is being carried out again; cancel it before removing it")
+
+    def pin(self, job_id: str, *, pinned: bool = True, owner: str | None = None) -> Job:
+        """Keep a job's files until it is let go, which begins their retention time anew; returns the job.
+
+        Raises
+        ------
+        JobExpiredError, JobFailedError, JobCanceledError
+            If it has no files and will have none.
+        """
+        for _ in range(ATTEMPTS):
+            job = self.get(job_id, owner=owner)
+            if not (job.status.active or job.status is JobStatus.SUCCEEDED):
+                raise NO_FILES.get(job.status, JobExpiredError)(f"job {job_id} has no files that could be kept")
+            if self._upkeep.pin(job_id, pinned=pinned):
+                return self.get(job_id, owner=owner)
+        raise QueueUnavailableError("this job changes faster than it can be looked at; try again in a moment")
+
+    def events(self, job_id: str, *, after: str = "0", block_s: float = 0.0) -> builtins.list[JobEvent]:
+        """Return what happened after the event ``after``, waiting up to ``block_s`` for the first; maybe nothing."""
+        return self._store.events(job_id, after=after, block_s=block_s)
+
+    def wait(self, job_id: str, *, timeout_s: float, owner: str | None = None) -> Job:
+        """Return the job as soon as it has ended, or as it is after ``timeout_s``."""
+        deadline = time.monotonic() + timeout_s
+        after = self._store.last_event(job_id)
+        job = self.get(job_id, owner=owner)
+        while job.status.active and (left := deadline - time.monotonic()) > 0:
+            events = self.events(job_id, after=after, block_s=left)
+            after = events[-1].id if events else after
+            if any(event.event == "state" for event in events):
+                job = self.get(job_id, owner=owner)
+        return job
+
+    # ------------------------------------------------------------------------------------------------ for the worker
+
+    def claim(self, job_id: str | None, *, worker: str) -> Lease | None:
+        """Take a queued job (None: the one that has waited longest); None if there is nothing to take."""
+        answer = self._upkeep.run("claim", job_id or "", worker, self.rules.lease_s)
+        if not answer:
+            return None
+        token, flat = answer
+        return Lease(job=parse_job(dict(zip(flat[::2], flat[1::2], strict=True))), token=int(token), worker=worker)
+
+    def beat(self, lease: Lease, *, progress: JobProgress | None = None) -> None:
+        """Renew a lease and record progress.
+
+        Raises
+        ------
+        JobCanceledError, LeaseLostError
+            If the worker must stop.
+        """
+        text = json.dumps(asdict(progress), allow_nan=False) if progress else ""
+        self._under(lease, "beat", self.rules.lease_s, text)
+
+    def holds(self, job_id: str, token: int) -> bool:
+        """Whether a lease is still good, for somebody who only knows its token."""
+        return self._store.holds(job_id, token)
+
+    def finish(
+        self, lease: Lease, *, result: str, content: str = "", warnings: Sequence[Mapping[str, str]] = ()
+    ) -> None:
+        """End a job as succeeded: the only commit of its published files. ``content`` names them for :meth:`maker`.
+
+        ``warnings``, each a ``code`` and a ``message``, are those of its manifest.
+        """
+        text = json.dumps(list(warnings)) if warnings else ""
+        self._under(lease, "finish", result, self.rules.retention_s, content, text)
+
+    def maker(self, content: str) -> str | None:
+        """Return a job that has made this content already, whoever owns it; its files may be copied."""
+        return self._store.maker(content) if self.rules.reuse else None
+
+    def report_damage(self, job_id: str | None = None) -> None:
+        """Count what was found damaged among the stored files; ``job_id`` answers no other request from now on.
+
+        Neither a disk nor a broker that refuses this keeps the caller from going on.
+        """
+        if self._artifacts is None:
+            return
+        try:
+            if job_id is not None:
+                self._artifacts.mark_damaged(job_id)
+        except OSError as error:
+            log.warning("job %s: its damage cannot be written down: %s", job_id, error)
+        if damages := self._artifacts.take_damages():
+            with suppress(QueueUnavailableError):  # it is in the log
+                self._store.count("contents_damaged", damages)
+
+    def fail(self, lease: Lease, *, code: str, message: str) -> None:
+        """End a job as failed; it is not tried again."""
+        self._under(lease, "fail", code, message, self.rules.record_s)
+        self._record_end(lease.job_id)
+
+    def stumble(self, lease: Lease, *, code: str, message: str) -> None:
+        """Give back a job that is to blame for what happened: it counts as a lost lease, and the last one fails it."""
+        if self._under(lease, "stumble", self.rules.max_lost, self.rules.record_s, code, message) == "failed":
+            self._record_end(lease.job_id)
+        else:
+            self.hint(lease.job_id)
+
+    def release(self, lease: Lease) -> None:
+        """Give a job back to the head of the queue; the attempt does not count."""
+        self._under(lease, "release")
+        self.hint(lease.job_id)
+
+    def announce(self, *, name: str, hostname: str, pid: int, device: str) -> None:
+        """Record that a worker lives."""
+        self._store.announce(name, hostname=hostname, pid=pid, device=device)
+
+    def retire(self, name: str) -> None:
+        """Forget a worker that stops in good order."""
+        self._store.retire(name)
+
+    # ------------------------------------------------------------------------------------------ for the whole service
+
+    def hint(self, job_id: str) -> None:
+        """Tell the workers that there is work; a failure is logged, not raised."""
+        if self._hint is None:
+            return
+        try:
+            self._hint(job_id)
+        except Exception as error:  # noqa: BLE001 - a hint is never worth failing for: the sweeper repairs it
+            log.warning("job %s: no hint sent (%s); the sweeper will", job_id, error)
+
+    def sweep(self) -> Sweep:
+        """Repair what dead workers and lost hints left behind, and apply retention. Safe to run anywhere, any time."""
+        return self._upkeep.sweep()
+
+    def clean(self) -> int:
+        """Remove files that belong to no job, and return how many; slower than :meth:`sweep`, so run it seldom."""
+        return self._upkeep.clean()
+
+    def rebuild(self) -> int:
+        """Restore every recorded job after the broker lost its data; returns how many were missing."""
+        return self._upkeep.rebuild(doubt=True)
+
+    def assure(self) -> None:
+        """Restore whatever the broker may lack; raises ``QueueUnavailableError`` where that cannot be done."""
+        self._upkeep.find([])
+
+    def hints_waiting(self) -> int:
+        """Return how many hints no worker has taken yet."""
+        return self._store.hints_waiting()
+
+    def try_lock(self, name: str, *, seconds: float) -> bool:
+        """Whether the caller may do a chore that one worker at a time should do; the lock runs out by itself."""
+        return self._store.try_lock(name, seconds=seconds)
+
+    def counts(self) -> dict[JobStatus, int]:
+        """Return how many jobs are in each state."""
+        return self._store.counts()
+
+    def tally(self) -> dict[str, int]:
+        """Return how many leases were lost, jobs ended for it, damages found, since the broker began to count."""
+        return {"leases_lost": 0, "worker_crashed": 0} | self._store.tally()
+
+    def queue_depth(self) -> int:
+        """Return how many jobs wait."""
+        return self.counts()[JobStatus.QUEUED]
+
+    def workers_alive(self, *, within_s: float = 45.0) -> builtins.list[WorkerBeat]:
+        """Return the workers that gave a sign of life lately; the long dead are forgotten."""
+        return self._store.workers_alive(within_s=within_s)
+
+    # ------------------------------------------------------------------------------------------------------- private
+
+    def _under(self, lease: Lease, script: str, *args: str | float) -> str:
+        answer = str(self._upkeep.run(script, lease.job_id, lease.token, *args))
+        if answer == "canceled":
+            raise JobCanceledError(f"job {lease.job_id} was canceled")
+        if answer == "lost":
+            raise LeaseLostError(f"job {lease.job_id} belongs to another worker now")
+        return answer
+
+    def _record_end(self, job_id: str) -> None:
+        with suppress(JobNotFoundError, QueueUnavailableError):  # the janitor finds what is not written down
+            self._upkeep.record_end(self.get(job_id))
+
+
+def _celery_hints(url: str) -> HintPublisher:
+    from worker.celery_app import hint_publisher  # celery is slow to import, and nothing but hints needs it
+
+    return hint_publisher(url)

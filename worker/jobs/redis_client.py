@@ -1,0 +1,67 @@
+"""Connections to the broker that notice within seconds when it is dead or frozen, and say so in our own words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from worker.broker.embedded import redis_url
+from worker.errors import QueueUnavailableError
+
+PATIENCE_S = 5.0  # with a broker that is connected but silent
+REFUSALS = ("MISCONF", "OOM", "READONLY", "LOADING", "MASTERDOWN")  # the server lives but may not write
+
+
+def connect(url: str) -> redis.Redis:
+    """Return a client that connects when it is first used; threads may share it."""
+    return redis.Redis.from_url(redis_url(url), retry=Retry(_backoff(), 2, supported_errors=_CUT), **_options(url))
+
+
+def connect_async(url: str) -> redis.asyncio.Redis:
+    """Return a client for one event loop."""
+    retry = AsyncRetry(_backoff(), 2, supported_errors=_CUT)
+    return redis.asyncio.Redis.from_url(redis_url(url), retry=retry, **_options(url))
+
+
+@contextmanager
+def reachable() -> Iterator[None]:
+    """Turn every way in which the broker can be out of order into ``QueueUnavailableError``."""
+    try:
+        yield
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise _unavailable() from error
+    except redis.ResponseError as error:
+        if not str(error).startswith(REFUSALS):
+            raise
+        raise _unavailable() from error
+
+
+# A connection that was cut is tried again (the broker was restarted); a timeout is not: it has cost seconds already.
+# All our commands may be repeated.
+_CUT = (redis.ConnectionError,)
+
+
+def _backoff() -> ExponentialBackoff:
+    return ExponentialBackoff(cap=0.2, base=0.02)
+
+
+def _options(url: str) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "decode_responses": True,
+        "socket_timeout": PATIENCE_S,  # a frozen broker would otherwise block the caller for ever
+        "health_check_interval": 10,  # a connection that died while idle is found before it is used
+    }
+    if not redis_url(url).startswith("unix:"):
+        options |= {"socket_connect_timeout": 3.0, "socket_keepalive": True}
+    return options
+
+
+def _unavailable() -> QueueUnavailableError:
+    return QueueUnavailableError("the queue does not answer at the moment; try again in a few seconds")

@@ -1,0 +1,321 @@
+"""How job records lie in Redis: the keys, the scripts that change them, the one way to read them.
+
+:class:`worker.jobs.queue.Jobs` has the rules, the files and the errors; it names no key.
+
+====================  ========================================================================================
+``job:<id>``          hash, the record
+``events:<id>``       stream, what happened to it
+``all``               sorted set of every id by order of submission; so are ``owner:<owner>``, ``status:<status>``
+``status:queued``     which makes this one the queue
+``leases``            sorted set of the running, by when their lease runs out
+``retention``         sorted set of the ended, by when their files or records go
+``result:<digest>``   the succeeded job that answers an identical request
+``idem:<key>``        hash, the job that an Idempotency-Key stands for, or the request ``since`` when one is written
+``content:<name>``    the succeeded job, whoever owns it, that made this content
+``whole``             the run of the server in which no record is missing, and the rebuilding that made sure;
+                      ``round:<name>``: one under way
+``seq``, ``token``    counters: order of submission, fencing; ``tally``: hash, what went wrong how often
+``swept``             when the latest sweep was
+``timing:<group>``    hash, how long jobs took beside their estimates (:mod:`worker.jobs.timings`)
+``workers``           sorted set of workers by their last sign of life; ``worker-facts`` describes them
+====================  ========================================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from worker.jobs.async_queue import BLOCK_S, block_ms, event_id
+from worker.jobs.records import Job, JobEvent, JobPage, JobRules, JobStatus, Sweep, WorkerBeat, parse_events, parse_job
+from worker.jobs.redis_client import reachable
+
+LUA = Path(__file__).parent / "lua"
+QUEUE = "cytosynth"  # the list that holds the hints; Celery's queue of the same name
+SCAN_MAX = 5000  # records looked at for one page, however rare the filter
+CRASHED = (
+    "the workers that ran this job died {lost} times (out of memory?); "
+    "ask for a smaller grid, fewer frames or a smaller count"
+)
+SCRIPTS = (
+    "submit", "claim", "beat", "finish", "fail", "release", "stumble", "cancel", "delete", "pin", "sweep", "restore",
+    "whole", "alias", "timing", "forget",
+)  # fmt: skip
+# Where kombu keeps the hints that a worker has taken and not yet acknowledged; a name of our own, for the server may
+# carry the messages of others.
+UNDER_WAY, UNDER_WAY_INDEX, UNDER_WAY_LOCK = (f"{QUEUE}:unacked{tail}" for tail in ("", "_index", "_mutex"))
+ROUND_S = 3600  # a rebuilding whose process died is forgotten after this long
+
+
+class Store:
+    """Runs the scripts and reads the records below one key prefix."""
+
+    def __init__(self, client: redis.Redis, *, prefix: str) -> None:
+        self._redis = client
+        self._prefix = prefix
+        prelude = (LUA / "prelude.lua").read_text(encoding="utf-8")
+        self._scripts = {
+            name: client.register_script(prelude + (LUA / f"{name}.lua").read_text(encoding="utf-8"))
+            for name in SCRIPTS
+        }
+
+    def run(self, script: str, *args: str | float) -> Any:
+        """Run one script: a transaction."""
+        with reachable():
+            return self._scripts[script](args=[self._prefix, *args])
+
+    def fetch(self, job_ids: list[str]) -> list[Job]:
+        """Return those jobs that exist, in the order asked for."""
+        with reachable(), self._redis.pipeline() as pipe:
+            for job_id in job_ids:
+                pipe.hgetall(self.job_key(job_id))
+                pipe.zrank(f"{self._prefix}status:{JobStatus.QUEUED}", job_id)
+            rows = pipe.execute()
+        return [parse_job(fields, rank=rank) for fields, rank in zip(rows[::2], rows[1::2], strict=True) if fields]
+
+    def fetch_surely(self, job_ids: list[str]) -> tuple[list[Job], bool]:
+        """Return those jobs that exist, and whether the others are known not to: one look at both, in one transaction.
+
+        Two looks would not do: a broker that lost its data before the first and was rebuilt before the second would
+        make a job that exists look like one that never did.
+        """
+        with reachable(), self._redis.pipeline() as pipe:
+            for job_id in job_ids:
+                pipe.hgetall(self.job_key(job_id))
+                pipe.zrank(f"{self._prefix}status:{JobStatus.QUEUED}", job_id)
+            pipe.get(self._prefix + "whole")
+            pipe.info("server")
+            *rows, mark, facts = pipe.execute()
+        found = [parse_job(fields, rank=rank) for fields, rank in zip(rows[::2], rows[1::2], strict=True) if fields]
+        return found, _whole(mark, facts) is not None
+
+    def mark(self) -> str | None:
+        """Return what stays the same for as long as no record is missing; None if some may be.
+
+        Whoever must look more than once asks before and after.
+        """
+        with reachable(), self._redis.pipeline() as pipe:
+            pipe.get(self._prefix + "whole")
+            pipe.info("server")
+            mark, facts = pipe.execute()
+        return _whole(mark, facts)
+
+    def page(
+        self, *, owner: str | None, status: JobStatus | None, kind: str | None, cursor: str | None, limit: int
+    ) -> JobPage:
+        """Return jobs, newest first, from after ``cursor``: the order of submission of the last one seen."""
+        index = f"owner:{owner}" if owner is not None else f"status:{status}" if status else "all"
+        highest = f"({cursor}" if cursor else "+inf"
+        # One more than asked for tells whether there is a next page; filters need a longer look.
+        chunk = limit + 1 if kind is None and (status is None or owner is None) else max(limit + 1, 50)
+        found: list[Job] = []
+        for _ in range(0, SCAN_MAX, chunk):
+            with reachable():
+                rows: Any = self._redis.zrange(
+                    self._prefix + index, highest, "-inf", desc=True, byscore=True, withscores=True,
+                    offset=0, num=chunk,
+                )  # fmt: skip
+            more = len(rows) == chunk
+            positions = {job_id: int(seq) for job_id, seq in rows}
+            for job in self.fetch(list(positions)):
+                if (status is None or job.status is status) and (kind is None or job.kind == kind):
+                    found.append(job)
+                    if len(found) == limit:
+                        last = not more and job.id == rows[-1][0]
+                        return JobPage(jobs=found, next_cursor=None if last else str(positions[job.id]))
+            if not more:
+                return JobPage(jobs=found, next_cursor=None)
+            highest = f"({int(rows[-1][1])}"
+        return JobPage(jobs=found, next_cursor=highest[1:])
+
+    def sweep(self, rules: JobRules) -> Sweep:
+        """Run the sweeping script."""
+        lists = self.run(
+            "sweep", QUEUE, UNDER_WAY, UNDER_WAY_INDEX, rules.hint_after_s, rules.max_lost, rules.record_s,
+            rules.sweep_batch, rules.lease_s, rules.away_s, CRASHED.format(lost=rules.max_lost),
+        )  # fmt: skip
+        return Sweep(**dict(zip(("requeued", "crashed", "hinted", "expired", "purged"), lists, strict=True)))
+
+    def restore(self, request: dict[str, Any], *, end: dict[str, Any], rules: JobRules, pinned: bool) -> bool:
+        """Put back a record that is missing, or end one that has ended; False if neither was called for.
+
+        Parameters
+        ----------
+        end
+            ``status`` (queued or final) and, if final, ``finished_at`` and perhaps ``error``, ``warnings`` and
+            ``kept_from``: from when on the files are kept.
+        """
+        spec = json.dumps(request["spec"], allow_nan=False, separators=(",", ":"))
+        status, error = JobStatus(end["status"]), end.get("error") or {}
+        warnings = end.get("warnings") or []
+        succeeded, finished_at = status is JobStatus.SUCCEEDED, end.get("finished_at") or request["created_at"]
+        answer = self.run(
+            "restore", request["id"], request["kind"], request["owner"], spec, request["model_id"],
+            request["model_sha256"], request["digest"], request.get("request_digest", request["digest"]),
+            request.get("idempotency", ""), int(rules.idempotency_s), fingerprint(request["owner"], request["digest"]),
+            request["created_at"], int(pinned), status, finished_at, end.get("kept_from") or finished_at,
+            rules.retention_s if succeeded else rules.record_s, rules.retention_s, request["id"] if succeeded else "",
+            error.get("code", ""), error.get("message", ""), json.dumps(warnings) if warnings else "",
+        )  # fmt: skip
+        return bool(answer)
+
+    def whole(self) -> bool:
+        """Whether the broker, since it started, is known to hold every record."""
+        return self.mark() is not None
+
+    def doubt(self) -> None:
+        """Take no record for granted until the next round has ended."""
+        with reachable():
+            self._redis.delete(self._prefix + "whole")
+
+    def begin_round(self, name: str) -> None:
+        """Begin to restore records."""
+        with reachable():
+            self._redis.set(f"{self._prefix}round:{name}", self._run_id(), ex=ROUND_S)
+
+    def end_round(self, name: str) -> bool:
+        """Declare the records whole, unless the broker has lost its data since the round began."""
+        return bool(self.run("whole", name))
+
+    def answering(self, result_key: str) -> str | None:
+        """Return the succeeded job that answers requests of one owner for one digest."""
+        with reachable():
+            job_id: Any = self._redis.get(f"{self._prefix}result:{result_key}")
+        return job_id or None
+
+    def count(self, what: str, times: int) -> None:
+        """Add to the tally of what went wrong."""
+        with reachable():
+            self._redis.hincrby(self._prefix + "tally", what, times)
+
+    def maker(self, content: str) -> str | None:
+        """Return the succeeded job that made a content, whoever owns it."""
+        with reachable():
+            job_id: Any = self._redis.get(f"{self._prefix}content:{content}")
+        return job_id if job_id and self.statuses([job_id]).get(job_id) is JobStatus.SUCCEEDED else None
+
+    def holds(self, job_id: str, token: int) -> bool:
+        """Whether a job runs under this token."""
+        with reachable():
+            found: Any = self._redis.hmget(self.job_key(job_id), ["status", "token"])
+        return bool(found == [JobStatus.RUNNING, str(token)])
+
+    def timings(self, groups: list[str]) -> list[dict[str, str]]:
+        """Return what was measured of each group of jobs; empty where nothing was."""
+        with reachable(), self._redis.pipeline(transaction=False) as pipe:
+            for group in groups:
+                pipe.hgetall(f"{self._prefix}timing:{group}")
+            found: list[dict[str, str]] = pipe.execute()
+        return found
+
+    def hints_waiting(self) -> int:
+        """Return how many hints no worker has taken."""
+        with reachable():
+            return int(self._redis.llen(QUEUE))
+
+    def events(self, job_id: str, *, after: str, block_s: float) -> list[JobEvent]:
+        """Return the events after ``after``, waiting up to ``block_s`` for the first."""
+        key, deadline = self.events_key(job_id), time.monotonic() + block_s
+        while True:
+            left = deadline - time.monotonic()
+            with reachable():
+                answer: Any = self._redis.xread({key: event_id(after)}, block=block_ms(left))
+            if answer or left <= BLOCK_S:
+                return parse_events(answer[0][1]) if answer else []
+
+    def statuses(self, job_ids: list[str]) -> dict[str, JobStatus]:
+        """Return the states of those jobs that exist."""
+        with reachable(), self._redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hget(self.job_key(job_id), "status")
+            statuses: list[str | None] = pipe.execute()
+        return {job_id: JobStatus(status) for job_id, status in zip(job_ids, statuses, strict=True) if status}
+
+    def counts(self) -> dict[JobStatus, int]:
+        """Return how many jobs are in each state."""
+        with reachable(), self._redis.pipeline() as pipe:
+            for status in JobStatus:
+                pipe.zcard(f"{self._prefix}status:{status}")
+            return dict(zip(JobStatus, pipe.execute(), strict=True))
+
+    def tally(self) -> dict[str, int]:
+        """Return how often what went wrong; what never did is missing."""
+        with reachable():
+            tally: Any = self._redis.hgetall(self._prefix + "tally")
+        return {what: int(count) for what, count in tally.items()}
+
+    def leased(self) -> set[str]:
+        """Return the jobs that are running."""
+        with reachable():
+            leased: Any = self._redis.zrange(self._prefix + "leases", 0, -1)
+        return set(leased)
+
+    def try_lock(self, name: str, *, seconds: float) -> bool:
+        """Whether the lock was free; it runs out by itself."""
+        with reachable():
+            return bool(self._redis.set(f"{self._prefix}lock:{name}", "1", nx=True, px=max(1, int(seconds * 1000))))
+
+    def announce(self, name: str, **facts: str | int) -> None:
+        """Record that a worker lives, and what it is."""
+        with reachable():
+            now = self.now()
+            self._redis.hset(self._prefix + "worker-facts", name, json.dumps(facts))
+            self._redis.zadd(self._prefix + "workers", {name: now})
+
+    def retire(self, name: str) -> None:
+        """Forget a worker."""
+        with reachable():
+            self._redis.zrem(self._prefix + "workers", name)
+            self._redis.hdel(self._prefix + "worker-facts", name)
+
+    def workers_alive(self, *, within_s: float) -> list[WorkerBeat]:
+        """Return the workers that gave a sign of life lately; the long dead are forgotten."""
+        with reachable():
+            now = self.now()
+            self._redis.zremrangebyscore(self._prefix + "workers", "-inf", now - 86400.0)
+            rows: Any = self._redis.zrange(
+                self._prefix + "workers", now - within_s, "+inf", byscore=True, withscores=True
+            )
+            facts: Any = self._redis.hmget(self._prefix + "worker-facts", [name for name, _ in rows]) if rows else []
+        return [
+            WorkerBeat(name=name, seen_at=seen, **json.loads(text))
+            for (name, seen), text in zip(rows, facts, strict=True)
+            if text
+        ]
+
+    def now(self) -> float:
+        """Return the broker's time, by which all hosts agree."""
+        seconds, micros = self._redis.time()
+        return float(seconds) + float(micros) / 1e6
+
+    def last_event(self, job_id: str) -> str:
+        """Return the id of the latest event of a job."""
+        with reachable():
+            last: Any = self._redis.xrevrange(self.events_key(job_id), count=1)
+        return str(last[0][0]) if last else "0"
+
+    def _run_id(self) -> str:
+        facts: Any = self._redis.info("server")
+        return str(facts["run_id"])
+
+    def job_key(self, job_id: str) -> str:
+        """Return the key of a record."""
+        return f"{self._prefix}job:{job_id}"
+
+    def events_key(self, job_id: str) -> str:
+        """Return the key of a record's events."""
+        return f"{self._prefix}events:{job_id}"
+
+
+def _whole(mark: str | None, facts: dict[str, Any]) -> str | None:
+    return mark if mark is not None and mark.partition(":")[0] == facts["run_id"] else None
+
+
+def fingerprint(*parts: str) -> str:
+    """Return a name of fixed length for what a client may choose freely."""
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()

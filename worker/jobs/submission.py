@@ -1,0 +1,138 @@
+"""How a request becomes a job: asked about, written to disk, and only then given to the broker.
+
+Promises: a job that :meth:`Admission.submit` returns is on disk and in the broker, each complete; one Idempotency-Key
+gives one job, before and after a loss of the broker, also where a process died between any two of these steps.
+Does not promise: that nothing is left of a request that was refused by a failure; the janitor removes it, and a
+rebuilding in between would carry it out though nobody was told so.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from worker.errors import IdempotencyError, QueueUnavailableError
+from worker.jobs.records import JobRules, new_job_id
+from worker.jobs.redis_store import Store, fingerprint
+from worker.storage.artifacts import Artifacts
+
+log = logging.getLogger(__name__)
+
+STEPS = 8  # ask, rebuild, ask, write, submit; and once more if the broker is restarted meanwhile
+HASH_BYTES = (
+    64 * 2**20
+)  # of a job's files, hashed before the job answers another request; more would keep others waiting
+UNDECIDED = frozenset({"unknown", "free", "join", "late"})
+UNSTORED = "the service cannot store more requests at the moment; try later"
+
+
+class Admission:
+    """Takes requests for one broker; ``restore`` restores its records when it has lost them."""
+
+    def __init__(
+        self, store: Store, artifacts: Artifacts | None, rules: JobRules, *, restore: Callable[[], object]
+    ) -> None:
+        self._store, self._artifacts, self._rules, self._restore = store, artifacts, rules, restore
+
+    def submit(self, request: dict[str, Any], *, idempotency_key: str | None, reuse: bool) -> tuple[str, bool]:
+        """Accept a request, or find the job that answers it; returns the job's id and whether it is new.
+
+        Raises
+        ------
+        IdempotencyError, QueueUnavailableError
+            As :meth:`worker.jobs.queue.Jobs.submit`.
+        """
+        key = fingerprint(request["owner"], idempotency_key) if idempotency_key is not None else ""
+        request = {"id": new_job_id(), **request, "idempotency": key}
+        reuse = reuse and self._rules.reuse
+        for _ in range(STEPS):
+            if reuse:
+                self._pass_over_damaged(fingerprint(request["owner"], request["digest"]))
+            answer, found, *more = self._ask(request, reuse=reuse)
+            if answer not in UNDECIDED:
+                break
+            self._prepare(request, answer, found, *more)
+        if answer in ("mismatch", "existing", "alias") or (answer == "full" and not key):
+            # Another was faster by an instant. Where the queue is full, a process that joined may still get in.
+            self._forget(request)
+        if answer == "alias":
+            self._keep_alias(key, job=found, digest=request["request_digest"])
+        if answer == "mismatch":
+            raise IdempotencyError("this Idempotency-Key was used with another body; use a new key for a new request")
+        if answer == "full":
+            raise QueueUnavailableError(
+                f"{found} jobs are waiting, which is the most this service queues; try again later"
+            )
+        if answer in UNDECIDED:
+            raise QueueUnavailableError("the queue has just lost its records and restores them; try again in a moment")
+        return found, answer == "created"
+
+    def _pass_over_damaged(self, result_key: str) -> None:
+        """Let no job answer whose files are damaged: what is requested again is made again."""
+        found = self._store.answering(result_key)
+        if found is None or self._artifacts is None:
+            return
+        try:
+            reusable = self._artifacts.reusable(found, hash_bytes=HASH_BYTES)
+        except OSError as error:
+            log.warning("job %s: its files cannot be read, it answers no other request: %s", found, error)
+            reusable = False
+        if not reusable:
+            self._store.run("forget", found, result_key)
+
+    def _ask(self, request: dict[str, Any], *, reuse: bool) -> list[str]:
+        """Ask whether a request would be accepted or, once it has a time, submit it."""
+        spec = json.dumps(request["spec"], allow_nan=False, separators=(",", ":"))
+        answer: list[str] = self._store.run(
+            "submit", request["id"], request["kind"], request["owner"], spec, request["model_id"],
+            request["model_sha256"], request["digest"], request["request_digest"], request["idempotency"],
+            int(self._rules.idempotency_s), fingerprint(request["owner"], request["digest"]), int(reuse),
+            self._rules.max_queue, self._rules.write_s, request.get("created_at") or "",
+        )  # fmt: skip
+        return answer
+
+    def _prepare(self, request: dict[str, Any], answer: str, found: str, *more: str) -> None:
+        """Do what must be done before the next attempt."""
+        if answer == "unknown":
+            self._restore()  # afterwards it may know this request
+        elif answer == "free":
+            self._forget({"id": more[0], "created_at": more[0]})  # whoever wrote it died over it
+            request["created_at"] = float(found)
+            self._keep(request)
+        elif answer == "join":
+            self._forget(request)
+            request |= {"id": found, "created_at": float(more[0])}
+            self._keep(request)
+        else:
+            request |= {"id": new_job_id(), "created_at": None}  # the janitor finds what was written under the other
+
+    def _keep(self, request: dict[str, Any]) -> None:
+        """Write a request down; where another has written it under this id already, its word (the seed) counts."""
+        if self._artifacts is None:
+            return
+        try:
+            request |= self._artifacts.record_request(request)
+        except OSError as error:
+            log.exception("job %s: the request cannot be stored", request["id"])
+            raise QueueUnavailableError(UNSTORED) from error
+
+    def _keep_alias(self, key: str, *, job: str, digest: str) -> None:
+        """Write down that a key stands for a job that was made for another: the recorded requests do not say so."""
+        if self._artifacts is None:
+            return
+        try:
+            self._artifacts.record_alias(key, {"job": job, "digest": digest})
+        except OSError as error:
+            log.exception("job %s: what an Idempotency-Key stands for cannot be stored", job)
+            raise QueueUnavailableError(UNSTORED) from error
+
+    def _forget(self, request: dict[str, Any]) -> None:
+        """Remove a request that was written, if it was, and that nobody can submit any more."""
+        if self._artifacts is None or not request.get("created_at"):
+            return
+        try:
+            self._artifacts.forget_request(request["id"])
+        except OSError as error:
+            log.warning("request %s is not needed and stays until the janitor comes: %s", request["id"], error)

@@ -1,0 +1,160 @@
+"""What every worker does besides jobs, in threads of its parent: show that it lives, sweep, clean, watch, scrub.
+
+Promises: any one living worker is enough to repair what all others left behind; a worker whose computing process hangs
+or whose connection has gone deaf does not stay so (:mod:`worker.liveness.watchdog`).
+Does not promise: to notice that this very process is frozen; its sign of life runs out, and its lease.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import ClassVar
+
+from worker.errors import CytosynthError, QueueUnavailableError
+from worker.jobs import Jobs
+from worker.liveness.shared_status import Pulse
+from worker.liveness.watchdog import Patience, Watchdog
+from worker.scrub import Damage, Scrub
+from worker.settings import WorkerSettings
+from worker.storage.artifacts import Artifacts
+
+log = logging.getLogger(__name__)
+
+SIGN_S = 15.0  # at most, between two signs of life, whatever the heartbeat: others wait for them
+LOOK_S = 5.0  # between two looks at the computing process
+SCRUB_S = 5.0  # between two rounds of reading stored files
+SCRUB_EVERY_S = 86_400.0  # from the beginning of a pass to that of the next
+SCRUB_FILE = 4096  # bytes that looking at a file costs besides those read
+GRACE_S = 20.0  # for a deaf worker to stop by itself
+DEAF = 75  # exit status of one that did not; EX_TEMPFAIL
+
+
+class Chores:
+    """The threads; once a process."""
+
+    _running: ClassVar[Chores | None] = None
+
+    def __init__(self, jobs: Jobs, artifacts: Artifacts, settings: WorkerSettings, pulse: Pulse) -> None:
+        self._jobs = jobs
+        self._settings = settings
+        self._artifacts = artifacts
+        self._scrubbing: Iterator[Damage | None] | None = None
+        self._scrub_debt = 0.0
+        patience = Patience(
+            silent_s=settings.lease_seconds,
+            astray_s=settings.lease_seconds,
+            job_s=settings.job_seconds,
+            deaf_s=settings.deaf_seconds,
+        )
+        self._watchdog = Watchdog(pulse, jobs, patience, give_up=_give_up)
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="chores", daemon=True)
+        # Of its own: reading a large file from a slow disk takes longer than others wait for a sign of life.
+        self._scrub_thread = threading.Thread(target=self._scrub_for_ever, name="scrub", daemon=True)
+        self._unheard_since: float | None = None
+
+    @classmethod
+    def start(cls, url: str, settings: WorkerSettings, pulse: Pulse) -> None:
+        """Start the thread."""
+        artifacts = Artifacts(settings.data_dir)
+        jobs = Jobs.connect(url, artifacts=artifacts, rules=settings.rules)
+        cls._running = cls(jobs, artifacts, settings, pulse)
+        cls._running._thread.start()
+        if settings.scrub_bytes_per_second > 0:
+            cls._running._scrub_thread.start()
+
+    @classmethod
+    def stop(cls) -> None:
+        """Stop the thread and forget the worker's sign of life."""
+        chores, cls._running = cls._running, None
+        if chores is not None:
+            chores._stopped.set()
+            chores._thread.join(5.0)
+            try:
+                chores._jobs.retire(chores._name)
+            except QueueUnavailableError:
+                log.info("the broker is gone already; the sign of life runs out by itself")
+
+    def _work(self) -> None:
+        settings = self._settings
+        next_announcement = next_sweep = next_look = 0.0
+        looking_s = min(LOOK_S, settings.lease_seconds / 4)
+        while not self._stopped.is_set():
+            now = time.monotonic()
+            if now >= next_announcement:
+                next_announcement = now + min(settings.heartbeat_seconds, SIGN_S)
+                self._try(self._announce)
+            if now >= next_sweep:
+                next_sweep = now + settings.sweep_seconds
+                self._try(self._sweep)
+            if now >= next_look:
+                next_look = now + looking_s
+                self._try(self._watchdog.look)
+            self._stopped.wait(max(0.05, min(next_announcement, next_sweep, next_look) - time.monotonic()))
+
+    def _scrub_for_ever(self) -> None:
+        while not self._stopped.wait(SCRUB_S):
+            self._try(self._scrub)
+
+    def _try(self, chore: Callable[[], None]) -> None:
+        try:
+            chore()
+        except QueueUnavailableError as error:
+            now = time.monotonic()
+            self._unheard_since = self._unheard_since or now
+            log.warning("no broker for %.0f s: %s", now - self._unheard_since, error)
+        except (CytosynthError, OSError):
+            log.exception("a chore failed; the next round tries again")
+        else:
+            self._unheard_since = None
+
+    def _announce(self) -> None:
+        self._jobs.announce(
+            name=self._name, hostname=socket.gethostname(), pid=os.getpid(), device=self._settings.device
+        )
+
+    def _sweep(self) -> None:
+        # One worker in each round; the lock runs out a little early, so that a round is never skipped for its sake.
+        if self._jobs.try_lock("sweep", seconds=self._settings.sweep_seconds * 0.8):
+            swept = self._jobs.sweep()
+            if any((swept.requeued, swept.crashed, swept.hinted, swept.expired, swept.purged)):
+                log.info("swept: %s", swept)
+        if self._jobs.try_lock("clean", seconds=self._settings.janitor_seconds) and (removed := self._jobs.clean()):
+            log.info("cleaned: %d things that no job needed", removed)
+
+    def _scrub(self) -> None:
+        """Read some of the stored files, as many as the rate allows; a large file is paid for by later rounds."""
+        self._scrub_debt = max(0.0, self._scrub_debt - SCRUB_S * self._settings.scrub_bytes_per_second)
+        if self._scrubbing is None:
+            if not self._jobs.try_lock("scrub", seconds=SCRUB_EVERY_S):
+                return
+            self._scrubber = Scrub(self._artifacts)
+            self._scrubbing = self._scrubber.steps()
+        while self._scrub_debt < SCRUB_S * self._settings.scrub_bytes_per_second:
+            before = self._scrubber.bytes
+            try:
+                damage = next(self._scrubbing)
+            except StopIteration:
+                self._scrubbing = None
+                log.info("scrubbed: %d files, %d bytes read", self._scrubber.files, self._scrubber.bytes)
+                break
+            self._scrub_debt += self._scrubber.bytes - before + SCRUB_FILE
+            if damage is not None:
+                log.error("damaged: %s: %s; %s", damage.path, damage.reason, damage.advice)
+            if self._stopped.is_set():
+                break
+        self._jobs.report_damage()
+
+
+def _give_up(reason: str) -> None:
+    """End this worker, in good order if that still works; whoever keeps it starts another."""
+    log.critical("this worker ends: %s", reason)
+    threading.Timer(GRACE_S, os._exit, (DEAF,)).start()
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,107 @@
+"""What a worker's parent does about a computing process that hangs, and about its own deafness.
+
+The parent looks at the shared page (:mod:`worker.liveness.shared_status`) now and again. Time counts only while the parent itself runs:
+a machine that slept, or a worker that was frozen as a whole and woke up, has done nothing wrong.
+
+Promises: a computing process that shows no life for a lease, holds a job that is no longer its own, or is over the time
+limit, is killed, and Celery starts another; a worker that takes no hint although there are some ends itself, for
+whoever keeps it to start another.
+Does not promise: anything while the parent itself is frozen; its job goes to another worker when the lease runs out.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from worker.errors import JobCanceledError, JobNotFoundError, LeaseLostError
+from worker.jobs import Jobs, Lease
+from worker.liveness.shared_status import Look, Pulse
+
+log = logging.getLogger(__name__)
+
+TIME_LIMIT = "time_limit"  # code of a job that took too long
+BLINK_S = 5.0  # between two looks more time may have passed for others than for us
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long what may last, in seconds."""
+
+    silent_s: float  # without a beat
+    astray_s: float  # with a job that is no longer its own
+    job_s: float  # with one job
+    deaf_s: float  # without taking a hint although there are some
+
+
+class Watchdog:
+    """Looks at one computing process. ``give_up`` ends this worker."""
+
+    def __init__(self, pulse: Pulse, jobs: Jobs, patience: Patience, *, give_up: Callable[[str], None]) -> None:
+        self._pulse, self._jobs, self._patience, self._give_up = pulse, jobs, patience, give_up
+        self._looked_at = time.monotonic()
+        self._seen: Look | None = None
+        self._silent_s = self._astray_s = self._deaf_s = 0.0
+
+    def look(self) -> None:
+        """Look once; raises ``QueueUnavailableError``, and the next look tries again."""
+        now = time.monotonic()
+        passed, self._looked_at = min(now - self._looked_at, BLINK_S), now
+        look, before = self._pulse.look(), self._seen
+        self._seen = look or before
+        if look is None or look.pid == 0:
+            self._silent_s = self._astray_s = 0.0
+            self._listen(look, before, passed)
+            return
+        self._deaf_s = 0.0
+        if before is None or (before.pid, before.token) != (look.pid, look.token):
+            self._silent_s = self._astray_s = 0.0
+            return
+        self._silent_s = 0.0 if look.beats != before.beats else self._silent_s + passed
+        if self._silent_s > self._patience.silent_s:
+            self._end(look, f"no sign of life for {self._silent_s:.0f} s")
+        elif look.job_id:
+            self._judge(look, passed, now)
+
+    def _judge(self, look: Look, passed: float, now: float) -> None:
+        """Find out whether the job is still its own, and how long it has taken."""
+        if now - look.since > self._patience.job_s:
+            self._end(look, f"over the limit of {self._patience.job_s:g} s for one job")
+            self._fail(look)
+            return
+        own = self._jobs.holds(look.job_id, look.token)
+        self._astray_s = 0.0 if own else self._astray_s + passed
+        if self._astray_s > self._patience.astray_s:
+            self._end(look, "works on a job that has ended or is another's")
+
+    def _listen(self, look: Look | None, before: Look | None, passed: float) -> None:
+        """Find out whether an idle worker hears the hints that there are."""
+        heard = look is None or before is None or look.taken != before.taken
+        if heard or not self._jobs.hints_waiting():
+            self._deaf_s = 0.0
+            return
+        self._deaf_s += passed
+        if self._deaf_s > self._patience.deaf_s:
+            self._give_up(f"there has been work for {self._deaf_s:.0f} s and this worker takes none")
+
+    def _end(self, look: Look, reason: str) -> None:
+        log.error("computing process %d, job %s: %s; it is killed", look.pid, look.job_id or "-", reason)
+        with suppress(ProcessLookupError):
+            os.kill(look.pid, signal.SIGKILL)
+        self._silent_s = self._astray_s = 0.0
+        self._pulse.wipe()
+
+    def _fail(self, look: Look) -> None:
+        """End a job that took too long; it would take as long again."""
+        with suppress(JobCanceledError, LeaseLostError, JobNotFoundError):
+            lease = Lease(job=self._jobs.get(look.job_id), token=look.token, worker="")
+            message = (
+                f"the job took longer than the {self._patience.job_s:g} seconds that one may take here; "
+                "ask for a smaller grid, fewer frames or a smaller count"
+            )
+            self._jobs.fail(lease, code=TIME_LIMIT, message=message)

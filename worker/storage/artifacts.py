@@ -1,0 +1,575 @@
+"""The files of jobs: written aside, published whole or not at all, removed whole.
+
+Below the data folder, all on one file system so that a rename is atomic::
+
+    requests/<job>.json      what was accepted, kept a second time beside the broker
+    staging/<job>.<token>/   being written under one lease
+    results/<job>/           published: manifest.json and the files it names, which nobody may write any more
+    blobs/<2>/<sha256>       the contents of those files, each once (:mod:`worker.storage.content_store`)
+    verdicts/<job>.json      how a job ended that has no files
+    pins/<job>               its files are kept until the client lets go; then, since when they are not
+    damaged/<job>            some of its files are damaged: no other request is answered with them
+    aliases/<key>.json       an Idempotency-Key that stands for a job which was made for another request
+    trash/                   on its way out
+
+Promises: a reader sees all files of a job or none; after :meth:`Artifacts.publish` they survive a power cut, and are
+what their manifest says; a file that is not any more is reported as damaged by :meth:`Artifacts.verified`; a damaged
+record is logged and passed over; no name a client sends leads outside a job's folder.
+Does not promise: that published files belong to a succeeded job; the job record says so.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+from worker.errors import ArtifactDamagedError, ArtifactNotFoundError, ExportError
+from worker.storage.content_store import Blobs
+from worker.storage.durable_files import DRAFT, NO_LINKS, checksum, sync_file, sync_folder, write_once, write_over
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+RELEASED = b"released"
+JOB_ID = re.compile(r"[0-9a-f]{32}")
+MEMBERS = (("name", str), ("bytes", int), ("sha256", str))  # of a file in a manifest
+ENDS = frozenset({"failed", "canceled", "expired"})
+VERIFIED_MAX = 100_000  # files whose verification is remembered, some 20 MB
+
+
+class Artifacts:
+    """The files below one data folder; ``root`` is the service's ``data_dir``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._requests = root / "requests"
+        self._staging = root / "staging"
+        self._results = root / "results"
+        self._verdicts = root / "verdicts"
+        self._pins = root / "pins"
+        self._aliases = root / "aliases"
+        self._trash = root / "trash"
+        self._damaged = root / "damaged"
+        self._lock = threading.Lock()
+        self._damages = 0
+        self._verified: dict[tuple[int, ...], str] = {}
+        self.blobs = Blobs(root / "blobs", on_damage=lambda _: self._count_damage())
+
+    # ------------------------------------------------------------------------------------------- beside the broker
+
+    def record_request(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Keep an accepted request on disk, whole and synced, under its ``id``; return it, or the one that is there."""
+        path = self._request_path(request["id"])
+        if not path.exists() and write_once(path, json.dumps(request, allow_nan=False).encode()):
+            return request
+        sync_folder(path.parent)  # whoever wrote it may not have come so far
+        recorded = _record(path, _has_id)
+        if recorded is None:  # damaged since; this is the same request
+            write_over(path, json.dumps(request, allow_nan=False).encode())
+            return request
+        return recorded
+
+    def forget_request(self, job_id: str) -> None:
+        """Remove a recorded request, and what goes with it: its job needs no restoring any more."""
+        places = (self._request_path(job_id), self._verdict_path(job_id), self._pins / job_id, self._damaged / job_id)
+        for path in places:
+            path.unlink(missing_ok=True)
+
+    def requested(self) -> list[str]:
+        """Return the ids of the recorded requests, oldest first."""
+        try:
+            names = [path.name.partition(".")[0] for path in self._requests.iterdir()]
+        except FileNotFoundError:
+            return []  # there never was one; a folder that cannot be read is another matter
+        return sorted(name for name in names if JOB_ID.fullmatch(name))
+
+    def requests(self, job_ids: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Yield recorded requests, all of them or those of some jobs; one that is removed meanwhile is left out.
+
+        One that is damaged, too: it cannot be had back by waiting, and must not keep the others from being restored.
+        """
+        for job_id in self.requested() if job_ids is None else job_ids:
+            request = _record(self._request_path(job_id), _has_id)
+            if request is not None and request["id"] == job_id:
+                yield request
+
+    def has_request(self, job_id: str) -> bool:
+        """Whether a request is recorded."""
+        return self._request_path(job_id).exists()
+
+    def record_alias(self, key: str, alias: dict[str, str]) -> None:
+        """Keep what an Idempotency-Key, here its fingerprint, stands for; the last word counts."""
+        path, content = self._aliases / f"{key}.json", json.dumps(alias).encode()
+        with suppress(FileNotFoundError):
+            if path.read_bytes() == content:
+                return
+        write_over(path, content)
+
+    def aliases(self) -> Iterator[tuple[str, dict[str, str], float]]:
+        """Yield the fingerprint of each key, what it stands for, and since when, in seconds since 1970."""
+        for path in _entries(self._aliases):
+            if not path.name.startswith(DRAFT):
+                alias = _record(path, is_alias)
+                if alias is not None:
+                    with suppress(FileNotFoundError):
+                        yield path.stem, alias, path.stat().st_mtime
+
+    def record_verdict(self, job_id: str, verdict: dict[str, Any]) -> None:
+        """Keep how a job ended that has no files; the last word counts, for a job expires after it succeeded."""
+        write_over(self._verdict_path(job_id), json.dumps(verdict, allow_nan=False).encode())
+
+    def verdict(self, job_id: str) -> dict[str, Any] | None:
+        """Return how a job ended without files; None if it did not, or if what was written of it is damaged."""
+        return _record(self._verdict_path(job_id), is_verdict)
+
+    def pin(self, job_id: str, *, pinned: bool) -> None:
+        """Remember that a job's files are to be kept, or that since now they are not any more."""
+        write_over(self._pins / _checked(job_id), b"" if pinned else RELEASED)
+
+    def unpin(self, job_id: str) -> None:
+        """Forget that anybody asked to keep a job's files."""
+        (self._pins / _checked(job_id)).unlink(missing_ok=True)
+
+    def pinned(self, job_id: str) -> bool:
+        """Whether a job's files are to be kept."""
+        try:
+            return (self._pins / _checked(job_id)).read_bytes() != RELEASED
+        except FileNotFoundError:
+            return False
+
+    def released_at(self, job_id: str) -> float:
+        """Return when the client let go of a job's files, in seconds since 1970; 0 if that never was."""
+        path = self._pins / _checked(job_id)
+        try:
+            return path.stat().st_mtime if path.read_bytes() == RELEASED else 0.0
+        except FileNotFoundError:
+            return 0.0
+
+    # ----------------------------------------------------------------------------------------------------- writing
+
+    def staging(self, job_id: str, token: int | str) -> Path:
+        """Return a fresh, empty folder for one lease of a job."""
+        folder = self._staging / f"{_checked(job_id)}.{token}"
+        self._discard(folder)
+        folder.mkdir(parents=True)
+        return folder
+
+    def discard(self, staged: Path) -> None:
+        """Remove a staging folder; one that is gone already does no harm."""
+        self._discard(staged)
+
+    def publish(self, job_id: str, staged: Path) -> None:
+        """Move a finished staging folder to its place, synced to disk, in one step.
+
+        Where another attempt of the same job has published before, its files stay: the same spec gave the same bytes,
+        and somebody may be reading them. Files that the manifest does not name are dropped.
+
+        Raises
+        ------
+        ExportError
+            If a file is not what the manifest says.
+        OSError
+            If the disk does not take them.
+        """
+        target = self._results / _checked(job_id)
+        self._results.mkdir(parents=True, exist_ok=True)
+        sums = _expected_sums(staged)
+        changed: set[Path] = set()
+        for place, _, files in os.walk(staged, topdown=False):
+            for path in (Path(place) / file for file in files):
+                name = path.relative_to(staged).as_posix()
+                if name not in sums and name != MANIFEST:
+                    path.unlink()
+                else:
+                    changed |= self._settle(path, name=name, expected=sums.pop(name, None))
+            sync_folder(Path(place))
+        if sums:
+            raise ExportError(f"{len(sums)} files of the manifest were not written, {min(sums)[:200]!r} among them")
+        for folder in changed:
+            sync_folder(folder)
+        for last in (False, False, True):
+            try:
+                staged.rename(target)
+            except OSError:
+                if target.is_dir():
+                    self._discard(staged)
+                elif last:
+                    raise
+                else:
+                    continue  # what was in the way has just been removed
+            break
+        sync_folder(self._results)
+
+    def copy(self, source: str, staged: Path) -> bool:
+        """Fill a staging folder with the files of another job; False if that job has none (any more)."""
+        folder = self._results / _checked(source)
+        if (self._damaged / source).exists():
+            return False
+        try:
+            shutil.copytree(folder, staged, copy_function=_link, dirs_exist_ok=True)
+            complete = (staged / MANIFEST).is_file()
+        except (FileNotFoundError, shutil.Error):
+            complete = False
+        return complete
+
+    def probe(self) -> None:
+        """Prove that every step of a job can be written; raises ``OSError`` where one cannot."""
+        for folder in (self._requests, self._staging, self._results, self.root / "blobs", self._verdicts, self._trash):
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(b"fit?")
+                file.flush()
+
+    # ----------------------------------------------------------------------------------------------------- reading
+
+    def exists(self, job_id: str) -> bool:
+        """Whether a job's files are published."""
+        return (self._results / _checked(job_id) / MANIFEST).is_file()
+
+    def manifest(self, job_id: str) -> dict[str, Any]:
+        """Return the manifest of a job's files; shared between callers, so do not change it.
+
+        Raises
+        ------
+        ArtifactNotFoundError
+            If the job has none.
+        """
+        return self._read(job_id)[0]
+
+    def warnings(self, job_id: str) -> list[dict[str, str]]:
+        """Return what the manifest of a job's files warns of; nothing where it cannot be read."""
+        try:
+            found: list[dict[str, str]] = self.manifest(job_id).get("warnings", [])
+        except (ArtifactNotFoundError, OSError, ValueError):
+            return []
+        return found
+
+    def path(self, job_id: str, name: str) -> Path:
+        """Return where one file of a job lies; ``name`` is ``manifest.json`` or one that the manifest lists.
+
+        Raises
+        ------
+        ArtifactNotFoundError
+            If there is none of that name, whatever lies at such a path.
+        """
+        _, names = self._read(job_id)
+        if name != MANIFEST and name not in names:
+            raise ArtifactNotFoundError(f"job {job_id} has no file {name[:200]!r}; its manifest lists those it has")
+        folder = (self._results / job_id).resolve()
+        path = (folder / name).resolve()
+        # The manifest is our own; this holds even if one was altered.
+        if not path.is_relative_to(folder) or path.is_dir():
+            raise ArtifactNotFoundError(f"job {job_id} has no file {name[:200]!r}")
+        if not path.is_file():
+            raise ArtifactDamagedError(f"the file {name[:200]!r} of this job is missing; request the job again")
+        return path
+
+    def sized(self, job_id: str, name: str) -> tuple[Path, dict[str, Any]]:
+        """Return where a listed file of a job lies, and its entry in the manifest, after comparing their sizes.
+
+        Raises
+        ------
+        ArtifactNotFoundError
+            If the manifest does not list it.
+        ArtifactDamagedError
+            If the file is missing or has another size.
+        """
+        path = self.path(job_id, name)
+        entry = self._read(job_id)[1].get(name)
+        if entry is None:
+            raise ArtifactNotFoundError(f"job {job_id} lists no file {name[:200]!r}")
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            raise ArtifactDamagedError(f"the file {name[:200]!r} is missing; request the job again") from None
+        if size != entry.get("bytes", size):
+            raise ArtifactDamagedError(
+                f"the file {name[:200]!r} has {size} bytes where its manifest says {entry['bytes']}; "
+                "request the job again"
+            )
+        return path, entry
+
+    def verified(self, job_id: str, name: str, *, anew: bool = False) -> tuple[Path, dict[str, Any]]:
+        """Return as :meth:`sized`, after hashing the file; a file that has not changed since is not hashed again.
+
+        Parameters
+        ----------
+        anew
+            Hash it whatever was found before: a disk may alter bytes without changing the file's times.
+
+        Raises
+        ------
+        ArtifactNotFoundError, ArtifactDamagedError
+            As :meth:`sized`, and if the SHA-256 is not that of the manifest.
+        """
+        path, entry = self.sized(job_id, name)
+        expected = entry.get("sha256")
+        if expected is None:
+            return path, entry
+        facts = path.stat()
+        key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        with self._lock:
+            known = None if anew else self._verified.get(key)
+        if known != expected:
+            if checksum(path, from_disk=anew) != expected:
+                raise ArtifactDamagedError(
+                    f"the file {name[:200]!r} is not what its manifest says; request the job again"
+                )
+            with self._lock:
+                if len(self._verified) >= VERIFIED_MAX:
+                    self._verified.clear()
+                self._verified[key] = expected
+        return path, entry
+
+    def reusable(self, job_id: str, *, hash_bytes: float = math.inf) -> bool:
+        """Whether a job's files may answer another request: all are there, and none is known to be damaged.
+
+        Parameters
+        ----------
+        hash_bytes
+            Files that take more than this together are compared by size only, because hashing them takes long.
+        """
+        if (self._damaged / _checked(job_id)).exists():
+            return False
+        try:
+            entries = self.manifest(job_id)["files"]
+            look = self.verified if sum(entry.get("bytes", 0) for entry in entries) <= hash_bytes else self.sized
+            for entry in entries:
+                look(job_id, entry["name"])
+        except (ArtifactNotFoundError, ArtifactDamagedError) as error:
+            log.warning("job %s: its files are not used for another request: %s", job_id, error.message)
+            return False
+        return True
+
+    def mark_damaged(self, job_id: str) -> bool:
+        """Keep a job's files from answering other requests; False if that was known."""
+        path = self._damaged / _checked(job_id)
+        if path.exists() or not write_once(path, b""):
+            return False
+        log.error("job %s: files of it are damaged; a request for the same makes them anew", job_id)
+        self._count_damage()
+        return True
+
+    def clear_damage(self, job_id: str) -> None:
+        """Forget that files of a job were damaged: they are made anew."""
+        (self._damaged / _checked(job_id)).unlink(missing_ok=True)
+
+    def take_damages(self) -> int:
+        """Return how many damages were found since this was last asked."""
+        with self._lock:
+            damages, self._damages = self._damages, 0
+        return damages
+
+    # ---------------------------------------------------------------------------------------------------- removing
+
+    def remove(self, job_id: str) -> None:
+        """Remove a job's published files, all at once for a reader; no harm if there are none."""
+        self._discard(self._results / _checked(job_id))
+
+    def published_at(self, job_id: str) -> float:
+        """Return when a job's files were written, in seconds since 1970; raises ``ArtifactNotFoundError``."""
+        try:
+            return (self._results / _checked(job_id) / MANIFEST).stat().st_mtime
+        except FileNotFoundError:
+            raise ArtifactNotFoundError(f"job {job_id} has no files") from None
+
+    def stored(self) -> list[str]:
+        """Return the ids of all jobs with anything on disk."""
+        folders = (self._requests, self._results, self._verdicts, self._pins)
+        names = {path.name.partition(".")[0] for folder in folders for path in _entries(folder)}
+        return sorted(name for name in names if JOB_ID.fullmatch(name))
+
+    def sweep(
+        self,
+        *,
+        leased: Collection[str],
+        ended: Collection[str] = (),
+        unknown: Collection[str] = (),
+        grace_s: float = 60.0,
+        keep_s: float = 7 * 86400.0,
+        alias_s: float = 7 * 86400.0,
+    ) -> int:
+        """Remove what no job needs; returns how many things that were.
+
+        Parameters
+        ----------
+        leased
+            Jobs that are being run: their staging folders stay. Others go once ``grace_s`` old, as do drafts.
+        ended
+            Jobs that ended without files: whatever lies there goes.
+        unknown
+            Jobs without a record: what they left goes once ``keep_s`` old, for a request is written before its record.
+        alias_s
+            How long an Idempotency-Key stands for something.
+        """
+        now, removed = time.time(), 0
+        for folder in _entries(self._staging):
+            if folder.name.partition(".")[0] not in leased and _age(folder, now) > grace_s:
+                self._discard(folder)
+                removed += 1
+        for job_id in ended:
+            if (self._results / job_id).exists():
+                self.remove(job_id)
+                removed += 1
+        for job_id in unknown:
+            places = (self._results / job_id, self._request_path(job_id), self._verdict_path(job_id))
+            if all(_age(place, now) > keep_s for place in places if place.exists()):
+                self.remove(job_id)
+                self.forget_request(job_id)
+                removed += 1
+        written = (self._requests, self._verdicts, self._pins, self._aliases, self._damaged)
+        for draft in (entry for at in written for entry in _entries(at)):
+            outdated = draft.parent == self._aliases and _age(draft, now) > alias_s
+            if outdated or (draft.name.startswith(DRAFT) and _age(draft, now) > grace_s):
+                draft.unlink(missing_ok=True)
+                removed += 1
+        for left in _entries(self._trash):
+            shutil.rmtree(left, ignore_errors=True)
+        return removed + self.blobs.sweep()
+
+    # ----------------------------------------------------------------------------------------------------- private
+
+    def _request_path(self, job_id: str) -> Path:
+        return self._requests / f"{_checked(job_id)}.json"
+
+    def _verdict_path(self, job_id: str) -> Path:
+        return self._verdicts / f"{_checked(job_id)}.json"
+
+    def _settle(self, path: Path, *, name: str, expected: str | None) -> set[Path]:
+        """Bring one file to disk for good; return the folders whose names must follow."""
+        path.chmod(0o444)  # its content may be shared
+        sha256 = sync_file(path)
+        if expected is not None and sha256 != expected:
+            raise ExportError(f"{name[:200]!r} is not what the manifest says; the disk may be failing")
+        if name == MANIFEST:
+            return set()  # the job's own: it tells when the files were written
+        folder = self.blobs.share(path, sha256)
+        return {folder} if folder else set()
+
+    def _count_damage(self) -> None:
+        with self._lock:
+            self._damages += 1
+
+    def _read(self, job_id: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        path = self._results / _checked(job_id) / MANIFEST
+        try:
+            return _read_manifest(path, path.stat().st_mtime_ns)
+        except FileNotFoundError:
+            raise ArtifactNotFoundError(f"job {job_id} has no files") from None
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise ArtifactDamagedError("the manifest of this job is damaged; request the job again") from None
+
+    def _discard(self, folder: Path) -> None:
+        # First out of sight, then piece by piece: a reader never finds half a folder.
+        self._trash.mkdir(parents=True, exist_ok=True)
+        doomed = self._trash / token_hex(8)
+        try:
+            folder.rename(doomed)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+@lru_cache(maxsize=32)  # one download asks for every file in turn, and a manifest may be megabytes
+def _read_manifest(path: Path, mtime_ns: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    document: dict[str, Any] = json.loads(path.read_bytes())
+    for entry in document["files"]:
+        kinds = (("name", str), ("bytes", int), ("sha256", str))
+        if not isinstance(entry, dict) or any(
+            not isinstance(entry.get(member, kind()), kind) for member, kind in kinds
+        ):
+            raise ValueError(f"an entry of {path} is malformed")
+    return document, {entry["name"]: entry for entry in document["files"]}
+
+
+def _expected_sums(staged: Path) -> dict[str, str | None]:
+    path = staged / MANIFEST
+    try:
+        _, listed = _read_manifest(path, path.stat().st_mtime_ns)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ExportError("the manifest cannot be read; the disk may be failing") from error
+    return {name: entry.get("sha256") for name, entry in listed.items()}
+
+
+def _checked(job_id: str) -> str:
+    if not JOB_ID.fullmatch(job_id):
+        raise ArtifactNotFoundError(f"{job_id[:64]!r} is not the id of a job")
+    return job_id
+
+
+def _link(source: str, target: str) -> None:
+    """Copy a file by a further link where that can be; the manifest always, it is the job's own."""
+    if Path(source).name != MANIFEST:
+        try:
+            os.link(source, target)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+        else:
+            return
+    shutil.copyfile(source, target)
+
+
+def _record(path: Path, valid: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+    """Read a record; None if there is none, or if it is damaged, which is logged: waiting does not bring it back."""
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError):
+        document = None
+    if isinstance(document, dict) and valid(document):
+        return document
+    log.critical("the record %s/%s is damaged and is passed over", path.parent.name, path.name)
+    return None
+
+
+def is_request(record: dict[str, Any]) -> bool:
+    """Whether this is a recorded request that can be restored."""
+    texts = ("id", "kind", "owner", "model_id", "model_sha256", "digest")
+    at = record.get("created_at")
+    return (
+        all(isinstance(record.get(member), str) for member in texts)
+        and isinstance(record.get("spec"), dict)
+        and isinstance(at, int | float)
+        and math.isfinite(at)
+    )
+
+
+def _has_id(record: dict[str, Any]) -> bool:
+    return isinstance(record.get("id"), str)
+
+
+def is_verdict(record: dict[str, Any]) -> bool:
+    """Whether this says how a job ended."""
+    times = isinstance(record.get("finished_at"), int | float | None)
+    return record.get("status") in ENDS and times and isinstance(record.get("error"), dict | None)
+
+
+def is_alias(record: dict[str, Any]) -> bool:
+    """Whether this says what an Idempotency-Key stands for."""
+    return isinstance(record.get("job"), str) and isinstance(record.get("digest"), str)
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _age(path: Path, now: float) -> float:
+    try:
+        return now - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

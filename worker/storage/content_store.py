@@ -1,0 +1,107 @@
+"""Contents, each kept once under its SHA-256, however many jobs have made it.
+
+``blobs/<2 digits>/<sha256>`` is a further hard link to a job's own file. So the file system counts who needs a content:
+a blob that no job's folder links to has one link, its own, and may go. Nothing is ever read through a blob, which makes
+this safe without a lock: a janitor that removes a blob in the instant in which a publisher links to it takes away a
+name only, the publisher's file keeps the content.
+
+Promises: files that :meth:`Blobs.share` returned for have the content they had; two with the same content take the room
+of one. A stored content is hashed before it takes the place of a file; a damaged one is dropped and reported.
+Does not promise: sharing where the file system has no hard links; every job then keeps its own copy.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from worker.storage.durable_files import NO_LINKS, checksum, draft_of, sync_folder
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 8  # against a janitor that removes the same blob again and again
+
+
+class Blobs:
+    """The contents below one folder; ``on_damage`` is told the SHA-256 of each damaged content that is dropped."""
+
+    def __init__(self, folder: Path, *, on_damage: Callable[[str], None] = lambda _: None) -> None:
+        self._folder, self._on_damage = folder, on_damage
+
+    def share(self, path: Path, sha256: str) -> Path | None:
+        """Make a file, written and synced, share the room of its twins.
+
+        Returns
+        -------
+            The folder whose names must be synced before this outlives a power cut; None if nothing was shared.
+        """
+        try:
+            return self._share(path, self.path(sha256))
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            return None
+
+    def sweep(self) -> int:
+        """Remove the contents that no job has; safe beside any number of publishers. Returns how many."""
+        removed = 0
+        for folder in self._folders():
+            for blob in os.scandir(folder):
+                if blob.stat(follow_symlinks=False).st_nlink == 1:
+                    Path(blob.path).unlink(missing_ok=True)
+                    removed += 1
+        return removed
+
+    def contents(self) -> list[str]:
+        """Return the SHA-256 of every content."""
+        return sorted(blob.name for folder in self._folders() for blob in folder.iterdir())
+
+    def path(self, sha256: str) -> Path:
+        """Return where a content lies, if it is there."""
+        return self._folder / sha256[:2] / sha256
+
+    def drop(self, sha256: str) -> None:
+        """Remove the name of a damaged content, so that no file is linked to it any more, and report it."""
+        log.error(
+            "content %s: its stored bytes are damaged; it is dropped, the next job that makes it stores it anew", sha256
+        )
+        self.path(sha256).unlink(missing_ok=True)
+        self._on_damage(sha256)
+
+    def _share(self, path: Path, blob: Path) -> Path | None:
+        for _ in range(ATTEMPTS):
+            try:
+                os.link(path, blob)
+            except FileExistsError:
+                if self._replace_by_twin(path, blob):
+                    return blob.parent
+            except FileNotFoundError:
+                blob.parent.mkdir(parents=True, exist_ok=True)
+                sync_folder(self._folder)
+            else:
+                return blob.parent
+        return None
+
+    def _replace_by_twin(self, path: Path, blob: Path) -> bool:
+        """Put a link to ``blob`` in the place of ``path``; False if the blob went away or is not what its name says."""
+        twin = draft_of(path)
+        try:
+            os.link(blob, twin)
+        except FileNotFoundError:
+            return False
+        try:
+            if twin.samefile(path):  # renaming a link over its own file does nothing, not even remove it
+                return True
+            # Sizes do not tell: a disk may alter bytes and keep their number.
+            if twin.stat().st_size != path.stat().st_size or checksum(twin) != blob.name:
+                self.drop(blob.name)
+                return False
+            twin.replace(path)
+            return True
+        finally:
+            twin.unlink(missing_ok=True)
+
+    def _folders(self) -> list[Path]:
+        return [entry for entry in self._folder.iterdir() if entry.is_dir()] if self._folder.is_dir() else []

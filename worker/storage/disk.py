@@ -1,0 +1,74 @@
+"""Whether the disk under the artifacts is in order; a worker looks before it begins and when something went wrong.
+
+A full or broken disk is nobody's fault: jobs wait until it is in order again, however many there are, and none is ended
+for it. :mod:`worker.tasks` therefore asks here who is to blame before it blames a job.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from worker.errors import CytosynthError, ExportError
+from worker.storage.artifacts import Artifacts
+from worker.uploads.store import DiskFullError, check_reserve
+
+log = logging.getLogger(__name__)
+
+REST_S = 5.0  # between two attempts while the disk is out of order
+TROUBLE = frozenset(
+    {
+        errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
+        errno.ENOENT, errno.EFBIG, errno.ESTALE, errno.ENODEV, errno.ENXIO,
+    }
+)  # fmt: skip
+
+
+class Storage:
+    """The disk that one worker writes to.
+
+    Parameters
+    ----------
+    reserve
+        Bytes that stay free.
+    alive, stop
+        Called while resting: shows that this process lives; says whether to stop.
+    """
+
+    def __init__(
+        self, artifacts: Artifacts, *, reserve: int, alive: Callable[[], None], stop: Callable[[], bool]
+    ) -> None:
+        self._artifacts, self._reserve, self._alive, self._stop = artifacts, reserve, alive, stop
+
+    def check(self, wanted: int) -> None:
+        """Raise ``DiskFullError`` if the reserve would be touched once ``wanted`` bytes are written."""
+        check_reserve(self._artifacts.root, reserve=self._reserve, wanted=wanted)
+
+    def fit(self) -> bool:
+        """Whether anything can be written at all."""
+        try:
+            self._artifacts.probe()
+            self.check(0)
+        except (OSError, DiskFullError) as error:
+            log.warning("the disk is out of order, jobs wait: %s", error)
+            return False
+        return True
+
+    def trouble(self, error: CytosynthError | OSError) -> OSError | None:
+        """Return the trouble with this disk that made somebody raise ``error``; None if that was something else."""
+        cause = error.__cause__ if isinstance(error, ExportError) else error
+        if not isinstance(cause, OSError) or cause.errno not in TROUBLE:
+            return None
+        place = Path(os.fsdecode(cause.filename)) if isinstance(cause.filename, str | bytes) else self._artifacts.root
+        return cause if place.is_relative_to(self._artifacts.root) else None
+
+    def rest(self) -> None:
+        """Let time pass."""
+        until = time.monotonic() + REST_S
+        while time.monotonic() < until and not self._stop():
+            self._alive()
+            time.sleep(0.2)

@@ -1,0 +1,435 @@
+"""Files that clients bring: kept under a name of their owner's, unchanged, for a while; and the models made of them.
+
+Below the data folder::
+
+    uploads/incoming/<owner>.<random>    arriving
+    uploads/kept/<owner>/<name>/         content and upload.json
+    models/<id>/                         card.json, weights.safetensors, and whose it is
+
+Promises: an upload exists whole or not at all and never changes; nobody keeps more than the quota, however many arrive
+at once; the disk's reserve is not touched.
+Does not promise: that the content was looked at; :mod:`worker.uploads.sandbox` does that before :meth:`Uploads.keep`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, BinaryIO
+
+from model.card import WEIGHTS_FILE, ModelCard, load_card
+from model.errors import CheckpointError
+from worker.errors import CytosynthError
+from worker.storage.durable_files import checksum, sync_file, sync_folder, write_over
+
+log = logging.getLogger(__name__)
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\.(?:tiff?|stl|obj|ply|safetensors)")
+MODEL_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+OWNER_FILE = "owner"
+OPEN_FOLDER = "open"  # of what came while the service had no keys
+CONTENT, RECORD = "content", "upload.json"
+LOOK_EVERY = 8 * 2**20  # bytes between two looks at the disk
+ABANDONED_S = 3600.0
+ARRIVING_MAX = 8  # at once, for one owner
+KEPT_MAX = 10_000
+
+
+class UploadNotFoundError(CytosynthError):
+    """No upload of that name, or not the caller's: both look the same."""
+
+    code = "upload_not_found"
+
+
+class UploadExistsError(CytosynthError):
+    """There is an upload of that name with another content."""
+
+    code = "upload_exists"
+
+
+class UploadDamagedError(CytosynthError):
+    """The stored content of an upload is not what was sent."""
+
+    code = "upload_damaged"
+
+
+class UploadQuotaError(CytosynthError):
+    """The owner keeps as much as one may."""
+
+    code = "upload_quota"
+
+
+class DiskFullError(CytosynthError):
+    """Less would be left on the disk than is to be kept free."""
+
+    code = "disk_full"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadRules:
+    """The numbers that govern uploads; ``quota_bytes`` is for each owner."""
+
+    quota_bytes: int = 8 * 2**30
+    reserve_bytes: int = 2**30
+    keep_s: float = 7 * 86400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """One kept file. Times are seconds since 1970; ``facts`` is what :func:`worker.uploads.sandbox.inspect_file` found."""
+
+    name: str
+    kind: str
+    bytes: int
+    sha256: str
+    created_at: float
+    expires_at: float
+    facts: dict[str, Any]
+
+
+class Arriving:
+    """A file that is being received: counted, hashed, and stopped where it would take too much."""
+
+    def __init__(self, path: Path, file: BinaryIO, *, rules: UploadRules, room: int) -> None:
+        self.path, self.bytes = path, 0
+        self._file, self._rules, self._room = file, rules, room
+        self._sha256 = hashlib.sha256()
+        self._looked_at = -LOOK_EVERY
+
+    @property
+    def sha256(self) -> str:
+        """Of what has arrived so far, in hexadecimal digits."""
+        return self._sha256.hexdigest()
+
+    def write(self, part: bytes) -> None:
+        """Add a part.
+
+        Raises
+        ------
+        UploadQuotaError, DiskFullError
+            If it is one too many.
+        """
+        self.bytes += len(part)
+        if self.bytes > self._room:
+            raise _over_quota(self._rules)
+        if self.bytes - self._looked_at >= LOOK_EVERY:
+            check_reserve(self.path.parent, reserve=self._rules.reserve_bytes, wanted=len(part))
+            self._looked_at = self.bytes
+        try:
+            self._file.write(part)
+        except OSError as error:
+            raise DiskFullError(f"the file cannot be stored: {error.strerror}") from error
+        self._sha256.update(part)
+
+    def close(self) -> None:
+        """Have everything on disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+class Uploads:
+    """The uploads below one data folder. Threads and processes may share it."""
+
+    def __init__(self, data_dir: Path, *, rules: UploadRules | None = None) -> None:
+        self.rules = rules or UploadRules()
+        self._incoming = data_dir / "uploads" / "incoming"
+        self._kept = data_dir / "uploads" / "kept"
+        self._models = data_dir / "models"
+
+    # ----------------------------------------------------------------------------------------------------- receiving
+
+    @contextmanager
+    def arriving(self, owner: str) -> Iterator[Arriving]:
+        """Open a file to receive into; it is gone afterwards unless :meth:`keep` has taken it.
+
+        Raises
+        ------
+        UploadQuotaError, DiskFullError
+            If there is no room, or too many of this owner's arrive already.
+        """
+        self._incoming.mkdir(parents=True, exist_ok=True)
+        check_reserve(self._incoming, reserve=self.rules.reserve_bytes, wanted=0)
+        others = list(self._incoming.glob(f"{_folder(owner)}.*"))
+        if len(others) >= ARRIVING_MAX:
+            raise UploadQuotaError(f"{len(others)} uploads arrive already, the most at once; wait for one to end")
+        room = self.rules.quota_bytes - self.used(owner)
+        if room <= 0:
+            raise _over_quota(self.rules)
+        path = self._incoming / f"{_folder(owner)}.{token_hex(8)}"
+        try:
+            with path.open("xb") as file:
+                yield Arriving(path, file, rules=self.rules, room=room)
+        finally:
+            path.unlink(missing_ok=True)
+
+    def keep(
+        self, owner: str, arrived: Arriving, *, name: str, kind: str, facts: dict[str, Any]
+    ) -> tuple[Upload, bool]:
+        """Keep what has arrived under a name; returns the upload and whether it is new.
+
+        The same content under the same name is kept once; sent again, it is kept for longer.
+
+        Raises
+        ------
+        UploadExistsError
+            If the name stands for another content.
+        UploadQuotaError
+            If others have used up the room meanwhile.
+        """
+        now = time.time()
+        upload = Upload(
+            name=name, kind=kind, bytes=arrived.bytes, sha256=arrived.sha256, created_at=now,
+            expires_at=now + self.rules.keep_s, facts=facts,
+        )  # fmt: skip
+        folder = self._folder(owner, name)
+        with self._owned(owner):
+            before = _read(folder)
+            if before is not None and before.expires_at > now and _intact(folder, before, arrived=upload.sha256):
+                if before.sha256 != upload.sha256:
+                    raise UploadExistsError(f"there is another upload called {name}; remove it or use another name")
+                again = replace(before, expires_at=upload.expires_at)
+                _write(folder, again)
+                return again, False
+            self._discard(folder)
+            if self.used(owner) + upload.bytes > self.rules.quota_bytes or len(self.kept(owner)) >= KEPT_MAX:
+                raise _over_quota(self.rules)
+            arrived.close()
+            draft = self._incoming / f".{token_hex(8)}"
+            draft.mkdir()
+            arrived.path.rename(draft / CONTENT)
+            _write(draft, upload)
+            draft.rename(folder)
+            sync_folder(folder.parent)
+        return upload, True
+
+    # ------------------------------------------------------------------------------------------------------- reading
+
+    def get(self, owner: str, name: str) -> Upload:
+        """Return one upload; raises ``UploadNotFoundError``."""
+        upload = _read(self._folder(owner, name)) if NAME.fullmatch(name) else None
+        if upload is None or upload.expires_at <= time.time():
+            raise UploadNotFoundError("there is no upload of that name; GET /v1/uploads lists them")
+        return upload
+
+    def content(self, owner: str, name: str) -> Path:
+        """Return where the content of an upload lies.
+
+        Raises
+        ------
+        UploadNotFoundError
+            If there is none.
+        UploadDamagedError
+            If its bytes are not those that were sent.
+        """
+        upload, path = self.get(owner, name), self._folder(owner, name) / CONTENT
+        if not _matches(path, upload.sha256):
+            raise _damaged(name)
+        return path
+
+    def kept(self, owner: str) -> list[Upload]:
+        """Return the owner's uploads, ordered by name."""
+        now = time.time()
+        found = (_read(folder) for folder in sorted(_entries(self._kept / _folder(owner))))
+        return [upload for upload in found if upload is not None and upload.expires_at > now]
+
+    def all_kept(self) -> Iterator[tuple[Path, Upload | None]]:
+        """Yield the folder of every upload, whoever owns it, and its record; None for the record if it is damaged."""
+        for owner in _entries(self._kept):
+            for folder in sorted(_entries(owner)):
+                if folder.is_dir():
+                    yield folder, _read(folder)
+
+    def used(self, owner: str) -> int:
+        """Return the bytes that an owner keeps: uploads, and the weights of models made of them."""
+        models = (folder for folder in _entries(self._models) if _owner(folder) == owner)
+        weights = sum(_size(folder / WEIGHTS_FILE) for folder in models)
+        return sum(upload.bytes for upload in self.kept(owner)) + weights
+
+    # ------------------------------------------------------------------------------------------------------ removing
+
+    def remove(self, owner: str, name: str) -> None:
+        """Remove an upload; raises ``UploadNotFoundError``."""
+        self.get(owner, name)
+        with self._owned(owner):
+            self._discard(self._folder(owner, name))
+
+    def expire(self) -> None:
+        """Remove what has expired and what was left half received; safe to run anywhere, any time."""
+        now = time.time()
+        for owner in _entries(self._kept):
+            if not owner.is_dir():
+                continue  # a lock
+            with self._owned(owner.name):
+                for folder in _entries(owner):
+                    upload = _read(folder)
+                    if upload is None or upload.expires_at <= now:
+                        self._discard(folder)
+        for left in _entries(self._incoming):
+            if now - left.stat().st_mtime > ABANDONED_S:
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+    # -------------------------------------------------------------------------------------------------------- models
+
+    def install(self, owner: str, name: str, card: ModelCard) -> Path:
+        """Make a model of uploaded weights; its folder is named after the card and stays when the upload expires.
+
+        Raises
+        ------
+        UploadNotFoundError
+            If there is no such upload.
+        UploadDamagedError
+            If its bytes are not those that were sent.
+        """
+        weights, folder = self.content(owner, name), self._models / card.id
+        with self._owned(owner):
+            if folder.is_dir():
+                if self.installed(owner, card):
+                    return folder
+                log.error("model %s: its stored files are damaged; it is installed anew", card.id)
+                self._discard(folder)
+            draft = self._incoming / f".{token_hex(8)}"
+            draft.mkdir(parents=True)
+            os.link(weights, draft / WEIGHTS_FILE)
+            write_over(draft / OWNER_FILE, owner.encode("ascii"))
+            sync_file(card.write(draft))
+            sync_folder(draft)
+            self._models.mkdir(parents=True, exist_ok=True)
+            draft.rename(folder)
+            sync_folder(self._models)
+        return folder
+
+    def installed(self, owner: str, card: ModelCard) -> bool:
+        """Whether this model is installed and its files are sound; its name follows from its content and its owner."""
+        folder = self._models / card.id
+        return _owner(folder) == owner and _matches(folder / WEIGHTS_FILE, card.sha256) and _has_card(folder)
+
+    def uninstall(self, owner: str, model_id: str) -> bool:
+        """Remove a model that the owner has made; False if there is none."""
+        folder = self._models / model_id
+        if not MODEL_ID.fullmatch(model_id) or _owner(folder) != owner:
+            return False
+        self._discard(folder)
+        return True
+
+    # ------------------------------------------------------------------------------------------------------- private
+
+    def _folder(self, owner: str, name: str) -> Path:
+        return self._kept / _folder(owner) / name
+
+    @contextmanager
+    def _owned(self, owner: str) -> Iterator[None]:
+        """One change at a time to what an owner keeps."""
+        self._incoming.mkdir(parents=True, exist_ok=True)
+        (self._kept / _folder(owner)).mkdir(parents=True, exist_ok=True)
+        with (self._kept / f"{_folder(owner)}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _discard(self, folder: Path) -> None:
+        # First out of sight, then piece by piece: nobody finds half an upload.
+        doomed = self._incoming / f".{token_hex(8)}"
+        try:
+            folder.rename(doomed)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def check_reserve(folder: Path, *, reserve: int, wanted: int) -> int:
+    """Return the bytes that are free on the disk of ``folder``.
+
+    Raises
+    ------
+    DiskFullError
+        If less than ``reserve`` would be free once ``wanted`` bytes are written.
+    """
+    free = shutil.disk_usage(folder).free
+    if free - wanted < reserve:
+        raise DiskFullError(
+            f"{free / 2**30:.1f} GiB are free and {reserve / 2**30:.1f} GiB are kept free; this takes about "
+            f"{wanted / 2**30:.2f} GiB"
+        )
+    return free
+
+
+def _over_quota(rules: UploadRules) -> UploadQuotaError:
+    return UploadQuotaError(
+        f"uploads and the models made of them may take {rules.quota_bytes} bytes together; remove some first"
+    )
+
+
+def _folder(owner: str) -> str:
+    return owner or OPEN_FOLDER
+
+
+def _owner(folder: Path) -> str | None:
+    try:
+        return (folder / OWNER_FILE).read_text(encoding="ascii")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        log.critical("model %s: the record of its owner is damaged; nobody sees it", folder.name)
+        return None
+
+
+def _read(folder: Path) -> Upload | None:
+    try:
+        return Upload(**json.loads((folder / RECORD).read_bytes()))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, TypeError):
+        log.critical("upload %s: its record is damaged; send the file again", folder.name)
+        return None
+
+
+def _write(folder: Path, upload: Upload) -> None:
+    write_over(folder / RECORD, json.dumps(asdict(upload), allow_nan=False).encode())
+
+
+def _intact(folder: Path, upload: Upload, *, arrived: str) -> bool:
+    """Whether an upload may stay: its content is what its record says, or another upload asks for its name."""
+    if upload.sha256 != arrived or _matches(folder / CONTENT, upload.sha256):
+        return True
+    log.error("upload %s: its stored content is damaged; what was sent again takes its place", upload.name)
+    return False
+
+
+def _matches(path: Path, sha256: str) -> bool:
+    try:
+        return checksum(path) == sha256
+    except FileNotFoundError:
+        return False
+
+
+def _has_card(folder: Path) -> bool:
+    try:
+        load_card(folder)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _damaged(name: str) -> UploadDamagedError:
+    return UploadDamagedError(f"the stored content of the upload {name} is damaged; send the file again")
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    return (entry for entry in folder.iterdir()) if folder.is_dir() else iter(())
