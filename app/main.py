@@ -18,17 +18,17 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry
 
-from app.access import Guard
-from app.border import BodyLimit, Head, SecurityHeaders
-from app.compression import CompressionMiddleware
-from app.desk import open_desk
-from app.errors import UnforeseenErrors, install_errors
-from app.logs import configure_logs
-from app.metrics import HttpTimes, QueueFigures, refusal_counter
+from app.middleware.authentication import Guard
+from app.middleware.compression import CompressionMiddleware
+from app.middleware.load_shedding import Shed
+from app.middleware.metrics import HttpTimes, QueueFigures, refusal_counter
+from app.middleware.request_logs import configure_logs
+from app.middleware.strict_bodies import BodyLimit, Head, SecurityHeaders
 from app.openapi import describe
-from app.overload import Shed
+from app.problems.handlers import UnforeseenErrors, install_errors
 from app.routes import files, generations, health, jobs, models, pages, uploads
 from app.server import STATE, Bounds, Connections
+from app.services.resources import open_desk
 from app.settings import AppSettings
 
 SWITCH_S = 0.0005

@@ -8,10 +8,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from app.access import is_public
-from app.errors import PROBLEM_JSON
-from app.examples import ANSWERS, DETAILS, MEMBERS, OWN_DETAILS
-from app.problems import (
+from app.middleware.authentication import is_public
+from app.problems.handlers import PROBLEM_JSON
+from app.problems.types import (
     BODY_TOO_LONG,
     BUSY,
     CLOSED,
@@ -30,6 +29,7 @@ from app.problems import (
     UNSUPPORTED,
     ProblemType,
 )
+from app.routes.examples import ANSWERS, DETAILS, MEMBERS, OWN_DETAILS
 from app.schemas import Problem
 from model import __version__
 from model import errors as tree

@@ -29,10 +29,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from app.border import SecurityHeaders
-from app.errors import REFUSED, problem_response
-from app.logs import report_suppressed
-from app.problems import (
+from app.middleware.request_logs import report_suppressed
+from app.middleware.strict_bodies import SecurityHeaders
+from app.problems.handlers import REFUSED, problem_response
+from app.problems.types import (
     ADDRESS_TOO_LONG,
     BAD_REQUEST,
     HEAD_TOO_LONG,

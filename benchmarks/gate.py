@@ -22,13 +22,13 @@ import torch
 
 from benchmarks.engine.report import table
 from model.card import SHIPPED_MODELS
-from model.checkpoint import Checkpoint, load_checkpoint
 from model.domain import frame_times
-from model.labels import FRAGMENT
-from model.latent import Floats, balanced_centre
-from model.plausibility import GATE_FRAMES, GATE_GRID, bodies_over_time, is_plausible
-from model.runs import bodies
-from model.sparse import SparseField, evaluate_dense
+from model.engine.runs import bodies
+from model.engine.sparse import SparseField, evaluate_dense
+from model.engine.tracking import FRAGMENT
+from model.network.checkpoint import Checkpoint, load_checkpoint
+from model.network.latent import Floats, balanced_centre
+from model.network.plausibility import GATE_FRAMES, GATE_GRID, bodies_over_time, is_plausible
 from model.spec import GenerationSpec
 from model.synthesis import LivingCell
 

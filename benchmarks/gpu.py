@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 
 from model.card import SHIPPED_MODELS
-from model.checkpoint import load_checkpoint
 from model.domain import Grid, frame_times
-from model.gpu import StackedDecoders, evaluate_frames, frames_at_once
-from model.gpu_surface import Frame
-from model.network import FoldedDecoder
+from model.engine.gpu_marching_cubes import Frame
+from model.engine.gpu_sparse import StackedDecoders, evaluate_frames, frames_at_once
+from model.network.autodecoder import FoldedDecoder
+from model.network.checkpoint import load_checkpoint
 from model.spec import GenerationSpec
 from model.synthesis import living_cell
 

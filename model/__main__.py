@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from model.cli.evaluate import register as register_evaluation
+from model.cli.own_cells import register
 from model.errors import CytosynthError, JobError, SurfaceError
-from model.evaluation.commands import register as register_evaluation
-from model.importing.commands import register
 
 cli = typer.Typer(
     help="The workshop: train, measure and use auto-decoders of living-cell shapes.\n\n"
@@ -62,13 +62,13 @@ def train(
     device: Annotated[str, typer.Option(help="Where torch computes: cpu, cuda …")] = "cpu",
 ) -> None:
     """Train a model from a recipe; run again after an interruption, it goes on where it stopped."""
-    from model.calibration import steepest_slope
-    from model.checkpoint import load_checkpoint, save_checkpoint  # here, so that --help answers at once
-    from model.dataset import build_dataset
-    from model.latent import fit_prior
-    from model.optimiser import multiplies_bfloat16
-    from model.train import TrainConfig, TrainProgress, check_start
-    from model.train import train as run_training
+    from model.learning.dataset import build_dataset
+    from model.learning.optimisers import multiplies_bfloat16
+    from model.learning.train import TrainConfig, TrainProgress, check_start
+    from model.learning.train import train as run_training
+    from model.network.checkpoint import load_checkpoint, save_checkpoint  # here, so that --help answers at once
+    from model.network.latent import fit_prior
+    from model.network.lipschitz import steepest_slope
 
     recipe = TrainConfig.read(config).with_folder(data).with_plan(steps=steps, rates=rates)
     home = work / recipe.id
@@ -130,7 +130,7 @@ def train(
     )
     console.print(f"[green]trained[/green] {checkpoint.card.id}: {models / recipe.id}, {trained.minutes:.1f} minutes")
     if recipe.data.kind == "imported":
-        from model.importing.figures import write_figures
+        from model.evaluation.imported import write_figures
 
         figures = write_figures(checkpoint, dataset, models / recipe.id, held_out=recipe.held_out.frames)
         console.print(", ".join(f"{name} {value:.4f}" for name, value in figures.items()), soft_wrap=True)
@@ -147,8 +147,8 @@ def synthesize(
     from pydantic import ValidationError
 
     from model.card import SHIPPED_MODELS, find_model
-    from model.checkpoint import load_checkpoint
     from model.errors import ExportError, SpecError
+    from model.network.checkpoint import load_checkpoint
     from model.spec import GenerationSpec
     from model.synthesis import synthesize as run_synthesis
 
@@ -174,7 +174,7 @@ def verify(
 ) -> None:
     """Read downloaded results back and compare them with their manifests; status 1 if anything is wrong."""
     from model.errors import ExportError
-    from model.verify import verify_result
+    from model.export.verify import verify_result
 
     status = 0
     for folder in folders:

@@ -4,7 +4,7 @@ A model is a folder: ``weights.safetensors`` and ``card.json``. The card carries
 know (physical scale, limits, quality, checksum), so that the web process never loads a numerical library.
 
 Promises: a card that loads is complete and its bounds are sane.
-Does not promise: that the weights match their checksum; :func:`model.checkpoint.load_checkpoint` checks that.
+Does not promise: that the weights match their checksum; :func:`model.network.checkpoint.load_checkpoint` checks that.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Promises: sample ``i`` of ``n`` lies at ``2 i / (n − 1) − 1``, ends included, in space and in time; both directions are
 computed in float64 and rounded once, so that index → coordinate → index is the identity. No other file converts.
-Does not promise: physical units; :mod:`model.export` alone knows micrometres and minutes.
+Does not promise: physical units; :mod:`model.export.exporter` alone knows micrometres and minutes.
 """
 
 from __future__ import annotations

@@ -24,19 +24,19 @@ from numpy.typing import NDArray
 
 from model import __version__
 from model.card import ModelCard
-from model.checkpoint import Checkpoint
 from model.domain import TAU, Grid, frame_times
+from model.engine.gpu_sparse import StackedDecoders, evaluate_frames
+from model.engine.marching_cubes import Surface, extract_surface
+from model.engine.sparse import Exact, evaluate_sequence, frames_at_once
+from model.engine.tracking import CellTracker, LabelledFrame
 from model.errors import EmptySurfaceError, ImplausibleError, InvalidFieldError, SpecError
-from model.export import Exporter
-from model.gpu import StackedDecoders, evaluate_frames
-from model.labels import CellTracker, LabelledFrame
-from model.latent import balanced_centre, draw_code, draw_rotation, rotation_matrix, sequence_generator
-from model.network import FoldedDecoder
-from model.plausibility import draw_plausible_code, implausible
-from model.render import PALETTES, Scene, encode_png, montage, render_frames, vertex_labels
-from model.sparse import Exact, evaluate_sequence, frames_at_once
+from model.export.exporter import Exporter
+from model.export.render import PALETTES, Scene, encode_png, montage, render_frames, vertex_labels
+from model.network.autodecoder import FoldedDecoder
+from model.network.checkpoint import Checkpoint
+from model.network.latent import balanced_centre, draw_code, draw_rotation, rotation_matrix, sequence_generator
+from model.network.plausibility import draw_plausible_code, implausible
 from model.spec import GenerationSpec
-from model.surface import Surface, extract_surface
 
 Device = Literal["auto", "cpu", "cuda"]
 PROCESSOR = torch.device("cpu")

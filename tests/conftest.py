@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from model.checkpoint import Checkpoint
+    from model.network.checkpoint import Checkpoint
 
 for name in [name for name in os.environ if name.startswith("CYTOSYNTH_")]:
     del os.environ[name]
@@ -44,6 +44,6 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tiny_models: Path) -> Checkpoint:
-    from model.checkpoint import load_checkpoint
+    from model.network.checkpoint import load_checkpoint
 
     return load_checkpoint(tiny_models / "tiny")

@@ -18,7 +18,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 from workbench import ROOT, alive, eventually
 
-from app.cli import cli
+from app.cli.commands import cli
 
 START_S = 120.0  # a busy machine reads Python's libraries slowly
 

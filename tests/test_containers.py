@@ -244,7 +244,7 @@ def test_image_holds_our_packages_as_they_are_and_apart_from_the_libraries(tmp_p
 
 
 def test_command_line_without_web_libraries_says_where_it_runs() -> None:
-    code = "import sys; sys.modules['httpx'] = None; import app.cli"
+    code = "import sys; sys.modules['httpx'] = None; import app.cli.commands"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "web image" in done.stderr

@@ -59,14 +59,15 @@ def module_name(path: Path) -> str:
 
 
 def test_importing_the_web_application_loads_no_numerical_library() -> None:
-    loaded = loaded_after("import app.main, app.cli")
+    loaded = loaded_after("import app.main, app.cli.commands")
     assert not loaded & NUMERICAL
 
 
 def test_importing_the_workers_parent_loads_no_numerical_library() -> None:
     # It forks the computing process; a device touched before the fork is broken after it.
     loaded = loaded_after(
-        "import worker.celery_app, worker.liveness.housekeeping, worker.jobs, worker.storage.artifacts, worker.broker.embedded"
+        "import worker.celery_app, worker.liveness.housekeeping, worker.jobs, worker.storage.artifacts, "
+        "worker.broker.embedded"
     )
     assert not loaded & NUMERICAL
 
@@ -102,7 +103,11 @@ def test_only_domain_converts_between_indices_and_coordinates() -> None:
     conversion = re.compile(r"linspace\(\s*-\s*1")
     # Phantoms are written in coordinates from the start: they sample τ to check themselves and have no indices. The
     # renderer's pixels lie on a screen, not in Ω.
-    others = {"model/domain.py", "model/render.py", *(named(path) for path in (ROOT / "model/phantoms").glob("*.py"))}
+    others = {
+        "model/domain.py",
+        "model/export/render.py",
+        *(named(path) for path in (ROOT / "model/phantoms").glob("*.py")),
+    }
     converters = {named(path) for path in SOURCES if conversion.search(path.read_text(encoding="utf-8"))}
     assert converters - others == set()
 

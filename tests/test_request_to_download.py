@@ -209,7 +209,7 @@ def test_command_line_starts_a_service_of_its_own_where_none_runs(tiny_models: P
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["celegans", "a549"])
 def test_documented_examples_run_as_they_stand(service: Served, name: str) -> None:
-    from app.examples import GENERATIONS
+    from app.routes.examples import GENERATIONS
 
     assert name in find_models([SHIPPED_MODELS])
     with httpx.Client(base_url=service.address, timeout=90) as client:

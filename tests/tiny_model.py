@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from model.calibration import steepest_slope
-from model.checkpoint import Checkpoint, save_checkpoint
-from model.dataset import MaskSource, build_dataset
-from model.latent import fit_prior
-from model.network import NetworkConfig
-from model.train import HeldOut, Optimisation, TrainConfig, train
+from model.learning.dataset import MaskSource, build_dataset
+from model.learning.train import HeldOut, Optimisation, TrainConfig, train
+from model.network.autodecoder import NetworkConfig
+from model.network.checkpoint import Checkpoint, save_checkpoint
+from model.network.latent import fit_prior
+from model.network.lipschitz import steepest_slope
 
 SIDE, FRAMES, SEQUENCES = 24, 4, 3
 

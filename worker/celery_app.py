@@ -1,7 +1,7 @@
 """The Celery instance: carries hints that there is work, and keeps one computing process a worker.
 
-``python -m worker`` or ``celery -A worker.celery_app worker`` starts one. Importing this module has no effect, and nothing
-here imports a numerical library: the parent stays small and forks before any device is touched.
+``python -m worker`` or ``celery -A worker.celery_app worker`` starts one. Importing this module has no effect, and
+nothing here imports a numerical library: the parent stays small and forks before any device is touched.
 """
 
 from __future__ import annotations

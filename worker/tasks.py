@@ -40,7 +40,7 @@ from worker.storage.disk import Storage
 from worker.uploads.store import DiskFullError
 
 if TYPE_CHECKING:
-    from model.checkpoint import Checkpoint
+    from model.network.checkpoint import Checkpoint
     from model.synthesis import Progress
 
 log = logging.getLogger(__name__)
@@ -327,8 +327,8 @@ def _checkpoint(folder: Path, sha256: str) -> Checkpoint:
     """Return a loaded checkpoint; the job named its weights by their checksum, and gets those or none."""
     import torch
 
-    from model.checkpoint import load_checkpoint
     from model.errors import CheckpointError
+    from model.network.checkpoint import load_checkpoint
 
     if threads := WorkerSettings().threads:
         torch.set_num_threads(threads)

@@ -14,13 +14,13 @@ from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from app.archive import Entry, archive, archive_length
-from app.border import StrictRoute
-from app.desk import Desk, DeskNow
-from app.errors import ProblemError, problem_response
-from app.problems import RANGE, TABLE
+from app.middleware.strict_bodies import StrictRoute
+from app.problems.handlers import ProblemError, problem_response
+from app.problems.types import RANGE, TABLE
+from app.responses.zip_stream import Entry, archive, archive_length
 from app.routes.jobs import JobId
 from app.schemas import FileList, FileView
+from app.services.resources import Desk, DeskNow
 from model.formats import MEDIA_TYPES, OTHER, media_type
 from model.spec import COUNT_MAX
 from worker.errors import (

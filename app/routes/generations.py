@@ -10,10 +10,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Header, Response
 
-from app.border import StrictRoute
-from app.desk import Desk, DeskNow
-from app.examples import GENERATIONS
+from app.middleware.strict_bodies import StrictRoute
+from app.routes.examples import GENERATIONS
 from app.schemas import EstimateView, JobView, Limits, SecondsView
+from app.services.resources import Desk, DeskNow
 from model.spec import GenerationSpec
 from worker.jobs import Job
 

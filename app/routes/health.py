@@ -10,11 +10,11 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from app.border import StrictRoute
-from app.desk import WholeDesk
-from app.errors import ProblemError
-from app.problems import NOT_READY
+from app.middleware.strict_bodies import StrictRoute
+from app.problems.handlers import ProblemError
+from app.problems.types import NOT_READY
 from app.schemas import CheckView, LiveView, ReadyView, VersionView
+from app.services.resources import WholeDesk
 from model import __version__
 from model.errors import CytosynthError
 

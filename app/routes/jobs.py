@@ -12,9 +12,9 @@ from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.exceptions import HTTPException
 
-from app.border import StrictRoute
-from app.desk import SLICE_S, DeskNow
+from app.middleware.strict_bodies import StrictRoute
 from app.schemas import JobList, JobView
+from app.services.resources import SLICE_S, DeskNow
 from worker.jobs import Job, JobEvent, JobStatus
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)

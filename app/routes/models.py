@@ -6,12 +6,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Response
 
-from app.border import StrictRoute
-from app.desk import DeskNow
-from app.errors import ProblemError
-from app.own_models import ModelSpec, card_of
-from app.problems import MODEL_NOT_YOURS, NOT_FOUND
+from app.middleware.strict_bodies import StrictRoute
+from app.problems.handlers import ProblemError
+from app.problems.types import MODEL_NOT_YOURS, NOT_FOUND
 from app.schemas import ModelList, ModelView
+from app.services.resources import DeskNow
+from app.services.uploaded_models import ModelSpec, card_of
 from model.errors import UnknownModelError
 
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=StrictRoute)

@@ -10,9 +10,9 @@ from fastapi import APIRouter, Header, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
-from app.border import StrictRoute
-from app.errors import ProblemError
-from app.problems import NOT_FOUND, PROBLEM_TYPES, ProblemType
+from app.middleware.strict_bodies import StrictRoute
+from app.problems.handlers import ProblemError
+from app.problems.types import NOT_FOUND, PROBLEM_TYPES, ProblemType
 from app.schemas import ProblemTypeList, ProblemTypeView
 
 router = APIRouter(route_class=StrictRoute)

@@ -12,11 +12,11 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Header, Path, Request, Response
 
-from app.border import StrictRoute
-from app.desk import DeskNow
-from app.errors import ProblemError
-from app.problems import DIGEST_MISMATCH, TOO_SLOW, UNSUPPORTED
+from app.middleware.strict_bodies import StrictRoute
+from app.problems.handlers import ProblemError
+from app.problems.types import DIGEST_MISMATCH, TOO_SLOW, UNSUPPORTED
 from app.schemas import UploadList, UploadView
+from app.services.resources import DeskNow
 from worker.uploads.sandbox import KINDS, inspect_file
 from worker.uploads.store import NAME, Arriving
 

@@ -10,7 +10,7 @@ import torch
 from benchmarks.arms.measures import Effort, Seen, fits, new_cells, reconstruction
 from benchmarks.arms.methods import Arm
 from benchmarks.arms.sequences import Sequences
-from model.checkpoint import load_checkpoint
+from model.network.checkpoint import load_checkpoint
 
 
 def one_thread() -> None:

@@ -19,19 +19,19 @@ from benchmarks.arms import published
 from benchmarks.arms.methods import Arm
 from benchmarks.arms.sequences import Measurable, Sequences
 from benchmarks.arms.training import HELD_OUT
-from model.checkpoint import Checkpoint
 from model.domain import Grid, frame_times
+from model.engine.marching_cubes import extract_surface
+from model.engine.runs import bodies, inside
+from model.engine.sparse import evaluate_sparse
+from model.engine.tracking import FRAGMENT
+from model.engine.triangle_distance import CellShape
 from model.errors import EmptySurfaceError
-from model.evaluation.descriptors import Triangles, bodies_of, describe
+from model.evaluation.measures.descriptors import Triangles, bodies_of, describe
+from model.evaluation.measures.statistics import compare
 from model.evaluation.reconstruction import score_reconstruction, summarise
-from model.evaluation.statistics import compare
-from model.fit import FitPlan, FitScore, TargetFrame, fit_cell, score_fit
-from model.importing.triangles import CellShape
-from model.labels import FRAGMENT
-from model.plausibility import bodies_over_time, is_plausible
-from model.runs import bodies, inside
-from model.sparse import evaluate_sparse
-from model.surface import extract_surface
+from model.learning.fit import FitPlan, FitScore, TargetFrame, fit_cell, score_fit
+from model.network.checkpoint import Checkpoint
+from model.network.plausibility import bodies_over_time, is_plausible
 
 Floats = NDArray[np.float32]
 

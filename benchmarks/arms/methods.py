@@ -18,10 +18,10 @@ from torch import Tensor
 
 from benchmarks.arms import published
 from benchmarks.arms.soap import Soap
-from model.checkpoint import Decoder
-from model.network import AutoDecoder, NetworkConfig
-from model.optimiser import optimisers
-from model.train import Optimisation, TrainConfig
+from model.learning.optimisers import optimisers
+from model.learning.train import Optimisation, TrainConfig
+from model.network.autodecoder import AutoDecoder, NetworkConfig
+from model.network.checkpoint import Decoder
 
 OUR_NETWORK = NetworkConfig(latent_size=64, conditioning_width=75)  # 215,387 weights; theirs has 216,137
 ADAM_RATE = 2e-4  # of Adam and SOAP in the hidden matrices; more stalled (docs/science.md)

@@ -1,7 +1,8 @@
 r"""What the method's released code does where ours does something else: initial weights, distances, points, new codes.
 
 The baseline of the comparison, rebuilt from its published description; nothing of it is used by the product. Its
-forward pass is :class:`model.released.ReleasedDecoder`, which the importer of the authors' own weights uses as well.
+forward pass is :class:`model.network.wiesner2022.ReleasedDecoder`, which the importer of the authors' own weights uses
+as well.
 
 - Weights of a sine layer with n inputs start uniform within √(6/n)/30; those of the first within 1/n, where n counts
   the code too (196 instead of 4), so that coordinates enter with frequencies 49 times too low. Biases are torch's own.
@@ -27,7 +28,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from model.domain import Grid
-from model.released import ReleasedConfig, ReleasedDecoder
+from model.network.wiesner2022 import ReleasedConfig, ReleasedDecoder
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]

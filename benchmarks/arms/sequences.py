@@ -19,16 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.arms.published import sampled_frame
-from model.dataset import MaskSource, PhantomSource, build_dataset, mask_files, mask_frames
 from model.domain import OMEGA, Grid, frame_times
-from model.evaluation.lives import processes
-from model.evaluation.sources import HELD_OUT_SEED, PhantomSequences, RealSequences
-from model.fit import TargetFrame
-from model.importing.membrane import membrane_of_mask
-from model.importing.triangles import CellShape, Membrane
+from model.engine.mask_surface import membrane_of_mask
+from model.engine.runs import inside
+from model.engine.sparse import evaluate_sparse
+from model.engine.triangle_distance import CellShape, Membrane
+from model.evaluation.sequence_measures import processes
+from model.evaluation.sequence_sources import HELD_OUT_SEED, PhantomSequences, RealSequences
+from model.learning.dataset import MaskSource, PhantomSource, build_dataset, mask_files, mask_frames
+from model.learning.fit import TargetFrame
 from model.phantoms import make_phantom
-from model.runs import inside
-from model.sparse import evaluate_sparse
 
 Mask = NDArray[np.bool_]
 Measurable = PhantomSequences | RealSequences

@@ -34,14 +34,14 @@ from benchmarks.arms.methods import (
     schedule,
 )
 from benchmarks.arms.sequences import Sequences
-from model.calibration import steepest_slope
-from model.checkpoint import Checkpoint, save_checkpoint
 from model.domain import frame_times
 from model.errors import CytosynthError
-from model.latent import fit_prior
-from model.network import AutoDecoder
-from model.optimiser import multiplies_bfloat16
-from model.train import HeldOut
+from model.learning.optimisers import multiplies_bfloat16
+from model.learning.train import HeldOut
+from model.network.autodecoder import AutoDecoder
+from model.network.checkpoint import Checkpoint, save_checkpoint
+from model.network.latent import fit_prior
+from model.network.lipschitz import steepest_slope
 
 HELD_OUT = HeldOut(every=5, offset=2)
 LATEST_START = 900.0  # seconds an arm waits for the others to have compiled

@@ -27,7 +27,7 @@ def orders(count: int, *, seed: int) -> list[Order]:
     """Return different small requests with their answers."""
     import torch
 
-    from model.checkpoint import load_checkpoint
+    from model.network.checkpoint import load_checkpoint
     from model.synthesis import synthesize
 
     torch.set_num_threads(1)

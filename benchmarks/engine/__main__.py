@@ -27,8 +27,8 @@ from benchmarks.engine.rates import kernel_rates
 from benchmarks.engine.report import Row, plot, summary, table
 from benchmarks.engine.service import first_byte, memory_of_job
 from benchmarks.engine.tables import fill, tables
-from model.bricks import Bricks
 from model.domain import Grid
+from model.engine.bricks import Bricks
 
 SIDES = (64, 128, 256, 512)
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.bricks import Bricks
 from model.card import SHIPPED_MODELS
-from model.checkpoint import load_checkpoint
 from model.domain import Grid, frame_times
-from model.network import FoldedDecoder
-from model.runs import bodies
-from model.sparse import evaluate_sparse
+from model.engine.bricks import Bricks
+from model.engine.marching_cubes import extract_surface
+from model.engine.runs import bodies
+from model.engine.sparse import evaluate_sparse
+from model.network.autodecoder import FoldedDecoder
+from model.network.checkpoint import load_checkpoint
 from model.spec import GenerationSpec
-from model.surface import extract_surface
 from model.synthesis import LivingCell, living_cell
 
 MODELS = ("celegans", "a549")

@@ -16,12 +16,12 @@ from skimage.measure import marching_cubes
 
 from benchmarks.engine.cells import Case
 from benchmarks.engine.paths import Ours, ours, timed
-from model.bricks import Bricks
 from model.domain import Field, Grid, frame_times
-from model.export import Exporter, MeshFormat
-from model.labels import label_volume
-from model.runs import Labels
-from model.surface import Surface, extract_surface
+from model.engine.bricks import Bricks
+from model.engine.marching_cubes import Surface, extract_surface
+from model.engine.runs import Labels
+from model.engine.tracking import label_volume
+from model.export.exporter import Exporter, MeshFormat
 
 FRAMES = 30
 _DISTINCT = 3  # frames that are computed; the writers get them in turn

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from model.card import SHIPPED_MODELS
-from model.checkpoint import load_checkpoint
+from model.network.checkpoint import load_checkpoint
 from model.spec import GenerationSpec
 from model.synthesis import synthesize
 

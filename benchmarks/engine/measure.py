@@ -26,11 +26,11 @@ from benchmarks.engine.paths import (
     volume_stages,
 )
 from benchmarks.engine.report import extrapolated, noise
-from model.bricks import Bricks
 from model.domain import Field, Grid, frame_times
-from model.labels import CellTracker
-from model.sparse import Exact, evaluate_dense
-from model.surface import extract_surface
+from model.engine.bricks import Bricks
+from model.engine.marching_cubes import extract_surface
+from model.engine.sparse import Exact, evaluate_dense
+from model.engine.tracking import CellTracker
 from model.synthesis import frames as frames_of
 
 DENSE = ("method", "batched", "kernel")

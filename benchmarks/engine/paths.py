@@ -20,16 +20,16 @@ from skimage.measure import marching_cubes
 from torch.nn.functional import linear
 
 from benchmarks.engine.cells import Case
-from model.bricks import CELL, PARTS, SIDE, Bricks
 from model.domain import Field, Grid, Points
-from model.latent import rotation_matrix
-from model.network import AutoDecoder
-from model.runs import Labels, Runs, bodies
-from model.sparse import Exact, SignedDistance, SparseField, evaluate_sparse
-from model.surface import Surface, extract_surface
+from model.engine.bricks import CELL, PARTS, SIDE, Bricks
+from model.engine.marching_cubes import Surface, extract_surface
+from model.engine.runs import Labels, Runs, bodies
+from model.engine.sparse import Exact, SignedDistance, SparseField, evaluate_sparse
+from model.network.autodecoder import AutoDecoder
+from model.network.latent import rotation_matrix
 
 CHUNK = 2**16
-_TOUCHING = ndimage.generate_binary_structure(3, 2)  # 18 neighbours, as model.runs has it
+_TOUCHING = ndimage.generate_binary_structure(3, 2)  # 18 neighbours, as model.engine.runs has it
 
 
 def timed(function: Callable[[], object]) -> float:

@@ -26,8 +26,8 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from benchmarks.engine.paths import CHUNK, timed
-from model.kernel import POINTS, Kernel
-from model.released import ReleasedConfig, ReleasedDecoder
+from model.network.sine_kernel import POINTS, Kernel
+from model.network.wiesner2022 import ReleasedConfig, ReleasedDecoder
 
 _LANES = POINTS // 2
 _SUMS = (8, 10, 12, 14, 20, 24)  # vectors of sums; 14 are the most that sixteen registers hold beside two operands

@@ -18,14 +18,14 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from model.checkpoint import Checkpoint
-from model.dataset import MaskSource, PhantomSource, mask_files, mask_frames
 from model.domain import Grid, frame_times
+from model.engine.runs import inside
+from model.engine.sparse import evaluate_sparse
 from model.errors import EmptySurfaceError
-from model.evaluation.protrusions import THIN, equivalent_radius, thin_parts
+from model.evaluation.measures.protrusions import THIN, equivalent_radius, thin_parts
+from model.learning.dataset import MaskSource, PhantomSource, mask_files, mask_frames
+from model.network.checkpoint import Checkpoint
 from model.phantoms import make_phantom
-from model.runs import inside
-from model.sparse import evaluate_sparse
 
 Mask = NDArray[np.bool_]
 

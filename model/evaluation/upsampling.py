@@ -2,8 +2,8 @@
 
 Three parts are given: all frames; every fourth frame, judged on the frames between; all frames as masks of 32³ samples,
 judged on a grid four times finer. Each is restored by the code alone and by the network adapted to the cell
-(:mod:`model.fit`), and by what one would do without a model: in time, interpolation of the signed distances of the
-given frames; in space, interpolation of the mask or of its distance transform.
+(:mod:`model.learning.fit`), and by what one would do without a model: in time, interpolation of the signed distances of
+the given frames; in space, interpolation of the mask or of its distance transform.
 
 Promises: all ways get the same frames and samples, and are judged on the same grid against the same truth; only frames
 and samples that were withheld are judged, unless all were given. In time the rivals get the same distances as the fit.
@@ -27,15 +27,15 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.interpolate import CubicHermiteSpline
 
-from model.checkpoint import Checkpoint, load_checkpoint
 from model.domain import Grid, Points
+from model.engine.runs import inside
+from model.engine.sparse import SignedDistance, evaluate_sparse
 from model.errors import EmptySurfaceError
-from model.evaluation.lives import processes
 from model.evaluation.reconstruction import FrameScore, Mask, score_frame
-from model.evaluation.unseen import UnseenCell, shape_of_mask
-from model.fit import Fit, FitPlan, TargetFrame, fit_cell
-from model.runs import inside
-from model.sparse import SignedDistance, evaluate_sparse
+from model.evaluation.sequence_measures import processes
+from model.evaluation.unseen_cells import UnseenCell, shape_of_mask
+from model.learning.fit import Fit, FitPlan, TargetFrame, fit_cell
+from model.network.checkpoint import Checkpoint, load_checkpoint
 
 Part = Literal["all_frames", "time", "space"]
 PARTS: tuple[Part, ...] = ("all_frames", "time", "space")

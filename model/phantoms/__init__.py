@@ -1,7 +1,7 @@
 """Procedural living cells with exact signed distances: what a network is trained on, free of any licence.
 
 One file a cell type; :func:`make_phantom` names them. A phantom is a recipe, drawn from a seed, for one evolving cell;
-its frames are :class:`~model.phantoms.distance.ShapeFrame`, which are signed distance functions.
+its frames are :class:`~model.phantoms.implicit_distance.ShapeFrame`, which are signed distance functions.
 """
 
 import importlib
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from model.errors import SpecError
-from model.phantoms.distance import ShapeFrame, SignedDistance
+from model.phantoms.implicit_distance import ShapeFrame, SignedDistance
 
 __all__ = ["CELL_TYPES", "Phantom", "ShapeFrame", "SignedDistance", "make_phantom"]
 

@@ -3,7 +3,7 @@
 The body is an ellipsoid whose log radius also carries real spherical harmonics of degree 1 to 5; all of it follows
 smoothed Ornstein-Uhlenbeck processes. Filopodia have the attributes of FiloGen: number, thickness, length, branching
 level, lifetime. They are born as a Poisson process, rooted below the membrane, and their axes are persistent random
-walks. Body and filopodia are blended smoothly and redistanced by :class:`~model.phantoms.distance.ShapeFrame`.
+walks. Body and filopodia are blended smoothly and redistanced by :class:`~model.phantoms.implicit_distance.ShapeFrame`.
 
 Promises
 --------
@@ -33,8 +33,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from model.phantoms.distance import ShapeFrame
 from model.phantoms.filopodia import NODES, REACH, TIMES, Axis, Filopodium, axis_of, draw_filopodia, outside_lengths
+from model.phantoms.implicit_distance import ShapeFrame
 from model.phantoms.star import StarBody, degrees_of, log_semi_axes, star_levels
 from model.phantoms.tubes import union
 from model.phantoms.wandering import smoothstep, wander

@@ -6,7 +6,7 @@ sphere, at w = 0 the instant of scission, at w = -r two whole spheres 2 r apart.
 cell through its change of topology. Neighbours press the core with soft planes, short waves dimple it, long ones and a
 stretch deform it, and a change of scale gives each frame its volume. How much of each there is was chosen so that
 descriptors agree with those of real cells (`python -m model compare-phantoms`, docs/science.md).
-:class:`~model.phantoms.distance.ShapeFrame` makes the result a distance.
+:class:`~model.phantoms.implicit_distance.ShapeFrame` makes the result a distance.
 
 Promises
 --------
@@ -33,7 +33,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from model.phantoms.distance import ShapeFrame
+from model.phantoms.implicit_distance import ShapeFrame
 
 __all__ = ["CelegansPhantom", "make"]
 

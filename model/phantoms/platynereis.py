@@ -25,7 +25,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from model.phantoms.distance import ShapeFrame
+from model.phantoms.implicit_distance import ShapeFrame
 from model.phantoms.star import StarBody, StarPose, degrees_of, log_semi_axes, star_levels
 from model.phantoms.wandering import SPANS, wander
 

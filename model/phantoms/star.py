@@ -2,7 +2,7 @@
 
 Promises: at every time a body has the volume prescribed, by quadrature over 600 directions; its level is about
 a distance near the membrane, and its gradient along the sphere is exact; motion has two continuous derivatives.
-Does not promise: a distance; :class:`~model.phantoms.distance.ShapeFrame` makes one of it.
+Does not promise: a distance; :class:`~model.phantoms.implicit_distance.ShapeFrame` makes one of it.
 """
 
 import math

@@ -2,7 +2,8 @@
 
 Promises: the distance to one tube is exact where its axis bends less than its radius; far from the others a tube is not
 changed by them.
-Does not promise: distances where tubes are blended; :class:`~model.phantoms.distance.ShapeFrame` restores them.
+Does not promise: distances where tubes are blended; :class:`~model.phantoms.implicit_distance.ShapeFrame` restores
+them.
 """
 
 from collections.abc import Callable

@@ -14,8 +14,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
-from app.examples import GENERATIONS
 from app.openapi import PROBLEMS
+from app.routes.examples import GENERATIONS
 from model.card import SHIPPED_MODELS, find_models, load_card
 from model.spec import COUNT_MAX, GenerationSpec
 
@@ -225,7 +225,7 @@ def test_examples_run_on_a_fresh_install(document: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("model_id", ["celegans", "a549"])
 def test_examples_suit_the_shipped_models(model_id: str) -> None:
-    from app.desk import check_fits_model
+    from app.services.resources import check_fits_model
 
     folder = find_models([SHIPPED_MODELS])[model_id]
     for example in GENERATIONS.values():

@@ -22,7 +22,7 @@ import pytest
 from served import START_S, environment
 from workbench import ROOT, eventually
 
-from app.logs import LineLimit
+from app.middleware.request_logs import LineLimit
 from app.server import HEAD_BYTES, Bounds
 from app.settings import AppSettings
 from worker.broker.embedded import Broker

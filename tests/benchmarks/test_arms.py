@@ -44,10 +44,10 @@ from benchmarks.arms.report import COLUMNS, better, rows, table
 from benchmarks.arms.sequences import GROUPS, Sequences, build, masks_of, real, split
 from benchmarks.arms.soap import Soap
 from benchmarks.arms.training import HELD_OUT, Clock, Run, train_arm
-from model.checkpoint import Checkpoint, load_checkpoint
 from model.domain import Grid
-from model.fit import FitPlan
-from model.plausibility import bodies_over_time
+from model.learning.fit import FitPlan
+from model.network.checkpoint import Checkpoint, load_checkpoint
+from model.network.plausibility import bodies_over_time
 
 ROOT = Path(__file__).parents[2]
 EFFORT = Effort(

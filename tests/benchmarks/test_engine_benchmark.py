@@ -31,12 +31,12 @@ from benchmarks.engine.rates import flops, fma_rates, fma_seconds, network, peak
 from benchmarks.engine.report import PATHS, extrapolated, growth, noise, plot, summary, table
 from benchmarks.engine.service import memory_of_job
 from benchmarks.engine.tables import fill, tables
-from model.bricks import Bricks
 from model.domain import Grid
-from model.kernel import POINTS
-from model.runs import bodies
-from model.sparse import evaluate_dense, evaluate_sparse
-from model.surface import Surface, extract_surface
+from model.engine.bricks import Bricks
+from model.engine.marching_cubes import Surface, extract_surface
+from model.engine.runs import bodies
+from model.engine.sparse import evaluate_dense, evaluate_sparse
+from model.network.sine_kernel import POINTS
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.gate import codes, compared, judge
-from model.checkpoint import Checkpoint
+from model.network.checkpoint import Checkpoint
 from model.spec import GenerationSpec
 from model.synthesis import living_cell
 

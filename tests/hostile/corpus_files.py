@@ -14,7 +14,7 @@ from functools import partial
 from itertools import pairwise, product
 from typing import Any
 
-from model.uploads.weights import CONFIG_KEY, expected_shapes
+from model.upload_checks.weights import CONFIG_KEY, expected_shapes
 
 Case = Callable[[], bytes]
 

@@ -19,15 +19,24 @@ import trimesh
 from hostile.corpus_files import box_stl, labels_tiff, weights
 
 from model.errors import UploadError
-from model.network import AutoDecoder, NetworkConfig
-from model.uploads.labels import SAMPLES_MAX, read_labels
-from model.uploads.surfaces import TRIANGLES_MAX, read_obj, read_ply, read_stl
-from model.uploads.weights import CARD_KEY, FREQUENCIES, GRIDS, SCALES, SIZES, TEXTS, expected_shapes, read_weights
+from model.network.autodecoder import AutoDecoder, NetworkConfig
+from model.upload_checks.label_tiff import SAMPLES_MAX, read_labels
+from model.upload_checks.surface_mesh import TRIANGLES_MAX, read_obj, read_ply, read_stl
+from model.upload_checks.weights import (
+    CARD_KEY,
+    FREQUENCIES,
+    GRIDS,
+    SCALES,
+    SIZES,
+    TEXTS,
+    expected_shapes,
+    read_weights,
+)
 from worker.uploads.sandbox import START, TREE, inspect_file
 
 
 def test_the_child_imports_the_standard_library_only() -> None:
-    code = "import sys; sys.path.append(sys.argv[1]); import model.uploads.__main__; print(*sys.modules)"
+    code = "import sys; sys.path.append(sys.argv[1]); import model.upload_checks.__main__; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code, str(TREE)], capture_output=True, text=True, check=True
     )
@@ -35,8 +44,8 @@ def test_the_child_imports_the_standard_library_only() -> None:
     others = {name.partition(".")[0] for name in done.stdout.split()} - {"model"}
     assert others <= sys.stdlib_module_names | {"__main__", "__mp_main__"}
     assert ours == {
-        "model", "model.errors", "model.uploads", "model.uploads.__main__", "model.uploads.labels",
-        "model.uploads.surfaces", "model.uploads.weights",
+        "model", "model.errors", "model.upload_checks", "model.upload_checks.__main__",
+        "model.upload_checks.label_tiff", "model.upload_checks.surface_mesh", "model.upload_checks.weights",
     }  # fmt: skip
     assert "runpy" in START
 
@@ -268,7 +277,7 @@ def test_weights_that_say_impossible_things_of_themselves_are_refused(tmp_path: 
 
 def test_what_weights_may_say_is_what_a_request_may(tmp_path: Path) -> None:
     """The reader cannot import the request's model; the two must not drift apart."""
-    from app.own_models import ModelSpec
+    from app.services.uploaded_models import ModelSpec
     from model.card import CARD_KEY as KEY
     from model.card import CARRIED
 
@@ -314,9 +323,9 @@ def test_a_file_with_any_byte_changed_is_read_or_refused_never_more(read: Any, c
 
 
 def test_weights_that_pass_can_be_loaded(tmp_path: Path) -> None:
-    from app.own_models import ModelSpec, card_of
+    from app.services.uploaded_models import ModelSpec, card_of
     from model.card import WEIGHTS_FILE
-    from model.checkpoint import load_checkpoint
+    from model.network.checkpoint import load_checkpoint
     from worker.uploads.store import UploadRules, Uploads
 
     uploads = Uploads(tmp_path, rules=UploadRules(reserve_bytes=0))

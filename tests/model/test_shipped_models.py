@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 
 from model.card import SHIPPED_MODELS, find_models
-from model.checkpoint import Checkpoint, load_checkpoint
 from model.domain import Grid, frame_times
+from model.engine.marching_cubes import extract_surface
+from model.engine.runs import bodies, inside
+from model.engine.sparse import Exact, SignedDistance, evaluate_dense, evaluate_sparse
+from model.engine.tracking import CellTracker
 from model.errors import EmptySurfaceError
 from model.evaluation.reconstruction import score_reconstruction
-from model.labels import CellTracker
-from model.latent import draw_code
-from model.runs import bodies, inside
-from model.sparse import Exact, SignedDistance, evaluate_dense, evaluate_sparse
+from model.learning.train import TrainConfig
+from model.network.checkpoint import Checkpoint, load_checkpoint
+from model.network.latent import draw_code
 from model.spec import GenerationSpec
-from model.surface import extract_surface
 from model.synthesis import LivingCell, frames, living_cell
-from model.train import TrainConfig
 
 NAMES = ("celegans", "a549")
 RECIPES = Path(__file__).parents[2] / "model" / "recipes"

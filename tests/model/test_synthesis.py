@@ -12,16 +12,16 @@ import pytest
 import tifffile
 import trimesh
 
-from model.checkpoint import Checkpoint
 from model.domain import Grid
+from model.engine.runs import inside
+from model.engine.sparse import evaluate_dense, evaluate_sparse
+from model.engine.tracking import CellTracker
 from model.errors import EmptySurfaceError, ExportError, ImplausibleError, SpecError
-from model.labels import CellTracker
-from model.plausibility import ATTEMPTS, is_plausible
-from model.runs import inside
-from model.sparse import evaluate_dense, evaluate_sparse
+from model.export.verify import verify_result
+from model.network.checkpoint import Checkpoint
+from model.network.plausibility import ATTEMPTS, is_plausible
 from model.spec import GenerationSpec, LearnedLatent
 from model.synthesis import Progress, frames, living_cell, synthesize
-from model.verify import verify_result
 
 
 def spec(**changes: object) -> GenerationSpec:

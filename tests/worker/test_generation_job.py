@@ -29,9 +29,9 @@ def worker(service: Service) -> Worker:
 @pytest.fixture(scope="module")
 def tiny_model(service: Service) -> ModelCard:
     """A model of random weights, in a folder that the worker looks into."""
-    from model.checkpoint import save_checkpoint
-    from model.latent import fit_prior
-    from model.network import AutoDecoder, NetworkConfig
+    from model.network.autodecoder import AutoDecoder, NetworkConfig
+    from model.network.checkpoint import save_checkpoint
+    from model.network.latent import fit_prior
 
     words = dict.fromkeys(("data", "held_out_frames", "device", "recipe"), "none")
     numbers = dict.fromkeys(("sequences", "frames", "steps", "points", "minutes", "seed"), 1)

@@ -4,9 +4,9 @@ The server is a ``valkey-server`` or ``redis-server`` on ``PATH``, else the one 
 every change to an append-only file, never evicts, and listens only on a Unix socket that this user alone may open.
 
 Promises: jobs survive kill -9 of the server, which is back within a second or so; the server does not survive its
-service, however that ends; one service a data folder, which lies on a local disk (:mod:`worker.broker.mounts`). Does not
-promise: survival of the last second before a power cut (``appendfsync everysec``); requests are also recorded as files
-for that.
+service, however that ends; one service a data folder, which lies on a local disk (:mod:`worker.broker.mounts`). Does
+not promise: survival of the last second before a power cut (``appendfsync everysec``); requests are also recorded as
+files for that.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ maxmemory-policy noeviction
 class Broker:
     """A running embedded broker; a context manager. It ends with :meth:`close` or with this process.
 
-    A server that dies before is started again (:mod:`worker.broker.process_guard`); ``server_pid`` is that of the first.
+    A server that dies before is started again (:mod:`worker.broker.process_guard`); ``server_pid`` is that of the
+    first.
     """
 
     def __init__(self, guard: subprocess.Popen[bytes], *, folder: Path, url: str, server_pid: int) -> None:

@@ -1,7 +1,7 @@
 """Job records and the queue: every step in the life of a job, kept in Redis and written down on disk.
 
-Everything above this package may import it: routes and services of ``app``, ``worker.execution``, ``worker.liveness``. Callers take the
-names below from the package itself. Read :mod:`worker.jobs.queue` first, then ``lua/``.
+Everything above this package may import it: routes and services of ``app``, ``worker.execution``, ``worker.liveness``.
+Callers take the names below from the package itself. Read :mod:`worker.jobs.queue` first, then ``lua/``.
 """
 
 from worker.jobs.async_queue import AsyncJobs

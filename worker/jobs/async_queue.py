@@ -23,7 +23,8 @@ class AsyncJobs:
     Parameters
     ----------
     find
-        :meth:`worker.jobs.queue.Jobs.get`, asked in a thread for a job that the broker does not know: it may have lost some.
+        :meth:`worker.jobs.queue.Jobs.get`, asked in a thread for a job that the broker does not know: it may have lost
+        some.
     """
 
     def __init__(self, client: redis.asyncio.Redis, *, find: Callable[..., Job], prefix: str = PREFIX) -> None:

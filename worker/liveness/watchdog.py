@@ -1,7 +1,7 @@
 """What a worker's parent does about a computing process that hangs, and about its own deafness.
 
-The parent looks at the shared page (:mod:`worker.liveness.shared_status`) now and again. Time counts only while the parent itself runs:
-a machine that slept, or a worker that was frozen as a whole and woke up, has done nothing wrong.
+The parent looks at the shared page (:mod:`worker.liveness.shared_status`) now and again. Time counts only while the
+parent itself runs: a machine that slept, or a worker that was frozen as a whole and woke up, has done nothing wrong.
 
 Promises: a computing process that shows no life for a lease, holds a job that is no longer its own, or is over the time
 limit, is killed, and Celery starts another; a worker that takes no hint although there are some ends itself, for

@@ -1,7 +1,7 @@
 """Looks into a file from outside in a child process that can do no harm: little memory, little time, nothing else open.
 
-The child (``python -m model.uploads``) runs in isolated mode without site-packages, so that it can import nothing but
-the standard library and its own readers; it gets the file as its standard input, no environment and no path.
+The child (``python -m model.upload_checks``) runs in isolated mode without site-packages, so that it can import nothing
+but the standard library and its own readers; it gets the file as its standard input, no environment and no path.
 
 Promises: returns within ``seconds`` and a moment; whatever the file does to the child, the answer is facts or an
 ``UploadError`` that says what is allowed.
@@ -20,7 +20,9 @@ from model.errors import UploadError
 
 TREE = Path(__file__).parents[2]
 # The tree comes last on the path, so that nothing in it can stand in for a module of the standard library.
-START = "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module('model.uploads', run_name='__main__')"
+START = (
+    "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module('model.upload_checks', run_name='__main__')"
+)
 KINDS = {
     ".tif": "tiff", ".tiff": "tiff", ".stl": "stl", ".obj": "obj", ".ply": "ply", ".safetensors": "safetensors",
 }  # fmt: skip

@@ -87,7 +87,10 @@ class UploadRules:
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """One kept file. Times are seconds since 1970; ``facts`` is what :func:`worker.uploads.sandbox.inspect_file` found."""
+    """One kept file.
+
+    Times are seconds since 1970; ``facts`` is what :func:`worker.uploads.sandbox.inspect_file` found.
+    """
 
     name: str
     kind: str

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from model.evaluation.descriptors import bodies_of
-from model.evaluation.harmonics import draw_rows, harmonics_at, own_axes, radial_coefficients, star_surface
+from model.evaluation.measures.descriptors import bodies_of
+from model.evaluation.measures.harmonics import draw_rows, harmonics_at, own_axes, radial_coefficients, star_surface
 
 
 def test_harmonics_are_orthonormal_over_the_sphere() -> None:

@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 from tiny_model import write_masks
 
-from model.checkpoint import Checkpoint
-from model.dataset import MaskSource, PhantomSource
 from model.domain import Grid, frame_times
 from model.evaluation.reconstruction import FrameScore, dice
-from model.evaluation.unseen import UnseenCell, shape_of_mask, unseen_cells
+from model.evaluation.unseen_cells import UnseenCell, shape_of_mask, unseen_cells
 from model.evaluation.upsampling import (
     FitScope,
     Restored,
@@ -24,7 +22,9 @@ from model.evaluation.upsampling import (
     study_fits,
     summarise_fits,
 )
-from model.fit import FitPlan
+from model.learning.dataset import MaskSource, PhantomSource
+from model.learning.fit import FitPlan
+from model.network.checkpoint import Checkpoint
 
 TIMES = np.array([-1.0, -0.4, 0.1, 0.6, 1.0])
 

@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 from model.errors import SpecError
 from model.phantoms import CELL_TYPES, make_phantom
 from model.phantoms.celegans import STREAM, TRIAL_TIMES, CelegansPhantom, _draw, _fillet_distance, _foot, make
-from model.phantoms.distance import ShapeFrame
+from model.phantoms.implicit_distance import ShapeFrame
 
 SEEDS = (0, 1, 2)
 FRAMES = np.linspace(-1.0, 1.0, 30)

@@ -242,7 +242,8 @@ def test_starting_does_not_keep_anyone_waiting(tmp_path: Path) -> None:
 def test_front_desk_modules_load_no_array_library(python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     text = """
 import sys
-import worker.jobs, worker.storage.artifacts, worker.broker.embedded, worker.errors, worker.settings, worker.celery_app, worker.liveness.housekeeping
+import worker.jobs, worker.storage.artifacts, worker.broker.embedded, worker.errors, worker.settings, worker.celery_app
+import worker.liveness.housekeeping
 heavy = {"torch", "numpy", "scipy", "skimage", "trimesh", "numba", "worker.tasks"} & set(sys.modules)
 assert not heavy, heavy
 """

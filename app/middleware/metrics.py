@@ -1,0 +1,150 @@
+"""Figures for Prometheus, with labels from closed sets only: route templates, known methods, states.
+
+Each application has a registry of its own, so that importing or testing has no effect on any other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.problems.handlers import PROBLEM_NOTE
+from model.errors import CytosynthError
+from worker.jobs import Job, Jobs, JobStatus
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.http")
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+ROOMLESS = frozenset({429, 503})
+LATEST = 200
+QUANTILES = (0.5, 0.9, 0.99)
+BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
+
+
+def refusal_counter(registry: CollectorRegistry) -> Counter:
+    """Return the counter of refusals, to which application and server add."""
+    return Counter("cytosynth_refusals", "Requests answered by a problem, by its code.", ("code",), registry=registry)
+
+
+class HttpTimes:
+    """Measure how long each request takes until its response begins, and log it."""
+
+    def __init__(self, app: ASGIApp, *, registry: CollectorRegistry, refusals: Counter) -> None:
+        """Wrap ``app``."""
+        self.app = app
+        self._times = Histogram(
+            "cytosynth_http_request_seconds",
+            "Time until the response begins.",
+            ("method", "route", "status"),
+            buckets=BUCKETS,
+            registry=registry,
+        )
+        self._known: dict[tuple[str, str, int], Histogram] = {}  # from closed sets, so it stays small
+        self._refusals = refusals
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Time one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun = time.perf_counter()
+
+        async def timed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                taken = time.perf_counter() - begun
+                method = scope["method"] if scope["method"] in METHODS else "other"
+                route = route_template(scope)
+                self._time(method, route, message["status"]).observe(taken)
+                facts = {"method": method, "route": route, "status": message["status"], "ms": round(1000 * taken, 1)}
+                if (code := message.pop(PROBLEM_NOTE, None)) is None:
+                    log.debug("request", **facts)
+                else:
+                    self._refusals.labels(code).inc()
+                    # Refusals for want of room come by the thousand, just when nobody has time to write.
+                    tell = log.debug if message["status"] in ROOMLESS else log.info
+                    tell("refused", code=code, **facts)
+            await send(message)
+
+        await self.app(scope, receive, timed)
+
+    def _time(self, method: str, route: str, status: int) -> Histogram:
+        labels = (method, route, status)
+        if (time_ := self._known.get(labels)) is None:
+            time_ = self._known[labels] = self._times.labels(method, route, str(status))
+        return time_
+
+
+def route_template(scope: Scope) -> str:
+    """Return the template of the route that answered: a closed set, whatever addresses clients try."""
+    found = getattr(scope.get("route"), "path", None)
+    if isinstance(found, str):
+        return found
+    if scope["path"].startswith("/static/"):
+        return "/static"
+    return "/openapi.json" if scope["path"] == "/openapi.json" else "unmatched"
+
+
+class QueueFigures(Collector):
+    """Ask the job records when Prometheus asks; a broker that is down is a figure, not an error."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        """Read from ``jobs``."""
+        self._jobs = jobs
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the figures of this moment."""
+        up = GaugeMetricFamily("cytosynth_broker_up", "1 if the broker answers.")
+        states = GaugeMetricFamily("cytosynth_jobs", "Jobs by state.", labels=("state",))
+        depth = GaugeMetricFamily("cytosynth_queue_depth", "Jobs that wait for a worker.")
+        workers = GaugeMetricFamily("cytosynth_workers", "Workers that gave a sign of life lately.")
+        stages = GaugeMetricFamily(
+            "cytosynth_job_seconds",
+            f"How long the latest {LATEST} succeeded jobs waited and were computed, as quantiles.",
+            labels=("stage", "quantile"),
+        )
+        again = GaugeMetricFamily(
+            "cytosynth_jobs_repeated", f"Of the latest {LATEST} jobs, those that more than one worker has started."
+        )
+        leases = CounterMetricFamily("cytosynth_leases_lost", "Leases that ran out: their worker died or hung.")
+        crashed = CounterMetricFamily(
+            "cytosynth_jobs_worker_crashed", "Jobs that ended as worker_crashed, after too many lost leases."
+        )
+        damaged = CounterMetricFamily(
+            "cytosynth_contents_damaged",
+            "Stored files and contents found missing or altered, when they were used or by a scrub.",
+        )
+        try:
+            counts, alive, tally = self._jobs.counts(), len(self._jobs.workers_alive()), self._jobs.tally()
+            latest = self._jobs.list(limit=LATEST).jobs
+            done = self._jobs.list(status=JobStatus.SUCCEEDED, limit=LATEST).jobs
+        except CytosynthError:
+            up.add_metric((), 0)
+            yield up
+            return
+        up.add_metric((), 1)
+        for state, count in counts.items():
+            states.add_metric((state.value,), count)
+        depth.add_metric((), counts[JobStatus.QUEUED])
+        workers.add_metric((), alive)
+        for stage, seconds in stage_seconds(done).items():
+            for quantile in QUANTILES if seconds else ():
+                stages.add_metric((stage, f"{quantile:g}"), seconds[int(quantile * (len(seconds) - 1))])
+        again.add_metric((), sum(job.attempts > 1 for job in latest))
+        leases.add_metric((), tally["leases_lost"])
+        crashed.add_metric((), tally["worker_crashed"])
+        damaged.add_metric((), tally.get("contents_damaged", 0))
+        yield from (up, states, depth, workers, stages, again, leases, crashed, damaged)
+
+
+def stage_seconds(jobs: list[Job]) -> dict[str, list[float]]:
+    """Return how long each job waited and was computed, in ascending order."""
+    started = [(job, job.started_at) for job in jobs if job.started_at is not None]
+    waited = sorted(at - job.created_at for job, at in started)
+    computed = sorted(job.finished_at - at for job, at in started if job.finished_at is not None)
+    return {"queued": waited, "running": computed}

@@ -1,0 +1,106 @@
+"""The job records as one caller may see and use them. Endpoints get nothing else, so none can forget whose they are.
+
+Promises: another caller's job and one that does not exist cannot be told apart; a caller never has more active jobs
+than its share; a refusal for want of room says when there will probably be some.
+"""
+
+from __future__ import annotations
+
+import builtins  # because a method here is called list
+from typing import Any
+
+import structlog
+
+from app.problems.handlers import ProblemError
+from app.problems.types import OVER_SHARE, TABLE
+from model.errors import QueueUnavailableError
+from worker.jobs import AsyncJobs, Job, JobEvent, JobPage, Jobs, JobStatus
+from worker.jobs.quotas import OverShareError, Quota
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.jobs")
+
+
+class OwnJobs:
+    """The jobs of ``owner``; ``share`` is how many of them may be active, None: as many as the queue holds."""
+
+    def __init__(self, jobs: Jobs, async_jobs: AsyncJobs, quota: Quota, *, owner: str, share: int | None) -> None:
+        """Keep whose jobs these are."""
+        self._jobs, self._async, self._quota = jobs, async_jobs, quota
+        self._owner, self._share = owner, share
+
+    def submit(self, *, digest: str, idempotency_key: str | None = None, **request: Any) -> tuple[Job, bool]:
+        """Accept a job, as :meth:`worker.jobs.Jobs.submit` does.
+
+        Raises
+        ------
+        ProblemError
+            429 over the caller's share, 503 if the queue is full or cannot be reached; both with Retry-After.
+        IdempotencyError
+            If the key was used with another body.
+        """
+        request |= {"digest": digest, "idempotency_key": idempotency_key, "owner": self._owner}
+        try:
+            if self._share is None:
+                job, new = self._jobs.submit(**request)
+            else:
+                with self._quota.place(self._owner, share=self._share, digest=digest, idempotency_key=idempotency_key):
+                    job, new = self._jobs.submit(**request)
+        except OverShareError as error:
+            again = error.pace.until_one_of_own_ends()
+            detail = f"this key has {error.pace.own} jobs queued or running; at most {self._share} are allowed"
+            raise ProblemError(OVER_SHARE, detail, headers={"Retry-After": str(again)}) from None
+        except QueueUnavailableError as error:
+            raise ProblemError(
+                TABLE[QueueUnavailableError], error.message, headers=self._when_there_is_room()
+            ) from None
+        log.info("job accepted" if new else "job known", job_id=job.id, kind=job.kind, state=job.status.value)
+        return job, new
+
+    def get(self, job_id: str) -> Job:
+        """Return one job; raises ``JobNotFoundError``."""
+        return self._jobs.get(job_id, owner=self._owner)
+
+    def list(
+        self, *, status: JobStatus | None = None, kind: str | None = None, cursor: str | None = None, limit: int = 50
+    ) -> JobPage:
+        """Return a page of jobs, newest first."""
+        return self._jobs.list(owner=self._owner, status=status, kind=kind, cursor=cursor, limit=limit)
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel a job that has not ended."""
+        job = self._jobs.cancel(job_id, owner=self._owner)
+        log.info("job canceled", job_id=job.id, state=job.status.value)
+        return job
+
+    def pin(self, job_id: str, *, pinned: bool) -> Job:
+        """Keep a job's files until they are let go; raises :class:`JobError` where there are none to keep."""
+        job = self._jobs.pin(job_id, pinned=pinned, owner=self._owner)
+        log.info("job pinned" if pinned else "job let go", job_id=job.id)
+        return job
+
+    def delete(self, job_id: str) -> None:
+        """Remove a job that has ended, and its files."""
+        self._jobs.delete(job_id, owner=self._owner)
+        log.info("job removed", job_id=job_id)
+
+    def report_damage(self, job_id: str) -> None:
+        """Note that a file of this job is damaged: the next request for the same makes it anew."""
+        self._jobs.report_damage(job_id)
+
+    async def async_get(self, job_id: str) -> Job:
+        """Return one job; raises ``JobNotFoundError``."""
+        return await self._async.async_get(job_id, owner=self._owner)
+
+    async def async_wait(self, job_id: str, *, timeout_s: float) -> Job:
+        """Return the job as soon as it has ended, or as it is after ``timeout_s``."""
+        return await self._async.async_wait(job_id, owner=self._owner, timeout_s=timeout_s)
+
+    async def async_events(self, job: Job, *, after: str = "0", block_s: float = 0.0) -> builtins.list[JobEvent]:
+        """Return what happened to a job, which the caller has been given here, after the event ``after``."""
+        return await self._async.async_events(job.id, after=after, block_s=block_s)
+
+    def _when_there_is_room(self) -> dict[str, str]:
+        try:
+            return {"Retry-After": str(self._quota.pace(self._owner).until_room())}
+        except QueueUnavailableError:
+            return {}  # nobody knows; the kind of problem has a time of its own

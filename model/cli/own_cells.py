@@ -1,0 +1,269 @@
+"""Verbs of ``python -m model`` for a user's own cells: import, validate, fit, import-released.
+
+Heavy libraries are imported when a verb runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from model.readers.recording import Calibration
+
+console = Console(stderr=True)
+
+Voxel = Annotated[
+    tuple[float, float, float] | None,
+    typer.Option(
+        help="Distance of voxels along X Y Z in µm, where the files do not say it or are wrong. Meshes are in µm; "
+        "their coordinates are multiplied by it: 1e6 1e6 1e6 for meshes in metres."
+    ),
+]
+Interval = Annotated[float | None, typer.Option(min=1e-6, help="Minutes between frames, where the files say nothing.")]
+Tracks = Annotated[
+    Path | None, typer.Option(help="List of tracks of one footage: label, first frame, last frame, parent.")
+]
+
+
+def register(cli: typer.Typer) -> None:
+    """Add the verbs to a command line."""
+    cli.command("import")(import_cells)
+    cli.command("validate")(validate)
+    cli.command("import-released")(import_released)
+    cli.command("fit")(fit)
+
+
+def import_cells(
+    source: Annotated[Path, typer.Argument(help="TIFFs, a Cell Tracking Challenge folder, meshes or sampled SDFs.")],
+    out: Annotated[Path, typer.Option(help="Folder for the training sequences; its name becomes the model's id.")],
+    voxel: Voxel = None,
+    interval: Interval = None,
+    tracks: Tracks = None,
+    margin: Annotated[float, typer.Option(min=0.0, max=0.9, help="Free share of Ω around the largest cell.")] = 0.15,
+    scale: Annotated[
+        str, typer.Option(help="shared: one scale for all, sizes are learned; sequence: each cell fills Ω.")
+    ] = "shared",
+    points: Annotated[int, typer.Option(min=1024, help="Training points of a frame.")] = 32_768,
+    bend_share: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="Share of points near the membrane drawn where it bends; for thin parts 0.5."
+        ),
+    ] = 0.0,
+    steps: Annotated[int, typer.Option(min=1, help="Steps in the recipe that is written.")] = 24_000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+) -> None:
+    """Turn your cells into training sequences and a recipe; sequences with errors are left out and named."""
+    from model.learning.import_report import as_lines, as_table, source_rows, taken_rows
+    from model.learning.imported_cells import ImportPlan, import_sequences
+    from model.learning.recipe_template import write_recipe
+    from model.readers.open import open_footages
+    from model.readers.survey import survey
+
+    chosen: Literal["shared", "sequence"] = "sequence" if scale == "sequence" else "shared"
+    if chosen != scale:
+        raise typer.BadParameter("shared or sequence", param_hint="--scale")
+    footages = open_footages(source, given=_given(voxel, interval), tracks=tracks)
+    with _progress() as begin:
+        surveyed = survey(footages, on_frame=begin("looking"))
+    console.print(as_lines(taken_rows(footages, surveyed)))
+    if faulty := [row for row in source_rows(surveyed) if row.findings]:
+        console.print(as_table(faulty))
+    if not any(one.is_usable for one in surveyed):
+        console.print("[red]no sequence can be used as it is[/red]; put right what the table lists")
+        raise typer.Exit(1)
+    minutes = next((f.calibration.minutes for f in footages if f.calibration.minutes), None)
+    plan = ImportPlan(
+        margin=margin, scale=chosen, points_per_frame=points, bend_share=bend_share, minutes=minutes or 1.0
+    )
+    with _progress() as begin:
+        dataset = import_sequences(footages, surveyed, out, plan=plan, workers=workers, on_frame=begin("importing"))
+    left_out = len(surveyed) - len(dataset.names)
+    console.print(
+        f"[green]imported[/green] {len(dataset.names)} sequences, {sum(map(len, dataset.samples))} frames"
+        + (f", [red]{left_out} left out[/red]" if left_out else "")
+        + f"; one unit of Ω is {dataset.micrometres:.4g} µm"
+    )
+    if minutes is None:
+        console.print("[yellow]the minutes between frames are not known[/yellow]; 1 is written, --interval says more")
+    recipe = write_recipe(dataset, surveyed, steps=steps)
+    console.print(f"train with: python -m model train --config {recipe.as_posix()}", soft_wrap=True)
+
+
+def validate(
+    source: Annotated[Path, typer.Argument(help="What you would import, or a folder that was imported.")],
+    voxel: Voxel = None,
+    interval: Interval = None,
+    tracks: Tracks = None,
+    out: Annotated[Path | None, typer.Option("--json", help="Write what was found as JSON.")] = None,
+) -> None:
+    """List what was read and what is wrong with each sequence, before any training; status 1 if there are errors."""
+    from model.learning.dataset import INDEX_FILE
+    from model.learning.import_report import as_json, as_lines, as_table, imported_rows, source_rows, taken_rows
+    from model.readers.open import open_footages
+    from model.readers.survey import survey
+
+    if (source / INDEX_FILE).is_file():
+        rows, taken = imported_rows(source), []
+    else:
+        footages = open_footages(source, given=_given(voxel, interval), tracks=tracks)
+        with _progress() as begin:
+            surveyed = survey(footages, on_frame=begin("looking"))
+        rows, taken = source_rows(surveyed), taken_rows(footages, surveyed)
+        console.print(as_lines(taken))
+    report = as_json(rows, taken)
+    console.print(as_table(rows))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if report["errors"]:
+        console.print(f"[red]{report['errors']} of {len(rows)} sequences cannot be trained on as they are[/red]")
+        raise typer.Exit(1)
+
+
+def import_released(
+    experiment: Annotated[Path, typer.Argument(help="Folder of an experiment of the method's authors.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new model, in a folder of models; its name is the id.")],
+    micrometres: Annotated[float, typer.Option(min=1e-6, help="Length of one unit of Ω in µm.")] = 1.0,
+    minutes: Annotated[float, typer.Option(min=1e-6, help="Duration of τ.")] = 1.0,
+    topology: Annotated[str, typer.Option(help="single: always one body; division: one, then two.")] = "single",
+    cell_type: Annotated[str | None, typer.Option(help="Default: the model's id.")] = None,
+    title: Annotated[str | None, typer.Option(help="Default: the experiment's name.")] = None,
+    licence: Annotated[str, typer.Option(help="Of the weights.")] = "as stated by their authors",
+    epoch: Annotated[int | None, typer.Option(help="Which saved state; default: the final or the latest.")] = None,
+    swap_xy: Annotated[
+        bool, typer.Option("--swap-xy", help="Change x and y: cells lie as in images, not as in arrays (row first).")
+    ] = False,
+) -> None:
+    """Turn a trained model of the method's authors into a model of the service."""
+    from model.network.wiesner2022_import import read_experiment, save_experiment, with_x_and_y_swapped
+
+    chosen: Literal["single", "division"] = "division" if topology == "division" else "single"
+    if chosen != topology:
+        raise typer.BadParameter("single or division", param_hint="--topology")
+    read = read_experiment(experiment, epoch=epoch)
+    checkpoint = save_experiment(
+        with_x_and_y_swapped(read) if swap_xy else read,
+        out,
+        title=title or experiment.name,
+        cell_type=cell_type or out.name,
+        licence=licence,
+        micrometres=micrometres,
+        minutes=minutes,
+        topology=chosen,
+    )
+    card = checkpoint.card
+    console.print(
+        f"[green]imported[/green] {card.id}: {card.parameters:,} weights, {card.latent_codes} codes of "
+        f"{card.latent_size} numbers" + (", with rotations" if checkpoint.rotations is not None else "")
+    )
+    if not swap_xy:
+        console.print(
+            "[yellow]x is the row (y) of the images[/yellow] that the release was trained on, as its networks have it: "
+            "files show the mirror image of those cells; --swap-xy changes x and y"
+        )
+
+
+def fit(
+    frames: Annotated[list[Path], typer.Argument(help="A file a frame, in the order of time, or one of many frames.")],
+    name: Annotated[str, typer.Option("--model", help="Id of the model.")],
+    out: Annotated[Path, typer.Option(help="Folder for what is found; must not exist.")],
+    models: Annotated[list[Path] | None, typer.Option(help="Folders of models, before the shipped ones.")] = None,
+    voxel: Voxel = None,
+    place: Annotated[
+        str, typer.Option(help="centre: each frame centred on the cell; omega: the volume covers Ω.")
+    ] = "centre",
+    times: Annotated[str | None, typer.Option(help="In τ, one a frame, as -1,0.5,1; default: evenly spread.")] = None,
+    label: Annotated[list[int] | None, typer.Option(help="The cell, where a volume shows several.")] = None,
+    rotate: Annotated[int, typer.Option(min=1, help="Orientations tried; 1 keeps the cell as it lies.")] = 1,
+    shift: Annotated[bool, typer.Option(help="Find the cell's place too.")] = False,
+    adapt: Annotated[int, typer.Option(min=0, help="Steps of adapting the network; 0: only the code.")] = 600,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    score_grid: Annotated[int, typer.Option(min=16, max=256, help="Grid on which the fit is measured.")] = 64,
+    to_frames: Annotated[int, typer.Option("--frames", min=1, help="Frames of the cell that is made again.")] = 30,
+    grid: Annotated[int, typer.Option(min=8, max=512, help="Its samples along each side of Ω.")] = 64,
+    formats: Annotated[str, typer.Option(help="Its files, as stl,tiff.")] = "stl,tiff",
+) -> None:
+    """Find the code of a cell the model has never seen, and give the cell back at any resolution."""
+    from pydantic import ValidationError
+
+    from model.card import SHIPPED_MODELS, find_model
+    from model.learning.fit import FitPlan
+    from model.learning.fit_output import fit_to_folder
+    from model.learning.fit_targets import read_target
+    from model.learning.recipe_template import identifier
+    from model.network.checkpoint import load_checkpoint
+    from model.readers.naming import other_order
+    from model.spec import GenerationSpec
+
+    chosen: Literal["centre", "omega"] = "omega" if place == "omega" else "centre"
+    if chosen != place:
+        raise typer.BadParameter("centre or omega", param_hint="--place")
+    if out.exists():
+        raise typer.BadParameter(f"{out} exists; choose another folder", param_hint="--out")
+    again = {"frames": to_frames, "grid": grid, "formats": formats.split(",")}
+    try:
+        GenerationSpec.model_validate({"model": name, **again})
+    except ValidationError as error:  # before the fit, which takes long
+        raise typer.BadParameter(error.errors()[0]["msg"], param_hint="--formats") from None
+    if times is None and (rising := other_order(frames)):
+        console.print(f"[yellow]the frames are taken as given[/yellow]; by their names the order is {escape(rising)}")
+    checkpoint = load_checkpoint(find_model(name, [*(models or []), SHIPPED_MODELS]))
+    target = read_target(
+        frames,
+        micrometres=checkpoint.card.micrometres,
+        voxel=voxel,
+        place=chosen,
+        times=None if times is None else _numbers(times),
+        labels=label,
+        on_doubt=lambda message: console.print(f"warning: {message}", style="yellow", markup=False),
+    )
+    plan = FitPlan(orientations=rotate, shift=shift, adapt_steps=adapt, seed=seed)
+    with _progress() as begin:
+        show = begin("fitting")
+        found = fit_to_folder(
+            checkpoint, target, out, name=identifier(out.name), plan=plan, score_grid=score_grid,
+            spec=again,
+            on_step=lambda step, steps, _error: show(step, steps),
+        )  # fmt: skip
+    for what, score in (("code", found["score"]), ("adapted", found.get("adapted", {}).get("score"))):
+        if score:
+            console.print(f"{what}: Dice {score['dice']}, distance {score['mean_um']} µm, 95 % {score['p95_um']} µm")
+    console.print(f"[green]done[/green]: {out / 'fit.json'}, {out / 'cells'}", soft_wrap=True)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter("numbers with commas between, as -1,0.5,1", param_hint="--times") from None
+
+
+def _given(voxel: tuple[float, float, float] | None, interval: float | None) -> Calibration:
+    from model.readers.recording import Calibration
+
+    return Calibration(spacing=voxel, minutes=interval, spacing_from="--voxel", minutes_from="--interval")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Bars: call with a name to begin one, call the result with (done, total)."""
+    columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+
+        def begin(name: str) -> Callable[[int, int], None]:
+            task = bar.add_task(name, total=None)
+            return lambda done, total: bar.update(task, completed=done, total=total)
+
+        yield begin

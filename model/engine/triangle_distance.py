@@ -1,0 +1,295 @@
+"""Exact signed distances to a closed triangulated surface.
+
+A tree of boxes finds the nearest triangle of a point; the angle-weighted normal of the face, edge or corner that holds
+the nearest point tells the side.
+
+Promises: the distance is that to the nearest point of the surface, up to rounding, so |∇d| = 1 off the medial axis;
+the sign is right everywhere for a closed surface that does not meet itself.
+Does not promise: a meaningful sign near a hole; :attr:`Membrane.is_closed` tells whether there is one.
+
+References: nearest point of a triangle by its Voronoi regions, Ericson 2005 (Real-Time Collision Detection, 5.1.5);
+angle-weighted pseudonormals, Bærentzen and Aanæs 2005, doi:10.1109/TVCG.2005.49.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from model.engine.bricks import compiled
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+_LEAF = 4  # triangles in a leaf of the tree
+_FACE = 6  # features of a triangle: corners 0 1 2, edges ab bc ca 3 4 5, face 6
+_SCALE = 2**10  # cells of the curve along which triangles are ordered, along each axis
+
+
+@dataclass(frozen=True)
+class Membrane:
+    """A triangulated membrane in physical units.
+
+    Attributes
+    ----------
+    vertices
+        (v, 3) float64, columns x, y, z, in µm.
+    faces
+        (f, 3) int32 rows of ``vertices``, anticlockwise seen from outside.
+    """
+
+    vertices: Doubles
+    faces: NDArray[np.int32]
+
+    @cached_property
+    def corners(self) -> Doubles:
+        """Corners of the triangles, (f, 3 corners, 3)."""
+        return np.asarray(self.vertices, dtype=np.float64)[self.faces]
+
+    @property
+    def volume(self) -> float:
+        """Enclosed volume in µm³, positive when triangles face outward."""
+        a, b, c = np.moveaxis(self.corners - self.corners[0, 0], 1, 0)
+        return float(np.einsum("ij,ij->", a, np.cross(b, c)) / 6.0)
+
+    @property
+    def centroid(self) -> Doubles:
+        """Centre of mass of what is enclosed, (3,) in µm; that of the vertices if the volume is zero."""
+        origin = self.vertices.mean(axis=0)
+        a, b, c = np.moveaxis(self.corners - origin, 1, 0)
+        parts = np.einsum("ij,ij->i", a, np.cross(b, c))  # six times the tetrahedra to the origin
+        total = parts.sum()
+        centre = origin + ((a + b + c) * parts[:, None]).sum(axis=0) / (4.0 * total) if abs(total) > 0.0 else origin
+        return np.asarray(centre, dtype=np.float64)
+
+    @property
+    def is_closed(self) -> bool:
+        """Every edge is run along once forth and once back."""
+        edges = self.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).astype(np.int64)
+        forth = np.sort(edges[:, 0] * len(self.vertices) + edges[:, 1])
+        back = np.sort(edges[:, 1] * len(self.vertices) + edges[:, 0])
+        return len(forth) > 0 and bool((forth[1:] != forth[:-1]).all()) and np.array_equal(forth, back)
+
+    def bodies(self) -> Doubles:
+        """Volumes of the connected sheets, largest magnitude first, µm³; the wall of a cavity is negative."""
+        ends = self.faces[:, [0, 1, 1, 2]].reshape(-1, 2)
+        graph = coo_array((np.ones(len(ends), np.int8), (ends[:, 0], ends[:, 1])), shape=(len(self.vertices),) * 2)
+        count, of_vertex = connected_components(graph, directed=False)
+        a, b, c = np.moveaxis(self.corners - self.corners[0, 0], 1, 0)
+        parts = np.einsum("ij,ij->i", a, np.cross(b, c)) / 6.0
+        volumes = np.bincount(of_vertex[self.faces[:, 0]], weights=parts, minlength=count)
+        used = np.bincount(of_vertex[self.faces[:, 0]], minlength=count) > 0
+        found = volumes[used]
+        return np.asarray(found[np.argsort(-np.abs(found))], dtype=np.float64)
+
+    def placed(self, centre: Doubles, micrometres: float) -> Membrane:
+        """Return the membrane in units of Ω: ``centre`` at its origin, ``micrometres`` the length of one unit."""
+        return Membrane((self.vertices - centre) / micrometres, self.faces)
+
+    def stretched(self, factors: Doubles) -> Membrane:
+        """Return the membrane with its coordinates multiplied by positive factors along x, y and z."""
+        return Membrane(self.vertices * factors, self.faces)
+
+    def sample(self, count: int, rng: np.random.Generator) -> Floats:
+        """Draw points of the surface, spread evenly by area, (count, 3) float32."""
+        a, b, c = np.moveaxis(self.corners, 1, 0)
+        cumulated = np.cumsum(np.linalg.norm(np.cross(b - a, c - a), axis=1))
+        face = np.searchsorted(cumulated, rng.uniform(0.0, cumulated[-1], count), side="right").clip(max=len(a) - 1)
+        u, v = np.sqrt(rng.uniform(size=(count, 1))), rng.uniform(size=(count, 1))
+        return np.asarray((1.0 - u) * a[face] + u * (1.0 - v) * b[face] + u * v * c[face], dtype=np.float32)
+
+    def distance(self) -> TriangleDistance:
+        """Signed distance function of the membrane, in the units of its vertices."""
+        return TriangleDistance(self)
+
+
+class TriangleDistance:
+    """Signed distance of points to a membrane: a :data:`model.engine.sparse.SignedDistance`.
+
+    Notes
+    -----
+    Building takes about 1 µs a triangle, a call 3 to 15 µs a point.
+    """
+
+    def __init__(self, membrane: Membrane) -> None:
+        corners = membrane.corners
+        order = np.argsort(_curve(corners.mean(axis=1)), kind="stable")
+        self._corners = np.ascontiguousarray(corners[order])
+        self._normals = _pseudonormals(membrane)[order]
+        leaves = 1 << max(0, int(np.ceil(np.log2(max(1, -(-len(order) // _LEAF))))))
+        self._boxes = np.empty((2 * leaves, 6))
+        _build(self._corners, self._boxes, leaves)
+        self._leaves = leaves
+
+    def __call__(self, points: Floats) -> Floats:
+        """Signed distances (n,) float32 of points (n, 3) float32, negative inside."""
+        exact = np.ascontiguousarray(points, dtype=np.float64)
+        found = np.empty(len(exact))
+        _signed(exact, self._corners, self._normals, self._boxes, self._leaves, found)
+        return found.astype(np.float32)
+
+
+class CellShape:
+    """One cell in one frame, in units of Ω: its membrane, or those of two daughters that may touch.
+
+    Parameters
+    ----------
+    parts
+        Closed membranes; where they overlap a little, the shape is their union.
+    """
+
+    def __init__(self, parts: list[Membrane]) -> None:
+        self.parts = parts
+
+    def __call__(self, points: Floats) -> Floats:
+        """Signed distances (n,) float32 of points (n, 3) float32, negative inside."""
+        return np.asarray(np.minimum.reduce([distance(points) for distance in self._distances]), dtype=np.float32)
+
+    @cached_property
+    def _distances(self) -> list[TriangleDistance]:
+        return [part.distance() for part in self.parts]
+
+    @property
+    def outline(self) -> Membrane:
+        """All parts as one set of triangles."""
+        offsets = np.cumsum([0, *(len(part.vertices) for part in self.parts)])
+        faces = [part.faces + np.int32(offset) for part, offset in zip(self.parts, offsets, strict=False)]
+        return Membrane(np.concatenate([part.vertices for part in self.parts]), np.concatenate(faces))
+
+    def sample(self, count: int, rng: np.random.Generator) -> Floats:
+        """Draw points of the membrane, spread evenly by area, (count, 3) float32."""
+        return self.outline.sample(count, rng)
+
+
+def _curve(points: Doubles) -> NDArray[np.int64]:
+    """Order of points (n, 3) along a Z-curve: neighbours on it are neighbours in space."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    cell = ((points - low) / max(float((high - low).max()), 1e-300) * (_SCALE - 1)).astype(np.int64)
+    code = np.zeros(len(points), dtype=np.int64)
+    for bit in range(10):
+        for axis in range(3):
+            code |= ((cell[:, axis] >> bit) & 1) << (3 * bit + axis)
+    return code
+
+
+def _pseudonormals(membrane: Membrane) -> Doubles:
+    """Direction that tells the side at each corner, edge and face, (f, 7, 3); only the direction counts."""
+    faces, corners = membrane.faces.astype(np.int64), membrane.corners
+    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-300)
+    found = np.empty((len(faces), 7, 3))
+    found[:, _FACE] = normal
+    at_vertex = np.zeros((len(membrane.vertices), 3))
+    edge_ids = []
+    for k in range(3):
+        here, on, back = corners[:, k], corners[:, (k + 1) % 3], corners[:, (k + 2) % 3]
+        sine = np.linalg.norm(np.cross(on - here, back - here), axis=1)
+        angle = np.arctan2(sine, np.einsum("ij,ij->i", on - here, back - here))
+        np.add.at(at_vertex, faces[:, k], angle[:, None] * normal)
+        low, high = np.minimum(faces[:, k], faces[:, (k + 1) % 3]), np.maximum(faces[:, k], faces[:, (k + 1) % 3])
+        edge_ids.append(low * len(membrane.vertices) + high)
+    _, edge = np.unique(np.concatenate(edge_ids), return_inverse=True)
+    at_edge = np.zeros((int(edge.max()) + 1, 3))
+    np.add.at(at_edge, edge, np.tile(normal, (3, 1)))
+    found[:, 0:3] = at_vertex[faces]
+    found[:, 3:6] = at_edge[edge.reshape(3, -1)].swapaxes(0, 1)
+    return found
+
+
+@compiled
+def _build(corners: Any, boxes: Any, leaves: int) -> None:
+    """Boxes (lower corner, upper corner) of a complete binary tree: node i has the children 2 i and 2 i + 1."""
+    for leaf in range(leaves):
+        box = boxes[leaves + leaf]
+        for axis in range(3):
+            box[axis], box[3 + axis] = np.inf, -np.inf
+        for t in range(leaf * len(corners) // leaves, (leaf + 1) * len(corners) // leaves):
+            for k in range(3):
+                for axis in range(3):
+                    box[axis] = min(box[axis], corners[t, k, axis])
+                    box[3 + axis] = max(box[3 + axis], corners[t, k, axis])
+    for node in range(leaves - 1, 0, -1):
+        for axis in range(3):
+            boxes[node, axis] = min(boxes[2 * node, axis], boxes[2 * node + 1, axis])
+            boxes[node, 3 + axis] = max(boxes[2 * node, 3 + axis], boxes[2 * node + 1, 3 + axis])
+
+
+@compiled
+def _to_box(box: Any, x: float, y: float, z: float) -> Any:
+    dx = max(box[0] - x, x - box[3], 0.0)
+    dy = max(box[1] - y, y - box[4], 0.0)
+    dz = max(box[2] - z, z - box[5], 0.0)
+    return dx * dx + dy * dy + dz * dz
+
+
+@compiled
+def _foot(t: Any, x: float, y: float, z: float) -> tuple[float, float, float, int]:
+    """Vector from the nearest point of a triangle (3 corners, 3) to a point, and the feature that holds the former."""
+    abx, aby, abz = t[1, 0] - t[0, 0], t[1, 1] - t[0, 1], t[1, 2] - t[0, 2]
+    acx, acy, acz = t[2, 0] - t[0, 0], t[2, 1] - t[0, 1], t[2, 2] - t[0, 2]
+    apx, apy, apz = x - t[0, 0], y - t[0, 1], z - t[0, 2]
+    ab2, ac2, abac = (
+        abx * abx + aby * aby + abz * abz,
+        acx * acx + acy * acy + acz * acz,
+        abx * acx + aby * acy + abz * acz,
+    )
+    d1, d2 = abx * apx + aby * apy + abz * apz, acx * apx + acy * apy + acz * apz
+    d3, d4, d5, d6 = d1 - ab2, d2 - abac, d1 - abac, d2 - ac2
+    va, vb, vc = d3 * d6 - d5 * d4, d5 * d2 - d1 * d6, d1 * d4 - d3 * d2
+    if d1 <= 0.0 and d2 <= 0.0:
+        v, w, feature = 0.0, 0.0, 0
+    elif d3 >= 0.0 and d4 <= d3:
+        v, w, feature = 1.0, 0.0, 1
+    elif d6 >= 0.0 and d5 <= d6:
+        v, w, feature = 0.0, 1.0, 2
+    elif vc <= 0.0 and d1 >= 0.0 and d3 <= 0.0:
+        v, w, feature = d1 / (d1 - d3), 0.0, 3
+    elif va <= 0.0 and d4 - d3 >= 0.0 and d5 - d6 >= 0.0:
+        w = (d4 - d3) / ((d4 - d3) + (d5 - d6))
+        v, feature = 1.0 - w, 4
+    elif vb <= 0.0 and d2 >= 0.0 and d6 <= 0.0:
+        v, w, feature = 0.0, d2 / (d2 - d6), 5
+    else:
+        total = va + vb + vc
+        v, w, feature = vb / total, vc / total, 6
+    return apx - v * abx - w * acx, apy - v * aby - w * acy, apz - v * abz - w * acz, feature
+
+
+@compiled
+def _signed(points: Any, corners: Any, normals: Any, boxes: Any, leaves: int, out: Any) -> None:
+    stack, bound = np.empty(128, dtype=np.int64), np.empty(128)
+    for q in range(len(points)):
+        x, y, z = points[q, 0], points[q, 1], points[q, 2]
+        best, side, top = np.inf, 1.0, 1
+        stack[0], bound[0] = 1, 0.0
+        while top > 0:
+            top -= 1
+            node = stack[top]
+            if bound[top] >= best:
+                continue
+            if node >= leaves:
+                leaf = node - leaves
+                for t in range(leaf * len(corners) // leaves, (leaf + 1) * len(corners) // leaves):
+                    dx, dy, dz, feature = _foot(corners[t], x, y, z)
+                    square = dx * dx + dy * dy + dz * dz
+                    if square < best:
+                        best, n = square, normals[t, feature]
+                        side = dx * n[0] + dy * n[1] + dz * n[2]
+                continue
+            near, far = 2 * node, 2 * node + 1
+            to_near, to_far = _to_box(boxes[near], x, y, z), _to_box(boxes[far], x, y, z)
+            if to_far < to_near:
+                near, far, to_near, to_far = far, near, to_far, to_near
+            if to_far < best:  # the nearer child is taken from the stack first
+                stack[top], bound[top] = far, to_far
+                top += 1
+            if to_near < best:
+                stack[top], bound[top] = near, to_near
+                top += 1
+        out[q] = -np.sqrt(best) if side < 0.0 else np.sqrt(best)

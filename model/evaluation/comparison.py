@@ -1,0 +1,225 @@
+"""The study of one model: its new cells against held-out ones, beside a ceiling and a floor.
+
+Three sets of sequences are compared with the held-out set by every descriptor: the model's new cells; the sequences it
+was trained on, which is as good as any model of them can be; and draws of the baseline, which is the least a model must
+beat. Without held-out sequences the training set is halved, and the second half stands for them.
+
+Promises: the same plan gives the same figures.
+Does not promise: that a descriptor that is not listed agrees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.evaluation.measures.descriptors import bodies_of, describe
+from model.evaluation.measures.harmonics import draw_rows, star_surface
+from model.evaluation.measures.statistics import DRAWS, Comparison, compare, compare_sets, distances
+from model.evaluation.sequence_measures import LIFE_NAMES, PROTRUSION_NAMES, Life, measure_lives, processes, profile_of
+from model.evaluation.sequence_sources import Sequences
+from model.network.plausibility import is_plausible
+
+Doubles = NDArray[np.float64]
+Topology = Literal["single", "division"]
+
+BODY_NAMES = (
+    "volume", "area", "sphericity", "solidity", "elongation", "middle_to_long", "short_to_long", "extent_long",
+    "extent_middle", "extent_short", "mean_curvature", "curvature_spread", "concave",
+)  # fmt: skip
+NAMES = (*BODY_NAMES, *LIFE_NAMES, *PROTRUSION_NAMES)
+SAMPLED = 5  # every n-th sample of the grid is enough for an overlap; 5 and 64 share no divisor
+JUMP = 0.3  # of the volume from one moment to the next that is no longer plausible; moments are 4 frames of 30 apart
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The measured sets."""
+
+    generated: list[Life]
+    held_out: list[Life]
+    training: list[Life]
+    baseline: list[Life]
+
+    @property
+    def moments(self) -> int:
+        """Frames that every set has: what sequences are compared at."""
+        return min(max(len(life.minutes) for life in lives) for lives in self.named().values())
+
+    def named(self) -> dict[str, list[Life]]:
+        """Sets by the names that reports give them, the reference first."""
+        return {
+            "held-out": self.held_out,
+            "generated": self.generated,
+            "training": self.training,
+            "baseline": self.baseline,
+        }
+
+
+def measure_sides(
+    *,
+    generated: Sequences,
+    training: Sequences,
+    held_out: Sequences | None,
+    workers: int = 1,
+    on_life: Callable[[str], None] = lambda _name: None,
+) -> Sides:
+    """Measure all sets of a study.
+
+    Parameters
+    ----------
+    generated, training, held_out
+        Where they come from; without held-out sequences the training set is halved.
+    workers
+        Processes.
+    on_life
+        Called with the name of every sequence that was measured.
+    """
+    with processes(workers) as mapped:
+
+        def measured(source: Sequences) -> list[Life]:
+            return measure_lives(source, mapped=mapped, on_life=lambda life: on_life(life.name))
+
+        made, learned = measured(generated), measured(training)
+        kept = measured(held_out) if held_out is not None else learned[1::2]
+    learned = learned if held_out is not None else learned[::2]
+    return Sides(made, kept, learned, draw_baseline(learned, len(made), np.random.default_rng(0)))
+
+
+def draw_baseline(lives: list[Life], count: int, rng: np.random.Generator) -> list[Life]:
+    """Draw sequences from spherical harmonics with principal components, fitted to lives of equal length."""
+    frames = min(len(life.minutes) for life in lives)
+    usual = [life for life in lives if len(life.minutes) >= frames]
+    size = usual[0].radial.shape[1]
+    rows = np.stack(
+        [
+            np.concatenate([life.radial[:frames].ravel(), (life.centroids[:frames] - life.centroids[0]).ravel()])
+            for life in usual
+        ]
+    )
+    drawn = draw_rows(rows, count, rng)
+    return [
+        _star_life(f"baseline {number}", row[: frames * size].reshape(frames, size), row[frames * size :], usual[0])
+        for number, row in enumerate(drawn)
+    ]
+
+
+def _star_life(name: str, radial: Doubles, path: Doubles, like: Life) -> Life:
+    frames = len(radial)
+    bodies, profiles = [], []
+    for coefficients in radial:
+        found = bodies_of(star_surface(coefficients))
+        bodies.append(tuple(describe(body) for body in found))
+        profiles.append(profile_of(found))
+    return Life(
+        name=name,
+        minutes=like.minutes[:frames],
+        bodies=tuple(bodies),
+        centroids=path.reshape(frames, 3),
+        profiles=np.stack(profiles),
+        radial=radial,
+        masks=np.zeros((frames, 0), dtype=np.uint8),
+        membrane_speed=float("nan"),
+    )
+
+
+def judge(sides: Sides, *, topology: Topology, rng: np.random.Generator, draws: int = DRAWS) -> dict[str, Any]:
+    """Compare every set with the held-out one.
+
+    Returns
+    -------
+    dict
+        ``descriptors``: for each, comparisons of the generated, training and baseline sets with the held-out one;
+        ``sets``: 1-NNA, coverage and matching distance of the same; ``novelty`` and ``plausibility`` of the new cells.
+    """
+    descriptors: dict[str, dict[str, dict[str, float]]] = {}
+    named = sides.named()
+    reference = named.pop("held-out")
+    for name in NAMES:
+        rows = {side: _compared(lives, reference, name, rng, draws) for side, lives in named.items()}
+        found = {side: row.as_dict() for side, row in rows.items() if row is not None}
+        if "generated" in found or "training" in found:
+            descriptors[name] = found
+    moments = sides.moments
+    profiles = {side: profile_rows(lives, moments) for side, lives in sides.named().items()}
+    return {
+        "sequences": {side: len(lives) for side, lives in sides.named().items()},
+        "moments": moments,
+        "descriptors": descriptors,
+        "sets": {
+            side: compare_sets(rows, profiles["held-out"]).as_dict()
+            for side, rows in profiles.items()
+            if side != "held-out"
+        },
+        "novelty": novelty(sides),
+        "plausibility": plausibility(sides.generated, topology),
+    }
+
+
+def _compared(
+    lives: list[Life], reference: list[Life], name: str, rng: np.random.Generator, draws: int
+) -> Comparison | None:
+    if name in PROTRUSION_NAMES and not (lives and lives[0].protrusions):
+        return None
+    return compare(
+        [life.values(name) for life in lives], [life.values(name) for life in reference], rng=rng, draws=draws
+    )
+
+
+def profile_rows(lives: list[Life], moments: int) -> Doubles:
+    """Rows (n, k) whose Euclidean distance is the root mean square difference of two lives' profiles, in µm."""
+    rows = np.stack([life.profiles[_spread(life, moments)].ravel() for life in lives])
+    return np.asarray(rows / np.sqrt(rows.shape[1]))
+
+
+def _spread(life: Life, moments: int) -> NDArray[np.int64]:
+    """Return the frames of a life nearest to times spread over it."""
+    return np.linspace(0, len(life.minutes) - 1, moments).round().astype(np.int64)
+
+
+def novelty(sides: Sides) -> dict[str, float]:
+    """How far new cells are from the nearest training sequence, beside how far held-out cells are.
+
+    By profile, which does not see how a cell is turned, and by the overlap of the cells as they lie in Ω: near 1 for a
+    copy.
+    """
+    sets, moments = (sides.training, sides.generated, sides.held_out), sides.moments
+    training, made, kept = (profile_rows(lives, moments) for lives in sets)
+    of_made, of_kept = distances(made, training).min(axis=1), distances(kept, training).min(axis=1)
+    overlap = _overlaps(sides.generated, sides.training, moments)
+    usual = _overlaps(sides.held_out, sides.training, moments)
+    figures = {
+        "nearest_training_um": float(np.median(of_made)),
+        "nearest_training_um_of_held_out": float(np.median(of_kept)),
+        "ratio": float(np.median(of_made) / max(float(np.median(of_kept)), 1e-12)),
+        "dice_with_nearest_training": float(np.median(overlap)),
+        "dice_with_nearest_training_largest": float(overlap.max()),
+        "dice_with_nearest_training_of_held_out": float(np.median(usual)),
+    }
+    return {name: round(value, 4) for name, value in figures.items()}
+
+
+def _overlaps(lives: list[Life], others: list[Life], moments: int) -> Doubles:
+    """Dice, over all frames together, of each life with the other that it overlaps most: (n,)."""
+
+    def unpacked(some: list[Life]) -> NDArray[np.float32]:
+        rows = [np.unpackbits(life.masks[_spread(life, moments)])[::SAMPLED] for life in some]
+        return np.stack(rows).astype(np.float32)
+
+    one, two = unpacked(lives), unpacked(others)
+    sizes = one.sum(axis=1)[:, None] + two.sum(axis=1)
+    return np.asarray((2.0 * one @ two.T / np.maximum(sizes, 1.0)).max(axis=1), dtype=np.float64)
+
+
+def plausibility(lives: list[Life], topology: Topology) -> dict[str, float]:
+    """Share of lives with the bodies that the cell type has, before the gate and after it."""
+    whole = [is_plausible(life.counts(), life.volumes(), topology, largest_jump=JUMP) for life in lives]
+    return {
+        "before_gate": round(float(np.mean([life.rejected == 0 for life in lives])), 4),
+        "after_gate": round(float(np.mean(whole)), 4),
+        "rejected_per_cell": round(float(np.mean([life.rejected for life in lives])), 4),
+    }

@@ -1,0 +1,224 @@
+"""One model's chapter of a report: what is measured of it, against what, and which figures show it.
+
+Promises: the same recipe, checkpoint and scope give the same chapter.
+Does not promise: held-out sequences of a user's own cells, unless they are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from model.evaluation import figures
+from model.evaluation.comparison import BODY_NAMES, Sides, judge, measure_sides
+from model.evaluation.html_report import Chapter, Picture
+from model.evaluation.imported import score_imported
+from model.evaluation.reconstruction import FrameScore, score_reconstruction, summarise
+from model.evaluation.sequence_sources import (
+    HELD_OUT_SEED,
+    GeneratedSequences,
+    PhantomSequences,
+    RealSequences,
+    Sequences,
+    training_sequences,
+)
+from model.evaluation.unseen_cells import unseen_cells
+from model.evaluation.upsampling import FitScope, study_fits
+from model.export.render import PALETTES
+from model.learning.dataset import INDEX_FILE, AnySource, ImportedSource, MaskSource, PhantomSource, load_dataset
+from model.learning.train import TrainConfig
+from model.network.checkpoint import Checkpoint, load_checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scope:
+    """How much is measured.
+
+    Attributes
+    ----------
+    cells
+        Sequences of each set.
+    scored
+        Learned sequences whose reconstruction is scored.
+    every
+        Every n-th training frame of those; frames left out always.
+    grid_side
+        On which.
+    draws
+        Resamples and exchanges of each comparison.
+    pictured
+        Cells of each set in the pictures.
+    fits
+        Unseen cells that are restored from a part (:mod:`model.evaluation.upsampling`).
+    """
+
+    cells: int = 60
+    scored: int = 6
+    every: int = 12
+    grid_side: int = 128
+    draws: int = 1000
+    pictured: int = 4
+    fits: int = 2
+
+    @classmethod
+    def quick(cls) -> Scope:
+        """Little of everything: minutes become seconds, intervals become wide."""
+        return cls(cells=6, scored=1, every=30, grid_side=64, draws=200, pictured=1, fits=0)
+
+
+def write_chapter(
+    recipe: TrainConfig,
+    folder: Path,
+    *,
+    held_out: Path | None,
+    scope: Scope,
+    workers: int = 1,
+    on_step: Callable[[str], None] = lambda _note: None,
+) -> Chapter:
+    """Study one model.
+
+    Parameters
+    ----------
+    recipe
+        It was trained with; its data are the training side.
+    folder
+        Of the model.
+    held_out
+        Data set or masks that it was not trained on; phantoms of fresh seeds for models of phantoms.
+    scope
+        How much to measure.
+    workers
+        Processes.
+    on_step
+        Called with a note after every sequence and frame.
+    """
+    checkpoint = load_checkpoint(folder)
+    single = checkpoint.card.topology == "single"
+    generated = GeneratedSequences(folder, scope.cells, has_protrusions=single)
+    training = training_sequences(recipe.data, scope.cells, has_protrusions=single)
+    reference, words = _reference(recipe, held_out, scope, single)
+    sides = measure_sides(generated=generated, training=training, held_out=reference, workers=workers, on_life=on_step)
+    measured = judge(sides, topology=checkpoint.card.topology, rng=np.random.default_rng(1), draws=scope.draws)
+    scores = score_learned(
+        checkpoint, recipe, grid_side=scope.grid_side, every=scope.every,
+        sequences=range(min(scope.scored, len(checkpoint.latent_codes))), on_frame=lambda s: on_step(f"{s.dice:.4f}"),
+    )  # fmt: skip
+    measured["reconstruction"] = summarise(scores)
+    unseen = unseen_source(recipe, held_out)
+    if scope.fits and unseen is not None:
+        measured["fitting"] = study_fits(
+            folder, unseen_cells(unseen, scope.fits, micrometres=checkpoint.card.micrometres),
+            scope=FitScope(grid_side=scope.grid_side), workers=workers, on_part=on_step,
+        )  # fmt: skip
+    shown = {"held-out": reference or training, "generated": generated}
+    return Chapter(
+        identifier=recipe.id,
+        title=checkpoint.card.title,
+        reference=words,
+        figures=measured,
+        pictures=_pictures(sides, shown, list(measured["descriptors"]), scope, checkpoint.card.cell_type),
+    )
+
+
+def score_learned(
+    checkpoint: Checkpoint,
+    recipe: TrainConfig,
+    *,
+    grid_side: int,
+    every: int,
+    sequences: Sequence[int],
+    on_frame: Callable[[FrameScore], None] = lambda _score: None,
+) -> list[FrameScore]:
+    """Score the learned codes on the frames left out, and on every n-th of the others.
+
+    Parameters
+    ----------
+    checkpoint, recipe
+        A model and how it was trained.
+    grid_side
+        Samples along each side of Ω; masks keep their own grid.
+    every
+        Which training frames.
+    sequences
+        Which sequences.
+    on_frame
+        Called after each.
+    """
+
+    def to_score(total: int) -> list[int]:
+        left_out = recipe.held_out.frames(total)
+        return sorted({*left_out, *[f for f in range(total) if f not in left_out][::every]})
+
+    if isinstance(recipe.data, ImportedSource):
+        return score_imported(
+            checkpoint, load_dataset(recipe.data.folder), held_out=recipe.held_out.frames, frames=to_score,
+            grid_side=grid_side, sequences=sequences, on_frame=on_frame,
+        )  # fmt: skip
+    return score_reconstruction(
+        checkpoint, recipe.data, held_out=recipe.held_out.frames, frames=to_score, grid_side=grid_side,
+        sequences=sequences, on_frame=on_frame,
+    )  # fmt: skip
+
+
+def unseen_source(recipe: TrainConfig, held_out: Path | None) -> AnySource | None:
+    """Return a source of cells that the model has not seen: those given, phantoms of fresh seeds, or none.
+
+    Parameters
+    ----------
+    recipe
+        The model was trained with it.
+    held_out
+        Imported data set or folder of masks; masks are read as those of the recipe are.
+    """
+    if held_out is None:
+        fresh = {"first_seed": HELD_OUT_SEED}
+        return recipe.data.model_copy(update=fresh) if isinstance(recipe.data, PhantomSource) else None
+    if (held_out / INDEX_FILE).is_file():
+        return ImportedSource(kind="imported", folder=held_out)
+    if isinstance(recipe.data, MaskSource):
+        return recipe.data.model_copy(update={"folder": held_out})
+    return MaskSource(kind="masks", folder=held_out)
+
+
+def _reference(
+    recipe: TrainConfig, held_out: Path | None, scope: Scope, protrusions: bool
+) -> tuple[Sequences | None, str]:
+    """Sequences that the model has not seen, if there are any, and what to call them."""
+    source = unseen_source(recipe, held_out)
+    if held_out is not None:
+        assert isinstance(source, ImportedSource | MaskSource)
+        real = RealSequences.of(source, has_protrusions=protrusions)
+        return replace(real, chosen=real.chosen[: scope.cells]), f"the cells of {held_out.name}"
+    if isinstance(source, PhantomSource):
+        fresh = PhantomSequences(source.cell_type, source.first_seed, scope.cells, protrusions)
+        return fresh, f"phantoms of the seeds from {HELD_OUT_SEED}, which no model was trained on"
+    return None, "half of its training cells, because no others were given: it has seen them"
+
+
+def _pictures(
+    sides: Sides, shown: dict[str, Sequences], names: list[str], scope: Scope, cell_type: str
+) -> list[Picture]:
+    sets = sides.named()
+    palette = cell_type if cell_type in PALETTES else "neutral"
+    grid = figures.picture_grid(shown, cells=scope.pictured, palette=palette)
+    bodies = [name for name in names if name in BODY_NAMES]
+    return [
+        Picture(
+            "cells", "Cells side by side",
+            "A row a cell, time from left to right; reference cells first, then new ones.", figures.picture_png(grid),
+        ),
+        Picture(
+            "quantiles", "Quantiles against held-out cells", "On the line, the distributions agree.",
+            figures.quantile_plots(sets, names),
+        ),
+        Picture(
+            "boxes", "Distributions", "Median, quartiles, and 5 to 95 %.", figures.box_plots(sets, names),
+        ),
+        Picture(
+            "courses", "Over time", "Median and quartiles of the largest body.",
+            figures.courses({side: lives for side, lives in sets.items() if bodies}),
+        ),
+    ]  # fmt: skip

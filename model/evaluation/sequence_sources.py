@@ -1,0 +1,244 @@
+"""Where the sequences come from that are measured: phantoms, imported cells, masks, a model's new cells.
+
+Promises: each source gives one sequence alone, whichever were asked for before; every frame comes with its surface,
+what is inside on the grid, and its time.
+Does not promise: frames between those that real cells have; the nearest ones are taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.domain import OMEGA, Grid, frame_times
+from model.engine.marching_cubes import extract_surface
+from model.engine.mask_surface import membrane_of_mask
+from model.engine.runs import inside
+from model.engine.sparse import SignedDistance, evaluate_sparse
+from model.engine.tracking import CellTracker
+from model.engine.triangle_distance import CellShape
+from model.errors import SurfaceError
+from model.evaluation.measures.descriptors import Triangles
+from model.learning.dataset import AnySource, ImportedSource, MaskSource, load_dataset, mask_files, mask_frames
+from model.learning.imported_cells import load_shape
+from model.network.checkpoint import Checkpoint, load_checkpoint
+from model.phantoms import ShapeFrame, make_phantom
+from model.spec import GenerationSpec
+from model.synthesis import LivingCell, frames, living_cell
+
+HELD_OUT_SEED = 1_000_000
+"""First seed of the phantoms that no model is trained on."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One frame of a sequence.
+
+    Attributes
+    ----------
+    minute
+        Its time.
+    surface
+        In Ω, facing outward.
+    inside
+        (nx, ny, nz) on the grid that was asked for.
+    rejected
+        Codes refused before the cell was drawn.
+    """
+
+    minute: float
+    surface: Triangles
+    inside: NDArray[np.bool_]
+    rejected: int = 0
+
+
+class Sequences(Protocol):
+    """Sequences that can be measured one by one; instances travel between processes."""
+
+    @property
+    def micrometres(self) -> float:
+        """Length of one unit of Ω."""
+        ...
+
+    @property
+    def has_protrusions(self) -> bool:
+        """Whether to look for protrusions."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """Name of a sequence."""
+        ...
+
+    def snapshots(self, index: int, *, moments: int, grid: Grid) -> Iterator[Snapshot]:
+        """Yield frames of a sequence at ``moments`` times spread over it."""
+        ...
+
+
+@dataclass(frozen=True)
+class PhantomSequences:
+    """Procedural cells of consecutive seeds."""
+
+    cell_type: str
+    first_seed: int
+    count: int
+    has_protrusions: bool = False
+
+    @property
+    def micrometres(self) -> float:
+        """Length of one unit of Ω."""
+        return _scale_of(self.cell_type)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def name(self, index: int) -> str:
+        """Cell type and seed."""
+        return f"{self.cell_type} {self.first_seed + index}"
+
+    def snapshots(self, index: int, *, moments: int, grid: Grid) -> Iterator[Snapshot]:
+        """Yield frames of a phantom."""
+        phantom = make_phantom(self.cell_type, self.first_seed + index)
+        for t in frame_times(moments):
+            shape = phantom.shape(float(t), resolution=grid.shape[0])
+            yield Snapshot((float(t) + 1.0) / 2.0 * phantom.minutes, shape, _contained(shape, grid))
+
+
+def _contained(shape: ShapeFrame, grid: Grid) -> NDArray[np.bool_]:
+    """Tell which samples are inside, looking only where the surface reaches."""
+    low = np.floor(grid.to_index(shape.vertices.min(axis=0)[None])[0]).astype(np.int64).clip(min=0)
+    high = np.ceil(grid.to_index(shape.vertices.max(axis=0)[None])[0]).astype(np.int64) + 1
+    ids = np.arange(grid.size).reshape(grid.shape)[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    found = np.zeros(grid.size, dtype=np.bool_)
+    found[ids.ravel()] = shape.contains(grid.points(ids.ravel()))
+    return found.reshape(grid.shape)
+
+
+@cache
+def _scale_of(cell_type: str) -> float:
+    return make_phantom(cell_type, 0).micrometres
+
+
+@dataclass(frozen=True)
+class RealSequences:
+    """Cells of a user: an imported data set, or a folder of masks; all of them, or some."""
+
+    source: ImportedSource | MaskSource
+    chosen: tuple[int, ...]
+    has_protrusions: bool = False
+
+    @classmethod
+    def of(cls, source: ImportedSource | MaskSource, *, has_protrusions: bool) -> RealSequences:
+        """Take all sequences of a source."""
+        count = len(mask_files(source)) if isinstance(source, MaskSource) else len(load_dataset(source.folder).names)
+        return cls(source, tuple(range(count)), has_protrusions)
+
+    @property
+    def micrometres(self) -> float:
+        """Length of one unit of Ω."""
+        if isinstance(self.source, MaskSource):
+            return self.source.micrometres
+        return load_dataset(self.source.folder).micrometres
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def name(self, index: int) -> str:
+        """Name of the file or of the imported track."""
+        if isinstance(self.source, MaskSource):
+            return mask_files(self.source)[self.chosen[index]].stem
+        return load_dataset(self.source.folder).names[self.chosen[index]]
+
+    def snapshots(self, index: int, *, moments: int, grid: Grid) -> Iterator[Snapshot]:
+        """Yield frames of a real cell, the nearest to times spread evenly."""
+        source = self.source
+        if isinstance(source, MaskSource):
+            shapes = self._masks(source, index, moments)
+        else:
+            shapes = self._shapes(source, index, moments)
+        for minute, shape in shapes:
+            yield _sampled(shape, grid, minute)
+
+    def _masks(self, source: MaskSource, index: int, moments: int) -> Iterator[tuple[float, CellShape]]:
+        masks = mask_frames(mask_files(source)[self.chosen[index]])
+        times = frame_times(len(masks))
+        step = Grid((masks.shape[1], masks.shape[2], masks.shape[3])).step
+        for frame in _nearest(times, moments):
+            membrane = membrane_of_mask(masks[frame], (float(step[0]), float(step[1]), float(step[2])))
+            minute = (float(times[frame]) + 1.0) / 2.0 * source.minutes
+            yield minute, CellShape([membrane.placed(np.full(3, -OMEGA[0]), 1.0)])
+
+    def _shapes(self, source: ImportedSource, index: int, moments: int) -> Iterator[tuple[float, CellShape]]:
+        dataset = load_dataset(source.folder)
+        times = dataset.times(self.chosen[index])
+        for frame in _nearest(times, moments):
+            minute = (float(times[frame]) + 1.0) / 2.0 * dataset.minutes
+            yield minute, load_shape(dataset.folder, self.chosen[index], frame)
+
+
+def _nearest(times: NDArray[np.float32], moments: int) -> list[int]:
+    """Frames nearest to ``moments`` times spread over τ, each once."""
+    wanted = frame_times(min(moments, len(times)))
+    return sorted({int(np.abs(times - t).argmin()) for t in wanted})
+
+
+def _sampled(shape: SignedDistance, grid: Grid, minute: float) -> Snapshot:
+    field = evaluate_sparse(shape, grid, lipschitz=1.02)
+    return Snapshot(minute, extract_surface(field, grid), inside(field))
+
+
+@dataclass(frozen=True)
+class GeneratedSequences:
+    """New cells of a model, as one request for ``count`` of them makes them, without rotation."""
+
+    folder: Path
+    count: int
+    seed: int = 0
+    has_protrusions: bool = False
+
+    @property
+    def micrometres(self) -> float:
+        """Length of one unit of Ω."""
+        return _loaded(self.folder).card.micrometres
+
+    def __len__(self) -> int:
+        return self.count
+
+    def name(self, index: int) -> str:
+        """Model and index."""
+        return f"{self.folder.name} {index}"
+
+    def cell(self, index: int) -> tuple[LivingCell, int]:
+        """Draw a cell; also how many codes the gate refused before it."""
+        spec = GenerationSpec(model=self.folder.name, seed=self.seed, count=self.count)
+        return living_cell(spec, _loaded(self.folder), index)
+
+    def snapshots(self, index: int, *, moments: int, grid: Grid) -> Iterator[Snapshot]:
+        """Yield frames of a new cell."""
+        cell, rejected = self.cell(index)
+        card = cell.checkpoint.card
+        tracker = CellTracker(fragments="remove", divides=card.topology == "division")
+        for time, labelled, surface in frames(cell, frame_times(moments), grid, tracker):
+            if not len(surface.faces):
+                raise SurfaceError(f"{self.name(index)} has no membrane at t = {time:.3f}")
+            yield Snapshot((time + 1.0) / 2.0 * card.minutes, surface, labelled.labels > 0, rejected)
+
+
+@cache
+def _loaded(folder: Path) -> Checkpoint:
+    return load_checkpoint(folder)
+
+
+def training_sequences(source: AnySource, count: int, *, has_protrusions: bool) -> Sequences:
+    """Return up to ``count`` of the sequences that a model was trained on."""
+    if isinstance(source, ImportedSource | MaskSource):
+        real = RealSequences.of(source, has_protrusions=has_protrusions)
+        return RealSequences(source, real.chosen[:count], has_protrusions)
+    return PhantomSequences(source.cell_type, source.first_seed, min(count, source.sequences), has_protrusions)

@@ -1,0 +1,110 @@
+"""Frames of an unseen cell, as the fit wants them: shapes in Ω with their times.
+
+Promises: the same readers, and the same membranes, as the import.
+Does not promise: to find the same cell in several frames where labels change; the labels are the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from model.domain import Grid, frame_times
+from model.engine.triangle_distance import CellShape
+from model.errors import DatasetError
+from model.learning.fit import TargetFrame
+from model.readers.open import open_footages
+from model.readers.recording import Calibration, Footage
+from model.readers.survey import wrong_size
+
+Place = Literal["centre", "omega"]
+
+
+def read_target(
+    sources: list[Path],
+    *,
+    micrometres: float,
+    voxel: tuple[float, float, float] | None = None,
+    place: Place = "centre",
+    times: list[float] | None = None,
+    labels: list[int] | None = None,
+    on_doubt: Callable[[str], None] = lambda _message: None,
+) -> list[TargetFrame]:
+    """Read the frames of one cell.
+
+    Parameters
+    ----------
+    sources
+        Files of one frame each in the order of time, or one file or folder of many.
+    micrometres
+        Length of one unit of Ω in the model that is fitted.
+    voxel
+        Distance of voxels along x, y, z in µm, where the files do not say it.
+    place
+        ``centre``: each frame lies with its centre of mass at the middle of Ω; ``omega``: volumes cover Ω, their first
+        and last samples on its border, as those that the service writes do; meshes have their origin at its middle.
+    times
+        In τ, one a frame; evenly spread when None.
+    labels
+        Of the cell, where a volume shows several; two for a mother's daughters.
+    on_doubt
+        Called with each choice of the readers that may be wrong.
+
+    Raises
+    ------
+    DatasetError
+        If there are no frames, the number of times differs, a frame shows no cell or several, or the voxel's size is
+        not known.
+    """
+    opened = [
+        (footage, frame)
+        for source in sources
+        for footage in open_footages(source, given=Calibration(voxel))
+        for frame in footage.frames
+    ]
+    for name, doubt in dict.fromkeys(
+        (footage.name, doubt.message)
+        for footage, _ in opened
+        for doubt in (*footage.calibration.doubts, *footage.taken.doubts)
+    ):
+        on_doubt(f"{name}: {doubt}")
+    if times is None:
+        times = [float(t) for t in frame_times(max(len(opened), 1))]
+    if len(times) != len(opened):
+        raise DatasetError(f"{len(times)} times were given for {len(opened)} frames")
+    return [
+        TargetFrame(time, _shape(footage, frame, micrometres=micrometres, place=place, labels=labels))
+        for (footage, frame), time in zip(opened, times, strict=True)
+    ]
+
+
+def _shape(footage: Footage, frame: int, *, micrometres: float, place: Place, labels: list[int] | None) -> CellShape:
+    spacing = footage.calibration.spacing
+    if spacing is None and place == "centre":
+        raise DatasetError(f"{footage.name} does not say how large a voxel is: give --voxel X Y Z (µm)")
+    seen = {sighting.label: sighting for sighting in footage.sightings(frame)}
+    wanted = [label for label in labels if label in seen] if labels else sorted(seen)
+    if not wanted:
+        raise DatasetError(f"{footage.name}: frame {frame} does not show the cell")
+    if labels is None and len(wanted) > 1:
+        raise DatasetError(f"{footage.name}: frame {frame} shows the cells {wanted}; name one with --label")
+    cells = [seen[label] for label in wanted]
+    if (why := wrong_size(cells, footage)) is not None:
+        raise DatasetError(f"{footage.name}: frame {frame}: {why}")
+    if not all(cell.is_closed for cell in cells):
+        raise DatasetError(f"{footage.name}: frame {frame}: the surface has holes or loose edges; close it")
+    if any(cell.nested for cell in cells):
+        raise DatasetError(f"{footage.name}: frame {frame}: a body lies in another and faces outward too; remove it")
+    membranes = footage.membranes(frame, wanted)
+    if place == "centre":
+        weights = [seen[label].volume for label in wanted]
+        centre = np.average([seen[label].centroid for label in wanted], axis=0, weights=weights)
+        return CellShape([membrane.placed(centre, micrometres) for membrane in membranes])
+    if footage.grid_shape is None:
+        return CellShape([membrane.placed(np.zeros(3), micrometres) for membrane in membranes])
+    step = Grid(footage.grid_shape).step
+    factors = step / np.array(spacing or (1.0, 1.0, 1.0))
+    return CellShape([membrane.stretched(factors).placed(np.ones(3), 1.0) for membrane in membranes])

@@ -1,0 +1,228 @@
+"""From a user's cells to training sequences: the same folder format that phantoms are trained from.
+
+Every frame is read once and all its cells are worked out from it: their membranes, exact distances of points around
+them, and the membranes themselves, by which a trained model is judged later. Each frame is centred on its cell; one
+scale holds for the whole set, so that sizes stay comparable over time and between cells, unless each sequence is to
+have its own.
+
+Promises: one frame a process is in memory at a time; the same files give the same bytes, with any number of processes;
+the folder is a data set only when everything is in it.
+Does not promise: to keep where a cell was; its path is in ``survey.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.domain import frame_to_time
+from model.engine.triangle_distance import CellShape, Membrane
+from model.errors import DatasetError
+from model.learning.dataset import (
+    INDEX_FILE,
+    SURFACE_POINTS,
+    Dataset,
+    DatasetIndex,
+    ImportedSource,
+    SequenceEntry,
+    load_dataset,
+    sample_frame,
+    write_index,
+)
+from model.readers.recording import Footage
+from model.readers.survey import Surveyed
+
+SURVEY_FILE = "survey.json"
+MEMBRANES = "membranes"  # the folder of membranes: membranes/0003/0017.npz is frame 17 of sequence 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportPlan:
+    """How cells are put into Ω.
+
+    Parameters
+    ----------
+    margin
+        Share of the way from the middle of Ω to its border that stays free around the largest cell.
+    scale
+        ``shared``: one length of Ω for all sequences; ``sequence``: each fills Ω.
+    points_per_frame
+        Training points of a frame.
+    bend_share
+        Share of those near the membrane that are drawn where it bends.
+    minutes
+        Between frames.
+    """
+
+    margin: float = 0.15
+    scale: Literal["shared", "sequence"] = "shared"
+    points_per_frame: int = 32_768
+    bend_share: float = 0.0
+    minutes: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Everything to be made from one frame of one footage."""
+
+    footage: Footage
+    frame: int
+    cells: list[tuple[int, int, tuple[int, ...], NDArray[np.float64], float]]
+    """For each: sequence, its row, labels, centre in µm, µm of one unit of Ω."""
+
+
+def import_sequences(
+    footages: list[Footage],
+    surveyed: list[Surveyed],
+    folder: Path,
+    *,
+    plan: ImportPlan,
+    workers: int = 1,
+    on_frame: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Dataset:
+    """Make training sequences of all cells without errors.
+
+    Parameters
+    ----------
+    footages, surveyed
+        The open files, and what :func:`model.readers.survey.survey` found in them.
+    folder
+        Where the data set goes; must not hold one.
+    plan
+        How cells are put into Ω.
+    workers
+        Processes.
+    on_frame
+        Called with (frames done, frames in all).
+
+    Raises
+    ------
+    DatasetError
+        If no sequence is usable, or the folder holds a data set.
+    """
+    usable = [one for one in surveyed if one.is_usable]
+    if not usable:
+        raise DatasetError("no sequence can be used as it is; python -m model validate lists what is wrong")
+    if (folder / INDEX_FILE).exists():
+        raise DatasetError(f"{folder} holds a data set already; choose another folder or remove it")
+    scales = _scales(usable, plan)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = [folder / f"sequence_{number:04d}.npy" for number in range(len(usable))]
+    for one, path in zip(usable, arrays, strict=True):
+        shape = (len(one.life.frames), plan.points_per_frame, 4)
+        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
+        (folder / MEMBRANES / path.stem[-4:]).mkdir(parents=True, exist_ok=True)
+    tasks = _tasks(footages, usable, scales)
+    with _mapping(workers) as mapped:
+        for done, _ in enumerate(mapped(_make_frame, [(task, folder, plan) for task in tasks]), 1):
+            on_frame(done, len(tasks))
+    entries = [
+        SequenceEntry(name=one.life.name, file=path.name, frames=len(one.life.frames), times=_times(one.life.frames))
+        for one, path in zip(usable, arrays, strict=True)
+    ]
+    _write_survey(folder, surveyed, dict(zip((one.life.name for one in usable), scales, strict=True)))
+    minutes = float(np.median([one.life.frames[-1] - one.life.frames[0] for one in usable])) * plan.minutes
+    source = ImportedSource(kind="imported")
+    index = DatasetIndex(
+        source=source, micrometres=float(np.median(scales)), minutes=max(minutes, 1e-9), sequences=entries
+    )
+    write_index(index, folder)
+    return load_dataset(folder)
+
+
+def load_shape(folder: Path, sequence: int, frame: int) -> CellShape:
+    """Shape of a cell of an imported data set, in units of Ω: the truth that a model is judged by.
+
+    Raises
+    ------
+    DatasetError
+        If the folder does not hold it.
+    """
+    path = folder / MEMBRANES / f"{sequence:04d}" / f"{frame:04d}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            count = len(held.files) // 2
+            return CellShape([Membrane(held[f"v{k}"].astype(np.float64), held[f"f{k}"]) for k in range(count)])
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        raise DatasetError(f"{folder} does not hold frame {frame} of sequence {sequence}: {error}") from None
+
+
+def _scales(usable: list[Surveyed], plan: ImportPlan) -> list[float]:
+    """µm of one unit of Ω for each sequence."""
+    own = [float(one.reaches.max()) / (1.0 - plan.margin) for one in usable]
+    return own if plan.scale == "sequence" else [max(own)] * len(own)
+
+
+def _times(frames: list[int]) -> list[float] | None:
+    """Times in τ of frames with gaps; None when there is none."""
+    length = frames[-1] - frames[0] + 1
+    if length == len(frames):
+        return None
+    return [frame_to_time(frame - frames[0], length) for frame in frames]
+
+
+def _tasks(footages: list[Footage], usable: list[Surveyed], scales: list[float]) -> list[_Task]:
+    wanted: dict[tuple[int, int], _Task] = {}
+    for sequence, (one, scale) in enumerate(zip(usable, scales, strict=True)):
+        for row, (frame, labels) in enumerate(zip(one.life.frames, one.life.labels, strict=True)):
+            task = wanted.setdefault((one.footage, frame), _Task(footages[one.footage], frame, []))
+            task.cells.append((sequence, row, labels, one.centres[row], scale))
+    return list(wanted.values())
+
+
+def _make_frame(job: tuple[_Task, Path, ImportPlan]) -> None:
+    task, folder, plan = job
+    labels = sorted({label for _, _, some, _, _ in task.cells for label in some})
+    membranes = dict(zip(labels, task.footage.membranes(task.frame, labels), strict=True))
+    for sequence, row, some, centre, scale in task.cells:
+        shape = CellShape([membranes[label].placed(centre, scale) for label in some])
+        surface = shape.sample(SURFACE_POINTS, np.random.default_rng([11, sequence, row]))
+        block = np.load(folder / f"sequence_{sequence:04d}.npy", mmap_mode="r+")
+        block[row] = sample_frame(
+            shape, surface, plan.points_per_frame, sequence=sequence, frame=row, bend_share=plan.bend_share
+        )
+        block.flush()
+        arrays: dict[str, NDArray[np.generic]] = {}
+        for k, part in enumerate(shape.parts):
+            arrays |= {f"v{k}": part.vertices.astype(np.float32), f"f{k}": part.faces}
+        np.savez_compressed(folder / MEMBRANES / f"{sequence:04d}" / f"{row:04d}.npz", **arrays)  # type: ignore[arg-type]
+
+
+_Mapped = Callable[[Callable[..., None], list[tuple[_Task, Path, ImportPlan]]], Iterator[None]]
+
+
+@contextmanager
+def _mapping(workers: int) -> Iterator[_Mapped]:
+    """``map`` in this process, or over several."""
+    if workers <= 1:
+        yield map
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield pool.map
+
+
+def _write_survey(folder: Path, surveyed: list[Surveyed], scales: dict[str, float]) -> None:
+    """Write what was found, and where each cell was: what the data set itself no longer tells."""
+    rows = [
+        {
+            "name": one.life.name,
+            "imported": one.is_usable,
+            "micrometres": scales.get(one.life.name),
+            "frames": one.life.frames,
+            "labels": [list(labels) for labels in one.life.labels],
+            "centres_um": one.centres.round(4).tolist(),
+            "volumes_um3": one.volumes.round(4).tolist(),
+            "findings": [finding.model_dump() for finding in one.findings],
+        }
+        for one in surveyed
+    ]
+    (folder / SURVEY_FILE).write_text(json.dumps({"sequences": rows}, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,262 @@
+"""Label volumes as TIFF or NumPy: stacks over time, a stack a frame, and the folders of the Cell Tracking Challenge.
+
+Promises: any integer type, and floating point where all values are whole; value 0 is background, every other value a
+cell, however large; frames are read one by one, also from files that are larger than memory.
+Does not promise: multi-channel images.
+
+Formats: ImageJ and OME hyperstacks; https://celltrackingchallenge.net/datasets (mask and man_track files, and the text
+file of tracks: label, first frame, last frame, parent).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from model.engine.mask_surface import membrane_of_mask
+from model.engine.triangle_distance import Membrane
+from model.errors import DatasetError
+from model.readers.lineage import read_tracks
+from model.readers.naming import Ordered
+from model.readers.planes import Contents, read_contents, read_frame
+from model.readers.recording import (
+    ONLY_CELL,
+    SPECK,
+    UNREMARKABLE,
+    Calibration,
+    Doubt,
+    Sighting,
+    Taken,
+    Track,
+    without_specks,
+)
+
+TIFF = (".tif", ".tiff")
+TRACK_FILES = ("man_track.txt", "res_track.txt")
+_TOUCHING = np.ones((3, 3, 3), dtype=bool)  # bodies are sets that touch by faces, edges or corners
+_CHALLENGE_FRAME = re.compile(r"(?:mask|man_track|man_seg)(\d+)\.tiff?$", re.IGNORECASE)
+MASK = 255
+_SPACE_UNKNOWN = (1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class LabelVolumes:
+    """Frames of labelled cells.
+
+    Attributes
+    ----------
+    places
+        For each frame the file, and which of its frames.
+    calibration
+        Scale; where the spacing is unknown, lengths are in voxels.
+    labelled
+        False: every value but 0 is the same, only cell.
+    """
+
+    name: str
+    places: dict[int, tuple[Path, int]]
+    calibration: Calibration
+    tracks: list[Track] | None = None
+    labelled: bool = True
+    taken: Taken = UNREMARKABLE
+    frames: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """List the frames."""
+        object.__setattr__(self, "frames", sorted(self.places))
+
+    @property
+    def grid_shape(self) -> tuple[int, int, int] | None:
+        """Samples of the first frame along (x, y, z)."""
+        nz, ny, nx = read_frame(*self.places[self.frames[0]]).shape
+        return nx, ny, nz
+
+    def sightings(self, frame: int) -> list[Sighting]:
+        """Look at all cells of a frame."""
+        (volume, labels), spacing = self._read(frame), np.array(self.calibration.spacing or _SPACE_UNKNOWN)
+        found = []
+        for number, (label, box) in enumerate(zip(labels, ndimage.find_objects(volume), strict=True), start=1):
+            inside = volume[box] == number
+            low = np.array([side.start for side in box])
+            high = np.array([side.stop for side in box])
+            numbers, count = ndimage.label(inside, _TOUCHING)
+            bodies, specks = without_specks(np.bincount(numbers.reshape(-1), minlength=count + 1)[1:].astype(float))
+            centre = np.array(ndimage.center_of_mass(inside)) + low
+            found.append(
+                Sighting(
+                    label=label,
+                    volume=float(inside.sum() * spacing.prod()),
+                    centroid=centre * spacing,
+                    low=(low - 0.5) * spacing,
+                    high=(high - 0.5) * spacing,
+                    bodies=bodies,
+                    specks=specks,
+                    samples=int(inside.sum()),
+                    cut=bool((low == 0).any() or (high == volume.shape).any()),
+                )
+            )
+        return found
+
+    def membranes(self, frame: int, labels: list[int]) -> list[Membrane]:
+        """Find the membranes of some cells of a frame, specks left out."""
+        (volume, known), spacing = self._read(frame), self.calibration.spacing or _SPACE_UNKNOWN
+        boxes = ndimage.find_objects(volume)
+        found = []
+        for label in labels:
+            if label not in known:
+                raise DatasetError(f"{self.name}: frame {frame} does not show cell {label}")
+            number = known.index(label) + 1
+            box = boxes[number - 1]
+            inside = _without_specks(volume[box] == number)
+            membrane = membrane_of_mask(inside, spacing)
+            first = np.array([side.start for side in box]) * np.array(spacing)
+            found.append(Membrane(membrane.vertices + first, membrane.faces))
+        return found
+
+    def _read(self, frame: int) -> tuple[NDArray[np.int32], list[int]]:
+        """Cells of a frame, (x, y, z), numbered from 1, and the label of each."""
+        path, number = self.places[frame]
+        volume = _labels_of(read_frame(path, number), f"{path.name}: frame {number}")
+        volume = np.ascontiguousarray(volume.transpose(2, 1, 0))
+        if not self.labelled:
+            volume = np.where(volume != 0, np.int32(ONLY_CELL), np.int32(0))
+        return _numbered(volume)
+
+
+def _opened(
+    name: str, places: dict[int, tuple[Path, int]], contents: Contents, *, labelled: bool | None = None
+) -> LabelVolumes:
+    """Label volumes with what can be said of them after a look at the values; None: find out what they are."""
+    if labelled is None:
+        labelled = _is_labelled([*places.values()])
+    said, doubts = "", contents.doubts
+    try:
+        first = read_frame(*next(iter(places.values())))
+    except DatasetError:
+        pass  # the survey reports it with its frame
+    else:
+        said, doubts = _what(first, labelled=labelled), (*doubts, *_label_doubts(first))
+    taken = Taken(axes=contents.axes, labels=said, doubts=doubts)
+    return LabelVolumes(name, places, contents.calibration, labelled=labelled, taken=taken)
+
+
+def open_stack(path: Path) -> LabelVolumes:
+    """Open one file with all frames (TZYX), or one frame (ZYX)."""
+    contents = read_contents(path)
+    return _opened(path.stem, {t: (path, t) for t in range(contents.frames)}, contents)
+
+
+def open_frames(ordered: Ordered, name: str) -> LabelVolumes:
+    """Open 3D files, a frame a file."""
+    places = {frame: (path, 0) for frame, path in ordered.files.items()}
+    opened = _opened(ordered.name or name, places, read_contents(next(iter(places.values()))[0]))
+    return replace(opened, taken=opened.taken.also(ordered.taken))
+
+
+def open_challenge(folder: Path) -> LabelVolumes:
+    """Open a folder of the Cell Tracking Challenge.
+
+    Raises
+    ------
+    DatasetError
+        If it has no frames, or its file of tracks is malformed.
+    """
+    places = {}
+    for path in sorted(folder.iterdir()):
+        if (match := _CHALLENGE_FRAME.match(path.name)) is not None:
+            places[int(match[1])] = (path, 0)
+    if not places:
+        raise DatasetError(f"{folder} has a file of tracks but no mask000.tif or man_track000.tif")
+    table = next(folder / name for name in TRACK_FILES if (folder / name).is_file())
+    tracks = read_tracks(table)
+    contents = read_contents(next(iter(places.values()))[0])
+    return replace(_opened(folder.name, places, contents, labelled=True), tracks=tracks)
+
+
+def frame_count(path: Path) -> tuple[int, bool]:
+    """Frames of a file, and whether it has an axis of time."""
+    contents = read_contents(path)
+    return contents.frames, contents.has_time
+
+
+def _is_labelled(places: list[tuple[Path, int]]) -> bool:
+    """Tell labels from a mask of 0 and 255 by all frames; the 1 of a mask of 0 and 1 is the label of the only cell."""
+    for path, frame in places:
+        try:
+            volume = read_frame(path, frame)
+        except DatasetError:
+            continue  # the survey reports it with its frame
+        if not ((volume == 0) | (volume == MASK)).all():
+            return True
+    return False
+
+
+def _what(volume: NDArray[Any], *, labelled: bool) -> str:
+    """What the values of a file are, for people."""
+    if not labelled:
+        return f"a mask, every {MASK} is the one cell"
+    kinds = {"b": "a mask, True is the one cell", "f": "whole numbers stored as floating point, each a cell"}
+    return kinds.get(volume.dtype.kind, f"integers of {8 * volume.dtype.itemsize} bits, each a cell")
+
+
+def _label_doubts(volume: NDArray[Any]) -> tuple[Doubt, ...]:
+    """Warn where floating point cannot tell labels apart."""
+    if volume.dtype.kind != "f":
+        return ()
+    limit = 2 ** (np.finfo(volume.dtype).nmant + 1)
+    if not float(volume.max(initial=0)) >= limit:
+        return ()
+    message = f"labels above {limit} are not exact in {volume.dtype.name}; neighbours may have become one cell"
+    return (Doubt("rounded", message),)
+
+
+def _labels_of(volume: NDArray[Any], name: str) -> NDArray[Any]:
+    """Labels as integers.
+
+    Raises
+    ------
+    DatasetError
+        If a value is no label.
+    """
+    if volume.dtype.kind == "b":
+        return volume.astype(np.uint8)
+    if volume.dtype.kind == "f":
+        whole = np.isfinite(volume) & (volume == np.floor(volume))
+        if not whole.all():
+            value = volume[~whole][0]
+            raise DatasetError(
+                f"{name} holds {value:.6g}; labels are whole numbers. If this is a probability map or an image, "
+                "segment it first"
+            )
+        if float(volume.max(initial=0)) >= 2.0**63:
+            raise DatasetError(f"{name} holds {volume.max():.6g}; labels are at most 2^63")
+        volume = volume.astype(np.int64)
+    if volume.dtype.kind not in "iu":
+        raise DatasetError(f"{name} holds values of the type {volume.dtype.name}; labels are integers")
+    if (low := int(volume.min(initial=0))) < 0:
+        raise DatasetError(f"{name} holds {low}; labels are positive, and 0 is background")
+    return volume
+
+
+def _numbered(volume: NDArray[Any]) -> tuple[NDArray[np.int32], list[int]]:
+    """Number the labels of a volume from 1, ascending, and list them: labels may be large though few."""
+    inside = volume != 0
+    found = np.unique(volume[inside])
+    numbers = np.zeros(volume.shape, dtype=np.int32)
+    numbers[inside] = np.searchsorted(found, volume[inside]) + 1
+    return numbers, [int(label) for label in found]
+
+
+def _without_specks(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    numbers, count = ndimage.label(inside, _TOUCHING)
+    if count <= 1:
+        return inside
+    sizes = np.bincount(numbers.reshape(-1))
+    sizes[0] = 0
+    return np.asarray((sizes >= SPECK * sizes.sum())[numbers])

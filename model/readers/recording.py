@@ -1,0 +1,225 @@
+"""What a user's files look like once they are open: frames of cells, one at a time.
+
+Promises: one frame is in memory at a time; a cell keeps its label from frame to frame.
+Does not promise: that the cells are usable; :mod:`model.readers.survey` looks at that first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.engine.triangle_distance import Membrane
+
+Doubles = NDArray[np.float64]
+Spacing = tuple[float, float, float]
+
+SPECK = 0.02  # of a cell's volume: smaller bodies are dirt and are left out
+ONLY_CELL = 1  # the label of the cell where files hold no labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sighting:
+    """One cell in one frame, looked at in passing.
+
+    Attributes
+    ----------
+    label
+        Names the cell.
+    volume
+        In µm³.
+    centroid, low, high
+        (3,) centre of mass and box, x, y, z in µm.
+    bodies
+        Connected bodies, specks left out.
+    specks
+        Bodies under 2 % of the cell.
+    samples
+        Voxels inside, or triangles of a mesh.
+    cut
+        Whether it touches the border of the volume.
+    is_closed
+        Whether its surface is; always for masks.
+    turned
+        Bodies of a mesh whose triangles faced inward and were turned round.
+    nested
+        Bodies that lie in another and face outward, so that inside and outside are not known.
+    """
+
+    label: int
+    volume: float
+    centroid: Doubles
+    low: Doubles
+    high: Doubles
+    bodies: int = 1
+    specks: int = 0
+    samples: int
+    cut: bool = False
+    is_closed: bool = True
+    turned: int = 0
+    nested: int = 0
+
+
+@dataclass(frozen=True)
+class Track:
+    """The life of one cell: first and last frame, and the cell it was born from (0: none known)."""
+
+    label: int
+    first: int
+    last: int
+    parent: int = 0
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Something that files leave open and a reader had to decide; the survey reports it as a warning."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a reader took from files, in words for people; empty where there is nothing to say.
+
+    Attributes
+    ----------
+    files
+        Which files were read, where others lie beside them.
+    axes
+        Axes of the files, and how they were read.
+    order
+        What gave frames their order.
+    labels
+        What the values are.
+    tracks
+        What says which cell is which, and who descends from whom.
+    doubts
+        Choices that may be wrong.
+    """
+
+    axes: str = ""
+    order: str = ""
+    labels: str = ""
+    tracks: str = ""
+    doubts: tuple[Doubt, ...] = ()
+    files: str = ""
+
+    def also(self, other: Taken) -> Taken:
+        """Both together."""
+
+        def both(one: str, two: str) -> str:
+            return "; ".join(text for text in dict.fromkeys((one, two)) if text)
+
+        return Taken(
+            axes=both(self.axes, other.axes),
+            order=both(self.order, other.order),
+            labels=both(self.labels, other.labels),
+            tracks=both(self.tracks, other.tracks),
+            doubts=tuple(dict.fromkeys((*self.doubts, *other.doubts))),
+            files=both(self.files, other.files),
+        )
+
+
+UNREMARKABLE = Taken()
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What files say of their scale, where they say it: µm between voxels along x, y, z; minutes between frames.
+
+    Attributes
+    ----------
+    spacing_from, minutes_from
+        Where the values come from, in words for people.
+    spacing_doubts, minutes_doubts
+        What is uncertain about them.
+    """
+
+    spacing: Spacing | None = None
+    minutes: float | None = None
+    spacing_from: str = field(default="", compare=False, kw_only=True)
+    minutes_from: str = field(default="", compare=False, kw_only=True)
+    spacing_doubts: tuple[Doubt, ...] = field(default=(), compare=False, kw_only=True)
+    minutes_doubts: tuple[Doubt, ...] = field(default=(), compare=False, kw_only=True)
+
+    @property
+    def doubts(self) -> tuple[Doubt, ...]:
+        """Everything that is uncertain about the scale."""
+        return (*self.spacing_doubts, *self.minutes_doubts)
+
+    def known(self, other: Calibration) -> Calibration:
+        """What ``other`` says, and where it says nothing, this."""
+        space, time = other if other.spacing else self, other if other.minutes else self
+        return Calibration(
+            space.spacing,
+            time.minutes,
+            spacing_from=space.spacing_from,
+            minutes_from=time.minutes_from,
+            spacing_doubts=space.spacing_doubts,
+            minutes_doubts=time.minutes_doubts,
+        )
+
+
+class Footage(Protocol):
+    """Frames of one or several cells on disk."""
+
+    @property
+    def name(self) -> str:
+        """Name for people: that of the file or folder."""
+        ...
+
+    @property
+    def frames(self) -> list[int]:
+        """Numbers of the frames, ascending; a number that is left out is a frame that is missing."""
+        ...
+
+    @property
+    def calibration(self) -> Calibration:
+        """Scale as the files give it."""
+        ...
+
+    @property
+    def taken(self) -> Taken:
+        """What was taken from the files where they leave a choice."""
+        ...
+
+    @property
+    def tracks(self) -> list[Track] | None:
+        """Lives and descent of the cells, where a file lists them."""
+        ...
+
+    @property
+    def grid_shape(self) -> tuple[int, int, int] | None:
+        """Samples of a volume along (x, y, z); None for meshes."""
+        ...
+
+    def sightings(self, frame: int) -> list[Sighting]:
+        """Look at all cells of a frame.
+
+        Raises
+        ------
+        DatasetError
+            If the frame cannot be read.
+        """
+        ...
+
+    def membranes(self, frame: int, labels: list[int]) -> list[Membrane]:
+        """Find the membranes of some cells of a frame, in µm; the frame is read once.
+
+        Raises
+        ------
+        DatasetError
+            If the frame cannot be read or does not show one of them.
+        """
+        ...
+
+
+def without_specks(volumes: Doubles) -> tuple[int, int]:
+    """Count bodies and specks among the volumes of connected bodies."""
+    sizes = np.abs(volumes)
+    large = int((sizes >= SPECK * sizes.sum()).sum())
+    return large, len(sizes) - large

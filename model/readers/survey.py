@@ -1,0 +1,244 @@
+"""A look at a user's cells before anything is made of them: which sequences there are, and what is wrong with each.
+
+Promises: every frame is looked at, once and one at a time; an error means that the sequence cannot be trained on as it
+is, a warning that it can.
+Does not promise: that the segmentation is right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from model.errors import DatasetError
+from model.readers.lineage import Life, doubts_of_tracks, guess_tracks, lives
+from model.readers.recording import Calibration, Footage, Sighting
+from model.upload_checks.surface_mesh import LENGTH_MAX, LENGTH_MIN
+
+FRAMES_MIN = 3
+SAMPLES_MIN = 250  # voxels, about 8 across: fewer show no shape
+JUMP = 0.5  # of the volume from one frame to the next
+
+
+class Finding(BaseModel):
+    """Something wrong with a sequence: an error must be put right, a warning may stand."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    severity: Literal["error", "warning"]
+    code: str
+    message: str
+    frames: list[int] = []
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """One sequence and what was found.
+
+    Attributes
+    ----------
+    centres, reaches
+        (T, 3) in µm: the cell's centre of mass, and how far it reaches from there along x, y and z.
+    volumes
+        (T,) in µm³.
+    parts_in_the_end
+        Bodies in the last frame: 2 where a division is told by shape, not by labels.
+    """
+
+    footage: int
+    life: Life
+    centres: NDArray[np.float64]
+    reaches: NDArray[np.float64]
+    volumes: NDArray[np.float64]
+    findings: list[Finding]
+    parts_in_the_end: int = 1
+
+    @property
+    def is_usable(self) -> bool:
+        """No error was found."""
+        return not any(finding.severity == "error" for finding in self.findings)
+
+
+def survey(
+    footages: Sequence[Footage], *, on_frame: Callable[[int, int], None] = lambda _done, _total: None
+) -> list[Surveyed]:
+    """Look at every frame of every footage.
+
+    Parameters
+    ----------
+    footages
+        What :func:`model.readers.open.open_footages` found.
+    on_frame
+        Called with (frames done, frames in all).
+    """
+    found: list[Surveyed] = []
+    total, done = sum(len(footage.frames) for footage in footages), 0
+    for number, footage in enumerate(footages):
+        seen: dict[int, dict[int, Sighting]] = {}
+        unreadable: dict[int, str] = {}
+        for frame in footage.frames:
+            try:
+                seen[frame] = {sighting.label: sighting for sighting in footage.sightings(frame)}
+            except DatasetError as error:
+                seen[frame], unreadable[frame] = {}, str(error)
+            done += 1
+            on_frame(done, total)
+        present = {frame: set(cells) for frame, cells in seen.items()}
+        tracks = footage.tracks if footage.tracks is not None else guess_tracks(seen)
+        doubts = doubts_of_tracks(footage.tracks, present) if footage.tracks is not None else []
+        made = lives(tracks, present, footage.name)
+        lost = [f for f in footage.frames if not seen[f]]
+        if not made:
+            faults = [*_of_scale(footage.calibration), *_of_doubts(footage)]
+            faults += [*_of_frames(lost, unreadable), *_of_tracks(doubts, None)]
+            found.append(_surveyed(number, Life(footage.name, [], []), seen, faults))
+        single = len(made) == 1
+        for life in made:
+            named = Life(footage.name, life.frames, life.labels) if single else life
+            inner = [f for f in lost if life.frames[0] <= f <= life.frames[-1] or single]
+            mine = [*_of_scale(footage.calibration), *_of_doubts(footage)]
+            mine += [*_of_frames(inner, unreadable), *_of_tracks(doubts, life), *_of_size(named, seen, footage)]
+            found.append(_surveyed(number, named, seen, [*mine, *_of_life(named, seen, footage.frames)]))
+    return found
+
+
+def _surveyed(number: int, life: Life, seen: dict[int, dict[int, Sighting]], findings: list[Finding]) -> Surveyed:
+    centres, reaches, volumes, bodies = [], [], [], 1
+    for cells in _cells(life, seen):
+        weights = np.array([max(cell.volume, 0.0) for cell in cells])
+        middle = np.average([cell.centroid for cell in cells], axis=0, weights=weights if weights.sum() > 0 else None)
+        low, high = np.min([cell.low for cell in cells], axis=0), np.max([cell.high for cell in cells], axis=0)
+        centres.append(middle)
+        reaches.append(np.maximum(high - middle, middle - low))
+        volumes.append(weights.sum())
+        bodies = sum(cell.bodies for cell in cells)
+    return Surveyed(
+        footage=number,
+        life=life,
+        centres=np.array(centres).reshape(-1, 3),
+        reaches=np.array(reaches).reshape(-1, 3),
+        volumes=np.array(volumes),
+        findings=findings,
+        parts_in_the_end=bodies,
+    )
+
+
+def _cells(life: Life, seen: dict[int, dict[int, Sighting]]) -> list[list[Sighting]]:
+    return [[seen[frame][label] for label in labels] for frame, labels in zip(life.frames, life.labels, strict=True)]
+
+
+def _of_scale(calibration: Calibration) -> list[Finding]:
+    spacing = calibration.spacing
+    if spacing is None:
+        message = "voxel size unknown: give --voxel X Y Z (µm)"
+        return [Finding(severity="error", code="no_spacing", message=message)]
+    if not all(math.isfinite(side) and side > 0 for side in spacing):
+        message = f"voxel sides {spacing} are not positive numbers: give --voxel X Y Z (µm)"
+        return [Finding(severity="error", code="bad_spacing", message=message)]
+    return []
+
+
+def _of_doubts(footage: Footage) -> list[Finding]:
+    """Warn of what the reader was not sure of."""
+    doubts = dict.fromkeys((*footage.calibration.doubts, *footage.taken.doubts))
+    return [Finding(severity="warning", code=doubt.code, message=doubt.message) for doubt in doubts]
+
+
+def _of_frames(empty: list[int], unreadable: dict[int, str]) -> list[Finding]:
+    found = []
+    if broken := [frame for frame in empty if frame in unreadable]:
+        found.append(Finding(severity="error", code="unreadable", message=unreadable[broken[0]], frames=broken))
+    if blank := [frame for frame in empty if frame not in unreadable]:
+        found.append(Finding(severity="error", code="empty", message="frames show no cell", frames=blank))
+    return found
+
+
+def _of_tracks(doubts: list[tuple[set[int], str]], life: Life | None) -> list[Finding]:
+    """Doubts about the list of tracks that concern a sequence, or all if there is none."""
+    labels = {label for found in life.labels for label in found} if life else set()
+    concerned = [text for about, text in doubts if life is None or not about or about & labels]
+    return [Finding(severity="warning", code="tracks", message=text) for text in concerned]
+
+
+def wrong_size(cells: Sequence[Sighting], footage: Footage) -> str | None:
+    """Say why cells cannot be as long as they are, and what to try; None where they can, or where no scale is known."""
+    if footage.calibration.spacing is None or not cells:
+        return None
+    length = float(np.max(np.max([c.high for c in cells], axis=0) - np.min([c.low for c in cells], axis=0)))
+    if LENGTH_MIN <= length <= LENGTH_MAX:
+        return None
+    allowed = f"the cell is {length:.3g} µm long; allowed are {LENGTH_MIN:g} to {LENGTH_MAX:g} µm"
+    if footage.grid_shape is not None:
+        return f"{allowed}: give the distance of voxels in µm with --voxel X Y Z"
+    unit = "--voxel 1e6 1e6 1e6 for metres" if length < LENGTH_MIN else "--voxel 0.001 0.001 0.001 for nanometres"
+    return f"{allowed}: meshes are taken in µm, and --voxel scales them: {unit}"
+
+
+def _of_size(life: Life, seen: dict[int, dict[int, Sighting]], footage: Footage) -> list[Finding]:
+    wrong = {
+        frame: why
+        for frame, cells in zip(life.frames, _cells(life, seen), strict=True)
+        if (why := wrong_size(cells, footage)) is not None
+    }
+    if not wrong:
+        return []
+    return [Finding(severity="error", code="size", message=next(iter(wrong.values())), frames=list(wrong))]
+
+
+def _of_life(life: Life, seen: dict[int, dict[int, Sighting]], frames: list[int]) -> list[Finding]:
+    """Judge one sequence."""
+    found: list[Finding] = []
+
+    def add(severity: Literal["error", "warning"], code: str, message: str, where: list[int]) -> None:
+        if where:
+            found.append(Finding(severity=severity, code=code, message=message, frames=where))
+
+    def where(holds: Callable[[list[Sighting]], bool]) -> list[int]:
+        return [frame for frame, cells in zip(life.frames, cells_of, strict=True) if holds(cells)]
+
+    cells_of = _cells(life, seen)
+    if len(life.frames) < FRAMES_MIN:
+        message = f"{len(life.frames)} frames; a life needs at least {FRAMES_MIN}"
+        found.append(Finding(severity="error", code="short", message=message, frames=life.frames))
+    add("error", "border", "the cell is cut by the border of the volume", where(lambda c: any(s.cut for s in c)))
+    add("error", "open", "the surface has holes or loose edges", where(lambda c: not all(s.is_closed for s in c)))
+    nested = "a body lies in another and faces outward too: remove it, or turn it inward if it is the wall of a cavity"
+    add("error", "nested", nested, where(lambda c: any(s.nested for s in c)))
+    turned = "the triangles of a body faced inward; it was turned outward"
+    add("warning", "turned", turned, where(lambda c: any(s.turned for s in c)))
+    add("error", "bodies", "the cell is in pieces", _in_pieces(life, cells_of))
+    missing = [f for f in frames if life.frames[0] < f < life.frames[-1] and f not in life.frames and seen[f]]
+    skipped = sorted({*range(life.frames[0], life.frames[-1] + 1)} - {*frames})
+    add("warning", "gap", "frames are missing between; their times are kept free", sorted([*missing, *skipped]))
+    add(
+        "warning", "specks", "small bodies (under 2 % of the cell) beside it", where(lambda c: any(s.specks for s in c))
+    )
+    add("warning", "coarse", f"fewer than {SAMPLES_MIN} samples", where(_is_coarse))
+    volumes = [sum(cell.volume for cell in cells) for cells in cells_of]
+    jumps = [
+        f for f, (a, b) in zip(life.frames[1:], pairwise(volumes), strict=True) if abs(b - a) > JUMP * max(a, 1e-9)
+    ]
+    add("warning", "jump", f"the volume changes by more than {JUMP:.0%} from the frame before", jumps)
+    return found
+
+
+def _in_pieces(life: Life, cells_of: list[list[Sighting]]) -> list[int]:
+    """Frames with more bodies than a cell, or than two daughters once it has divided."""
+    if life.divides:
+        return [f for f, cells in zip(life.frames, cells_of, strict=True) if any(cell.bodies > 1 for cell in cells)]
+    counts = [sum(cell.bodies for cell in cells) for cells in cells_of]
+    divided = next((k for k, count in enumerate(counts) if count > 1), len(counts))
+    if all(count == 2 for count in counts[divided:]) and 0 < divided < len(counts):
+        return []  # a division that no labels tell of
+    return [frame for frame, count in zip(life.frames, counts, strict=True) if count > 1]
+
+
+def _is_coarse(cells: list[Sighting]) -> bool:
+    return any(cell.samples < SAMPLES_MIN for cell in cells)

@@ -1,0 +1,206 @@
+"""Reads the weights of a model, strictly: exact names, shapes and type, every number finite.
+
+A safetensors file is the length of a JSON header (8 bytes, little endian), the header, and raw tensors that fill the
+rest without gaps or overlaps (https://huggingface.co/docs/safetensors). Nothing in it can run.
+
+Promises: what passes is loaded by :func:`model.network.checkpoint.load_checkpoint`, given a card that agrees.
+Does not promise: that the network is any good.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from array import array
+from typing import Any
+
+from model.errors import UploadError
+
+CONFIG_KEY = "cytosynth.network"
+CARD_KEY = "cytosynth.card"  # as model.card has it
+# The bounds below are those of app.services.uploaded_models; a test compares them.
+CARD_MAX = 2**15  # characters
+TEXTS = {"title": (1, 200), "description": (0, 4000), "cell_type": (0, 200), "licence": (0, 200)}  # characters
+SCALES, SCALE_MAX = ("micrometres", "minutes"), 1e9
+LIPSCHITZ = (0.1, 1e3)
+GRIDS = ("grid_min", "grid_max")
+GRID_MIN, GRID_MAX = 8, 512
+TOPOLOGIES = ("single", "division")
+HEADER_MAX = 2**20
+TENSORS_MAX = 512
+FILE_MAX = 128 * 2**20
+# Member → least, most, default; as model.network.autodecoder.NetworkConfig has them (a test compares the two).
+SIZES = {
+    "latent_size": (1, 1024, 64), "width": (8, 1024, 128), "depth": (2, 16, 6), "conditioning_width": (8, 1024, 128),
+}  # fmt: skip
+FREQUENCIES = ("frequency", "space_frequency", "time_frequency")
+ALLOWED = (
+    f"a safetensors file of at most {FILE_MAX >> 20} MiB, as `python -m model train` writes it: the network's sizes in "
+    f"the metadata under {CONFIG_KEY!r}, and, if anything, what the model is under {CARD_KEY!r}; float32 tensors of "
+    "exactly the names and shapes that follow from them, no NaN and no infinity"
+)
+Shape = tuple[int, ...]
+
+
+def read_weights(data: memoryview) -> dict[str, Any]:
+    """Return what a file of weights holds.
+
+    Returns
+    -------
+        ``parameters``, ``latent_size``, ``latent_codes`` and ``network``, the sizes; ``card``, what the metadata say of
+        the model: topology, scale, title and so on, empty where they say nothing.
+
+    Raises
+    ------
+    UploadError
+        If a name, a shape, a type or a number is not as it must be.
+    """
+    if len(data) > FILE_MAX:
+        raise UploadError(f"the file has {len(data)} bytes")
+    header, start = _header(data)
+    metadata = header.pop("__metadata__", {})
+    config = _config(metadata.get(CONFIG_KEY))
+    card = _card(metadata.get(CARD_KEY))
+    tensors = _tensors(header, len(data) - start)
+    expected = expected_shapes(config)
+    rows = tensors.get("latent_codes", (0,))[0]
+    axes = tensors.get("prior.factor", (0,))[0]
+    expected |= {
+        "latent_codes": (rows, config["latent_size"]),
+        "prior.bandwidth": (1,),
+        "prior.factor": (axes, config["latent_size"]),
+    }
+    for name in sorted(expected.keys() ^ tensors.keys()):
+        raise UploadError(f"a tensor is {'missing: ' + name if name in expected else 'not known'}")
+    for name, shape in expected.items():
+        if tensors[name] != shape or 0 in shape:
+            raise UploadError(f"tensor {name} has shape {list(tensors[name])}, not {list(shape)}")
+    _check_finite(data[start:])
+    parameters = sum(math.prod(shape) for name, shape in expected.items() if name.startswith("decoder."))
+    return {
+        "parameters": parameters, "latent_size": config["latent_size"], "latent_codes": rows, "network": config,
+        "card": card,
+    }  # fmt: skip
+
+
+def expected_shapes(config: dict[str, Any]) -> dict[str, Shape]:
+    """Return name and shape of every tensor of the decoder that ``config`` describes."""
+    latent, width, depth, hidden = (config[name] for name in ("latent_size", "width", "depth", "conditioning_width"))
+    shapes: dict[str, Shape] = {
+        "out_weight": (1, width), "out_bias": (1,), "time_in.weight": (hidden, 1), "time_in.bias": (hidden,),
+        "latent_in.weight": (hidden, latent), "mix.weight": (hidden, hidden), "mix.bias": (hidden,),
+        "latent_mix.weight": (hidden, latent), "modulation.weight": (2 * depth * width, hidden),
+        "modulation.bias": (2 * depth * width,),
+    }  # fmt: skip
+    for layer in range(depth):
+        shapes[f"weights.{layer}"] = (width, width if layer else 3)
+        shapes[f"biases.{layer}"] = (width,)
+    return {f"decoder.{name}": shape for name, shape in shapes.items()}
+
+
+def _header(data: memoryview) -> tuple[dict[str, Any], int]:
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > min(HEADER_MAX, len(data) - 8):
+        raise UploadError(f"the header claims {length} bytes; at most {HEADER_MAX}, and no more than the file, may be")
+    header = json.loads(bytes(data[8 : 8 + length]).decode("utf-8"), object_pairs_hook=_members)
+    if not isinstance(header, dict) or len(header) > TENSORS_MAX:
+        raise UploadError(f"the header must be an object of at most {TENSORS_MAX} tensors")
+    return header, 8 + length
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise UploadError("the header has a member twice")
+    return members
+
+
+def _config(text: object) -> dict[str, Any]:
+    given = json.loads(text, object_pairs_hook=_members) if isinstance(text, str) else None
+    if not isinstance(given, dict) or given.keys() - SIZES.keys() - set(FREQUENCIES):
+        raise UploadError(f"the metadata have no {CONFIG_KEY!r} with the sizes of the network")
+    config: dict[str, Any] = {name: given.get(name, default) for name, (_, _, default) in SIZES.items()}
+    for name, (least, most, _) in SIZES.items():
+        if type(config[name]) is not int or not least <= config[name] <= most:
+            raise UploadError(f"{name} of the network must be an integer from {least} to {most}")
+    for name in FREQUENCIES:
+        value = given.get(name, 1.0)
+        if type(value) not in (int, float) or not 0 < value < 1e6:
+            raise UploadError(f"{name} of the network must be a number over 0 and under 1e6")
+    return config
+
+
+def _card(text: object) -> dict[str, Any]:
+    """Return what the metadata say of the model, every member checked; nothing where they say nothing."""
+    if text is None:
+        return {}
+    if not isinstance(text, str) or len(text) > CARD_MAX:
+        raise UploadError(f"{CARD_KEY!r} in the metadata must be JSON of at most {CARD_MAX} characters")
+    card = json.loads(text, object_pairs_hook=_members)
+    known = {*TEXTS, *SCALES, *GRIDS, "lipschitz", "topology"}
+    if not isinstance(card, dict) or card.keys() - known:
+        raise UploadError(f"{CARD_KEY!r} in the metadata must be an object of {', '.join(sorted(known))}")
+    for name, value in card.items():
+        _check_member(name, value)
+    if card.get("grid_min", GRID_MIN) > card.get("grid_max", GRID_MAX):
+        raise UploadError("grid_min of the model must not be over grid_max")
+    return card
+
+
+def _check_member(name: str, value: object) -> None:
+    if name in TEXTS:
+        least, most = TEXTS[name]
+        fits = isinstance(value, str) and least <= len(value) <= most and _readable(value)
+        allowed = f"plain text of {least} to {most} characters"
+    elif name == "topology":
+        fits, allowed = value in TOPOLOGIES, f"one of {', '.join(TOPOLOGIES)}"
+    elif name in GRIDS:
+        fits = type(value) is int and GRID_MIN <= value <= GRID_MAX
+        allowed = f"an integer from {GRID_MIN} to {GRID_MAX}"
+    elif name == "lipschitz":
+        fits = type(value) in (int, float) and LIPSCHITZ[0] <= value <= LIPSCHITZ[1]  # type: ignore[operator]
+        allowed = f"a number from {LIPSCHITZ[0]:g} to {LIPSCHITZ[1]:g}"
+    else:
+        fits = type(value) in (int, float) and 0 < value < SCALE_MAX  # type: ignore[operator]
+        allowed = f"a number over 0 and under {SCALE_MAX:g}"
+    if not fits:
+        raise UploadError(f"{name} of the model in the metadata must be {allowed}")
+
+
+def _readable(text: str) -> bool:
+    """Whether a text holds no control characters but line ends and tabs, and nothing that UTF-8 cannot write."""
+    return all(letter.isprintable() or letter in "\n\t" for letter in text)
+
+
+def _tensors(header: dict[str, Any], size: int) -> dict[str, Shape]:
+    """Return the shapes of the tensors, which must be float32 and fill the file exactly."""
+    shapes: dict[str, Shape] = {}
+    places = []
+    for name, entry in header.items():
+        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if dtype != "F32":
+            raise UploadError("every tensor must be of type F32")
+        if not 1 <= len(shape) <= 2 or any(type(n) is not int or not 0 <= n <= 2**31 for n in shape):
+            raise UploadError("every tensor must have one or two axes")
+        if type(begin) is not int or type(end) is not int or end - begin != 4 * math.prod(shape):
+            raise UploadError("a tensor's bytes are not as many as its shape says")
+        shapes[name] = tuple(shape)
+        places.append((begin, end))
+    reached = 0
+    for begin, end in sorted(places):
+        if begin != reached:
+            raise UploadError("the tensors overlap or leave gaps")
+        reached = end
+    if reached != size:
+        raise UploadError(f"the tensors end after {reached} bytes, the file after {size}")
+    return shapes
+
+
+def _check_finite(data: memoryview) -> None:
+    numbers = array("f")
+    numbers.frombytes(data)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    if not all(map(math.isfinite, numbers)):
+        raise UploadError("a tensor holds NaN or infinity")

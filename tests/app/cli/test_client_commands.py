@@ -1,0 +1,231 @@
+"""The command line beside a service: folders, refusals, tables, and what other programs read of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hostile.corpus_files import box_stl
+from served import cytosynth_here
+
+from app.cli.results import FolderError, faults_of, result_folder
+from model import __version__
+
+STL = {"cell_0000/frame_0000.stl": b"solid one" * 10, "cell_0000/frame_0001.stl": b"solid two" * 10}
+
+
+@pytest.fixture(scope="module")
+def made(house: Any) -> dict[str, Any]:
+    """A finished job."""
+    job: dict[str, Any] = house.submit(seed=2**64 - 1)
+    house.carry_out(job["id"], files=STL)
+    finished: dict[str, Any] = house.get(f"/v1/jobs/{job['id']}").json()
+    return finished
+
+
+@pytest.fixture
+def run(house: Any) -> Any:
+    return lambda *arguments: cytosynth_here(*map(str, arguments), CYTOSYNTH_SERVER=house.url)
+
+
+def make(house: Any, run: Any, folder: Path, *more: str) -> Any:
+    """Ask for what is there already: the same request again is answered with the finished job."""
+    return run("generate", "round", "--seed", 2**64 - 1, "--frames", 2, "--grid", 16, "--out", folder, *more)
+
+
+# -------------------------------------------------------------------------------------------------------------- folders
+
+
+def files_in(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_holds_one_result_and_nothing_else(house: Any, run: Any, made: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "cell"
+    assert make(house, run, folder).exit_code == 0
+    assert files_in(folder) == {*STL, "manifest.json"}
+    again = make(house, run, folder)
+    assert again.exit_code == 2
+    assert "--overwrite" in again.stderr
+    (folder / "cell_0000" / "frame_0009.stl").write_bytes(b"of an earlier run")
+    strays = make(house, run, folder, "--overwrite")
+    assert strays.exit_code == 2
+    assert "also holds cell_0000/frame_0009.stl" in strays.stderr
+    (folder / "cell_0000" / "frame_0009.stl").unlink()
+    (folder / "cell_0000" / "frame_0001.stl").write_bytes(b"stale")
+    assert make(house, run, folder, "--overwrite").exit_code == 0
+    assert {name: (folder / name).read_bytes() for name in STL} == STL
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("kind", ["file", "below a file", "other files", "damaged manifest"])
+def test_a_folder_that_cannot_be_used_is_refused_before_anything_is_sent(
+    house: Any, run: Any, tmp_path: Path, kind: str
+) -> None:
+    folder = tmp_path / "out"
+    if kind == "other files":
+        folder.mkdir()
+        (folder / "thesis.txt").write_text("years of work")
+    elif kind == "damaged manifest":
+        folder.mkdir()
+        (folder / "manifest.json").write_text("{")
+    else:
+        folder.write_text("a file")
+    before, held = len(house.jobs.list(limit=200).jobs), sorted(tmp_path.rglob("*"))
+    target = folder / "deeper" if kind == "below a file" else folder
+    done = run("generate", "round", "--frames", 1, "--grid", 16, "--out", target, "--overwrite")
+    assert done.exit_code == 2, done.output
+    assert str(folder) in done.stderr
+    assert len(house.jobs.list(limit=200).jobs) == before
+    assert sorted(tmp_path.rglob("*")) == held
+
+
+def test_a_result_folder_that_fails_leaves_the_earlier_one(tmp_path: Path, house: Any, run: Any, made: Any) -> None:
+    folder = tmp_path / "cell"
+    assert make(house, run, folder).exit_code == 0
+
+    def fail() -> None:
+        with result_folder(folder, overwrite=True) as draft:
+            (draft / "half").write_text("half")
+            raise RuntimeError("cut")
+
+    with pytest.raises(RuntimeError, match="cut"):
+        fail()
+    assert files_in(folder) == {*STL, "manifest.json"}
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_manifest_that_points_outside_removes_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "cell"
+    folder.mkdir()
+    entry = {"name": "../precious", "bytes": 1, "sha256": "0"}
+    (folder / "manifest.json").write_text(json.dumps({"files": [entry]}))
+    with pytest.raises(FolderError, match="outside"), result_folder(folder, overwrite=True):
+        pass
+    with pytest.raises(FolderError, match="outside"):
+        faults_of(folder)
+
+
+def test_fetch_and_verify(run: Any, made: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "cell"
+    assert run("fetch", made["id"], "--out", folder).exit_code == 0
+    assert {name: (folder / name).read_bytes() for name in STL} == STL
+    good = run("verify", folder)
+    assert (good.exit_code, "2 files" in good.stdout) == (0, True)
+    first, second = sorted(STL)
+    (folder / first).write_bytes(STL[first][:-1])
+    (folder / second).write_bytes(b"x" + STL[second][1:])
+    (folder / "cell_0000" / "frame_0002.stl").write_bytes(b"stale")
+    bad = run("verify", folder)
+    assert bad.exit_code == 1
+    assert re.search(rf"{first} has \d+ bytes instead of \d+", bad.stdout)
+    assert f"{second} is damaged" in bad.stdout
+    assert "cell_0000/frame_0002.stl is not named in the manifest" in bad.stdout
+    (folder / first).unlink()
+    assert f"{first} is missing" in run("verify", folder).stdout
+    nothing = run("verify", tmp_path)
+    assert (nothing.exit_code, "no manifest.json" in nothing.stderr) == (2, True)
+
+
+# ------------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--frames", "0"), "--frames must be at least 1"),
+        (("--grid", "16,16,1"), "--grid must be at least 8"),
+        (("--format", "exe"), "--format must be"),
+        (("--count", "0"), "--count must be at least 1"),
+        (("--latent", "learned", "--index", "-1"), "--index must be at least 0"),
+        (("--temperature", "9"), "--temperature must be at most"),
+        (("--fragments", "some"), "--fragments must be"),
+        (("--seed", "-1"), "--seed must be at least 0"),
+    ],
+)
+def test_a_refusal_names_the_option_once(run: Any, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    done = run("generate", "round", "--out", tmp_path / "cell", *arguments)
+    assert done.exit_code == 2
+    assert done.stderr.count(words) == 1, done.stderr
+    assert done.stderr.count("must be") == 1
+    assert not re.search(r"(^|\s)/\w", done.stderr)
+
+
+def test_an_unknown_model_is_named_as_the_argument_it_is(run: Any, tmp_path: Path) -> None:
+    done = run("generate", "nobody", "--out", tmp_path / "cell")
+    assert done.exit_code == 2
+    assert "MODEL" in done.stderr
+    assert "round" in done.stderr
+
+
+# -------------------------------------------------------------------------------------------- what other programs read
+
+
+def test_piped_tables_hold_whole_members_and_json_holds_everything(run: Any, made: Any) -> None:
+    rows = [line.split("\t") for line in run("jobs").stdout.splitlines()]
+    assert made["id"] in [row[0] for row in rows]
+    assert {len(row) for row in rows} == {6}
+    assert str(2**64 - 1) in {row[3] for row in rows}
+    page = json.loads(run("jobs", "--json").stdout)
+    assert made["id"] in [job["id"] for job in page["jobs"]]
+    models = [line.split("\t")[0] for line in run("models").stdout.splitlines()]
+    assert {"round", "long", "celegans", "a549"} <= set(models)
+    cards = json.loads(run("models", "--json").stdout)["models"]
+    assert [card["id"] for card in cards] == models
+    assert f"sha256: {cards[0]['sha256']}" in run("models", models[0]).stdout
+    assert run("models", "nobody").exit_code == 2
+
+
+def test_generate_prints_one_json_document(house: Any, run: Any, made: Any, tmp_path: Path) -> None:
+    done = make(house, run, tmp_path / "cell", "--json")
+    document = json.loads(done.stdout)
+    assert document["job"]["id"] == made["id"]
+    assert (Path(document["folder"]) / "manifest.json").is_file()
+    assert done.stderr == ""  # no progress bar where nobody looks
+
+
+def test_options_reach_the_spec(house: Any, run: Any, made: Any, tmp_path: Path) -> None:
+    body = {**made["spec"], "fragments": "keep", "exact": "certified"}
+    job = house.post(body).json()
+    house.carry_out(job["id"], files=STL)
+    done = make(house, run, tmp_path / "cell", "--fragments", "keep", "--exact", "certified", "--json")
+    assert json.loads(done.stdout)["job"]["id"] == job["id"]
+
+
+def test_pin_unpin_and_upload(run: Any, made: Any, tmp_path: Path, house: Any) -> None:
+    assert "is pinned" in run("pin", made["id"]).stdout
+    assert house.get(f"/v1/jobs/{made['id']}").json()["pinned"] is True
+    assert "kept until 20" in run("unpin", made["id"]).stdout
+    assert house.get(f"/v1/jobs/{made['id']}").json()["pinned"] is False
+    (tmp_path / "box.stl").write_bytes(box_stl())
+    kept = json.loads(run("upload", tmp_path / "box.stl", "--name", "boxed.stl").stdout)
+    assert (kept["name"], kept["facts"]["triangles"]) == ("boxed.stl", 12)
+    refused = run("upload", tmp_path / "box.stl", "--name", "box.exe")
+    assert refused.exit_code == 2
+    assert run("upload", tmp_path / "nothing.stl").exit_code == 2
+    house.client.delete("/v1/uploads/boxed.stl")
+
+
+@pytest.mark.parametrize("arguments", [("--version",), ("version",)])
+def test_version(run: Any, arguments: tuple[str, ...]) -> None:
+    assert run(*arguments).stdout.strip() == f"cytosynth {__version__}"
+
+
+@pytest.mark.parametrize("arguments", [("-h",), ("generate", "-h"), ("verify", "-h"), ("keys", "-h")])
+def test_short_help(run: Any, arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.exit_code == 0
+    assert "Usage:" in done.stdout
+
+
+def test_models_and_formats_are_completed(monkeypatch: pytest.MonkeyPatch, house: Any) -> None:
+    monkeypatch.setenv("CYTOSYNTH_MODEL_DIRS", str(house.models))
+    shell = {"_CYTOSYNTH_COMPLETE": "complete_bash"}
+    complete = lambda words: cytosynth_here(  # noqa: E731
+        **shell, COMP_WORDS=f"cytosynth {words}", COMP_CWORD=str(len(words.split()))
+    ).stdout.split()
+    assert {"celegans", "a549", "round"} & set(complete("generate ce")) == {"celegans"}
+    assert complete("generate round --format t") == ["tiff"]
