@@ -33,7 +33,8 @@ from app.routes.examples import ANSWERS, DETAILS, MEMBERS, OWN_DETAILS
 from app.schemas import Problem
 from model import __version__
 from model import errors as tree
-from worker.uploads.store import DiskFullError, UploadExistsError, UploadNotFoundError, UploadQuotaError
+from worker import errors as job_errors
+from worker.errors import DiskFullError, UploadExistsError, UploadNotFoundError, UploadQuotaError
 
 TITLE = "cytosynth"
 SUMMARY = "Synthesises the shapes of living cells on demand."
@@ -58,11 +59,11 @@ TAGS = [
     {"name": "problems", "description": "Documentation of every error."},
 ]
 
-_SPEC, _LARGE, _QUEUE = TABLE[tree.SpecError], TABLE[tree.TooLargeError], TABLE[tree.QueueUnavailableError]
+_SPEC, _LARGE, _QUEUE = TABLE[tree.SpecError], TABLE[tree.TooLargeError], TABLE[job_errors.QueueUnavailableError]
 _JOB, _UNFINISHED, _EXPIRED = (
-    TABLE[tree.JobNotFoundError],
-    TABLE[tree.JobNotFinishedError],
-    TABLE[tree.JobExpiredError],
+    TABLE[job_errors.JobNotFoundError],
+    TABLE[job_errors.JobNotFinishedError],
+    TABLE[job_errors.JobExpiredError],
 )
 _BODY = (MALFORMED, UNSUPPORTED, BODY_TOO_LONG)
 _DISK, _UPLOAD, _FILE = TABLE[DiskFullError], TABLE[UploadNotFoundError], TABLE[tree.UploadError]
@@ -75,9 +76,9 @@ PROBLEMS: dict[str, tuple[ProblemType, ...]] = {
     "listJobs": (_QUEUE,),
     "getJob": (_JOB, _QUEUE),
     "cancelJob": (_JOB, _QUEUE),
-    "pinJob": (_JOB, TABLE[tree.JobFailedError], TABLE[tree.JobCanceledError], _EXPIRED, _QUEUE),
-    "unpinJob": (_JOB, TABLE[tree.JobFailedError], TABLE[tree.JobCanceledError], _EXPIRED, _QUEUE),
-    "deleteJob": (_JOB, TABLE[tree.JobActiveError], _QUEUE),
+    "pinJob": (_JOB, TABLE[job_errors.JobFailedError], TABLE[job_errors.JobCanceledError], _EXPIRED, _QUEUE),
+    "unpinJob": (_JOB, TABLE[job_errors.JobFailedError], TABLE[job_errors.JobCanceledError], _EXPIRED, _QUEUE),
+    "deleteJob": (_JOB, TABLE[job_errors.JobActiveError], _QUEUE),
     "followJob": (_JOB, _QUEUE),
     "getManifest": _FILES,
     "listFiles": _FILES,

@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from model.cli.evaluate import register as register_evaluation
 from model.cli.own_cells import register
-from model.errors import CytosynthError, JobError, SurfaceError
+from model.errors import CytosynthError, SurfaceError
+from worker.errors import JobError
 
 cli = typer.Typer(
     help="The workshop: train, measure and use auto-decoders of living-cell shapes.\n\n"

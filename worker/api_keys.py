@@ -24,19 +24,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from worker.errors import CytosynthError
+from worker.errors import KeysError
 
 KEYS_FILE = "keys.json"
 FORMAT = "cytosynth-keys/1"
 PREFIX = "cyto_"  # so that scanners of repositories and logs can find a key that leaked
 _SECRET = re.compile(PREFIX + r"[A-Za-z0-9_-]{43}")
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,64}")
-
-
-class KeysError(CytosynthError):
-    """The keys cannot be read or changed; nobody is let in until the operator has looked."""
-
-    code = "bad_keys"
 
 
 @dataclass(frozen=True, kw_only=True)

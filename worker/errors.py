@@ -1,28 +1,30 @@
-"""The errors of the back office: those of the life of a job, which :mod:`model.errors` defines, and two of its own.
+"""Errors of the queue, the storage and the broker, as one branch of the tree of :mod:`model.errors`.
 
-A caller of ``worker`` finds here everything it may have to catch.
+    CytosynthError
+    ├── JobError                a job's state does not allow what was asked
+    │   ├── JobNotFoundError    no such job (or not the caller's)
+    │   ├── JobNotFinishedError its files do not exist yet
+    │   ├── JobExpiredError     its files were removed; the spec remains
+    │   ├── JobFailedError      it ended without files
+    │   ├── JobCanceledError    the client cancelled it
+    │   ├── JobActiveError      it must be cancelled before it is removed
+    │   ├── ArtifactNotFoundError  the job has no such file
+    │   ├── ArtifactDamagedError   its stored file is missing or was altered
+    │   ├── LeaseLostError      another worker owns it now
+    │   ├── WorkerCrashedError  its workers died too often
+    │   ├── IdempotencyError    the key was used for another body
+    │   └── QueueUnavailableError  the broker does not answer
+    ├── BrokerError             the broker cannot start, or may lose jobs
+    │   └── BrokerAwayError     it does not answer
+    ├── DiskFullError, UploadNotFoundError, UploadExistsError, UploadQuotaError, UploadDamagedError
+    └── KeysError               the file of API keys cannot be used
+
+Callers of ``worker`` find every error that they may have to catch in this module.
 """
 
 from __future__ import annotations
 
-from model.errors import (
-    ArtifactDamagedError,
-    ArtifactNotFoundError,
-    CytosynthError,
-    ExportError,
-    IdempotencyError,
-    JobActiveError,
-    JobCanceledError,
-    JobError,
-    JobExpiredError,
-    JobFailedError,
-    JobNotFinishedError,
-    JobNotFoundError,
-    LeaseLostError,
-    QueueUnavailableError,
-    SpecError,
-    WorkerCrashedError,
-)
+from model.errors import CytosynthError, ExportError, SpecError
 
 __all__ = [
     "ArtifactDamagedError",
@@ -30,6 +32,7 @@ __all__ = [
     "BrokerAwayError",
     "BrokerError",
     "CytosynthError",
+    "DiskFullError",
     "ExportError",
     "IdempotencyError",
     "JobActiveError",
@@ -39,9 +42,14 @@ __all__ = [
     "JobFailedError",
     "JobNotFinishedError",
     "JobNotFoundError",
+    "KeysError",
     "LeaseLostError",
     "QueueUnavailableError",
     "SpecError",
+    "UploadDamagedError",
+    "UploadExistsError",
+    "UploadNotFoundError",
+    "UploadQuotaError",
     "WorkerCrashedError",
 ]
 
@@ -56,3 +64,117 @@ class BrokerAwayError(BrokerError):
     """The configured server does not answer, so nobody can tell whether it may lose jobs."""
 
     code = "broker_away"
+
+
+class JobError(CytosynthError):
+    """Something about the life of a job; subclasses say what."""
+
+    code = "job_error"
+
+
+class JobNotFoundError(JobError):
+    """No such job, or not the caller's: both look the same."""
+
+    code = "job_not_found"
+
+
+class JobNotFinishedError(JobError):
+    """The job has no files yet."""
+
+    code = "job_not_finished"
+
+
+class JobExpiredError(JobError):
+    """The job's files were removed after their retention time."""
+
+    code = "job_expired"
+
+
+class JobFailedError(JobError):
+    """The job ended without files."""
+
+    code = "job_failed"
+
+
+class JobCanceledError(JobError):
+    """The client cancelled the job."""
+
+    code = "job_canceled"
+
+
+class JobActiveError(JobError):
+    """The job is queued or running; cancel it before removing it."""
+
+    code = "job_active"
+
+
+class ArtifactNotFoundError(JobError):
+    """The job has no file of that name."""
+
+    code = "artifact_not_found"
+
+
+class ArtifactDamagedError(JobError):
+    """A stored file of the job is missing, or is not what the manifest says."""
+
+    code = "artifact_damaged"
+
+
+class LeaseLostError(JobError):
+    """The lease ran out and the job belongs to another worker now."""
+
+    code = "lease_lost"
+
+
+class WorkerCrashedError(JobError):
+    """The workers that ran the job died too often."""
+
+    code = "worker_crashed"
+
+
+class IdempotencyError(JobError):
+    """The Idempotency-Key was used before with another body."""
+
+    code = "idempotency_mismatch"
+
+
+class QueueUnavailableError(JobError):
+    """The broker does not answer, or refuses more work."""
+
+    code = "queue_unavailable"
+
+
+class UploadNotFoundError(CytosynthError):
+    """No upload of that name, or not the caller's: both look the same."""
+
+    code = "upload_not_found"
+
+
+class UploadExistsError(CytosynthError):
+    """There is an upload of that name with another content."""
+
+    code = "upload_exists"
+
+
+class UploadDamagedError(CytosynthError):
+    """The stored content of an upload is not what was sent."""
+
+    code = "upload_damaged"
+
+
+class UploadQuotaError(CytosynthError):
+    """The owner keeps as much as one may."""
+
+    code = "upload_quota"
+
+
+class DiskFullError(CytosynthError):
+    """Less would be left on the disk than is to be kept free."""
+
+    code = "disk_full"
+
+
+class KeysError(CytosynthError):
+    """The keys cannot be read or changed; nobody is let in until the operator has looked."""
+
+    code = "bad_keys"

@@ -25,6 +25,7 @@ from model.spec import Cost, GenerationSpec
 from worker.celery_app import PULSE, TASK, celery_app, draining
 from worker.errors import (
     CytosynthError,
+    DiskFullError,
     ExportError,
     JobCanceledError,
     JobNotFoundError,
@@ -37,7 +38,6 @@ from worker.liveness.lease_keeper import Heart, ShutdownRequestedError
 from worker.settings import WorkerSettings
 from worker.storage.artifacts import Artifacts
 from worker.storage.disk import Storage
-from worker.uploads.store import DiskFullError
 
 if TYPE_CHECKING:
     from model.network.checkpoint import Checkpoint

@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.settings import AppSettings
-from worker.api_keys import Keys, KeysError
+from worker.api_keys import Keys
+from worker.errors import KeysError
 
 keys = typer.Typer(
     name="keys",

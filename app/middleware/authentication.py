@@ -24,8 +24,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.problems.handlers import problem_response
 from app.problems.types import CLOSED, CROSS_SITE, TOO_FAST, UNAUTHORIZED
 from app.settings import AppSettings
-from model.errors import QueueUnavailableError
-from worker.api_keys import Keys, KeysError
+from worker.api_keys import Keys
+from worker.errors import KeysError, QueueUnavailableError
 from worker.jobs.quotas import Rates
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.access")

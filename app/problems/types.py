@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model import errors as tree
-from worker.api_keys import KeysError
-from worker.errors import BrokerAwayError, BrokerError
-from worker.uploads.store import (
+from worker import errors as job_errors
+from worker.errors import (
+    BrokerAwayError,
+    BrokerError,
     DiskFullError,
+    KeysError,
     UploadDamagedError,
     UploadExistsError,
     UploadNotFoundError,
@@ -113,48 +115,53 @@ TABLE: dict[type[tree.CytosynthError], ProblemType] = dict(
             "The result cannot be written",
             "The worker could not write its files, most often because the disk is full. The operator must act.",
         ),
-        _of(tree.JobError, 409, "The job does not allow this", "detail says why. GET /v1/jobs/{id} shows its state."),
         _of(
-            tree.JobNotFoundError,
+            job_errors.JobError,
+            409,
+            "The job does not allow this",
+            "detail says why. GET /v1/jobs/{id} shows its state.",
+        ),
+        _of(
+            job_errors.JobNotFoundError,
             404,
             "There is no such job",
             "The identifier is unknown, the job was removed, or its record is older than the service keeps records.",
         ),
         _of(
-            tree.JobNotFinishedError,
+            job_errors.JobNotFinishedError,
             409,
             "The job is not finished",
             "Its files do not exist yet. Follow /v1/jobs/{id}/events, or GET /v1/jobs/{id}?wait=60, then try again.",
             2,
         ),
         _of(
-            tree.JobExpiredError,
+            job_errors.JobExpiredError,
             410,
             "The files are gone",
             "They were removed after the retention time. spec in this document is complete: POST it to have the same "
             "bytes made again.",
         ),
         _of(
-            tree.JobFailedError,
+            job_errors.JobFailedError,
             409,
             "The job failed",
             "It ended without files. error in the job document says why.",
         ),
-        _of(tree.JobCanceledError, 409, "The job was cancelled", "It has no files. POST its spec to start anew."),
+        _of(job_errors.JobCanceledError, 409, "The job was cancelled", "It has no files. POST its spec to start anew."),
         _of(
-            tree.JobActiveError,
+            job_errors.JobActiveError,
             409,
             "The job is active",
             "It is queued or running. Cancel it first: POST /v1/jobs/{id}/cancel.",
         ),
         _of(
-            tree.ArtifactNotFoundError,
+            job_errors.ArtifactNotFoundError,
             404,
             "There is no such file",
             "GET /v1/jobs/{id}/files lists the files of a job.",
         ),
         _of(
-            tree.ArtifactDamagedError,
+            job_errors.ArtifactDamagedError,
             410,
             "The stored file is damaged",
             "The file is missing on the service's disk or is not what its manifest says, so it is not served. POST "
@@ -162,26 +169,26 @@ TABLE: dict[type[tree.CytosynthError], ProblemType] = dict(
             "not used for that. The other files of this job can still be downloaded.",
         ),
         _of(
-            tree.LeaseLostError,
+            job_errors.LeaseLostError,
             409,
             "Another worker owns the job now",
             "A worker was silent for too long and its job was given to another one. Nothing to do.",
         ),
         _of(
-            tree.WorkerCrashedError,
+            job_errors.WorkerCrashedError,
             500,
             "The worker died",
             "The workers that ran this job ended too often, most likely for lack of memory. Lower the grid, or ask the "
             "operator to look at the worker's log.",
         ),
         _of(
-            tree.IdempotencyError,
+            job_errors.IdempotencyError,
             422,
             "The Idempotency-Key was used for another body",
             "A key names one request. Use a fresh key for a different body.",
         ),
         _of(
-            tree.QueueUnavailableError,
+            job_errors.QueueUnavailableError,
             503,
             "The queue takes no work at the moment",
             "The broker does not answer, or as many jobs are queued as the service allows. Try again after the time "

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from model.errors import ArtifactDamagedError
+from worker.errors import ArtifactDamagedError
 
 CHUNK = 256 * 1024
 

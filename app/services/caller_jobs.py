@@ -13,7 +13,7 @@ import structlog
 
 from app.problems.handlers import ProblemError
 from app.problems.types import OVER_SHARE, TABLE
-from model.errors import QueueUnavailableError
+from worker.errors import QueueUnavailableError
 from worker.jobs import AsyncJobs, Job, JobEvent, JobPage, Jobs, JobStatus
 from worker.jobs.quotas import OverShareError, Quota
 

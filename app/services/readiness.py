@@ -10,9 +10,9 @@ from pathlib import Path
 import structlog
 from anyio import CapacityLimiter, sleep, to_thread
 
-from model.errors import CytosynthError, QueueUnavailableError
+from model.errors import CytosynthError
 from worker.broker.embedded import check_server
-from worker.errors import BrokerAwayError, BrokerError
+from worker.errors import BrokerAwayError, BrokerError, QueueUnavailableError
 from worker.jobs import AsyncJobs, Jobs
 from worker.uploads.store import check_reserve
 

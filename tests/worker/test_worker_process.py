@@ -13,8 +13,8 @@ import psutil
 import pytest
 from workbench import PROBE_KINDS, ROOT, Service, alive, eventually, submit
 
-from model.errors import JobNotFoundError
 from worker.broker.embedded import start_broker
+from worker.errors import JobNotFoundError
 from worker.jobs import Job, JobRules, Jobs, JobStatus
 from worker.storage.artifacts import Artifacts
 

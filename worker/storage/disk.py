@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from worker.errors import CytosynthError, ExportError
+from worker.errors import CytosynthError, DiskFullError, ExportError
 from worker.storage.artifacts import Artifacts
-from worker.uploads.store import DiskFullError, check_reserve
+from worker.uploads.store import check_reserve
 
 log = logging.getLogger(__name__)
 

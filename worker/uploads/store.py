@@ -30,7 +30,13 @@ from typing import Any, BinaryIO
 
 from model.card import WEIGHTS_FILE, ModelCard, load_card
 from model.errors import CheckpointError
-from worker.errors import CytosynthError
+from worker.errors import (
+    DiskFullError,
+    UploadDamagedError,
+    UploadExistsError,
+    UploadNotFoundError,
+    UploadQuotaError,
+)
 from worker.storage.durable_files import checksum, sync_file, sync_folder, write_over
 
 log = logging.getLogger(__name__)
@@ -44,36 +50,6 @@ LOOK_EVERY = 8 * 2**20  # bytes between two looks at the disk
 ABANDONED_S = 3600.0
 ARRIVING_MAX = 8  # at once, for one owner
 KEPT_MAX = 10_000
-
-
-class UploadNotFoundError(CytosynthError):
-    """No upload of that name, or not the caller's: both look the same."""
-
-    code = "upload_not_found"
-
-
-class UploadExistsError(CytosynthError):
-    """There is an upload of that name with another content."""
-
-    code = "upload_exists"
-
-
-class UploadDamagedError(CytosynthError):
-    """The stored content of an upload is not what was sent."""
-
-    code = "upload_damaged"
-
-
-class UploadQuotaError(CytosynthError):
-    """The owner keeps as much as one may."""
-
-    code = "upload_quota"
-
-
-class DiskFullError(CytosynthError):
-    """Less would be left on the disk than is to be kept free."""
-
-    code = "disk_full"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,8 @@ from app.cli.supervisor import ExposedError, check_exposure
 from app.main import ROUTERS, create_app
 from app.middleware.authentication import PUBLIC, is_loopback, is_public, secret_of
 from app.settings import AppSettings
-from worker.api_keys import Keys, KeysError
+from worker.api_keys import Keys
+from worker.errors import KeysError
 
 ROUTES = sorted(
     {

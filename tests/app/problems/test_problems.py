@@ -16,11 +16,11 @@ from app.middleware.strict_bodies import parse_json
 from app.problems.handlers import ProblemError, UnforeseenErrors, install_errors
 from app.problems.types import OTHERS, PROBLEM_TYPES, TABLE, problem_type
 from model import errors as tree
-from worker import errors as back_office
+from worker import errors as job_errors
 
 
 def all_errors() -> list[type[tree.CytosynthError]]:
-    modules = (tree, back_office)
+    modules = (tree, job_errors)
     found = {cls for module in modules for _, cls in inspect.getmembers(module, inspect.isclass)}
     return sorted((cls for cls in found if issubclass(cls, tree.CytosynthError)), key=lambda cls: cls.__name__)
 

@@ -11,8 +11,8 @@ import psutil
 import pytest
 from workbench import submit
 
-from model.errors import JobNotFoundError, QueueUnavailableError
 from worker.broker.embedded import start_broker
+from worker.errors import JobNotFoundError, QueueUnavailableError
 from worker.jobs import AsyncJobs, Jobs, JobStatus
 
 

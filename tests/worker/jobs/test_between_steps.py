@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 from workbench import submit
 
-from model.errors import (
+from worker.errors import (
     IdempotencyError,
     JobActiveError,
     JobFailedError,

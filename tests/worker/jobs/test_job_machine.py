@@ -28,13 +28,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from model.errors import (
-    JobActiveError,
-    JobCanceledError,
-    JobError,
-    JobNotFoundError,
-    LeaseLostError,
-)
+from worker.errors import JobActiveError, JobCanceledError, JobError, JobNotFoundError, LeaseLostError
 from worker.jobs import JobRules, Jobs, JobStatus, Lease
 from worker.storage.artifacts import Artifacts
 

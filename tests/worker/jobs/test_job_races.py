@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from workbench import submit
 
-from model.errors import JobCanceledError, LeaseLostError, QueueUnavailableError
+from worker.errors import JobCanceledError, LeaseLostError, QueueUnavailableError
 from worker.jobs import Jobs, JobStatus
 
 THREADS = 8

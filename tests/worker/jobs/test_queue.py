@@ -10,14 +10,14 @@ from uuid import uuid4
 import pytest
 from workbench import submit
 
-from model.errors import (
+from model.errors import SpecError
+from worker.errors import (
     IdempotencyError,
     JobActiveError,
     JobCanceledError,
     JobNotFoundError,
     LeaseLostError,
     QueueUnavailableError,
-    SpecError,
 )
 from worker.jobs import JobFailure, JobProgress, Jobs, JobStatus
 from worker.storage.artifacts import Artifacts

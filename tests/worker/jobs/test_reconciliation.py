@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from workbench import submit
 
-from model.errors import JobFailedError, JobNotFoundError, LeaseLostError, QueueUnavailableError
+from worker.errors import JobFailedError, JobNotFoundError, LeaseLostError, QueueUnavailableError
 from worker.jobs import AsyncJobs, Job, Jobs, JobStatus
 from worker.jobs.redis_store import UNDER_WAY, UNDER_WAY_INDEX
 from worker.storage.artifacts import Artifacts

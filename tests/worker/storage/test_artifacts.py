@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from damage import cut, flip
 
-from model.errors import ArtifactDamagedError, ArtifactNotFoundError
+from worker.errors import ArtifactDamagedError, ArtifactNotFoundError
 from worker.storage.artifacts import Artifacts
 
 JOB = "0123456789abcdef" * 2
