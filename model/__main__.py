@@ -14,7 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from model.cli.evaluate import register as register_evaluation
 from model.cli.own_cells import register
 from model.errors import CytosynthError, SurfaceError
-from worker.errors import JobError
 
 cli = typer.Typer(
     help="The workshop: train, measure and use auto-decoders of living-cell shapes.\n\n"
@@ -203,7 +202,7 @@ def main() -> None:
     try:
         cli()
     except CytosynthError as error:
-        _end(str(error), 1 if isinstance(error, SurfaceError | JobError) else 2)
+        _end(str(error), 1 if isinstance(error, SurfaceError) else 2)
     except OSError as error:
         _end(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error), 2)
 
