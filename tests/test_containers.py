@@ -27,7 +27,8 @@ import yaml
 
 from model.card import load_card
 from model.spec import GenerationSpec
-from worker.broker.embedded import check_server, find_server, start_broker
+from worker.broker.check import check_server
+from worker.broker.embedded import find_server, start_broker
 from worker.jobs import Jobs
 
 ROOT = Path(__file__).parents[1]

@@ -14,8 +14,9 @@ from uuid import uuid4
 import psutil
 import pytest
 
-from worker.broker.embedded import Broker, worker_command
+from worker.broker.embedded import Broker
 from worker.jobs import Job, Jobs, JobStatus
+from worker.launch import worker_command
 from worker.storage.artifacts import Artifacts
 
 ROOT = Path(__file__).parents[1]

@@ -14,36 +14,24 @@ from typing import Any
 
 from celery import Celery, signals
 
-from worker.broker.embedded import celery_url, check_server, running_broker, worker_command
+from worker.broker.check import check_server
+from worker.broker.embedded import running_broker
 from worker.broker.process_guard import die_with_parent
+from worker.broker.urls import celery_url
 from worker.errors import BrokerError
-from worker.jobs.queue import HintPublisher
-from worker.jobs.redis_store import QUEUE, UNDER_WAY, UNDER_WAY_INDEX, UNDER_WAY_LOCK
+from worker.jobs.redis_store import UNDER_WAY, UNDER_WAY_INDEX, UNDER_WAY_LOCK
+from worker.jobs.wake_up import SHARED
 from worker.liveness.housekeeping import Chores
 from worker.liveness.shared_status import Pulse
 from worker.settings import WorkerSettings
 
-__all__ = ["PULSE", "TASK", "celery_app", "configuration", "draining", "hint_publisher", "worker_command"]
+__all__ = ["PULSE", "celery_app", "configuration", "draining"]
 
 log = logging.getLogger(__name__)
 
-TASK = "cytosynth.run_job"
 # Shared by the parent and the processes it forks. A page of memory rather than messages, so that the computing process
 # can look at it after every frame for nothing.
 PULSE = Pulse()
-
-SHARED: dict[str, Any] = {
-    "task_default_queue": QUEUE,
-    # A message is one job id; nothing that could run code is ever read.
-    "task_serializer": "json",
-    "accept_content": ["json"],
-    # The job record is the truth; Celery would call an unknown id PENDING.
-    "result_backend": None,
-    "task_ignore_result": True,
-    # Nobody reads Celery's own events and remote commands; they would cost connections and open a door.
-    "worker_send_task_events": False,
-    "worker_enable_remote_control": False,
-}
 
 
 def configuration() -> dict[str, Any]:
@@ -103,30 +91,6 @@ def draining() -> bool:
     return PULSE.draining or _asked_to_stop
 
 
-def hint_publisher(url: str) -> HintPublisher:
-    """Return a function that sends one hint, within about two seconds or not at all."""
-    sender = Celery("cytosynth-hints", set_as_current=False)
-    sender.conf.update(
-        SHARED,
-        broker_url=celery_url(url),
-        broker_connection_timeout=2,
-        broker_transport_options={
-            "socket_timeout": 2,
-            "socket_connect_timeout": 2,
-            "socket_keepalive": True,
-            "health_check_interval": 10,
-            "max_retries": 1,
-            "interval_start": 0,
-            "interval_max": 0.1,
-        },
-    )
-
-    def publish(job_id: str) -> None:
-        sender.send_task(TASK, args=[job_id], retry=False, ignore_result=True)
-
-    return publish
-
-
 # Evaluated when the configuration is first needed, not now.
 celery_app = Celery("cytosynth", include=["worker.tasks"])
 celery_app.add_defaults(configuration)
@@ -174,11 +138,18 @@ def _catch_signals(**_: object) -> None:
         return  # a pool of threads: signals go to the parent
     _asked_to_stop = False
     for number in GROUP_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+        if number not in _handlers and signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             _handlers[number] = signal.signal(number, _note_request)
 
 
 def _leave_signals(**_: object) -> None:
+    """Restore the handlers that apply between two tasks, unless the worker is about to stop.
+
+    A second signal must not end this process before its parent has received the task's result: the parent would wait
+    for it in vain. The parent ends this process itself.
+    """
+    if draining():
+        return
     while _handlers:
         signal.signal(*_handlers.popitem())
 

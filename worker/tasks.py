@@ -22,7 +22,7 @@ from celery import signals
 from model import __version__
 from model.card import SHIPPED_MODELS, find_model
 from model.spec import Cost, GenerationSpec
-from worker.celery_app import PULSE, TASK, celery_app, draining
+from worker.celery_app import PULSE, celery_app, draining
 from worker.errors import (
     CytosynthError,
     DiskFullError,
@@ -34,6 +34,7 @@ from worker.errors import (
     SpecError,
 )
 from worker.jobs import Job, Jobs, JobStatus, Lease
+from worker.jobs.wake_up import TASK
 from worker.liveness.lease_keeper import Heart, ShutdownRequestedError
 from worker.settings import WorkerSettings
 from worker.storage.artifacts import Artifacts

@@ -30,9 +30,11 @@ from app.server import BoundedServer, PortInUseError, listen, raise_file_limit, 
 from app.settings import AppSettings, child_environment
 from model.card import SHIPPED_MODELS
 from worker.api_keys import Keys
-from worker.broker.embedded import Broker, check_server, start_broker, worker_command
+from worker.broker.check import check_server
+from worker.broker.embedded import Broker, start_broker
 from worker.errors import BrokerError, QueueUnavailableError
 from worker.jobs import Jobs
+from worker.launch import worker_command
 
 __all__ = ["ExposedError", "Plan", "PortInUseError", "check_exposure", "listen", "run_service"]
 

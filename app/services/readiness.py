@@ -11,10 +11,10 @@ import structlog
 from anyio import CapacityLimiter, sleep, to_thread
 
 from model.errors import CytosynthError
-from worker.broker.embedded import check_server
+from worker.broker.check import check_server
 from worker.errors import BrokerAwayError, BrokerError, QueueUnavailableError
 from worker.jobs import AsyncJobs, Jobs
-from worker.uploads.store import check_reserve
+from worker.storage.disk import check_reserve
 
 EVERY_S = 2.0
 STALE_S = 15.0  # a disk that has taken this long to answer is out of order

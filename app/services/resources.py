@@ -26,7 +26,8 @@ from worker.broker.embedded import Broker, start_broker
 from worker.jobs import AsyncJobs, Job, JobRules, Jobs, Timing
 from worker.jobs.quotas import Quota, Rates
 from worker.storage.artifacts import Artifacts
-from worker.uploads.store import UploadRules, Uploads, check_reserve
+from worker.storage.disk import check_reserve
+from worker.uploads.store import UploadRules, Uploads
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.desk")
 

@@ -10,7 +10,7 @@ import redis
 
 from benchmarks.chaos.clients import Ledger
 from benchmarks.chaos.service import Service
-from worker.broker.embedded import redis_url
+from worker.broker.urls import redis_url
 from worker.jobs import Job, JobStatus
 from worker.jobs.redis_store import QUEUE, UNDER_WAY_INDEX
 

@@ -24,9 +24,11 @@ import psutil
 import redis
 
 from app.settings import AppSettings, child_environment
-from worker.broker.embedded import redis_url, start_broker, worker_command
+from worker.broker.embedded import start_broker
+from worker.broker.urls import redis_url
 from worker.jobs import JobRules, Jobs
-from worker.jobs.async_queue import PREFIX
+from worker.jobs.redis_client import PREFIX
+from worker.launch import worker_command
 from worker.storage.artifacts import Artifacts
 
 ROOT = Path(__file__).parents[2]

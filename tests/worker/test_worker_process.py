@@ -215,7 +215,7 @@ def test_broker_killed_under_a_running_job_delays_nothing_but_reports(tmp_path: 
 def test_worker_ends_when_whoever_started_it_is_killed(service: Service) -> None:
     starter = """
 import subprocess, sys, time
-from worker.broker.embedded import worker_command
+from worker.launch import worker_command
 worker = subprocess.Popen(worker_command(), stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 print(worker.pid, flush=True)
 time.sleep(60)

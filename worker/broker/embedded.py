@@ -26,12 +26,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import quote
 
 import redis
 
 from worker.broker.mounts import shared_mount
-from worker.errors import BrokerAwayError, BrokerError
+from worker.broker.urls import redis_url
+from worker.errors import BrokerError
 
 SERVERS = ("valkey-server", "redis-server")
 GUARD = Path(__file__).with_name("process_guard.py")
@@ -167,69 +168,6 @@ def find_server() -> Path:
     )
 
 
-def check_server(url: str) -> None:
-    """Refuse a server that may lose jobs.
-
-    Raises
-    ------
-    BrokerAwayError
-        If it does not answer.
-    BrokerError
-        If it keeps no append-only file, may evict keys or is a read-only replica.
-    """
-    try:
-        with contextlib.closing(
-            redis.Redis.from_url(redis_url(url), socket_timeout=5.0, decode_responses=True)
-        ) as client:
-            # INFO rather than CONFIG GET, which managed servers forbid.
-            facts: dict[str, Any] = {
-                **client.info("persistence"),
-                **client.info("memory"),
-                **client.info("replication"),
-            }
-    except (redis.RedisError, OSError, ValueError) as error:
-        raise BrokerAwayError(f"the broker at {_without_password(url)} does not answer: {error}") from error
-    policy = facts.get("maxmemory_policy", "noeviction")
-    if not facts.get("aof_enabled"):
-        raise BrokerError("the broker keeps its data in memory only and may lose jobs; start it with `appendonly yes`")
-    if policy != "noeviction":
-        raise BrokerError(f"the broker may evict jobs (maxmemory-policy {policy}); set `maxmemory-policy noeviction`")
-    if facts.get("role", "master") not in ("master", "primary"):
-        raise BrokerError("the broker is a read-only replica; CYTOSYNTH_REDIS_URL must name the primary")
-
-
-def redis_url(url: str) -> str:
-    """Return the URL as redis-py spells it: ``redis+socket://`` becomes ``unix://``."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("redis+socket", "unix"):
-        return url
-    query = {"virtual_host": "db"}
-    return _socket_url("unix", parts.path, {query.get(k, k): v for k, v in parse_qsl(parts.query)})
-
-
-def celery_url(url: str) -> str:
-    """Return the URL as Celery spells it: ``unix://`` becomes ``redis+socket://``."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("redis+socket", "unix"):
-        return url
-    query = {"db": "virtual_host"}
-    return _socket_url("redis+socket", parts.path, {query.get(k, k): v for k, v in parse_qsl(parts.query)})
-
-
-def worker_command() -> list[str]:
-    """Return the command of a worker process that ends when its standard input does.
-
-    Give it a pipe as standard input and ``CYTOSYNTH_REDIS_URL`` and ``CYTOSYNTH_DATA_DIR`` in its environment. Closing
-    the pipe, or the death of whoever holds it, is a warm shutdown, as is SIGTERM.
-    """
-    return [sys.executable, "-m", "worker", "--until-stdin-ends"]
-
-
-def _socket_url(scheme: str, path: str, query: dict[str, str]) -> str:
-    tail = f"?{urlencode(query)}" if query else ""
-    return f"{scheme}://{quote(unquote(path))}{tail}"
-
-
 def _refuse_shared(folder: Path) -> None:
     """Refuse a file system on which the lock of the folder may hold on one machine only."""
     if (mount := shared_mount(folder)) is not None:
@@ -306,8 +244,3 @@ def _last_lines(folder: Path, *, lines: int = 5) -> str:
         return "\n".join((folder / "server.log").read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
     except OSError:
         return "(it wrote no log)"
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -11,10 +11,7 @@ import redis.asyncio
 
 from worker.errors import JobNotFoundError
 from worker.jobs.records import Job, JobEvent, JobStatus, parse_events, parse_job
-from worker.jobs.redis_client import connect_async, reachable
-
-PREFIX = "cytosynth:"
-BLOCK_S = 2.0  # of one blocking read; below the socket's timeout, so that a dead broker is noticed
+from worker.jobs.redis_client import BLOCK_S, PREFIX, block_ms, connect_async, event_id, reachable
 
 
 class AsyncJobs:
@@ -84,15 +81,3 @@ class AsyncJobs:
             if any(event.event == "state" for event in events):
                 job = await self.async_get(job_id, owner=owner)
         return job
-
-
-def event_id(text: str) -> str:
-    """Return a stream id; anything else starts from the beginning (a ``Last-Event-ID`` is the client's to choose)."""
-    time_part, dash, count = text.partition("-")
-    good = all(part.isascii() and part.isdigit() and len(part) < 19 for part in (time_part, count or "0"))
-    return text if good and bool(dash) == bool(count) else "0"
-
-
-def block_ms(left_s: float) -> int | None:
-    """Return how long one read may block; None: not at all (0 would mean for ever)."""
-    return int(min(left_s, BLOCK_S) * 1000) or None if left_s > 0 else None

@@ -20,7 +20,7 @@ import builtins  # because a method here is called list
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Self
@@ -38,7 +38,7 @@ from worker.errors import (
     QueueUnavailableError,
     SpecError,
 )
-from worker.jobs.async_queue import PREFIX, AsyncJobs
+from worker.jobs.async_queue import AsyncJobs
 from worker.jobs.reconciliation import Upkeep
 from worker.jobs.records import (
     Job,
@@ -53,10 +53,11 @@ from worker.jobs.records import (
     WorkerBeat,
     parse_job,
 )
-from worker.jobs.redis_client import connect, reachable
+from worker.jobs.redis_client import PREFIX, connect, reachable
 from worker.jobs.redis_store import Store
 from worker.jobs.submission import Admission
 from worker.jobs.timings import Timing, Timings
+from worker.jobs.wake_up import HintPublisher, hint_publisher
 from worker.storage.artifacts import Artifacts
 
 __all__ = [
@@ -70,8 +71,6 @@ PAGE_MAX = 200
 ATTEMPTS = 5  # at what a loss of the broker or somebody else undoes between two steps
 NO_FILES: dict[JobStatus, type[JobError]] = {JobStatus.FAILED: JobFailedError, JobStatus.CANCELED: JobCanceledError}
 
-HintPublisher = Callable[[str], None]
-
 
 class Jobs:
     """The job records of one broker. Safe to share between threads, not across a fork.
@@ -79,7 +78,7 @@ class Jobs:
     Parameters
     ----------
     client
-        Connected to a server that :func:`worker.broker.embedded.check_server` accepts; :meth:`connect` makes one.
+        Connected to a server that :func:`worker.broker.check.check_server` accepts; :meth:`connect` makes one.
     artifacts
         Where requests are kept a second time, so that :meth:`rebuild` can restore a lost broker.
     hint
@@ -116,7 +115,7 @@ class Jobs:
         prefix: str = PREFIX,
     ) -> Self:
         """Connect lazily; without ``hint``, hints go through Celery on the same broker."""
-        return cls(connect(url), artifacts=artifacts, hint=hint or _celery_hints(url), rules=rules, prefix=prefix)
+        return cls(connect(url), artifacts=artifacts, hint=hint or hint_publisher(url), rules=rules, prefix=prefix)
 
     def close(self) -> None:
         """Close the connections."""
@@ -416,9 +415,3 @@ class Jobs:
     def _record_end(self, job_id: str) -> None:
         with suppress(JobNotFoundError, QueueUnavailableError):  # the janitor finds what is not written down
             self._upkeep.record_end(self.get(job_id))
-
-
-def _celery_hints(url: str) -> HintPublisher:
-    from worker.celery_app import hint_publisher  # celery is slow to import, and nothing but hints needs it
-
-    return hint_publisher(url)

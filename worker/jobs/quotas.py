@@ -29,9 +29,8 @@ import redis
 import redis.asyncio
 
 from worker.errors import QueueUnavailableError
-from worker.jobs.async_queue import PREFIX
 from worker.jobs.records import JobRules
-from worker.jobs.redis_client import connect, connect_async, reachable
+from worker.jobs.redis_client import PREFIX, connect, connect_async, reachable
 from worker.jobs.redis_store import fingerprint
 
 LUA = Path(__file__).with_name("lua")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from secrets import token_hex
 from typing import Any, Protocol, Self, runtime_checkable
 
 
@@ -182,11 +180,6 @@ class JobRules:
             hint_after_s=settings.hint_after_seconds,
             away_s=0.4 * settings.lease_seconds,
         )
-
-
-def new_job_id() -> str:
-    """Return 32 hexadecimal digits that sort by time: 48 bits of milliseconds, then 80 random bits."""
-    return f"{time.time_ns() // 1_000_000:012x}{token_hex(10)}"
 
 
 def _number(text: str | None) -> float | None:

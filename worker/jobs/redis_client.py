@@ -12,7 +12,7 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
-from worker.broker.embedded import redis_url
+from worker.broker.urls import redis_url
 from worker.errors import QueueUnavailableError
 
 PATIENCE_S = 5.0  # with a broker that is connected but silent
@@ -65,3 +65,21 @@ def _options(url: str) -> dict[str, Any]:
 
 def _unavailable() -> QueueUnavailableError:
     return QueueUnavailableError("the queue does not answer at the moment; try again in a few seconds")
+
+
+PREFIX = "cytosynth:"
+
+
+BLOCK_S = 2.0  # of one blocking read; below the socket's timeout, so that a dead broker is noticed
+
+
+def event_id(text: str) -> str:
+    """Return a stream id; anything else starts from the beginning (a ``Last-Event-ID`` is the client's to choose)."""
+    time_part, dash, count = text.partition("-")
+    good = all(part.isascii() and part.isdigit() and len(part) < 19 for part in (time_part, count or "0"))
+    return text if good and bool(dash) == bool(count) else "0"
+
+
+def block_ms(left_s: float) -> int | None:
+    """Return how long one read may block; None: not at all (0 would mean for ever)."""
+    return int(min(left_s, BLOCK_S) * 1000) or None if left_s > 0 else None

@@ -31,9 +31,8 @@ from typing import Any
 
 import redis
 
-from worker.jobs.async_queue import BLOCK_S, block_ms, event_id
 from worker.jobs.records import Job, JobEvent, JobPage, JobRules, JobStatus, Sweep, WorkerBeat, parse_events, parse_job
-from worker.jobs.redis_client import reachable
+from worker.jobs.redis_client import BLOCK_S, block_ms, event_id, reachable
 
 LUA = Path(__file__).parent / "lua"
 QUEUE = "cytosynth"  # the list that holds the hints; Celery's queue of the same name

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from worker.errors import IdempotencyError, QueueUnavailableError
-from worker.jobs.records import JobRules, new_job_id
+from worker.job_id import new_job_id
+from worker.jobs.records import JobRules
 from worker.jobs.redis_store import Store, fingerprint
 from worker.storage.artifacts import Artifacts
 

@@ -24,7 +24,6 @@ import json
 import logging
 import math
 import os
-import re
 import shutil
 import tempfile
 import threading
@@ -37,6 +36,7 @@ from secrets import token_hex
 from typing import Any
 
 from worker.errors import ArtifactDamagedError, ArtifactNotFoundError, ExportError
+from worker.job_id import JOB_ID, checked
 from worker.storage.content_store import Blobs
 from worker.storage.durable_files import DRAFT, NO_LINKS, checksum, sync_file, sync_folder, write_once, write_over
 
@@ -44,7 +44,6 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 RELEASED = b"released"
-JOB_ID = re.compile(r"[0-9a-f]{32}")
 MEMBERS = (("name", str), ("bytes", int), ("sha256", str))  # of a file in a manifest
 ENDS = frozenset({"failed", "canceled", "expired"})
 VERIFIED_MAX = 100_000  # files whose verification is remembered, some 20 MB
@@ -137,22 +136,22 @@ class Artifacts:
 
     def pin(self, job_id: str, *, pinned: bool) -> None:
         """Remember that a job's files are to be kept, or that since now they are not any more."""
-        write_over(self._pins / _checked(job_id), b"" if pinned else RELEASED)
+        write_over(self._pins / checked(job_id), b"" if pinned else RELEASED)
 
     def unpin(self, job_id: str) -> None:
         """Forget that anybody asked to keep a job's files."""
-        (self._pins / _checked(job_id)).unlink(missing_ok=True)
+        (self._pins / checked(job_id)).unlink(missing_ok=True)
 
     def pinned(self, job_id: str) -> bool:
         """Whether a job's files are to be kept."""
         try:
-            return (self._pins / _checked(job_id)).read_bytes() != RELEASED
+            return (self._pins / checked(job_id)).read_bytes() != RELEASED
         except FileNotFoundError:
             return False
 
     def released_at(self, job_id: str) -> float:
         """Return when the client let go of a job's files, in seconds since 1970; 0 if that never was."""
-        path = self._pins / _checked(job_id)
+        path = self._pins / checked(job_id)
         try:
             return path.stat().st_mtime if path.read_bytes() == RELEASED else 0.0
         except FileNotFoundError:
@@ -162,7 +161,7 @@ class Artifacts:
 
     def staging(self, job_id: str, token: int | str) -> Path:
         """Return a fresh, empty folder for one lease of a job."""
-        folder = self._staging / f"{_checked(job_id)}.{token}"
+        folder = self._staging / f"{checked(job_id)}.{token}"
         self._discard(folder)
         folder.mkdir(parents=True)
         return folder
@@ -184,7 +183,7 @@ class Artifacts:
         OSError
             If the disk does not take them.
         """
-        target = self._results / _checked(job_id)
+        target = self._results / checked(job_id)
         self._results.mkdir(parents=True, exist_ok=True)
         sums = _expected_sums(staged)
         changed: set[Path] = set()
@@ -215,7 +214,7 @@ class Artifacts:
 
     def copy(self, source: str, staged: Path) -> bool:
         """Fill a staging folder with the files of another job; False if that job has none (any more)."""
-        folder = self._results / _checked(source)
+        folder = self._results / checked(source)
         if (self._damaged / source).exists():
             return False
         try:
@@ -237,7 +236,7 @@ class Artifacts:
 
     def exists(self, job_id: str) -> bool:
         """Whether a job's files are published."""
-        return (self._results / _checked(job_id) / MANIFEST).is_file()
+        return (self._results / checked(job_id) / MANIFEST).is_file()
 
     def manifest(self, job_id: str) -> dict[str, Any]:
         """Return the manifest of a job's files; shared between callers, so do not change it.
@@ -342,7 +341,7 @@ class Artifacts:
         hash_bytes
             Files that take more than this together are compared by size only, because hashing them takes long.
         """
-        if (self._damaged / _checked(job_id)).exists():
+        if (self._damaged / checked(job_id)).exists():
             return False
         try:
             entries = self.manifest(job_id)["files"]
@@ -356,7 +355,7 @@ class Artifacts:
 
     def mark_damaged(self, job_id: str) -> bool:
         """Keep a job's files from answering other requests; False if that was known."""
-        path = self._damaged / _checked(job_id)
+        path = self._damaged / checked(job_id)
         if path.exists() or not write_once(path, b""):
             return False
         log.error("job %s: files of it are damaged; a request for the same makes them anew", job_id)
@@ -365,7 +364,7 @@ class Artifacts:
 
     def clear_damage(self, job_id: str) -> None:
         """Forget that files of a job were damaged: they are made anew."""
-        (self._damaged / _checked(job_id)).unlink(missing_ok=True)
+        (self._damaged / checked(job_id)).unlink(missing_ok=True)
 
     def take_damages(self) -> int:
         """Return how many damages were found since this was last asked."""
@@ -377,12 +376,12 @@ class Artifacts:
 
     def remove(self, job_id: str) -> None:
         """Remove a job's published files, all at once for a reader; no harm if there are none."""
-        self._discard(self._results / _checked(job_id))
+        self._discard(self._results / checked(job_id))
 
     def published_at(self, job_id: str) -> float:
         """Return when a job's files were written, in seconds since 1970; raises ``ArtifactNotFoundError``."""
         try:
-            return (self._results / _checked(job_id) / MANIFEST).stat().st_mtime
+            return (self._results / checked(job_id) / MANIFEST).stat().st_mtime
         except FileNotFoundError:
             raise ArtifactNotFoundError(f"job {job_id} has no files") from None
 
@@ -443,10 +442,10 @@ class Artifacts:
     # ----------------------------------------------------------------------------------------------------- private
 
     def _request_path(self, job_id: str) -> Path:
-        return self._requests / f"{_checked(job_id)}.json"
+        return self._requests / f"{checked(job_id)}.json"
 
     def _verdict_path(self, job_id: str) -> Path:
-        return self._verdicts / f"{_checked(job_id)}.json"
+        return self._verdicts / f"{checked(job_id)}.json"
 
     def _settle(self, path: Path, *, name: str, expected: str | None) -> set[Path]:
         """Bring one file to disk for good; return the folders whose names must follow."""
@@ -464,7 +463,7 @@ class Artifacts:
             self._damages += 1
 
     def _read(self, job_id: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-        path = self._results / _checked(job_id) / MANIFEST
+        path = self._results / checked(job_id) / MANIFEST
         try:
             return _read_manifest(path, path.stat().st_mtime_ns)
         except FileNotFoundError:
@@ -502,12 +501,6 @@ def _expected_sums(staged: Path) -> dict[str, str | None]:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ExportError("the manifest cannot be read; the disk may be failing") from error
     return {name: entry.get("sha256") for name, entry in listed.items()}
-
-
-def _checked(job_id: str) -> str:
-    if not JOB_ID.fullmatch(job_id):
-        raise ArtifactNotFoundError(f"{job_id[:64]!r} is not the id of a job")
-    return job_id
 
 
 def _link(source: str, target: str) -> None:

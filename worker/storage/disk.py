@@ -9,13 +9,13 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from worker.errors import CytosynthError, DiskFullError, ExportError
 from worker.storage.artifacts import Artifacts
-from worker.uploads.store import check_reserve
 
 log = logging.getLogger(__name__)
 
@@ -72,3 +72,20 @@ class Storage:
         while time.monotonic() < until and not self._stop():
             self._alive()
             time.sleep(0.2)
+
+
+def check_reserve(folder: Path, *, reserve: int, wanted: int) -> int:
+    """Return the bytes that are free on the disk of ``folder``.
+
+    Raises
+    ------
+    DiskFullError
+        If less than ``reserve`` would be free once ``wanted`` bytes are written.
+    """
+    free = shutil.disk_usage(folder).free
+    if free - wanted < reserve:
+        raise DiskFullError(
+            f"{free / 2**30:.1f} GiB are free and {reserve / 2**30:.1f} GiB are kept free; this takes about "
+            f"{wanted / 2**30:.2f} GiB"
+        )
+    return free

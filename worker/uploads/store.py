@@ -37,6 +37,7 @@ from worker.errors import (
     UploadNotFoundError,
     UploadQuotaError,
 )
+from worker.storage.disk import check_reserve
 from worker.storage.durable_files import checksum, sync_file, sync_folder, write_over
 
 log = logging.getLogger(__name__)
@@ -323,23 +324,6 @@ class Uploads:
         except FileNotFoundError:
             return
         shutil.rmtree(doomed, ignore_errors=True)
-
-
-def check_reserve(folder: Path, *, reserve: int, wanted: int) -> int:
-    """Return the bytes that are free on the disk of ``folder``.
-
-    Raises
-    ------
-    DiskFullError
-        If less than ``reserve`` would be free once ``wanted`` bytes are written.
-    """
-    free = shutil.disk_usage(folder).free
-    if free - wanted < reserve:
-        raise DiskFullError(
-            f"{free / 2**30:.1f} GiB are free and {reserve / 2**30:.1f} GiB are kept free; this takes about "
-            f"{wanted / 2**30:.2f} GiB"
-        )
-    return free
 
 
 def _over_quota(rules: UploadRules) -> UploadQuotaError:

@@ -13,7 +13,8 @@ import psutil
 from served import cytosynth_here, environment
 from workbench import ROOT, alive, eventually, submit
 
-from worker.broker.embedded import redis_url, running_broker, start_broker
+from worker.broker.embedded import running_broker, start_broker
+from worker.broker.urls import redis_url
 from worker.jobs import Jobs, JobStatus
 from worker.storage.artifacts import Artifacts
 

@@ -18,16 +18,9 @@ import redis
 from kombu import Connection
 from workbench import ROOT, alive, eventually
 
-from worker.broker.embedded import (
-    Broker,
-    BrokerError,
-    celery_url,
-    check_server,
-    find_server,
-    redis_url,
-    running_broker,
-    start_broker,
-)
+from worker.broker.check import check_server
+from worker.broker.embedded import Broker, BrokerError, find_server, running_broker, start_broker
+from worker.broker.urls import celery_url, redis_url
 
 HOLD = """
 import signal, sys, time
