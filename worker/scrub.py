@@ -19,8 +19,10 @@ from pathlib import Path
 from model.card import WEIGHTS_FILE, load_card
 from model.errors import CheckpointError
 from worker.errors import ArtifactDamagedError, ArtifactNotFoundError
-from worker.storage.artifacts import Artifacts, is_alias, is_request, is_verdict
+from worker.storage.artifacts import Artifacts
+from worker.storage.cleanup import stored_jobs
 from worker.storage.durable_files import DRAFT, checksum
+from worker.storage.journal import Journal, is_alias, is_outcome, is_request
 from worker.uploads.store import Uploads
 
 REMAKE = "request the job again; its spec is in {request}, and GET /v1/jobs/{job} shows it while the record is kept"
@@ -57,7 +59,7 @@ class Scrub:
         """Yield after each file: what is damaged about it, or None. ``files`` and ``bytes`` count what was read."""
         for sha256 in self._artifacts.blobs.contents():
             yield self._blob(sha256)
-        jobs = self._artifacts.stored()
+        jobs = stored_jobs(self._artifacts, Journal(self._root))
         random.shuffle(jobs)  # passes that are broken off must not look at the same jobs each time
         for job_id in jobs:
             yield from self._job(job_id)
@@ -119,7 +121,7 @@ class Scrub:
         return self._damaged("blob", path, reason, advice, lambda: self._artifacts.blobs.drop(sha256))
 
     def _records(self) -> Iterator[Damage | None]:
-        for kind, valid in (("request", is_request), ("verdict", is_verdict), ("alias", is_alias)):
+        for kind, valid in (("request", is_request), ("verdict", is_outcome), ("alias", is_alias)):
             folder = self._root / ("aliases" if kind == "alias" else f"{kind}s")
             for path in sorted(folder.iterdir()) if folder.is_dir() else ():
                 if path.name.startswith(DRAFT):

@@ -59,6 +59,7 @@ from worker.jobs.submission import Admission
 from worker.jobs.timings import Timing, Timings
 from worker.jobs.wake_up import HintPublisher, hint_publisher
 from worker.storage.artifacts import Artifacts
+from worker.storage.journal import Journal
 
 __all__ = [
     "AsyncJobs", "Job", "JobEvent", "JobFailure", "JobPage", "JobProgress", "JobRules", "JobStatus", "Jobs", "Lease",
@@ -101,8 +102,11 @@ class Jobs:
         self._prefix = prefix
         self._artifacts = artifacts
         self._hint = hint
-        self._upkeep = Upkeep(self._store, artifacts, self.rules, hint=self.hint)
-        self._admission = Admission(self._store, artifacts, self.rules, restore=lambda: self._upkeep.find([]))
+        self._journal = Journal(artifacts.root) if artifacts else None
+        self._upkeep = Upkeep(self._store, artifacts, self._journal, self.rules, hint=self.hint)
+        self._admission = Admission(
+            self._store, artifacts, self._journal, self.rules, restore=lambda: self._upkeep.find([])
+        )
 
     @classmethod
     def connect(

@@ -23,7 +23,9 @@ from typing import Any
 from worker.errors import ArtifactNotFoundError, QueueUnavailableError
 from worker.jobs.records import Job, JobPage, JobRules, JobStatus, Sweep
 from worker.jobs.redis_store import Store
-from worker.storage.artifacts import Artifacts, is_request
+from worker.storage.artifacts import Artifacts
+from worker.storage.cleanup import remove_unneeded, stored_jobs
+from worker.storage.journal import Journal, is_request
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +48,16 @@ class Upkeep:
     """Works on the records of one broker and, where there are some, the files beside it."""
 
     def __init__(
-        self, store: Store, artifacts: Artifacts | None, rules: JobRules, *, hint: Callable[[str], None]
+        self,
+        store: Store,
+        artifacts: Artifacts | None,
+        journal: Journal | None,
+        rules: JobRules,
+        *,
+        hint: Callable[[str], None],
     ) -> None:
-        self._store, self._artifacts, self._rules, self._hint = store, artifacts, rules, hint
+        self._store, self._artifacts, self._journal = store, artifacts, journal
+        self._rules, self._hint = rules, hint
 
     def sweep(self) -> Sweep:
         """Repair what dead workers and lost hints left behind, and apply retention; rebuild a broker that lost all."""
@@ -57,28 +66,31 @@ class Upkeep:
         swept = self._store.sweep(self._rules)
         for job_id in dict.fromkeys(swept.requeued + swept.hinted):
             self._hint(job_id)
-        if self._artifacts:
+        if self._artifacts and self._journal:
             for job in self._store.fetch(swept.crashed + swept.expired):
                 if self.record_end(job):  # else it was lost meanwhile, and restored with its files
                     self._artifacts.remove(job.id)
             for job_id in swept.purged:
-                self._artifacts.forget_request(job_id)
+                self._journal.forget_request(job_id)
                 self._artifacts.remove(job_id)
+                self._artifacts.clear_damage(job_id)
         return swept
 
     def clean(self) -> int:
         """Remove files that belong to no job, and write down verdicts that were not; returns how many."""
         mark = self._store.mark()
-        if self._artifacts is None or mark is None:
+        if self._artifacts is None or self._journal is None or mark is None:
             return 0  # what looks unknown may be all that is left of a job
-        stored = self._artifacts.stored()
+        stored = stored_jobs(self._artifacts, self._journal)
         leased, known = self._store.leased(), self._store.statuses(stored)
         if self._store.mark() != mark:
             return 0
         ended = [i for i, status in known.items() if not status.active and status is not JobStatus.SUCCEEDED]
-        late = [job for job in self._store.fetch(ended) if self._artifacts.verdict(job.id) is None]
+        late = [job for job in self._store.fetch(ended) if self._journal.outcome(job.id) is None]
         unwritten = {job.id for job in late if not self.record_end(job)}
-        removed = self._artifacts.sweep(
+        removed = remove_unneeded(
+            self._artifacts,
+            self._journal,
             leased=leased,
             ended=[job_id for job_id in ended if job_id not in unwritten],
             unknown=[i for i in stored if i not in known],
@@ -90,12 +102,12 @@ class Upkeep:
 
     def record_end(self, job: Job) -> bool:
         """Write down how a job ended that has no files; False if that is not on disk, :meth:`clean` tries again."""
-        if self._artifacts is None or job.status.active or job.status is JobStatus.SUCCEEDED:
+        if self._journal is None or job.status.active or job.status is JobStatus.SUCCEEDED:
             return False
         error = {"code": job.error.code, "message": job.error.message} if job.error else None
-        verdict = {"status": job.status.value, "finished_at": job.finished_at, "error": error}
+        outcome = {"status": job.status.value, "finished_at": job.finished_at, "error": error}
         try:
-            self._artifacts.record_verdict(job.id, verdict)
+            self._journal.record_outcome(job.id, outcome)
         except OSError as error_:
             log.warning("job %s: its end is not written down yet: %s", job.id, error_)
             return False
@@ -103,7 +115,7 @@ class Upkeep:
 
     def recorded_end(self, job_id: str) -> bool:
         """Whether it is written down how a job ended."""
-        return self._artifacts is None or self._artifacts.verdict(job_id) is not None
+        return self._journal is None or self._journal.outcome(job_id) is not None
 
     def run(self, script: str, *args: str | float) -> Any:
         """Run a script that waits until no record is missing; raises as :meth:`find`."""
@@ -132,27 +144,28 @@ class Upkeep:
 
         What is half removed, because the disk took no more, is finished by the next attempt.
         """
-        recorded = list(self._artifacts.requests([job_id])) if self._artifacts else []
-        if self._artifacts:
-            self._artifacts.forget_request(job_id)  # first: what is half removed must not come back with a rebuilding
+        recorded = list(self._journal.requests([job_id])) if self._journal else []
+        if self._journal:
+            self._journal.forget_request(job_id)  # first: what is half removed must not come back with a rebuilding
         active = self.run("delete", job_id, "0") == "active"
-        if self._artifacts and active:  # it came back with a rebuilding just before
+        if self._journal and active:  # it came back with a rebuilding just before
             for request in recorded:
-                self._artifacts.record_request(request)
+                self._journal.record_request(request)
         elif self._artifacts:
             self._artifacts.remove(job_id)
+            self._artifacts.clear_damage(job_id)
         return not active
 
     @_changing()
     def pin(self, job_id: str, *, pinned: bool) -> bool:
         """Keep a job's files or let them go; False if by now it has none, or the broker has lost it."""
-        if pinned and self._artifacts:
-            self._artifacts.pin(job_id, pinned=True)
+        if pinned and self._journal:
+            self._journal.pin(job_id, pinned=True)
         done = self._store.run("pin", job_id, int(pinned), self._rules.retention_s)
-        if done == "done" and not pinned and self._artifacts and self._artifacts.pinned(job_id):
-            self._artifacts.pin(job_id, pinned=False)
-        if done == "over" and self._artifacts:
-            self._artifacts.unpin(job_id)
+        if done == "done" and not pinned and self._journal and self._journal.pinned(job_id):
+            self._journal.pin(job_id, pinned=False)
+        if done == "over" and self._journal:
+            self._journal.unpin(job_id)
         return bool(done == "done")
 
     def rebuild(self, *, doubt: bool = False) -> int:
@@ -176,16 +189,16 @@ class Upkeep:
         for _ in range(ROUNDS):
             begun = token_hex(8)
             self._store.begin_round(begun)
-            if self._artifacts:
-                recorded = self._artifacts.requested()
+            if self._artifacts and self._journal:
+                recorded = self._journal.requested()
                 known = self._store.statuses(recorded)
                 missing = [job_id for job_id in recorded if job_id not in known]
-                for request in self._artifacts.requests(missing):
-                    restored += self._restore(request, self._artifacts)
+                for request in self._journal.requests(missing):
+                    restored += self._restore(request, self._artifacts, self._journal)
                 forgotten = [job_id for job_id, status in known.items() if status.active and self.recorded_end(job_id)]
-                for request in self._artifacts.requests(forgotten):
-                    self._restore(request, self._artifacts)
-                self._restore_aliases(self._artifacts)
+                for request in self._journal.requests(forgotten):
+                    self._restore(request, self._artifacts, self._journal)
+                self._restore_aliases(self._journal)
             if self._store.end_round(begun):
                 if restored:
                     log.warning("the broker had lost its data; restored %d jobs", restored)
@@ -208,40 +221,40 @@ class Upkeep:
                 raise QueueUnavailableError("the queue cannot be restored at the moment; try again later") from error
         raise QueueUnavailableError(UNSTEADY)
 
-    def _restore(self, request: dict[str, Any], artifacts: Artifacts) -> bool:
+    def _restore(self, request: dict[str, Any], artifacts: Artifacts, journal: Journal) -> bool:
         if not is_request(request):
             log.critical("job %s: its recorded request is damaged and cannot be restored", request["id"])
             return False
-        job_id, end = request["id"], _end(request["id"], artifacts)
-        if not self._store.restore(request, end=end, rules=self._rules, pinned=artifacts.pinned(job_id)):
+        job_id, end = request["id"], _end(request["id"], artifacts, journal)
+        if not self._store.restore(request, end=end, rules=self._rules, pinned=journal.pinned(job_id)):
             return False
         # The disk was read before the record was there for others to see; they may have ended or removed the job since.
-        if not artifacts.has_request(job_id):
+        if not journal.has_request(job_id):
             self._store.run("delete", job_id, "1")
             return False
-        if (now := _end(job_id, artifacts)) != end:
-            self._store.restore(request, end=now, rules=self._rules, pinned=artifacts.pinned(job_id))
+        if (now := _end(job_id, artifacts, journal)) != end:
+            self._store.restore(request, end=now, rules=self._rules, pinned=journal.pinned(job_id))
         if now["status"] == JobStatus.QUEUED:
             self._hint(job_id)
         return True
 
-    def _restore_aliases(self, artifacts: Artifacts) -> None:
-        for key, alias, since in artifacts.aliases():
+    def _restore_aliases(self, journal: Journal) -> None:
+        for key, alias, since in journal.aliases():
             left_s = int(since + self._rules.idempotency_s - time.time())
             if left_s > 0:
                 self._store.run("alias", key, alias["job"], alias["digest"], left_s)
 
 
-def _end(job_id: str, artifacts: Artifacts) -> dict[str, Any]:
+def _end(job_id: str, artifacts: Artifacts, journal: Journal) -> dict[str, Any]:
     """Tell from the disk alone how a job ended, or that it did not."""
-    verdict = artifacts.verdict(job_id)
-    if verdict is not None:
-        return verdict
+    outcome = journal.outcome(job_id)
+    if outcome is not None:
+        return outcome
     try:
         finished_at = artifacts.published_at(job_id)
     except ArtifactNotFoundError:
         return {"status": JobStatus.QUEUED.value}
-    kept_from = max(finished_at, artifacts.released_at(job_id))
+    kept_from = max(finished_at, journal.released_at(job_id))
     return {
         "status": JobStatus.SUCCEEDED.value, "finished_at": finished_at, "kept_from": kept_from,
         "warnings": artifacts.warnings(job_id),

@@ -18,13 +18,13 @@ from worker.job_id import new_job_id
 from worker.jobs.records import JobRules
 from worker.jobs.redis_store import Store, fingerprint
 from worker.storage.artifacts import Artifacts
+from worker.storage.journal import Journal
 
 log = logging.getLogger(__name__)
 
 STEPS = 8  # ask, rebuild, ask, write, submit; and once more if the broker is restarted meanwhile
-HASH_BYTES = (
-    64 * 2**20
-)  # of a job's files, hashed before the job answers another request; more would keep others waiting
+# Bytes of a job's files that are hashed before the job answers another request; hashing more would delay other clients.
+HASH_BYTES = 64 * 2**20
 UNDECIDED = frozenset({"unknown", "free", "join", "late"})
 UNSTORED = "the service cannot store more requests at the moment; try later"
 
@@ -33,9 +33,16 @@ class Admission:
     """Takes requests for one broker; ``restore`` restores its records when it has lost them."""
 
     def __init__(
-        self, store: Store, artifacts: Artifacts | None, rules: JobRules, *, restore: Callable[[], object]
+        self,
+        store: Store,
+        artifacts: Artifacts | None,
+        journal: Journal | None,
+        rules: JobRules,
+        *,
+        restore: Callable[[], object],
     ) -> None:
-        self._store, self._artifacts, self._rules, self._restore = store, artifacts, rules, restore
+        self._store, self._artifacts, self._journal = store, artifacts, journal
+        self._rules, self._restore = rules, restore
 
     def submit(self, request: dict[str, Any], *, idempotency_key: str | None, reuse: bool) -> tuple[str, bool]:
         """Accept a request, or find the job that answers it; returns the job's id and whether it is new.
@@ -111,29 +118,29 @@ class Admission:
 
     def _keep(self, request: dict[str, Any]) -> None:
         """Write a request down; where another has written it under this id already, its word (the seed) counts."""
-        if self._artifacts is None:
+        if self._journal is None:
             return
         try:
-            request |= self._artifacts.record_request(request)
+            request |= self._journal.record_request(request)
         except OSError as error:
             log.exception("job %s: the request cannot be stored", request["id"])
             raise QueueUnavailableError(UNSTORED) from error
 
     def _keep_alias(self, key: str, *, job: str, digest: str) -> None:
         """Write down that a key stands for a job that was made for another: the recorded requests do not say so."""
-        if self._artifacts is None:
+        if self._journal is None:
             return
         try:
-            self._artifacts.record_alias(key, {"job": job, "digest": digest})
+            self._journal.record_alias(key, {"job": job, "digest": digest})
         except OSError as error:
             log.exception("job %s: what an Idempotency-Key stands for cannot be stored", job)
             raise QueueUnavailableError(UNSTORED) from error
 
     def _forget(self, request: dict[str, Any]) -> None:
         """Remove a request that was written, if it was, and that nobody can submit any more."""
-        if self._artifacts is None or not request.get("created_at"):
+        if self._journal is None or not request.get("created_at"):
             return
         try:
-            self._artifacts.forget_request(request["id"])
+            self._journal.forget_request(request["id"])
         except OSError as error:
             log.warning("request %s is not needed and stays until the janitor comes: %s", request["id"], error)

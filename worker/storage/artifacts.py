@@ -1,20 +1,16 @@
-"""The files of jobs: written aside, published whole or not at all, removed whole.
+"""The files of jobs: written to a staging folder, published whole or not at all, removed whole.
 
 Below the data folder, all on one file system so that a rename is atomic::
 
-    requests/<job>.json      what was accepted, kept a second time beside the broker
     staging/<job>.<token>/   being written under one lease
     results/<job>/           published: manifest.json and the files it names, which nobody may write any more
     blobs/<2>/<sha256>       the contents of those files, each once (:mod:`worker.storage.content_store`)
-    verdicts/<job>.json      how a job ended that has no files
-    pins/<job>               its files are kept until the client lets go; then, since when they are not
     damaged/<job>            some of its files are damaged: no other request is answered with them
-    aliases/<key>.json       an Idempotency-Key that stands for a job which was made for another request
     trash/                   on its way out
 
 Promises: a reader sees all files of a job or none; after :meth:`Artifacts.publish` they survive a power cut, and are
-what their manifest says; a file that is not any more is reported as damaged by :meth:`Artifacts.verified`; a damaged
-record is logged and passed over; no name a client sends leads outside a job's folder.
+what their manifest says; a file that is not any more is reported as damaged by :meth:`Artifacts.verified`; no name
+that a client sends leads outside a job's folder.
 Does not promise: that published files belong to a succeeded job; the job record says so.
 """
 
@@ -27,9 +23,6 @@ import os
 import shutil
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from secrets import token_hex
@@ -38,14 +31,12 @@ from typing import Any
 from worker.errors import ArtifactDamagedError, ArtifactNotFoundError, ExportError
 from worker.job_id import JOB_ID, checked
 from worker.storage.content_store import Blobs
-from worker.storage.durable_files import DRAFT, NO_LINKS, checksum, sync_file, sync_folder, write_once, write_over
+from worker.storage.durable_files import DRAFT, NO_LINKS, age_s, checksum, entries, sync_file, sync_folder, write_once
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-RELEASED = b"released"
 MEMBERS = (("name", str), ("bytes", int), ("sha256", str))  # of a file in a manifest
-ENDS = frozenset({"failed", "canceled", "expired"})
 VERIFIED_MAX = 100_000  # files whose verification is remembered, some 20 MB
 
 
@@ -54,108 +45,14 @@ class Artifacts:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._requests = root / "requests"
         self._staging = root / "staging"
         self._results = root / "results"
-        self._verdicts = root / "verdicts"
-        self._pins = root / "pins"
-        self._aliases = root / "aliases"
         self._trash = root / "trash"
         self._damaged = root / "damaged"
         self._lock = threading.Lock()
         self._damages = 0
         self._verified: dict[tuple[int, ...], str] = {}
         self.blobs = Blobs(root / "blobs", on_damage=lambda _: self._count_damage())
-
-    # ------------------------------------------------------------------------------------------- beside the broker
-
-    def record_request(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Keep an accepted request on disk, whole and synced, under its ``id``; return it, or the one that is there."""
-        path = self._request_path(request["id"])
-        if not path.exists() and write_once(path, json.dumps(request, allow_nan=False).encode()):
-            return request
-        sync_folder(path.parent)  # whoever wrote it may not have come so far
-        recorded = _record(path, _has_id)
-        if recorded is None:  # damaged since; this is the same request
-            write_over(path, json.dumps(request, allow_nan=False).encode())
-            return request
-        return recorded
-
-    def forget_request(self, job_id: str) -> None:
-        """Remove a recorded request, and what goes with it: its job needs no restoring any more."""
-        places = (self._request_path(job_id), self._verdict_path(job_id), self._pins / job_id, self._damaged / job_id)
-        for path in places:
-            path.unlink(missing_ok=True)
-
-    def requested(self) -> list[str]:
-        """Return the ids of the recorded requests, oldest first."""
-        try:
-            names = [path.name.partition(".")[0] for path in self._requests.iterdir()]
-        except FileNotFoundError:
-            return []  # there never was one; a folder that cannot be read is another matter
-        return sorted(name for name in names if JOB_ID.fullmatch(name))
-
-    def requests(self, job_ids: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
-        """Yield recorded requests, all of them or those of some jobs; one that is removed meanwhile is left out.
-
-        One that is damaged, too: it cannot be had back by waiting, and must not keep the others from being restored.
-        """
-        for job_id in self.requested() if job_ids is None else job_ids:
-            request = _record(self._request_path(job_id), _has_id)
-            if request is not None and request["id"] == job_id:
-                yield request
-
-    def has_request(self, job_id: str) -> bool:
-        """Whether a request is recorded."""
-        return self._request_path(job_id).exists()
-
-    def record_alias(self, key: str, alias: dict[str, str]) -> None:
-        """Keep what an Idempotency-Key, here its fingerprint, stands for; the last word counts."""
-        path, content = self._aliases / f"{key}.json", json.dumps(alias).encode()
-        with suppress(FileNotFoundError):
-            if path.read_bytes() == content:
-                return
-        write_over(path, content)
-
-    def aliases(self) -> Iterator[tuple[str, dict[str, str], float]]:
-        """Yield the fingerprint of each key, what it stands for, and since when, in seconds since 1970."""
-        for path in _entries(self._aliases):
-            if not path.name.startswith(DRAFT):
-                alias = _record(path, is_alias)
-                if alias is not None:
-                    with suppress(FileNotFoundError):
-                        yield path.stem, alias, path.stat().st_mtime
-
-    def record_verdict(self, job_id: str, verdict: dict[str, Any]) -> None:
-        """Keep how a job ended that has no files; the last word counts, for a job expires after it succeeded."""
-        write_over(self._verdict_path(job_id), json.dumps(verdict, allow_nan=False).encode())
-
-    def verdict(self, job_id: str) -> dict[str, Any] | None:
-        """Return how a job ended without files; None if it did not, or if what was written of it is damaged."""
-        return _record(self._verdict_path(job_id), is_verdict)
-
-    def pin(self, job_id: str, *, pinned: bool) -> None:
-        """Remember that a job's files are to be kept, or that since now they are not any more."""
-        write_over(self._pins / checked(job_id), b"" if pinned else RELEASED)
-
-    def unpin(self, job_id: str) -> None:
-        """Forget that anybody asked to keep a job's files."""
-        (self._pins / checked(job_id)).unlink(missing_ok=True)
-
-    def pinned(self, job_id: str) -> bool:
-        """Whether a job's files are to be kept."""
-        try:
-            return (self._pins / checked(job_id)).read_bytes() != RELEASED
-        except FileNotFoundError:
-            return False
-
-    def released_at(self, job_id: str) -> float:
-        """Return when the client let go of a job's files, in seconds since 1970; 0 if that never was."""
-        path = self._pins / checked(job_id)
-        try:
-            return path.stat().st_mtime if path.read_bytes() == RELEASED else 0.0
-        except FileNotFoundError:
-            return 0.0
 
     # ----------------------------------------------------------------------------------------------------- writing
 
@@ -165,6 +62,19 @@ class Artifacts:
         self._discard(folder)
         folder.mkdir(parents=True)
         return folder
+
+    def staged(self) -> list[Path]:
+        """Return the staging folders, named ``<job>.<token>``."""
+        return entries(self._staging)
+
+    def published(self) -> list[str]:
+        """Return the ids of the jobs that have a folder of results."""
+        return [path.name for path in entries(self._results) if JOB_ID.fullmatch(path.name)]
+
+    def changed_s(self, job_id: str) -> float | None:
+        """Return how many seconds ago a job's folder of results was changed; None if there is none."""
+        folder = self._results / checked(job_id)
+        return age_s(folder) if folder.exists() else None
 
     def discard(self, staged: Path) -> None:
         """Remove a staging folder; one that is gone already does no harm."""
@@ -226,7 +136,7 @@ class Artifacts:
 
     def probe(self) -> None:
         """Prove that every step of a job can be written; raises ``OSError`` where one cannot."""
-        for folder in (self._requests, self._staging, self._results, self.root / "blobs", self._verdicts, self._trash):
+        for folder in (self.root / name for name in ("requests", "staging", "results", "blobs", "verdicts", "trash")):
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder) as file:
                 file.write(b"fit?")
@@ -385,67 +295,19 @@ class Artifacts:
         except FileNotFoundError:
             raise ArtifactNotFoundError(f"job {job_id} has no files") from None
 
-    def stored(self) -> list[str]:
-        """Return the ids of all jobs with anything on disk."""
-        folders = (self._requests, self._results, self._verdicts, self._pins)
-        names = {path.name.partition(".")[0] for folder in folders for path in _entries(folder)}
-        return sorted(name for name in names if JOB_ID.fullmatch(name))
+    def sweep_damage_marks(self, *, grace_s: float) -> int:
+        """Remove drafts of damage marks that are older than ``grace_s``; return how many."""
+        drafts = [path for path in entries(self._damaged) if path.name.startswith(DRAFT) and age_s(path) > grace_s]
+        for draft in drafts:
+            draft.unlink(missing_ok=True)
+        return len(drafts)
 
-    def sweep(
-        self,
-        *,
-        leased: Collection[str],
-        ended: Collection[str] = (),
-        unknown: Collection[str] = (),
-        grace_s: float = 60.0,
-        keep_s: float = 7 * 86400.0,
-        alias_s: float = 7 * 86400.0,
-    ) -> int:
-        """Remove what no job needs; returns how many things that were.
-
-        Parameters
-        ----------
-        leased
-            Jobs that are being run: their staging folders stay. Others go once ``grace_s`` old, as do drafts.
-        ended
-            Jobs that ended without files: whatever lies there goes.
-        unknown
-            Jobs without a record: what they left goes once ``keep_s`` old, for a request is written before its record.
-        alias_s
-            How long an Idempotency-Key stands for something.
-        """
-        now, removed = time.time(), 0
-        for folder in _entries(self._staging):
-            if folder.name.partition(".")[0] not in leased and _age(folder, now) > grace_s:
-                self._discard(folder)
-                removed += 1
-        for job_id in ended:
-            if (self._results / job_id).exists():
-                self.remove(job_id)
-                removed += 1
-        for job_id in unknown:
-            places = (self._results / job_id, self._request_path(job_id), self._verdict_path(job_id))
-            if all(_age(place, now) > keep_s for place in places if place.exists()):
-                self.remove(job_id)
-                self.forget_request(job_id)
-                removed += 1
-        written = (self._requests, self._verdicts, self._pins, self._aliases, self._damaged)
-        for draft in (entry for at in written for entry in _entries(at)):
-            outdated = draft.parent == self._aliases and _age(draft, now) > alias_s
-            if outdated or (draft.name.startswith(DRAFT) and _age(draft, now) > grace_s):
-                draft.unlink(missing_ok=True)
-                removed += 1
-        for left in _entries(self._trash):
+    def empty_trash(self) -> None:
+        """Delete what earlier removals left in the trash."""
+        for left in entries(self._trash):
             shutil.rmtree(left, ignore_errors=True)
-        return removed + self.blobs.sweep()
 
     # ----------------------------------------------------------------------------------------------------- private
-
-    def _request_path(self, job_id: str) -> Path:
-        return self._requests / f"{checked(job_id)}.json"
-
-    def _verdict_path(self, job_id: str) -> Path:
-        return self._verdicts / f"{checked(job_id)}.json"
 
     def _settle(self, path: Path, *, name: str, expected: str | None) -> set[Path]:
         """Bring one file to disk for good; return the folders whose names must follow."""
@@ -514,55 +376,3 @@ def _link(source: str, target: str) -> None:
         else:
             return
     shutil.copyfile(source, target)
-
-
-def _record(path: Path, valid: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
-    """Read a record; None if there is none, or if it is damaged, which is logged: waiting does not bring it back."""
-    try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (ValueError, RecursionError):
-        document = None
-    if isinstance(document, dict) and valid(document):
-        return document
-    log.critical("the record %s/%s is damaged and is passed over", path.parent.name, path.name)
-    return None
-
-
-def is_request(record: dict[str, Any]) -> bool:
-    """Whether this is a recorded request that can be restored."""
-    texts = ("id", "kind", "owner", "model_id", "model_sha256", "digest")
-    at = record.get("created_at")
-    return (
-        all(isinstance(record.get(member), str) for member in texts)
-        and isinstance(record.get("spec"), dict)
-        and isinstance(at, int | float)
-        and math.isfinite(at)
-    )
-
-
-def _has_id(record: dict[str, Any]) -> bool:
-    return isinstance(record.get("id"), str)
-
-
-def is_verdict(record: dict[str, Any]) -> bool:
-    """Whether this says how a job ended."""
-    times = isinstance(record.get("finished_at"), int | float | None)
-    return record.get("status") in ENDS and times and isinstance(record.get("error"), dict | None)
-
-
-def is_alias(record: dict[str, Any]) -> bool:
-    """Whether this says what an Idempotency-Key stands for."""
-    return isinstance(record.get("job"), str) and isinstance(record.get("digest"), str)
-
-
-def _entries(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
-
-
-def _age(path: Path, now: float) -> float:
-    try:
-        return now - path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0

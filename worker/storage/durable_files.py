@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,3 +100,16 @@ def _name(draft: Path, path: Path) -> bool:
             return False
         draft.replace(path)  # two at the same instant would both succeed; names here are random, so there are none
     return True
+
+
+def entries(folder: Path) -> list[Path]:
+    """Return what a folder holds; nothing if it does not exist."""
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def age_s(path: Path) -> float:
+    """Return how many seconds ago a file or folder was changed; 0 if it does not exist any more."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

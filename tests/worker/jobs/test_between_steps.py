@@ -25,6 +25,7 @@ from worker.errors import (
 from worker.jobs import Job, Jobs, JobStatus, Lease
 from worker.jobs.quotas import OverShareError, Quota
 from worker.storage.artifacts import Artifacts
+from worker.storage.journal import Journal
 
 MakeJobs = Callable[..., Jobs]
 
@@ -141,13 +142,13 @@ def test_a_key_has_one_job_though_a_process_died_with_the_request_on_disk(
     jobs: Jobs, make_jobs: MakeJobs, artifacts: Artifacts, lost: bool
 ) -> None:
     dying = make_jobs()
-    interpose(dying._artifacts, "record_request", after=die)
+    interpose(dying._journal, "record_request", after=die)
     with pytest.raises(DiedError):
         submit(dying, idempotency_key="k", request_digest="r", spec={"seed": 1})
     if lost:
         flush(jobs)
     job = submit(jobs, idempotency_key="k", request_digest="r", spec={"seed": 2})
-    assert artifacts.requested() == [job.id]
+    assert Journal(artifacts.root).requested() == [job.id]
     assert job.spec == {"seed": 1}  # what is on disk, so a rebuilding gives the same
     flush(jobs)
     jobs.rebuild()
@@ -160,23 +161,25 @@ def test_a_request_that_was_left_long_ago_gives_way_to_the_next_of_its_key(
     make_jobs: MakeJobs, artifacts: Artifacts
 ) -> None:
     jobs = make_jobs(write_s=0.05)
-    interpose(artifacts, "record_request", after=die)
+    interpose(jobs._journal, "record_request", after=die)
     with pytest.raises(DiedError):
         submit(jobs, idempotency_key="k", request_digest="r")
-    [left] = artifacts.requested()
+    [left] = Journal(artifacts.root).requested()
     time.sleep(0.1)
     job = submit(jobs, idempotency_key="k", request_digest="another")  # nobody was told that the key is taken
     assert job.id != left
-    assert artifacts.requested() == [job.id]
+    assert Journal(artifacts.root).requested() == [job.id]
 
 
 def test_two_that_send_the_same_key_at_once_make_one_job_whoever_is_first(
     jobs: Jobs, make_jobs: MakeJobs, artifacts: Artifacts
 ) -> None:
     other, met = make_jobs(), []
-    interpose(artifacts, "record_request", before=lambda: met.append(submit(other, idempotency_key="k", digest="d")))
+    interpose(
+        jobs._journal, "record_request", before=lambda: met.append(submit(other, idempotency_key="k", digest="d"))
+    )
     job = submit(jobs, idempotency_key="k", digest="d")
-    assert [one.id for one in met] == [job.id] == artifacts.requested()
+    assert [one.id for one in met] == [job.id] == Journal(artifacts.root).requested()
     assert jobs.queue_depth() == 1
 
 
@@ -184,12 +187,12 @@ def test_a_process_that_sleeps_over_a_request_does_not_submit_what_may_be_cleare
     make_jobs: MakeJobs, artifacts: Artifacts
 ) -> None:
     jobs = make_jobs(write_s=0.05)
-    interpose(artifacts, "record_request", after=lambda: time.sleep(0.1))
+    interpose(jobs._journal, "record_request", after=lambda: time.sleep(0.1))
     job = submit(jobs)
-    assert artifacts.has_request(job.id)
-    assert len(artifacts.requested()) == 2
+    assert Journal(artifacts.root).has_request(job.id)
+    assert len(Journal(artifacts.root).requested()) == 2
     with pytest.raises(JobNotFoundError):
-        jobs.get(min(artifacts.requested()))
+        jobs.get(min(Journal(artifacts.root).requested()))
 
 
 def test_a_key_that_was_answered_by_an_earlier_job_stands_for_it_after_a_loss(
@@ -274,7 +277,7 @@ def test_a_job_that_expires_under_a_rebuilding_comes_back_as_expired(jobs: Jobs,
     flush(jobs)
 
     def expire() -> None:
-        artifacts.record_verdict(job.id, {"status": "expired", "finished_at": time.time(), "error": None})
+        Journal(artifacts.root).record_outcome(job.id, {"status": "expired", "finished_at": time.time(), "error": None})
         artifacts.remove(job.id)
 
     interpose(jobs._store, "restore", before=expire)
@@ -309,7 +312,7 @@ def test_a_job_that_goes_on_again_is_not_half_removed(jobs: Jobs, make_jobs: Mak
         flush(jobs)
         other.rebuild()
 
-    interpose(jobs._artifacts, "forget_request", before=lose)
+    interpose(jobs._journal, "forget_request", before=lose)
     with pytest.raises(JobActiveError):
         jobs.delete(job.id)
     flush(jobs)
@@ -321,7 +324,7 @@ def test_an_end_that_the_broker_forgot_in_a_power_cut_is_not_followed_by_another
 ) -> None:
     job, told = submit(jobs), {"code": "empty_surface", "message": "no membrane in Ω"}
     lease = claim(jobs, job)
-    artifacts.record_verdict(job.id, {"status": "failed", "finished_at": time.time(), "error": told})
+    Journal(artifacts.root).record_outcome(job.id, {"status": "failed", "finished_at": time.time(), "error": told})
     jobs._redis.set(jobs._prefix + "whole", "0" * 40)  # as the number of an earlier run
     with pytest.raises(LeaseLostError):
         jobs.finish(lease, result=job.id)
@@ -381,7 +384,7 @@ def test_a_job_that_fails_while_it_is_pinned_says_so(jobs: Jobs, artifacts: Arti
     on_script(jobs, "pin", before=lambda: jobs.fail(lease, code="c", message="m"))
     with pytest.raises(JobFailedError):
         jobs.pin(lease.job_id)
-    assert not artifacts.pinned(lease.job_id)
+    assert not Journal(artifacts.root).pinned(lease.job_id)
 
 
 def test_files_that_were_let_go_stay_as_long_as_was_said_also_after_a_loss(

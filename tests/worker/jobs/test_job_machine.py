@@ -31,6 +31,7 @@ from hypothesis.stateful import (
 from worker.errors import JobActiveError, JobCanceledError, JobError, JobNotFoundError, LeaseLostError
 from worker.jobs import JobRules, Jobs, JobStatus, Lease
 from worker.storage.artifacts import Artifacts
+from worker.storage.journal import Journal
 
 KEYS = ("", "a", "b")
 
@@ -276,7 +277,7 @@ class JobLife(RuleBasedStateMachine):
         for job_id, known in self.known.items():
             if known.status is JobStatus.SUCCEEDED:
                 assert self.artifacts.exists(job_id)
-        assert set(self.artifacts.requested()) == set(self.known)
+        assert set(Journal(self.artifacts.root).requested()) == set(self.known)
 
     @invariant()
     def nothing_has_two_ends(self) -> None:

@@ -21,6 +21,7 @@ from worker.errors import (
 )
 from worker.jobs import JobFailure, JobProgress, Jobs, JobStatus
 from worker.storage.artifacts import Artifacts
+from worker.storage.journal import Journal
 
 MakeJobs = Callable[..., Jobs]
 
@@ -95,7 +96,7 @@ def test_full_queue_refuses_and_keeps_nothing(make_jobs: MakeJobs, artifacts: Ar
     with pytest.raises(QueueUnavailableError, match="2 jobs are waiting"):
         submit(jobs, idempotency_key="k")
     assert jobs.queue_depth() == 2
-    assert {request["id"] for request in artifacts.requests()} == kept
+    assert {request["id"] for request in Journal(artifacts.root).requests()} == kept
     assert jobs.claim(None, worker="w")
     assert submit(jobs, idempotency_key="k").status is JobStatus.QUEUED
 
@@ -273,7 +274,7 @@ def test_delete_removes_ended_jobs_only_and_leaves_no_trace(jobs: Jobs, artifact
     jobs.finish(lease, result=job.id)
     jobs.delete(job.id)
     assert not artifacts.exists(job.id)
-    assert list(artifacts.requests()) == []
+    assert list(Journal(artifacts.root).requests()) == []
     assert sum(jobs.counts().values()) == 0
     left = {key.rpartition(":")[2] for key in jobs._redis.scan_iter(f"{jobs._prefix}*")}
     assert left == {"seq", "token", "whole"}

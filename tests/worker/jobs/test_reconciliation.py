@@ -17,6 +17,7 @@ from worker.errors import JobFailedError, JobNotFoundError, LeaseLostError, Queu
 from worker.jobs import AsyncJobs, Job, Jobs, JobStatus
 from worker.jobs.redis_store import UNDER_WAY, UNDER_WAY_INDEX
 from worker.storage.artifacts import Artifacts
+from worker.storage.journal import Journal
 
 MakeJobs = Callable[..., Jobs]
 
@@ -169,7 +170,7 @@ def test_a_broker_that_was_restarted_is_looked_through_before_it_is_trusted(jobs
 
 def test_a_cancellation_that_the_broker_forgot_is_carried_out_again(jobs: Jobs, artifacts: Artifacts) -> None:
     job = submit(jobs)
-    artifacts.record_verdict(job.id, {"status": "canceled", "finished_at": time.time(), "error": None})
+    Journal(artifacts.root).record_outcome(job.id, {"status": "canceled", "finished_at": time.time(), "error": None})
     jobs.rebuild()
     assert jobs.get(job.id).status is JobStatus.CANCELED
 
@@ -196,11 +197,11 @@ def test_a_request_is_on_disk_before_the_broker_knows_of_it(
     submit(jobs)
     seen = []
 
-    def look(request: dict[str, object]) -> dict[str, object]:
+    def look(_: Journal, request: dict[str, object]) -> dict[str, object]:
         seen.append(jobs.counts()[JobStatus.QUEUED])
         return request
 
-    monkeypatch.setattr(artifacts, "record_request", look)
+    monkeypatch.setattr(Journal, "record_request", look)
     submit(jobs)
     assert seen == [1]
 
@@ -241,7 +242,7 @@ def test_a_job_that_its_worker_blames_three_times_fails_with_the_reason(jobs: Jo
     assert failed.status is JobStatus.FAILED
     assert failed.error is not None
     assert (failed.error.code, failed.error.message) == ("export_failed", "it would not fit")
-    assert artifacts.verdict(job.id)["error"]["code"] == "export_failed"  # type: ignore[index]
+    assert Journal(artifacts.root).outcome(job.id)["error"]["code"] == "export_failed"  # type: ignore[index]
     jobs.stumble(lease, code="export_failed", message="it would not fit")  # the same word once more
 
 
@@ -264,17 +265,17 @@ def test_janitor_writes_down_verdicts_and_clears_drafts_and_what_has_no_record(
     jobs.cancel(canceled.id)
     (artifacts.root / "verdicts" / f"{canceled.id}.json").unlink()  # the disk was full at that moment
     stray = "0" * 32
-    artifacts.record_request({"id": stray})
+    Journal(artifacts.root).record_request({"id": stray})
     fresh = "1" * 32
-    artifacts.record_request({"id": fresh})  # being submitted just now
+    Journal(artifacts.root).record_request({"id": fresh})  # being submitted just now
     draft = artifacts.root / "requests" / ".left.json.0"
     draft.write_text("{")
     old = time.time() - 11.0
     for path in (draft, artifacts.root / "requests" / f"{stray}.json"):
         os.utime(path, (old, old))
     assert jobs.clean() == 3
-    assert artifacts.verdict(canceled.id) is not None
-    assert artifacts.requested() == sorted((canceled.id, fresh))
+    assert Journal(artifacts.root).outcome(canceled.id) is not None
+    assert Journal(artifacts.root).requested() == sorted((canceled.id, fresh))
     assert not draft.exists()
     assert jobs.clean() == 0
 
@@ -296,7 +297,7 @@ def test_damaged_records_keep_no_other_from_being_restored(jobs: Jobs, artifacts
     (artifacts.root / "aliases").mkdir()
     (artifacts.root / "aliases" / "a.json").write_text(content)
     jobs.clean()  # the end of a known job is written down anew
-    assert artifacts.verdict(canceled.id) is not None
+    assert Journal(artifacts.root).outcome(canceled.id) is not None
     flush(jobs)
     assert jobs.rebuild() == 2
     assert {job.id: job.status for job in jobs.list().jobs} == {

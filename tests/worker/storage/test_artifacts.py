@@ -15,6 +15,8 @@ from damage import cut, flip
 
 from worker.errors import ArtifactDamagedError, ArtifactNotFoundError
 from worker.storage.artifacts import Artifacts
+from worker.storage.cleanup import remove_unneeded, stored_jobs
+from worker.storage.journal import Journal
 
 JOB = "0123456789abcdef" * 2
 NAME = "cell_0000/frame_0000.stl"
@@ -75,7 +77,7 @@ def test_even_an_altered_manifest_leads_nowhere_else(artifacts: Artifacts) -> No
 @pytest.mark.parametrize("job_id", ["", "..", "../results", "A" * 32, JOB[:-1], JOB + "0", JOB[:-1] + "\n", "\0" * 32])
 def test_what_is_not_an_id_touches_no_file(artifacts: Artifacts, job_id: str) -> None:
     (artifacts.root / "results").mkdir()
-    for act in (artifacts.manifest, artifacts.remove, artifacts.exists, artifacts.forget_request):
+    for act in (artifacts.manifest, artifacts.remove, artifacts.exists, Journal(artifacts.root).forget_request):
         with pytest.raises(ArtifactNotFoundError):
             act(job_id)
     with pytest.raises(ArtifactNotFoundError):
@@ -136,32 +138,40 @@ def test_a_reader_sees_all_files_of_a_job_or_none(artifacts: Artifacts) -> None:
 
 def test_requests_are_kept_whole_once_and_in_order(artifacts: Artifacts) -> None:
     first, second = {"id": "1" * 32, "spec": {"seed": 2**64 - 1}}, {"id": "2" * 32, "spec": {}}
-    artifacts.record_request(second)
-    artifacts.record_request(first)
-    artifacts.record_request({**first, "spec": "changed"})
-    assert list(artifacts.requests()) == [first, second]
-    artifacts.forget_request("1" * 32)
-    artifacts.forget_request("1" * 32)
-    assert list(artifacts.requests()) == [second]
+    Journal(artifacts.root).record_request(second)
+    Journal(artifacts.root).record_request(first)
+    Journal(artifacts.root).record_request({**first, "spec": "changed"})
+    assert list(Journal(artifacts.root).requests()) == [first, second]
+    Journal(artifacts.root).forget_request("1" * 32)
+    Journal(artifacts.root).forget_request("1" * 32)
+    assert list(Journal(artifacts.root).requests()) == [second]
     assert [path.name for path in (artifacts.root / "requests").iterdir()] == [f"{'2' * 32}.json"]
 
 
 def test_sweep_removes_what_no_job_needs(artifacts: Artifacts) -> None:
     for job_id in ("a" * 32, "b" * 32, "c" * 32):
         publish(artifacts, job_id=job_id)
-        artifacts.record_request({"id": job_id})
+        Journal(artifacts.root).record_request({"id": job_id})
     old = time.time() - 100
     for path in (artifacts.root / "results" / ("b" * 32), artifacts.root / "requests" / f"{'b' * 32}.json"):
         os.utime(path, (old, old))
     used, lost = artifacts.staging("d" * 32, 3), artifacts.staging("e" * 32, 4)
-    assert artifacts.stored() == ["a" * 32, "b" * 32, "c" * 32]
-    artifacts.sweep(leased={"d" * 32}, ended=["a" * 32], unknown=["b" * 32, "c" * 32], grace_s=-1, keep_s=50)
+    assert stored_jobs(artifacts, Journal(artifacts.root)) == ["a" * 32, "b" * 32, "c" * 32]
+    remove_unneeded(
+        artifacts,
+        Journal(artifacts.root),
+        leased={"d" * 32},
+        ended=["a" * 32],
+        unknown=["b" * 32, "c" * 32],
+        grace_s=-1,
+        keep_s=50,
+    )
     assert not artifacts.exists("a" * 32)
     assert not artifacts.exists("b" * 32)
     assert artifacts.exists("c" * 32)
     assert used.exists()
     assert not lost.exists()
-    assert [request["id"] for request in artifacts.requests()] == ["a" * 32, "c" * 32]
+    assert [request["id"] for request in Journal(artifacts.root).requests()] == ["a" * 32, "c" * 32]
 
 
 def test_removed_folder_leaves_nothing_in_the_bin(artifacts: Artifacts, tmp_path: Path) -> None:
@@ -232,8 +242,8 @@ def test_garbage_records_are_passed_over(artifacts: Artifacts, content: bytes) -
     for folder in ("requests", "verdicts", "aliases"):
         (artifacts.root / folder).mkdir()
         (artifacts.root / folder / f"{JOB}.json").write_bytes(content)
-    assert list(artifacts.requests()) == []
-    assert artifacts.verdict(JOB) is None
-    assert list(artifacts.aliases()) == []
-    assert artifacts.record_request({"id": JOB, "spec": {}}) == {"id": JOB, "spec": {}}  # in the place of the garbage
-    assert list(artifacts.requests()) == [{"id": JOB, "spec": {}}]
+    assert list(Journal(artifacts.root).requests()) == []
+    assert Journal(artifacts.root).outcome(JOB) is None
+    assert list(Journal(artifacts.root).aliases()) == []
+    assert Journal(artifacts.root).record_request({"id": JOB, "spec": {}}) == {"id": JOB, "spec": {}}
+    assert list(Journal(artifacts.root).requests()) == [{"id": JOB, "spec": {}}]

@@ -16,7 +16,9 @@ from damage import cut, flip
 
 from model.errors import ExportError
 from worker.storage.artifacts import Artifacts
+from worker.storage.cleanup import remove_unneeded
 from worker.storage.content_store import Blobs
+from worker.storage.journal import Journal
 
 ONE, TWO = "1" * 32, "2" * 32
 NAME = "cell_0000/frame_0000.stl"
@@ -52,11 +54,11 @@ def test_a_content_stays_while_one_job_has_it_and_goes_with_the_last(artifacts: 
     for job_id in (ONE, TWO):
         publish(artifacts, job_id, b"same")
     artifacts.remove(ONE)
-    artifacts.sweep(leased=())
+    remove_unneeded(artifacts, Journal(artifacts.root), leased=())
     assert artifacts.path(TWO, NAME).read_bytes() == b"same"
     assert len(blobs(artifacts)) == 1
     artifacts.remove(TWO)
-    assert artifacts.sweep(leased=()) == 1
+    assert remove_unneeded(artifacts, Journal(artifacts.root), leased=()) == 1
     assert blobs(artifacts) == []
 
 
@@ -121,13 +123,13 @@ def test_without_hard_links_every_job_keeps_its_own_copy(artifacts: Artifacts, m
     monkeypatch.setattr(os, "link", refuse)
     for job_id in (ONE, TWO):
         publish(artifacts, job_id, b"same")
-        artifacts.record_request({"id": job_id})
+        Journal(artifacts.root).record_request({"id": job_id})
     assert artifacts.path(ONE, NAME).read_bytes() == artifacts.path(TWO, NAME).read_bytes() == b"same"
     assert blobs(artifacts) == []
     staged = artifacts.staging("3" * 32, 1)
     assert artifacts.copy(ONE, staged)
     assert (staged / NAME).read_bytes() == b"same"
-    assert artifacts.requested() == [ONE, TWO]
+    assert Journal(artifacts.root).requested() == [ONE, TWO]
 
 
 def test_the_files_of_another_job_are_copied_whole_or_not_at_all(artifacts: Artifacts) -> None:

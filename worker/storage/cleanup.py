@@ -1,0 +1,60 @@
+"""Removal of everything on disk that no job needs: abandoned staging folders, left-over results, drafts, trash."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from worker.storage.artifacts import Artifacts
+from worker.storage.durable_files import age_s
+from worker.storage.journal import Journal
+
+
+def stored_jobs(artifacts: Artifacts, journal: Journal) -> list[str]:
+    """Return the ids of all jobs with anything on disk, sorted."""
+    return sorted({*artifacts.published(), *journal.stored()})
+
+
+def remove_unneeded(
+    artifacts: Artifacts,
+    journal: Journal,
+    *,
+    leased: Collection[str],
+    ended: Collection[str] = (),
+    unknown: Collection[str] = (),
+    grace_s: float = 60.0,
+    keep_s: float = 7 * 86400.0,
+    alias_s: float = 7 * 86400.0,
+) -> int:
+    """Remove what no job needs; return how many things that were.
+
+    Parameters
+    ----------
+    leased
+        Jobs that are being run: their staging folders stay. Others go once they are ``grace_s`` old, as do drafts.
+    ended
+        Jobs that ended without files: their results go.
+    unknown
+        Jobs without a record in the broker: their files and records go once they are ``keep_s`` old, because a request
+        is written before its record.
+    alias_s
+        How long an Idempotency-Key stands for a job, in seconds.
+    """
+    removed = 0
+    for folder in artifacts.staged():
+        if folder.name.partition(".")[0] not in leased and age_s(folder) > grace_s:
+            artifacts.discard(folder)
+            removed += 1
+    for job_id in ended:
+        if artifacts.changed_s(job_id) is not None:
+            artifacts.remove(job_id)
+            removed += 1
+    for job_id in unknown:
+        results_s = artifacts.changed_s(job_id)
+        if journal.changed_s(job_id) > keep_s and (results_s is None or results_s > keep_s):
+            artifacts.remove(job_id)
+            artifacts.clear_damage(job_id)
+            journal.forget_request(job_id)
+            removed += 1
+    removed += journal.sweep(grace_s=grace_s, alias_s=alias_s) + artifacts.sweep_damage_marks(grace_s=grace_s)
+    artifacts.empty_trash()
+    return removed + artifacts.blobs.sweep()

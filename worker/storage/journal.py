@@ -1,0 +1,199 @@
+"""What was accepted and how it ended, on disk beside the broker, so that a lost broker can be rebuilt.
+
+Below the data folder::
+
+    requests/<job>.json      what was accepted, written before the broker knows the job
+    verdicts/<job>.json      how a job ended that has no files
+    pins/<job>               its files are kept until the client releases them; then, since when they are not
+    aliases/<key>.json       an Idempotency-Key that stands for a job which was made for another request
+
+Promises: every record is written whole and synced, or not at all; a damaged record is logged and passed over; only job
+ids become names of files.
+Does not promise: that a recorded request has a job; a process may die between the two, and cleaning removes it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from worker.job_id import JOB_ID, checked
+from worker.storage.durable_files import DRAFT, age_s, entries, sync_folder, write_once, write_over
+
+log = logging.getLogger(__name__)
+
+RELEASED = b"released"
+OUTCOMES = frozenset({"failed", "canceled", "expired"})  # of jobs without files
+
+
+class Journal:
+    """The records below one data folder; ``root`` is the service's ``data_dir``."""
+
+    def __init__(self, root: Path) -> None:
+        self._requests = root / "requests"
+        self._outcomes = root / "verdicts"  # a name of the first version, kept for the data folders that exist
+        self._pins = root / "pins"
+        self._aliases = root / "aliases"
+
+    def record_request(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Keep an accepted request on disk, whole and synced, under its ``id``; return it, or the one that is there."""
+        path = self._request_path(request["id"])
+        if not path.exists() and write_once(path, json.dumps(request, allow_nan=False).encode()):
+            return request
+        sync_folder(path.parent)  # whoever wrote it may not have come so far
+        recorded = _record(path, _has_id)
+        if recorded is None:  # damaged since; this is the same request
+            write_over(path, json.dumps(request, allow_nan=False).encode())
+            return request
+        return recorded
+
+    def forget_request(self, job_id: str) -> None:
+        """Remove a recorded request, and what goes with it: its job needs no restoring any more."""
+        places = (self._request_path(job_id), self._outcome_path(job_id), self._pins / job_id)
+        for path in places:
+            path.unlink(missing_ok=True)
+
+    def requested(self) -> list[str]:
+        """Return the ids of the recorded requests, oldest first."""
+        try:
+            names = [path.name.partition(".")[0] for path in self._requests.iterdir()]
+        except FileNotFoundError:
+            return []  # there never was one; a folder that cannot be read is another matter
+        return sorted(name for name in names if JOB_ID.fullmatch(name))
+
+    def requests(self, job_ids: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Yield recorded requests, all of them or those of some jobs; one that is removed meanwhile is left out.
+
+        One that is damaged, too: it cannot be had back by waiting, and must not keep the others from being restored.
+        """
+        for job_id in self.requested() if job_ids is None else job_ids:
+            request = _record(self._request_path(job_id), _has_id)
+            if request is not None and request["id"] == job_id:
+                yield request
+
+    def has_request(self, job_id: str) -> bool:
+        """Whether a request is recorded."""
+        return self._request_path(job_id).exists()
+
+    def record_alias(self, key: str, alias: dict[str, str]) -> None:
+        """Keep what an Idempotency-Key, here its fingerprint, stands for; the last word counts."""
+        path, content = self._aliases / f"{key}.json", json.dumps(alias).encode()
+        with suppress(FileNotFoundError):
+            if path.read_bytes() == content:
+                return
+        write_over(path, content)
+
+    def aliases(self) -> Iterator[tuple[str, dict[str, str], float]]:
+        """Yield the fingerprint of each key, what it stands for, and since when, in seconds since 1970."""
+        for path in entries(self._aliases):
+            if not path.name.startswith(DRAFT):
+                alias = _record(path, is_alias)
+                if alias is not None:
+                    with suppress(FileNotFoundError):
+                        yield path.stem, alias, path.stat().st_mtime
+
+    def record_outcome(self, job_id: str, outcome: dict[str, Any]) -> None:
+        """Keep how a job ended that has no files; the last word counts, for a job expires after it succeeded."""
+        write_over(self._outcome_path(job_id), json.dumps(outcome, allow_nan=False).encode())
+
+    def outcome(self, job_id: str) -> dict[str, Any] | None:
+        """Return how a job ended without files; None if it did not, or if what was written of it is damaged."""
+        return _record(self._outcome_path(job_id), is_outcome)
+
+    def pin(self, job_id: str, *, pinned: bool) -> None:
+        """Remember that a job's files are to be kept, or that since now they are not any more."""
+        write_over(self._pins / checked(job_id), b"" if pinned else RELEASED)
+
+    def unpin(self, job_id: str) -> None:
+        """Forget that anybody asked to keep a job's files."""
+        (self._pins / checked(job_id)).unlink(missing_ok=True)
+
+    def pinned(self, job_id: str) -> bool:
+        """Whether a job's files are to be kept."""
+        try:
+            return (self._pins / checked(job_id)).read_bytes() != RELEASED
+        except FileNotFoundError:
+            return False
+
+    def released_at(self, job_id: str) -> float:
+        """Return when the client let go of a job's files, in seconds since 1970; 0 if that never was."""
+        path = self._pins / checked(job_id)
+        try:
+            return path.stat().st_mtime if path.read_bytes() == RELEASED else 0.0
+        except FileNotFoundError:
+            return 0.0
+
+    def stored(self) -> list[str]:
+        """Return the ids of all jobs with any record here, sorted."""
+        folders = (self._requests, self._outcomes, self._pins)
+        names = {path.name.partition(".")[0] for folder in folders for path in entries(folder)}
+        return sorted(name for name in names if JOB_ID.fullmatch(name))
+
+    def changed_s(self, job_id: str) -> float:
+        """Return how many seconds ago the younger of a job's request and outcome was written; infinite if none was."""
+        places = (self._request_path(job_id), self._outcome_path(job_id))
+        return min((age_s(place) for place in places if place.exists()), default=math.inf)
+
+    def sweep(self, *, grace_s: float, alias_s: float) -> int:
+        """Remove drafts older than ``grace_s`` and aliases older than ``alias_s``; return how many."""
+        removed = 0
+        for folder in (self._requests, self._outcomes, self._pins, self._aliases):
+            for path in entries(folder):
+                age = age_s(path)
+                outdated = folder == self._aliases and age > alias_s
+                if outdated or (path.name.startswith(DRAFT) and age > grace_s):
+                    path.unlink(missing_ok=True)
+                    removed += 1
+        return removed
+
+    def _request_path(self, job_id: str) -> Path:
+        return self._requests / f"{checked(job_id)}.json"
+
+    def _outcome_path(self, job_id: str) -> Path:
+        return self._outcomes / f"{checked(job_id)}.json"
+
+
+def _record(path: Path, valid: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+    """Read a record; None if there is none, or if it is damaged, which is logged: waiting does not bring it back."""
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError):
+        document = None
+    if isinstance(document, dict) and valid(document):
+        return document
+    log.critical("the record %s/%s is damaged and is passed over", path.parent.name, path.name)
+    return None
+
+
+def is_request(record: dict[str, Any]) -> bool:
+    """Whether this is a recorded request that can be restored."""
+    texts = ("id", "kind", "owner", "model_id", "model_sha256", "digest")
+    at = record.get("created_at")
+    return (
+        all(isinstance(record.get(member), str) for member in texts)
+        and isinstance(record.get("spec"), dict)
+        and isinstance(at, int | float)
+        and math.isfinite(at)
+    )
+
+
+def _has_id(record: dict[str, Any]) -> bool:
+    return isinstance(record.get("id"), str)
+
+
+def is_outcome(record: dict[str, Any]) -> bool:
+    """Whether this says how a job ended."""
+    times = isinstance(record.get("finished_at"), int | float | None)
+    return record.get("status") in OUTCOMES and times and isinstance(record.get("error"), dict | None)
+
+
+def is_alias(record: dict[str, Any]) -> bool:
+    """Whether this says what an Idempotency-Key stands for."""
+    return isinstance(record.get("job"), str) and isinstance(record.get("digest"), str)
