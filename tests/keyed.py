@@ -17,7 +17,7 @@ import httpx
 from app.settings import AppSettings
 from model.card import SHIPPED_MODELS
 from worker.api_keys import Keys
-from worker.jobs import Jobs
+from worker.jobs import JobQueue
 from worker.storage.artifacts import Artifacts
 
 WEIGHTS = (SHIPPED_MODELS / "a549" / "weights.safetensors").read_bytes()
@@ -32,7 +32,7 @@ class Keyed:
 
     url: str
     keys: Keys
-    jobs: Jobs
+    jobs: JobQueue
     artifacts: Artifacts
     settings: AppSettings
 
@@ -42,7 +42,7 @@ class Keyed:
         settings = settings.model_copy(update={"data_dir": data_dir, "max_rate": 1000.0, "max_burst": 5000, **changes})
         keys = Keys(data_dir)
         artifacts = Artifacts(data_dir)
-        jobs = Jobs.connect(settings.redis_url or "", artifacts=artifacts, hint=lambda _: None)
+        jobs = JobQueue.connect(settings.redis_url or "", artifacts=artifacts, hint=lambda _: None)
         return cls(serve(settings), keys, jobs, artifacts, settings)
 
     def caller(self, secret: str | None = None) -> httpx.Client:
@@ -61,7 +61,7 @@ class Keyed:
         answer = client.post("/v1/generations", json={"model": "round", "frames": 1, "grid": 16})
         assert answer.status_code == 202, answer.text
         job: dict[str, Any] = answer.json()
-        lease = self.jobs.claim(job["id"], worker="test")
+        lease = self.jobs.leases.claim(job["id"], worker="test")
         assert lease is not None
         staged, content = self.artifacts.staging(job["id"], lease.token), b"solid"
         (staged / "x.stl").write_bytes(content)
@@ -70,7 +70,7 @@ class Keyed:
         }  # fmt: skip
         (staged / "manifest.json").write_text(json.dumps({"format": "cytosynth-manifest/1", "files": [entry]}))
         self.artifacts.publish(job["id"], staged)
-        self.jobs.finish(lease, result=job["id"])
+        self.jobs.leases.finish(lease)
         return job
 
     def upload(self, client: httpx.Client, name: str = "mine.safetensors", content: bytes = WEIGHTS) -> httpx.Response:

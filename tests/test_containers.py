@@ -29,7 +29,7 @@ from model.card import load_card
 from model.spec import GenerationSpec
 from worker.broker.check import check_server
 from worker.broker.embedded import find_server, start_broker
-from worker.jobs import Jobs
+from worker.jobs import JobQueue
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -273,15 +273,15 @@ def test_web_image_holds_no_numerical_library_and_a_job_sent_to_it_starts_by_its
             health = [word.replace("8000", port) for word in recipe.health]
             subprocess.run(health, env=environment, cwd=tmp_path, check=True, timeout=30)
 
-            jobs = Jobs.connect(broker.url, hint=lambda _: None)  # it hints at nothing, and no worker sweeps
-            assert jobs.hints_waiting() == 0
+            jobs = JobQueue.connect(broker.url, hint=lambda _: None)  # it hints at nothing, and no worker sweeps
+            assert jobs.admin.wake_ups_waiting() == 0
             body = json.dumps({"model": "celegans", "seed": 1, "frames": 1, "grid": 16, "formats": ["stl"]}).encode()
             request = urllib.request.Request(
                 f"{base}/v1/generations", data=body, headers={"Content-Type": "application/json"}
             )
             with urllib.request.urlopen(request, timeout=30) as answer:
                 assert answer.status == 202
-            wait_until(lambda: jobs.hints_waiting() == 1)
+            wait_until(lambda: jobs.admin.wake_ups_waiting() == 1)
             jobs.close()
 
 
@@ -300,10 +300,10 @@ def test_worker_image_computes_a_cell(tmp_path: Path, tiny_models: Path) -> None
         environment = surroundings(recipe, tmp_path, url=broker.url, data=tmp_path / "data")
         shutil.copytree(tiny_models, tmp_path / "data" / "models")
         with running(recipe.command, environment=environment, folder=tmp_path):
-            jobs = Jobs.connect(broker.url)
+            jobs = JobQueue.connect(broker.url)
             told = subprocess.run(["cytosynth", "models"], env=environment, capture_output=True, text=True, check=False)
             assert "web image" in told.stderr
-            wait_until(lambda: bool(jobs.workers_alive()), seconds=120)
+            wait_until(lambda: bool(jobs.admin.workers_alive()), seconds=120)
             subprocess.run(recipe.health, env=environment, cwd=tmp_path, check=True, timeout=60)
             job, _ = jobs.submit(
                 kind="generation",

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from worker.broker.embedded import Broker
-from worker.jobs import Job, Jobs, JobStatus
+from worker.jobs import Job, JobQueue, JobStatus
 from worker.launch import worker_command
 from worker.storage.artifacts import Artifacts
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 PROBE_KINDS = ROOT / "tests" / "worker"  # holds probe_kinds.py, which worker processes load
 
 
-def submit(jobs: Jobs, **changes: object) -> Job:
+def submit(jobs: JobQueue, **changes: object) -> Job:
     """Submit a job of which only the digest need differ."""
     request = {"kind": "probe", "spec": {}, "model_id": "m", "model_sha256": "0" * 64, "digest": uuid4().hex} | changes
     return jobs.submit(**request)[0]
@@ -52,7 +52,7 @@ class Service:
 
     data_dir: Path
     broker: Broker
-    jobs: Jobs
+    jobs: JobQueue
     artifacts: Artifacts
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -81,7 +81,9 @@ class Service:
                 },
             )
         self.workers.append(worker)
-        eventually(lambda: any(beat.pid == worker.pid for beat in self.jobs.workers_alive(within_s=5)), within_s=20)
+        eventually(
+            lambda: any(beat.pid == worker.pid for beat in self.jobs.admin.workers_alive(within_s=5)), within_s=20
+        )
         return worker
 
     def stop_worker(self, worker: subprocess.Popen[bytes], *, how: signal.Signals = signal.SIGTERM) -> int:

@@ -33,7 +33,7 @@ from worker.errors import (
     QueueUnavailableError,
     SpecError,
 )
-from worker.jobs import Job, Jobs, JobStatus, Lease
+from worker.jobs import Job, JobQueue, JobStatus, Lease
 from worker.jobs.wake_up import TASK
 from worker.liveness.lease_keeper import Heart, ShutdownRequestedError
 from worker.settings import WorkerSettings
@@ -67,7 +67,7 @@ Runner = Callable[[Job, Path, Report], None]
 class Office:
     """What a computing process works with."""
 
-    jobs: Jobs
+    jobs: JobQueue
     artifacts: Artifacts
     storage: Storage
     settings: WorkerSettings
@@ -100,7 +100,7 @@ def _office() -> Office:
     if settings.preload:
         _preload()  # waits for the thread that began it
     return Office(
-        jobs=Jobs.connect(celery_app.conf.broker_url, artifacts=artifacts, rules=settings.rules),
+        jobs=JobQueue.connect(celery_app.conf.broker_url, artifacts=artifacts, rules=settings.rules),
         artifacts=artifacts,
         storage=Storage(artifacts, reserve=settings.disk_reserve_bytes, alive=PULSE.beat, stop=draining),
         settings=settings,
@@ -130,7 +130,7 @@ def run_job(job_id: str) -> None:
 
 def _claim(office: Office, job_id: str) -> Lease | None:
     try:
-        lease = office.jobs.claim(None, worker=office.name)
+        lease = office.jobs.leases.claim(None, worker=office.name)
     except QueueUnavailableError:
         log.warning("job %s: the broker went away before it could be claimed", job_id)
         return None
@@ -164,12 +164,12 @@ def _carry_out(office: Office, lease: Lease) -> None:
             _finish(office, lease, content)
     except ShutdownRequestedError:
         log.info("job %s: given back, this worker stops", lease.job_id)
-        jobs.release(lease)
+        jobs.leases.release(lease)
     except (LeaseLostError, JobCanceledError, QueueUnavailableError):
         raise
     except DiskFullError as error:
         log.warning("job %s: waits, %s", lease.job_id, error.message)
-        _insist(lambda: jobs.release(lease))  # the broker's log may lie on the same disk
+        _insist(lambda: jobs.leases.release(lease))  # the broker's log may lie on the same disk
         _wait_for_storage(office)
     except (CytosynthError, OSError) as error:
         if (trouble := office.storage.trouble(error)) is not None:
@@ -177,10 +177,10 @@ def _carry_out(office: Office, lease: Lease) -> None:
             return
         code, message = (error.code, error.message) if isinstance(error, CytosynthError) else ("internal", INTERNAL)
         log.info("job %s: failed, %s: %s", lease.job_id, code, error)
-        _insist(lambda: jobs.fail(lease, code=code, message=message))
+        _insist(lambda: jobs.leases.fail(lease, code=code, message=message))
     except Exception:
         log.exception("job %s: failed, internal", lease.job_id)
-        _insist(lambda: jobs.fail(lease, code="internal", message=INTERNAL))
+        _insist(lambda: jobs.leases.fail(lease, code="internal", message=INTERNAL))
 
 
 def _made_already(office: Office, job_id: str) -> bool:
@@ -189,7 +189,7 @@ def _made_already(office: Office, job_id: str) -> bool:
         return False
     if office.artifacts.reusable(job_id):
         return True
-    office.jobs.report_damage(job_id)
+    office.jobs.leases.report_damage(job_id)
     office.artifacts.remove(job_id)
     office.artifacts.clear_damage(job_id)
     return False
@@ -200,13 +200,13 @@ def _make(office: Office, lease: Lease, heart: Heart, content: str) -> None:
     artifacts, job_id = office.artifacts, lease.job_id
     staged = artifacts.staging(job_id, lease.token)
     try:
-        if (twin := office.jobs.maker(content)) is not None:
+        if (twin := office.jobs.leases.find_job_with_content(content)) is not None:
             if artifacts.copy(twin, staged):
                 try:
                     artifacts.publish(job_id, staged)
                 except ExportError as error:  # the files of this job are computed
                     log.warning("job %s: the files of job %s are damaged: %s", job_id, twin, error.message)
-                    office.jobs.report_damage(twin)
+                    office.jobs.leases.report_damage(twin)
                 else:
                     log.info("job %s: has the files of job %s", job_id, twin)
                     return
@@ -221,7 +221,7 @@ def _make(office: Office, lease: Lease, heart: Heart, content: str) -> None:
         _measured(office, lease.job, cost, took_s)
     finally:
         artifacts.discard(staged)
-        office.jobs.report_damage()
+        office.jobs.leases.report_damage()
 
 
 def _measured(office: Office, job: Job, cost: Cost | None, took_s: float) -> None:
@@ -241,9 +241,9 @@ def _blame(office: Office, lease: Lease, trouble: OSError) -> None:
     """Something could not be written: if nothing can be, the job waits; else it is this job's doing, and counts."""
     log.warning("job %s: cannot write: %s", lease.job_id, trouble)
     if office.storage.fit():
-        office.jobs.stumble(lease, code="export_failed", message=UNWRITTEN)
+        office.jobs.leases.fail_attempt(lease, code="export_failed", message=UNWRITTEN)
     else:
-        _insist(lambda: office.jobs.release(lease))
+        _insist(lambda: office.jobs.leases.release(lease))
         _wait_for_storage(office)
 
 
@@ -255,7 +255,7 @@ def _wait_for_storage(office: Office) -> None:
 def _finish(office: Office, lease: Lease, content: str) -> None:
     warnings = office.artifacts.warnings(lease.job_id)
     try:
-        _insist(lambda: office.jobs.finish(lease, result=lease.job_id, content=content, warnings=warnings))
+        _insist(lambda: office.jobs.leases.finish(lease, content=content, warnings=warnings))
     except (LeaseLostError, JobCanceledError):
         # The files go only if the job can never succeed: another worker may be about to commit these very files.
         try:

@@ -404,7 +404,7 @@ def rebuild(
     """
     from worker.broker.embedded import running_broker, start_broker
     from worker.errors import CytosynthError
-    from worker.jobs import JobRules, Jobs
+    from worker.jobs import JobQueue, JobRules
     from worker.storage.artifacts import Artifacts
 
     settings = AppSettings()
@@ -415,10 +415,10 @@ def rebuild(
             url = settings.redis_url or running_broker(folder / "broker")
             if url is None:  # no service runs: it finds everything in order when it starts
                 url = stack.enter_context(start_broker(folder / "broker")).url
-            jobs = Jobs.connect(url, artifacts=Artifacts(folder), rules=rules)
+            jobs = JobQueue.connect(url, artifacts=Artifacts(folder), rules=rules)
             stack.callback(jobs.close)
-            restored = jobs.rebuild()
-            states = ", ".join(f"{count} {status}" for status, count in jobs.counts().items() if count)
+            restored = jobs.admin.rebuild()
+            states = ", ".join(f"{count} {status}" for status, count in jobs.admin.counts().items() if count)
     except CytosynthError as error:
         _give_up(error.message, FAILED)
     out.print(f"{restored} jobs restored; now {states or 'none'}", highlight=False)

@@ -33,7 +33,7 @@ from worker.api_keys import Keys
 from worker.broker.check import check_server
 from worker.broker.embedded import Broker, start_broker
 from worker.errors import BrokerError, QueueUnavailableError
-from worker.jobs import Jobs
+from worker.jobs import JobQueue
 from worker.launch import worker_command
 
 __all__ = ["ExposedError", "Plan", "PortInUseError", "check_exposure", "listen", "run_service"]
@@ -235,12 +235,12 @@ class _Service:
 
     async def _until_frozen(self, pid: int) -> None:
         """Return when a worker that has shown life has shown none for long, though the broker hears others."""
-        jobs, seen = Jobs.connect(self._settings.redis_url or "", hint=lambda _: None), None
+        jobs, seen = JobQueue.connect(self._settings.redis_url or "", hint=lambda _: None), None
         try:
             patience = self._plan.silent_s / 2
             while seen is None or time.monotonic() - seen < patience:
                 try:
-                    beats = await asyncio.to_thread(jobs.workers_alive, within_s=patience)
+                    beats = await asyncio.to_thread(jobs.admin.workers_alive, within_s=patience)
                 except QueueUnavailableError:
                     seen = None if seen is None else time.monotonic()  # nobody could be heard
                 else:

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.problems.handlers import PROBLEM_NOTE
 from model.errors import CytosynthError
-from worker.jobs import Job, Jobs, JobStatus
+from worker.jobs import Job, JobQueue, JobStatus
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.http")
 
@@ -93,7 +93,7 @@ def route_template(scope: Scope) -> str:
 class QueueFigures(Collector):
     """Ask the job records when Prometheus asks; a broker that is down is a figure, not an error."""
 
-    def __init__(self, jobs: Jobs) -> None:
+    def __init__(self, jobs: JobQueue) -> None:
         """Read from ``jobs``."""
         self._jobs = jobs
 
@@ -120,7 +120,11 @@ class QueueFigures(Collector):
             "Stored files and contents found missing or altered, when they were used or by a scrub.",
         )
         try:
-            counts, alive, tally = self._jobs.counts(), len(self._jobs.workers_alive()), self._jobs.tally()
+            counts, alive, tally = (
+                self._jobs.admin.counts(),
+                len(self._jobs.admin.workers_alive()),
+                self._jobs.admin.failure_counts(),
+            )
             latest = self._jobs.list(limit=LATEST).jobs
             done = self._jobs.list(status=JobStatus.SUCCEEDED, limit=LATEST).jobs
         except CytosynthError:

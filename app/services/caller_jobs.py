@@ -14,7 +14,7 @@ import structlog
 from app.problems.handlers import ProblemError
 from app.problems.types import OVER_SHARE, TABLE
 from worker.errors import QueueUnavailableError
-from worker.jobs import AsyncJobs, Job, JobEvent, JobPage, Jobs, JobStatus
+from worker.jobs import AsyncJobQueue, Job, JobEvent, JobPage, JobQueue, JobStatus
 from worker.jobs.quotas import OverShareError, Quota
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.jobs")
@@ -23,7 +23,9 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.jobs")
 class OwnJobs:
     """The jobs of ``owner``; ``share`` is how many of them may be active, None: as many as the queue holds."""
 
-    def __init__(self, jobs: Jobs, async_jobs: AsyncJobs, quota: Quota, *, owner: str, share: int | None) -> None:
+    def __init__(
+        self, jobs: JobQueue, async_jobs: AsyncJobQueue, quota: Quota, *, owner: str, share: int | None
+    ) -> None:
         """Keep whose jobs these are."""
         self._jobs, self._async, self._quota = jobs, async_jobs, quota
         self._owner, self._share = owner, share
@@ -85,7 +87,7 @@ class OwnJobs:
 
     def report_damage(self, job_id: str) -> None:
         """Note that a file of this job is damaged: the next request for the same makes it anew."""
-        self._jobs.report_damage(job_id)
+        self._jobs.leases.report_damage(job_id)
 
     async def async_get(self, job_id: str) -> Job:
         """Return one job; raises ``JobNotFoundError``."""

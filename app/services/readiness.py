@@ -13,7 +13,7 @@ from anyio import CapacityLimiter, sleep, to_thread
 from model.errors import CytosynthError
 from worker.broker.check import check_server
 from worker.errors import BrokerAwayError, BrokerError, QueueUnavailableError
-from worker.jobs import AsyncJobs, Jobs
+from worker.jobs import AsyncJobQueue, JobQueue
 from worker.storage.disk import check_reserve
 
 EVERY_S = 2.0
@@ -26,7 +26,9 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.readiness")
 class Readiness:
     """Looks at data folder and broker now and again and remembers how that went; counts workers when asked."""
 
-    def __init__(self, jobs: Jobs, async_jobs: AsyncJobs, folder: Path, *, broker_url: str, reserve: int) -> None:
+    def __init__(
+        self, jobs: JobQueue, async_jobs: AsyncJobQueue, folder: Path, *, broker_url: str, reserve: int
+    ) -> None:
         """Know nothing yet; :meth:`look` and :meth:`judge_broker` change that."""
         self._jobs, self._async, self._folder, self._reserve = jobs, async_jobs, folder, reserve
         self._broker_url = broker_url
@@ -120,7 +122,7 @@ class Readiness:
         """
         if self._workers == 0 or time.monotonic() - self._counted_at > EVERY_S:
             self._workers = 0
-            self._workers = len(await to_thread.run_sync(self._jobs.workers_alive, limiter=self._threads))
+            self._workers = len(await to_thread.run_sync(self._jobs.admin.workers_alive, limiter=self._threads))
             self._counted_at = time.monotonic()
         if self._workers == 0:
             raise QueueUnavailableError("no worker gave a sign of life lately; jobs are kept until one does")

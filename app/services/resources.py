@@ -23,7 +23,7 @@ from model.card import ModelCard
 from model.errors import SpecError, TooLargeError
 from model.spec import Cost, GenerationSpec
 from worker.broker.embedded import Broker, start_broker
-from worker.jobs import AsyncJobs, Job, JobRules, Jobs, Timing
+from worker.jobs import AsyncJobQueue, Job, JobQueue, JobRules, Timing
 from worker.jobs.quotas import Quota, Rates
 from worker.storage.artifacts import Artifacts
 from worker.storage.disk import check_reserve
@@ -43,8 +43,8 @@ class Desk:
     """Resources of one web process, as one caller may use them."""
 
     settings: AppSettings
-    records: Jobs  # everybody's; endpoints use jobs
-    async_records: AsyncJobs
+    records: JobQueue  # everybody's; endpoints use jobs
+    async_records: AsyncJobQueue
     artifacts: Artifacts
     catalogue: Catalogue
     quota: Quota
@@ -128,11 +128,11 @@ async def open_desk(settings: AppSettings) -> AsyncIterator[Desk]:
             url = broker.url
         artifacts = Artifacts(settings.data_dir)
         rules = JobRules.of(settings)
-        jobs = await to_thread.run_sync(lambda: Jobs.connect(url, artifacts=artifacts, rules=rules))
+        jobs = await to_thread.run_sync(lambda: JobQueue.connect(url, artifacts=artifacts, rules=rules))
         stack.push_async_callback(to_thread.run_sync, jobs.close)
-        async_jobs = AsyncJobs.connect(url, find=jobs.get)
+        async_jobs = AsyncJobQueue.connect(url, find=jobs.get)
         stack.push_async_callback(async_jobs.aclose)
-        quota, rates = Quota.connect(url, assure=jobs.assure, rules=rules), Rates.connect(url)
+        quota, rates = Quota.connect(url, assure=jobs.admin.assure, rules=rules), Rates.connect(url)
         stack.push_async_callback(to_thread.run_sync, quota.close)
         stack.push_async_callback(rates.aclose)
         settings.data_dir.mkdir(parents=True, exist_ok=True)

@@ -128,7 +128,7 @@ def chaos(out: Path, answers: list[Order], arguments: argparse.Namespace) -> int
     rng, ledger, recovery, started = random.Random(arguments.seed), Ledger(arguments.jobs), Recovery(), time.monotonic()
     with data_folder(out / "data") as (data, small):
         with Service(data, out / "service.log", workers=arguments.workers) as service:
-            while not (service.answers() and len(service.jobs.workers_alive(within_s=5.0)) == arguments.workers):
+            while not (service.answers() and len(service.jobs.admin.workers_alive(within_s=5.0)) == arguments.workers):
                 time.sleep(0.1)
             clients = [Client(service.address, answers[n::CLIENTS], ledger, seed=n) for n in range(CLIENTS)]
             for client in clients:

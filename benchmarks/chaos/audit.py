@@ -22,7 +22,7 @@ def settle(service: Service) -> list[str]:
     deadline = time.monotonic() + SETTLE_S
     while (left := list(untidy(service))) and time.monotonic() < deadline:
         time.sleep(1.0)
-        service.jobs.clean()
+        service.jobs.admin.clean()
     return left
 
 

@@ -26,7 +26,7 @@ import redis
 from app.settings import AppSettings, child_environment
 from worker.broker.embedded import start_broker
 from worker.broker.urls import redis_url
-from worker.jobs import JobRules, Jobs
+from worker.jobs import JobQueue, JobRules
 from worker.jobs.redis_client import PREFIX
 from worker.launch import worker_command
 from worker.storage.artifacts import Artifacts
@@ -73,7 +73,7 @@ class Service:
         self._broker = start_broker(self.data_dir / "broker")
         self.rules = JobRules(lease_s=LEASE_S)
         self.artifacts = Artifacts(self.data_dir)
-        self.jobs = Jobs.connect(self._broker.url, artifacts=self.artifacts, rules=self.rules)
+        self.jobs = JobQueue.connect(self._broker.url, artifacts=self.artifacts, rules=self.rules)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
         self.address = f"http://127.0.0.1:{port}"

@@ -24,7 +24,7 @@ def soak(out: Path, answers: list[Order], *, minutes: float, workers: int) -> in
     (out / "data").mkdir()
     ledger, samples = Ledger(wanted=0), []
     with Service(out / "data", out / "service.log", workers=workers) as service:
-        while not (service.answers() and len(service.jobs.workers_alive(within_s=5.0)) == workers):
+        while not (service.answers() and len(service.jobs.admin.workers_alive(within_s=5.0)) == workers):
             time.sleep(0.1)
         clients = [Client(service.address, answers[n::CLIENTS], ledger, seed=n) for n in range(CLIENTS)]
         for client in clients:

@@ -26,7 +26,7 @@ from app.server import BoundedServer, server_config
 from app.settings import AppSettings
 from model.card import ModelCard, TrainingFacts
 from worker.broker.embedded import Broker, start_broker
-from worker.jobs import JobProgress, Jobs, Lease
+from worker.jobs import JobProgress, JobQueue, Lease
 from worker.storage.artifacts import Artifacts
 
 MAX_POINTS = 50_000_000
@@ -52,7 +52,7 @@ class House:
 
     url: str
     client: httpx.Client
-    jobs: Jobs
+    jobs: JobQueue
     artifacts: Artifacts
     models: Path
     settings: AppSettings
@@ -80,7 +80,7 @@ class House:
         return make_card(model_id).write(folder)
 
     def claim(self, job_id: str) -> Lease:
-        lease = self.jobs.claim(job_id, worker="test")
+        lease = self.jobs.leases.claim(job_id, worker="test")
         assert lease is not None
         return lease
 
@@ -99,7 +99,7 @@ class House:
             (staged / name).write_bytes(content)
             sha256 = hashlib.sha256(content).hexdigest()
             listed.append({"name": name, "bytes": len(content), "sha256": sha256, "media_type": "x/y"})
-            self.jobs.beat(
+            self.jobs.leases.renew(
                 lease,
                 progress=JobProgress(
                     fraction=(count + 1) / len(files), stage="frames", frame=count + 1, frames=len(files), eta_s=0.5
@@ -107,7 +107,7 @@ class House:
             )
         (staged / "manifest.json").write_text(json.dumps({"format": "cytosynth-manifest/1", "files": listed}))
         self.artifacts.publish(job_id, staged)
-        self.jobs.finish(lease, result=job_id)
+        self.jobs.leases.finish(lease)
         return files
 
 
@@ -155,7 +155,7 @@ def serve() -> Iterator[Callable[[AppSettings], str]]:
 def house(settings: AppSettings, serve: Callable[[AppSettings], str]) -> Iterator[House]:
     url = serve(settings)
     artifacts = Artifacts(settings.data_dir)
-    jobs = Jobs.connect(settings.redis_url or "", artifacts=artifacts, hint=lambda _: None)
+    jobs = JobQueue.connect(settings.redis_url or "", artifacts=artifacts, hint=lambda _: None)
     with httpx.Client(base_url=url, timeout=30) as client:
         yield House(url, client, jobs, artifacts, settings.model_dirs[0], settings)
     jobs.close()

@@ -39,9 +39,9 @@ BEYOND_SCHEMA = re.compile(
 @pytest.fixture(autouse=True)
 def worker(house: Any) -> Iterator[None]:
     """A sign of life, so that the service counts as ready."""
-    house.jobs.announce(name="contract", hostname="h", pid=1, device="cpu")
+    house.jobs.admin.announce(name="contract", hostname="h", pid=1, device="cpu")
     yield
-    house.jobs.retire("contract")
+    house.jobs.admin.retire("contract")
 
 
 @schema.parametrize()

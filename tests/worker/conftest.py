@@ -13,7 +13,7 @@ import pytest
 from workbench import ROOT, Service
 
 from worker.broker.embedded import Broker, start_broker
-from worker.jobs import JobRules, Jobs
+from worker.jobs import JobQueue, JobRules
 from worker.storage.artifacts import Artifacts
 
 
@@ -40,12 +40,14 @@ def hints() -> list[str]:
 
 
 @pytest.fixture
-def make_jobs(broker_url: str, artifacts: Artifacts, hints: list[str]) -> Iterator[Callable[..., Jobs]]:
+def make_jobs(broker_url: str, artifacts: Artifacts, hints: list[str]) -> Iterator[Callable[..., JobQueue]]:
     """Make job records under one prefix of their own; arguments are those of ``JobRules``."""
     prefix, made = f"{uuid4().hex}:", []
 
-    def make(**rules: float) -> Jobs:
-        jobs = Jobs.connect(broker_url, artifacts=artifacts, hint=hints.append, rules=JobRules(**rules), prefix=prefix)
+    def make(**rules: float) -> JobQueue:
+        jobs = JobQueue.connect(
+            broker_url, artifacts=artifacts, hint=hints.append, rules=JobRules(**rules), prefix=prefix
+        )
         made.append(jobs)
         return jobs
 
@@ -55,7 +57,7 @@ def make_jobs(broker_url: str, artifacts: Artifacts, hints: list[str]) -> Iterat
 
 
 @pytest.fixture
-def jobs(make_jobs: Callable[..., Jobs]) -> Jobs:
+def jobs(make_jobs: Callable[..., JobQueue]) -> JobQueue:
     return make_jobs()
 
 
@@ -64,7 +66,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     data_dir = tmp_path_factory.mktemp("path")
     artifacts = Artifacts(data_dir)
     with start_broker(data_dir / "broker") as broker:
-        jobs = Jobs.connect(broker.url, artifacts=artifacts, rules=JobRules(lease_s=2.0, hint_after_s=1.0))
+        jobs = JobQueue.connect(broker.url, artifacts=artifacts, rules=JobRules(lease_s=2.0, hint_after_s=1.0))
         service = Service(data_dir, broker, jobs, artifacts)
         try:
             yield service

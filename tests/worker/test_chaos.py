@@ -14,7 +14,7 @@ from workbench import ROOT, submit
 from benchmarks.chaos.audit import check_ends, untidy
 from benchmarks.chaos.clients import Ledger
 from worker.broker.embedded import start_broker
-from worker.jobs import Job, Jobs
+from worker.jobs import Job, JobQueue
 from worker.storage.artifacts import Artifacts
 
 
@@ -23,7 +23,7 @@ def scene(tmp_path: Path):
     """A service as far as an audit looks at one: records, files, a broker of its own."""
     with start_broker(tmp_path / "broker") as broker:
         artifacts = Artifacts(tmp_path)
-        jobs = Jobs.connect(broker.url, artifacts=artifacts, hint=lambda _: None)
+        jobs = JobQueue.connect(broker.url, artifacts=artifacts, hint=lambda _: None)
         yield SimpleNamespace(
             jobs=jobs, artifacts=artifacts, data_dir=tmp_path, environment=lambda: {"CYTOSYNTH_REDIS_URL": broker.url}
         )
@@ -32,12 +32,12 @@ def scene(tmp_path: Path):
 
 def finished(scene: SimpleNamespace) -> Job:
     job = submit(scene.jobs)
-    lease = scene.jobs.claim(job.id, worker="w")
+    lease = scene.jobs.leases.claim(job.id, worker="w")
     staged = scene.artifacts.staging(job.id, lease.token)
     (staged / "a.txt").write_text(job.id)
     (staged / "manifest.json").write_text(json.dumps({"files": [{"name": "a.txt"}]}))
     scene.artifacts.publish(job.id, staged)
-    scene.jobs.finish(lease, result=job.id)
+    scene.jobs.leases.finish(lease)
     return job
 
 
@@ -49,7 +49,7 @@ def test_audit_finds_nothing_where_all_is_in_order_and_each_thing_that_is_not(sc
 
     waiting = submit(scene.jobs)
     assert list(untidy(scene)) == ["1 jobs have not ended"]
-    lease = scene.jobs.claim(waiting.id, worker="w")
+    lease = scene.jobs.leases.claim(waiting.id, worker="w")
     scene.artifacts.staging(waiting.id, lease.token)
     (root / "results" / ("0" * 32)).mkdir()
     (root / "verdicts" / f"{canceled.id}.json").unlink()

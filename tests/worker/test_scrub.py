@@ -19,7 +19,7 @@ def test_a_worker_reads_what_is_stored_and_reports_damage(service: Service) -> N
     service.artifacts.publish(JOB, staged)
     flip(service.artifacts.path(JOB, "a"))
     service.start_worker(CYTOSYNTH_JANITOR_SECONDS="600", CYTOSYNTH_LEASE_SECONDS="60")
-    eventually(lambda: service.jobs.tally().get("contents_damaged", 0) == 1)
+    eventually(lambda: service.jobs.admin.failure_counts().get("contents_damaged", 0) == 1)
     assert not service.artifacts.reusable(JOB)
     assert service.artifacts.path(JOB, "a").exists()  # nothing is removed
     assert f"damaged: results/{JOB}/a" in (service.data_dir / "worker.log").read_text()

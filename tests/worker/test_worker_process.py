@@ -15,7 +15,7 @@ from workbench import PROBE_KINDS, ROOT, Service, alive, eventually, submit
 
 from worker.broker.embedded import start_broker
 from worker.errors import JobNotFoundError
-from worker.jobs import Job, JobRules, Jobs, JobStatus
+from worker.jobs import Job, JobQueue, JobRules, JobStatus
 from worker.storage.artifacts import Artifacts
 
 Worker = subprocess.Popen[bytes]
@@ -85,7 +85,7 @@ def test_running_job_that_is_canceled_and_removed_stops_too(service: Service, wo
 
 
 def test_lost_hints_delay_a_job_and_doubled_ones_do_nothing(service: Service, worker: Worker) -> None:
-    silent = Jobs.connect(service.broker.url, artifacts=service.artifacts, hint=lambda _: None)
+    silent = JobQueue.connect(service.broker.url, artifacts=service.artifacts, hint=lambda _: None)
     job = submit(silent)
     started = time.monotonic()
     assert service.ended(job).status is JobStatus.SUCCEEDED
@@ -104,7 +104,7 @@ def test_kill_9_of_the_computing_process_costs_one_attempt(service: Service, wor
     service.computing_process(worker).kill()
     done = service.ended(job)
     assert (done.status, done.attempts) == (JobStatus.SUCCEEDED, 2)
-    eventually(lambda: staging_of(service, job) == [] or service.jobs.clean())
+    eventually(lambda: staging_of(service, job) == [] or service.jobs.admin.clean())
 
 
 def test_kill_9_of_a_worker_leaves_no_process_and_its_job_to_another(service: Service, worker: Worker) -> None:
@@ -125,7 +125,7 @@ def test_sigterm_gives_the_job_back_unharmed(service: Service, worker: Worker) -
     back = service.jobs.get(job.id)
     assert (back.status, back.attempts) == (JobStatus.QUEUED, 0)
     assert staging_of(service, job) == []
-    assert all(beat.pid != worker.pid for beat in service.jobs.workers_alive())
+    assert all(beat.pid != worker.pid for beat in service.jobs.admin.workers_alive())
     service.start_worker()
     done = service.ended(job)
     assert (done.status, done.attempts) == (JobStatus.SUCCEEDED, 1)
@@ -137,7 +137,7 @@ def test_signal_to_the_process_group_gives_the_job_back_uncounted_each_time(
 ) -> None:
     # As scancel, systemd and a terminal send it: parent and computing process get it at the same time.
     job = submit(service.jobs, spec={"frames": 60, "pause_s": 0.02})
-    lost_before = service.jobs.tally()["leases_lost"]
+    lost_before = service.jobs.admin.failure_counts()["leases_lost"]
     for _ in range(times):
         eventually(service.running(job))
         child = service.computing_process(worker)
@@ -155,7 +155,7 @@ def test_signal_to_the_process_group_gives_the_job_back_uncounted_each_time(
         worker = service.start_worker()
     done = service.ended(job)
     assert (done.status, done.attempts) == (JobStatus.SUCCEEDED, 1)
-    assert service.jobs.tally()["leases_lost"] == lost_before
+    assert service.jobs.admin.failure_counts()["leases_lost"] == lost_before
 
 
 def test_sigterm_to_the_computing_process_alone_gives_the_job_back_uncounted(service: Service, worker: Worker) -> None:
@@ -192,7 +192,7 @@ def test_poison_pill_stops_after_three_workers(service: Service, worker: Worker)
 def test_broker_killed_under_a_running_job_delays_nothing_but_reports(tmp_path: Path) -> None:
     artifacts = Artifacts(tmp_path)
     broker = start_broker(tmp_path / "broker")
-    jobs = Jobs.connect(broker.url, artifacts=artifacts, rules=JobRules(lease_s=1.5))
+    jobs = JobQueue.connect(broker.url, artifacts=artifacts, rules=JobRules(lease_s=1.5))
     service = Service(tmp_path, broker, jobs, artifacts)
     worker = service.start_worker(CYTOSYNTH_LEASE_SECONDS="10")
     try:
@@ -230,7 +230,7 @@ time.sleep(60)
     serve = subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, env=environment, text=True)
     assert serve.stdout
     pid = int(serve.stdout.readline())
-    eventually(lambda: any(beat.pid == pid for beat in service.jobs.workers_alive(within_s=5)))
+    eventually(lambda: any(beat.pid == pid for beat in service.jobs.admin.workers_alive(within_s=5)))
     family = [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
     assert len(family) >= 2
     serve.kill()

@@ -4,8 +4,10 @@ Everything above this package may import it: routes and services of ``app``, ``w
 Callers take the names below from the package itself. Read :mod:`worker.jobs.queue` first, then ``lua/``.
 """
 
-from worker.jobs.async_queue import AsyncJobs
-from worker.jobs.queue import Jobs
+from worker.jobs.admin import QueueAdmin
+from worker.jobs.async_queue import AsyncJobQueue
+from worker.jobs.leases import JobLeases
+from worker.jobs.queue import JobQueue
 from worker.jobs.records import (
     Job,
     JobEvent,
@@ -21,6 +23,6 @@ from worker.jobs.records import (
 from worker.jobs.timings import Timing
 
 __all__ = [
-    "AsyncJobs", "Job", "JobEvent", "JobFailure", "JobPage", "JobProgress", "JobRules", "JobStatus", "Jobs", "Lease",
-    "Sweep", "Timing", "WorkerBeat",
+    "AsyncJobQueue", "Job", "JobEvent", "JobFailure", "JobLeases", "JobPage", "JobProgress", "JobQueue", "JobRules",
+    "JobStatus", "Lease", "QueueAdmin", "Sweep", "Timing", "WorkerBeat",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from worker.jobs.records import Job, JobEvent, JobStatus, parse_events, parse_jo
 from worker.jobs.redis_client import BLOCK_S, PREFIX, block_ms, connect_async, event_id, reachable
 
 
-class AsyncJobs:
+class AsyncJobQueue:
     """The waiting half of :class:`worker.jobs.queue.Jobs` for an event loop: what may last, without a thread each.
 
     Parameters

@@ -17,12 +17,9 @@ Does not promise: that a job runs once only. It ends once; the digest in its rec
 from __future__ import annotations
 
 import builtins  # because a method here is called list
-import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Any, Self
 
 import redis
@@ -34,37 +31,26 @@ from worker.errors import (
     JobExpiredError,
     JobFailedError,
     JobNotFoundError,
-    LeaseLostError,
     QueueUnavailableError,
     SpecError,
 )
-from worker.jobs.async_queue import AsyncJobs
+from worker.jobs.admin import QueueAdmin
+from worker.jobs.leases import JobLeases
 from worker.jobs.reconciliation import Upkeep
 from worker.jobs.records import (
     Job,
     JobEvent,
-    JobFailure,
     JobPage,
-    JobProgress,
     JobRules,
     JobStatus,
-    Lease,
-    Sweep,
-    WorkerBeat,
-    parse_job,
 )
-from worker.jobs.redis_client import PREFIX, connect, reachable
+from worker.jobs.redis_client import PREFIX, connect
 from worker.jobs.redis_store import Store
 from worker.jobs.submission import Admission
-from worker.jobs.timings import Timing, Timings
+from worker.jobs.timings import Timings
 from worker.jobs.wake_up import HintPublisher, hint_publisher
 from worker.storage.artifacts import Artifacts
 from worker.storage.journal import Journal
-
-__all__ = [
-    "AsyncJobs", "Job", "JobEvent", "JobFailure", "JobPage", "JobProgress", "JobRules", "JobStatus", "Jobs", "Lease",
-    "Sweep", "Timing", "WorkerBeat",
-]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +59,7 @@ ATTEMPTS = 5  # at what a loss of the broker or somebody else undoes between two
 NO_FILES: dict[JobStatus, type[JobError]] = {JobStatus.FAILED: JobFailedError, JobStatus.CANCELED: JobCanceledError}
 
 
-class Jobs:
+class JobQueue:
     """The job records of one broker. Safe to share between threads, not across a fork.
 
     Parameters
@@ -104,6 +90,8 @@ class Jobs:
         self._hint = hint
         self._journal = Journal(artifacts.root) if artifacts else None
         self._upkeep = Upkeep(self._store, artifacts, self._journal, self.rules, hint=self.hint)
+        self.leases = JobLeases(self._store, artifacts, self.rules, reconciler=self._upkeep, wake_up=self.hint)
+        self.admin = QueueAdmin(client, self._store, reconciler=self._upkeep)
         self._admission = Admission(
             self._store, artifacts, self._journal, self.rules, restore=lambda: self._upkeep.find([])
         )
@@ -125,13 +113,6 @@ class Jobs:
         """Close the connections."""
         self._redis.close()
 
-    def ping(self) -> float:
-        """Return the seconds the broker took to answer; raises ``QueueUnavailableError``."""
-        started = time.perf_counter()
-        with reachable():
-            self._redis.ping()
-        return time.perf_counter() - started
-
     # ------------------------------------------------------------------------------------------------ for the client
 
     def submit(
@@ -145,7 +126,6 @@ class Jobs:
         owner: str = "",
         idempotency_key: str | None = None,
         request_digest: str | None = None,
-        reuse: bool = True,
     ) -> tuple[Job, bool]:
         """Accept a job, or find the one that answers the same request.
 
@@ -154,7 +134,8 @@ class Jobs:
         spec
             Complete, JSON-able; kept as it is.
         digest
-            Names the result; an identical succeeded job of the owner is returned instead of a new one if ``reuse``.
+            Names the result. A succeeded job of the owner with the same digest is returned instead of a new one, if the
+            rules allow reuse.
         idempotency_key
             The same key with the same ``request_digest`` gives the same job.
         request_digest
@@ -176,7 +157,7 @@ class Jobs:
             "digest": digest, "request_digest": request_digest or digest,
         }  # fmt: skip
         for _ in range(ATTEMPTS):
-            job_id, new = self._admission.submit(request, idempotency_key=idempotency_key, reuse=reuse)
+            job_id, new = self._admission.submit(request, idempotency_key=idempotency_key)
             if new:
                 self.hint(job_id)
             with suppress(JobNotFoundError):  # its client has removed it in this instant
@@ -275,86 +256,6 @@ class Jobs:
                 job = self.get(job_id, owner=owner)
         return job
 
-    # ------------------------------------------------------------------------------------------------ for the worker
-
-    def claim(self, job_id: str | None, *, worker: str) -> Lease | None:
-        """Take a queued job (None: the one that has waited longest); None if there is nothing to take."""
-        answer = self._upkeep.run("claim", job_id or "", worker, self.rules.lease_s)
-        if not answer:
-            return None
-        token, flat = answer
-        return Lease(job=parse_job(dict(zip(flat[::2], flat[1::2], strict=True))), token=int(token), worker=worker)
-
-    def beat(self, lease: Lease, *, progress: JobProgress | None = None) -> None:
-        """Renew a lease and record progress.
-
-        Raises
-        ------
-        JobCanceledError, LeaseLostError
-            If the worker must stop.
-        """
-        text = json.dumps(asdict(progress), allow_nan=False) if progress else ""
-        self._under(lease, "beat", self.rules.lease_s, text)
-
-    def holds(self, job_id: str, token: int) -> bool:
-        """Whether a lease is still good, for somebody who only knows its token."""
-        return self._store.holds(job_id, token)
-
-    def finish(
-        self, lease: Lease, *, result: str, content: str = "", warnings: Sequence[Mapping[str, str]] = ()
-    ) -> None:
-        """End a job as succeeded: the only commit of its published files. ``content`` names them for :meth:`maker`.
-
-        ``warnings``, each a ``code`` and a ``message``, are those of its manifest.
-        """
-        text = json.dumps(list(warnings)) if warnings else ""
-        self._under(lease, "finish", result, self.rules.retention_s, content, text)
-
-    def maker(self, content: str) -> str | None:
-        """Return a job that has made this content already, whoever owns it; its files may be copied."""
-        return self._store.maker(content) if self.rules.reuse else None
-
-    def report_damage(self, job_id: str | None = None) -> None:
-        """Count what was found damaged among the stored files; ``job_id`` answers no other request from now on.
-
-        Neither a disk nor a broker that refuses this keeps the caller from going on.
-        """
-        if self._artifacts is None:
-            return
-        try:
-            if job_id is not None:
-                self._artifacts.mark_damaged(job_id)
-        except OSError as error:
-            log.warning("job %s: its damage cannot be written down: %s", job_id, error)
-        if damages := self._artifacts.take_damages():
-            with suppress(QueueUnavailableError):  # it is in the log
-                self._store.count("contents_damaged", damages)
-
-    def fail(self, lease: Lease, *, code: str, message: str) -> None:
-        """End a job as failed; it is not tried again."""
-        self._under(lease, "fail", code, message, self.rules.record_s)
-        self._record_end(lease.job_id)
-
-    def stumble(self, lease: Lease, *, code: str, message: str) -> None:
-        """Give back a job that is to blame for what happened: it counts as a lost lease, and the last one fails it."""
-        if self._under(lease, "stumble", self.rules.max_lost, self.rules.record_s, code, message) == "failed":
-            self._record_end(lease.job_id)
-        else:
-            self.hint(lease.job_id)
-
-    def release(self, lease: Lease) -> None:
-        """Give a job back to the head of the queue; the attempt does not count."""
-        self._under(lease, "release")
-        self.hint(lease.job_id)
-
-    def announce(self, *, name: str, hostname: str, pid: int, device: str) -> None:
-        """Record that a worker lives."""
-        self._store.announce(name, hostname=hostname, pid=pid, device=device)
-
-    def retire(self, name: str) -> None:
-        """Forget a worker that stops in good order."""
-        self._store.retire(name)
-
     # ------------------------------------------------------------------------------------------ for the whole service
 
     def hint(self, job_id: str) -> None:
@@ -365,57 +266,3 @@ class Jobs:
             self._hint(job_id)
         except Exception as error:  # noqa: BLE001 - a hint is never worth failing for: the sweeper repairs it
             log.warning("job %s: no hint sent (%s); the sweeper will", job_id, error)
-
-    def sweep(self) -> Sweep:
-        """Repair what dead workers and lost hints left behind, and apply retention. Safe to run anywhere, any time."""
-        return self._upkeep.sweep()
-
-    def clean(self) -> int:
-        """Remove files that belong to no job, and return how many; slower than :meth:`sweep`, so run it seldom."""
-        return self._upkeep.clean()
-
-    def rebuild(self) -> int:
-        """Restore every recorded job after the broker lost its data; returns how many were missing."""
-        return self._upkeep.rebuild(doubt=True)
-
-    def assure(self) -> None:
-        """Restore whatever the broker may lack; raises ``QueueUnavailableError`` where that cannot be done."""
-        self._upkeep.find([])
-
-    def hints_waiting(self) -> int:
-        """Return how many hints no worker has taken yet."""
-        return self._store.hints_waiting()
-
-    def try_lock(self, name: str, *, seconds: float) -> bool:
-        """Whether the caller may do a chore that one worker at a time should do; the lock runs out by itself."""
-        return self._store.try_lock(name, seconds=seconds)
-
-    def counts(self) -> dict[JobStatus, int]:
-        """Return how many jobs are in each state."""
-        return self._store.counts()
-
-    def tally(self) -> dict[str, int]:
-        """Return how many leases were lost, jobs ended for it, damages found, since the broker began to count."""
-        return {"leases_lost": 0, "worker_crashed": 0} | self._store.tally()
-
-    def queue_depth(self) -> int:
-        """Return how many jobs wait."""
-        return self.counts()[JobStatus.QUEUED]
-
-    def workers_alive(self, *, within_s: float = 45.0) -> builtins.list[WorkerBeat]:
-        """Return the workers that gave a sign of life lately; the long dead are forgotten."""
-        return self._store.workers_alive(within_s=within_s)
-
-    # ------------------------------------------------------------------------------------------------------- private
-
-    def _under(self, lease: Lease, script: str, *args: str | float) -> str:
-        answer = str(self._upkeep.run(script, lease.job_id, lease.token, *args))
-        if answer == "canceled":
-            raise JobCanceledError(f"job {lease.job_id} was canceled")
-        if answer == "lost":
-            raise LeaseLostError(f"job {lease.job_id} belongs to another worker now")
-        return answer
-
-    def _record_end(self, job_id: str) -> None:
-        with suppress(JobNotFoundError, QueueUnavailableError):  # the janitor finds what is not written down
-            self._upkeep.record_end(self.get(job_id))

@@ -44,7 +44,7 @@ class Admission:
         self._store, self._artifacts, self._journal = store, artifacts, journal
         self._rules, self._restore = rules, restore
 
-    def submit(self, request: dict[str, Any], *, idempotency_key: str | None, reuse: bool) -> tuple[str, bool]:
+    def submit(self, request: dict[str, Any], *, idempotency_key: str | None) -> tuple[str, bool]:
         """Accept a request, or find the job that answers it; returns the job's id and whether it is new.
 
         Raises
@@ -54,7 +54,7 @@ class Admission:
         """
         key = fingerprint(request["owner"], idempotency_key) if idempotency_key is not None else ""
         request = {"id": new_job_id(), **request, "idempotency": key}
-        reuse = reuse and self._rules.reuse
+        reuse = self._rules.reuse
         for _ in range(STEPS):
             if reuse:
                 self._pass_over_damaged(fingerprint(request["owner"], request["digest"]))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 from worker.errors import CytosynthError, QueueUnavailableError
-from worker.jobs import Jobs
+from worker.jobs import JobQueue
 from worker.liveness.shared_status import Pulse
 from worker.liveness.watchdog import Patience, Watchdog
 from worker.scrub import Damage, Scrub
@@ -40,7 +40,7 @@ class Chores:
 
     _running: ClassVar[Chores | None] = None
 
-    def __init__(self, jobs: Jobs, artifacts: Artifacts, settings: WorkerSettings, pulse: Pulse) -> None:
+    def __init__(self, jobs: JobQueue, artifacts: Artifacts, settings: WorkerSettings, pulse: Pulse) -> None:
         self._jobs = jobs
         self._settings = settings
         self._artifacts = artifacts
@@ -64,7 +64,7 @@ class Chores:
     def start(cls, url: str, settings: WorkerSettings, pulse: Pulse) -> None:
         """Start the thread."""
         artifacts = Artifacts(settings.data_dir)
-        jobs = Jobs.connect(url, artifacts=artifacts, rules=settings.rules)
+        jobs = JobQueue.connect(url, artifacts=artifacts, rules=settings.rules)
         cls._running = cls(jobs, artifacts, settings, pulse)
         cls._running._thread.start()
         if settings.scrub_bytes_per_second > 0:
@@ -78,7 +78,7 @@ class Chores:
             chores._stopped.set()
             chores._thread.join(5.0)
             try:
-                chores._jobs.retire(chores._name)
+                chores._jobs.admin.retire(chores._name)
             except QueueUnavailableError:
                 log.info("the broker is gone already; the sign of life runs out by itself")
 
@@ -116,24 +116,26 @@ class Chores:
             self._unheard_since = None
 
     def _announce(self) -> None:
-        self._jobs.announce(
+        self._jobs.admin.announce(
             name=self._name, hostname=socket.gethostname(), pid=os.getpid(), device=self._settings.device
         )
 
     def _sweep(self) -> None:
         # One worker in each round; the lock runs out a little early, so that a round is never skipped for its sake.
-        if self._jobs.try_lock("sweep", seconds=self._settings.sweep_seconds * 0.8):
-            swept = self._jobs.sweep()
+        if self._jobs.admin.try_lock("sweep", seconds=self._settings.sweep_seconds * 0.8):
+            swept = self._jobs.admin.sweep()
             if any((swept.requeued, swept.crashed, swept.hinted, swept.expired, swept.purged)):
                 log.info("swept: %s", swept)
-        if self._jobs.try_lock("clean", seconds=self._settings.janitor_seconds) and (removed := self._jobs.clean()):
+        if self._jobs.admin.try_lock("clean", seconds=self._settings.janitor_seconds) and (
+            removed := self._jobs.admin.clean()
+        ):
             log.info("cleaned: %d things that no job needed", removed)
 
     def _scrub(self) -> None:
         """Read some of the stored files, as many as the rate allows; a large file is paid for by later rounds."""
         self._scrub_debt = max(0.0, self._scrub_debt - SCRUB_S * self._settings.scrub_bytes_per_second)
         if self._scrubbing is None:
-            if not self._jobs.try_lock("scrub", seconds=SCRUB_EVERY_S):
+            if not self._jobs.admin.try_lock("scrub", seconds=SCRUB_EVERY_S):
                 return
             self._scrubber = Scrub(self._artifacts)
             self._scrubbing = self._scrubber.steps()
@@ -150,7 +152,7 @@ class Chores:
                 log.error("damaged: %s: %s; %s", damage.path, damage.reason, damage.advice)
             if self._stopped.is_set():
                 break
-        self._jobs.report_damage()
+        self._jobs.leases.report_damage()
 
 
 def _give_up(reason: str) -> None:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from worker.errors import JobCanceledError, LeaseLostError, QueueUnavailableError
-from worker.jobs import JobProgress, Jobs, Lease
+from worker.jobs import JobProgress, JobQueue, Lease
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Heart:
 
     def __init__(
         self,
-        jobs: Jobs,
+        jobs: JobQueue,
         lease: Lease,
         *,
         every_s: float,
@@ -106,7 +106,7 @@ class Heart:
     def _beat(self, progress: JobProgress | None) -> None:
         self._alive()
         try:
-            self._jobs.beat(self._lease, progress=progress)
+            self._jobs.leases.renew(self._lease, progress=progress)
         except (JobCanceledError, LeaseLostError) as error:
             self._reason = error
         except QueueUnavailableError:

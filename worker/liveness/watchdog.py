@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from worker.errors import JobCanceledError, JobNotFoundError, LeaseLostError
-from worker.jobs import Jobs, Lease
+from worker.jobs import JobQueue, Lease
 from worker.liveness.shared_status import Look, Pulse
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Patience:
 class Watchdog:
     """Looks at one computing process. ``give_up`` ends this worker."""
 
-    def __init__(self, pulse: Pulse, jobs: Jobs, patience: Patience, *, give_up: Callable[[str], None]) -> None:
+    def __init__(self, pulse: Pulse, jobs: JobQueue, patience: Patience, *, give_up: Callable[[str], None]) -> None:
         self._pulse, self._jobs, self._patience, self._give_up = pulse, jobs, patience, give_up
         self._looked_at = time.monotonic()
         self._seen: Look | None = None
@@ -74,7 +74,7 @@ class Watchdog:
             self._end(look, f"over the limit of {self._patience.job_s:g} s for one job")
             self._fail(look)
             return
-        own = self._jobs.holds(look.job_id, look.token)
+        own = self._jobs.leases.holds(look.job_id, look.token)
         self._astray_s = 0.0 if own else self._astray_s + passed
         if self._astray_s > self._patience.astray_s:
             self._end(look, "works on a job that has ended or is another's")
@@ -82,7 +82,7 @@ class Watchdog:
     def _listen(self, look: Look | None, before: Look | None, passed: float) -> None:
         """Find out whether an idle worker hears the hints that there are."""
         heard = look is None or before is None or look.taken != before.taken
-        if heard or not self._jobs.hints_waiting():
+        if heard or not self._jobs.admin.wake_ups_waiting():
             self._deaf_s = 0.0
             return
         self._deaf_s += passed
@@ -104,4 +104,4 @@ class Watchdog:
                 f"the job took longer than the {self._patience.job_s:g} seconds that one may take here; "
                 "ask for a smaller grid, fewer frames or a smaller count"
             )
-            self._jobs.fail(lease, code=TIME_LIMIT, message=message)
+            self._jobs.leases.fail(lease, code=TIME_LIMIT, message=message)

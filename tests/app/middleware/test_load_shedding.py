@@ -17,7 +17,7 @@ from app.middleware.load_shedding import Turnstile
 from app.problems.handlers import ProblemError
 from worker.broker.embedded import Broker, start_broker
 from worker.errors import QueueUnavailableError
-from worker.jobs import JobRules, Jobs
+from worker.jobs import JobQueue, JobRules
 from worker.jobs.quotas import OverShareError, Pace, Quota, Rates
 
 SHARE = 5
@@ -31,11 +31,11 @@ def keyed(settings: Any, serve: Any, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-def records(broker: Broker) -> Iterator[tuple[Jobs, Quota]]:
+def records(broker: Broker) -> Iterator[tuple[JobQueue, Quota]]:
     """Empty job records, and the quota over them."""
     prefix = f"{uuid4().hex}:"
-    jobs = Jobs.connect(broker.url, hint=lambda _: None, prefix=prefix)
-    quota = Quota.connect(broker.url, assure=jobs.assure, prefix=prefix)
+    jobs = JobQueue.connect(broker.url, hint=lambda _: None, prefix=prefix)
+    quota = Quota.connect(broker.url, assure=jobs.admin.assure, prefix=prefix)
     yield jobs, quota
     jobs.close()
     quota.close()
@@ -82,7 +82,7 @@ def test_a_repeated_request_needs_no_place(keyed: Keyed) -> None:
         assert (same.status_code, same.json()["id"]) == (200, done["id"])
 
 
-def test_a_refused_request_leaves_no_place_taken(records: tuple[Jobs, Quota]) -> None:
+def test_a_refused_request_leaves_no_place_taken(records: tuple[JobQueue, Quota]) -> None:
     jobs, quota = records
     for _ in range(4):
         with pytest.raises(ZeroDivisionError), quota.place("a", share=2, digest=uuid4().hex):
@@ -94,19 +94,19 @@ def test_a_refused_request_leaves_no_place_taken(records: tuple[Jobs, Quota]) ->
         pytest.fail("there was no place")
 
 
-def test_the_pace_of_the_queue_is_what_ended_lately(records: tuple[Jobs, Quota]) -> None:
+def test_the_pace_of_the_queue_is_what_ended_lately(records: tuple[JobQueue, Quota]) -> None:
     jobs, quota = records
     for number in range(30):
         submit(jobs, owner="a" if number < 20 else "b")
     assert quota.pace("x") == Pace(active=30, own=0, per_second=0.0)
     for _ in range(15):
-        lease = jobs.claim(None, worker="w")
+        lease = jobs.leases.claim(None, worker="w")
         assert lease is not None
-        jobs.finish(lease, result="r")
+        jobs.leases.finish(lease)
     for _ in range(3):
-        lease = jobs.claim(None, worker="w")
+        lease = jobs.leases.claim(None, worker="w")
         assert lease is not None
-        jobs.fail(lease, code="empty_surface", message="no")
+        jobs.leases.fail(lease, code="empty_surface", message="no")
     assert quota.pace("b") == Pace(active=12, own=10, per_second=18 / 300)
     assert quota.pace("a").own == 2
 
@@ -127,12 +127,12 @@ def test_waiting_times_follow_from_the_pace(pace: Pace, own_s: int, room_s: int)
 def test_a_full_queue_says_when_there_is_room(settings: Any, serve: Any, tmp_path: Any) -> None:
     with start_broker(tmp_path / "broker") as broker:
         url = serve(settings.model_copy(update={"redis_url": broker.url, "data_dir": tmp_path, "max_queue": 40}))
-        jobs = Jobs.connect(broker.url, hint=lambda _: None, rules=JobRules())
+        jobs = JobQueue.connect(broker.url, hint=lambda _: None, rules=JobRules())
         for _ in range(60):  # 60 ended within five minutes: one in five seconds
             submit(jobs)
-            lease = jobs.claim(None, worker="w")
+            lease = jobs.leases.claim(None, worker="w")
             assert lease is not None
-            jobs.finish(lease, result="r")
+            jobs.leases.finish(lease)
         for _ in range(40):
             submit(jobs)
         answer = httpx.post(f"{url}/v1/generations", json=small())
@@ -187,7 +187,7 @@ def test_without_a_broker_keys_are_still_asked_for_and_nothing_is_slowed_down(
         assert httpx.get(f"{keyed.url}/v1/models").status_code == 401
     keyed.close()
     with pytest.raises(QueueUnavailableError):
-        keyed.jobs.ping()
+        keyed.jobs.admin.ping()
 
 
 # ------------------------------------------------------------------------------------------------------------ turnstile

@@ -154,27 +154,27 @@ def test_files_of_jobs_without_files_say_why(house: Any) -> None:
     assert (answer.status_code, answer.json()["code"]) == (409, "job_not_finished")
     assert answer.headers["retry-after"]
     lease = house.claim(job["id"])
-    house.jobs.fail(lease, code="empty_surface", message="there is no membrane")
+    house.jobs.leases.fail(lease, code="empty_surface", message="there is no membrane")
     answer = house.get(job["links"]["archive"])
     assert (answer.status_code, answer.json()["code"]) == (409, "job_failed")
     assert "no membrane" in answer.json()["detail"]
 
 
 def test_expired_files_leave_the_spec_to_repeat_them(house: Any) -> None:
-    from worker.jobs import JobRules, Jobs
+    from worker.jobs import JobQueue, JobRules
 
     # Other rules, same records: what is kept for 10 ms is gone with the next sweep.
-    hasty = Jobs.connect(
+    hasty = JobQueue.connect(
         house.settings.redis_url, artifacts=house.artifacts, hint=lambda _: None, rules=JobRules(retention_s=0.01)
     )
     job = house.submit()
-    lease = hasty.claim(job["id"], worker="test")
+    lease = hasty.leases.claim(job["id"], worker="test")
     staged = house.artifacts.staging(job["id"], lease.token)
     (staged / "manifest.json").write_text('{"files": []}')
     house.artifacts.publish(job["id"], staged)
-    hasty.finish(lease, result=job["id"])
+    hasty.leases.finish(lease)
     time.sleep(0.05)
-    hasty.sweep()
+    hasty.admin.sweep()
     hasty.close()
     answer = house.get(job["links"]["manifest"])
     assert (answer.status_code, answer.json()["code"]) == (410, "job_expired")
@@ -193,7 +193,7 @@ def test_files_that_go_while_they_are_looked_for_are_gone_for_the_reason_of_that
     def expired(artifacts: Artifacts, job_id: str) -> Any:
         monkeypatch.undo()
         house.jobs._redis.zadd(house.jobs._prefix + "retention", {job["id"]: 1.0})
-        assert job["id"] in house.jobs.sweep().expired
+        assert job["id"] in house.jobs.admin.sweep().expired
         return read(artifacts, job_id)
 
     monkeypatch.setattr(Artifacts, "_read", expired)

@@ -176,10 +176,10 @@ def test_a_running_job_shows_its_worker_and_the_leases_it_lost(house: Any) -> No
     job_id = house.post({"model": "round", "seed": 4242, "frames": 1, "grid": 8}).json()["id"]
     queued = house.client.get(f"/v1/jobs/{job_id}").json()
     assert (queued["lease"], queued["lost"]) == (None, 0)
-    lease = house.jobs.claim(job_id, worker="node-7:41")
+    lease = house.jobs.leases.claim(job_id, worker="node-7:41")
     running = house.client.get(f"/v1/jobs/{job_id}").json()
     assert running["lease"] == {"worker": "node-7:41", "since": running["started_at"]}
-    house.jobs.stumble(lease, code="export_failed", message="full")
+    house.jobs.leases.fail_attempt(lease, code="export_failed", message="full")
     again = house.client.get(f"/v1/jobs/{job_id}").json()
     assert (again["state"], again["lease"], again["lost"], again["attempts"]) == ("queued", None, 1, 1)
     house.client.post(f"/v1/jobs/{job_id}/cancel")
@@ -246,10 +246,10 @@ def test_refusal_points_at_the_member_and_says_what_is_allowed(
 
 
 def test_nothing_refused_leaves_a_job_behind(house: Any) -> None:
-    before = house.jobs.counts()
+    before = house.jobs.admin.counts()
     for body, *_ in REFUSED:
         house.post(body)
-    assert house.jobs.counts() == before
+    assert house.jobs.admin.counts() == before
 
 
 def test_refusal_never_shows_what_was_sent(house: Any) -> None:

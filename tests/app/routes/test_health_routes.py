@@ -32,12 +32,12 @@ def test_not_ready_without_a_worker_and_ready_with_one(house: Any) -> None:
     assert {name: check["ok"] for name, check in answer.json()["checks"].items()} == {
         "broker": True, "storage": True, "worker": False,
     }  # fmt: skip
-    house.jobs.announce(name="w", hostname="h", pid=1, device="cpu")
+    house.jobs.admin.announce(name="w", hostname="h", pid=1, device="cpu")
     try:
         answer = house.get("/readyz")
         assert (answer.status_code, answer.json()["status"]) == (200, "ready")
     finally:
-        house.jobs.retire("w")
+        house.jobs.admin.retire("w")
 
 
 def test_everything_says_503_quickly_when_the_broker_is_gone(house: Any, serve: Any, tmp_path: Path) -> None:
@@ -87,11 +87,11 @@ def test_lost_leases_are_counted_where_all_workers_and_webs_see_it(house: Any) -
         return float(figures[names[0]]), float(figures[names[1]])
 
     job, before = house.submit(), counted()
-    house.jobs.sweep()  # a broker that nobody has swept for long was away, and spares the leases once
+    house.jobs.admin.sweep()  # a broker that nobody has swept for long was away, and spares the leases once
     for number in (1, 2, 3):
         lease = house.claim(job["id"])
         house.jobs._redis.zadd(house.jobs._prefix + "leases", {lease.job_id: 1.0})  # its worker died long ago
-        house.jobs.sweep()
+        house.jobs.admin.sweep()
         assert counted() == (before[0] + number, before[1] + (number == 3))
     assert house.get(f"/v1/jobs/{job['id']}").json()["error"]["code"] == "worker_crashed"
 

@@ -44,12 +44,12 @@ def test_unknown_job_is_not_found_whatever_is_asked_of_it(house: Any, method: st
 def test_job_document_follows_the_job(house: Any) -> None:
     job = house.submit()
     lease = house.claim(job["id"])
-    house.jobs.beat(lease, progress=JobProgress(fraction=0.5, stage="frames", frame=1, frames=2, eta_s=3.0))
+    house.jobs.leases.renew(lease, progress=JobProgress(fraction=0.5, stage="frames", frame=1, frames=2, eta_s=3.0))
     running = house.get(job["links"]["self"]).json()
     assert (running["state"], running["attempts"]) == ("running", 1)
     assert running["progress"] == {"fraction": 0.5, "stage": "frames", "frame": 1, "frames": 2, "eta_s": 3.0}
     assert running["started_at"].endswith("Z")
-    house.jobs.fail(lease, code="empty_surface", message="there is no membrane")
+    house.jobs.leases.fail(lease, code="empty_surface", message="there is no membrane")
     failed = house.get(job["links"]["self"]).json()
     assert failed["state"] == "failed"
     assert failed["error"] == {
@@ -144,13 +144,13 @@ def test_late_subscriber_gets_the_latest_state_and_progress_then_what_is_new(hou
     lease = house.claim(job["id"])
     for frame in range(1, 41):
         progress = JobProgress(fraction=frame / 50, stage="frames", frame=frame, frames=50, eta_s=0.5)
-        house.jobs.beat(lease, progress=progress)
+        house.jobs.leases.renew(lease, progress=progress)
     with house.client.stream("GET", job["links"]["events"]) as answer:
         seen: list[str] = []
         for line in answer.iter_lines():
             seen.append(line)
             if line.startswith("data") and len([one for one in seen if one.startswith("data")]) == 2:
-                house.jobs.fail(lease, code="empty_surface", message="there is no membrane")
+                house.jobs.leases.fail(lease, code="empty_surface", message="there is no membrane")
     told = events_of("\n".join(seen))
     assert [(event, data.get("state", data.get("frame"))) for _, event, data in told] == [
         ("state", "running"), ("progress", 40), ("state", "failed"),
@@ -291,7 +291,7 @@ def test_a_pinned_job_has_no_end_of_its_files_until_it_is_let_go(house: Any) -> 
 
 def test_a_job_without_files_cannot_be_pinned_and_says_why(house: Any) -> None:
     failed, canceled = house.submit(), house.submit()
-    house.jobs.fail(house.claim(failed["id"]), code="empty_surface", message="no membrane")
+    house.jobs.leases.fail(house.claim(failed["id"]), code="empty_surface", message="no membrane")
     house.jobs.cancel(canceled["id"])
     for job, status, code in ((failed, 409, "job_failed"), (canceled, 409, "job_canceled")):
         for method in ("PUT", "DELETE"):

@@ -15,7 +15,7 @@ from workbench import ROOT, alive, eventually, submit
 
 from worker.broker.embedded import running_broker, start_broker
 from worker.broker.urls import redis_url
-from worker.jobs import Jobs, JobStatus
+from worker.jobs import JobQueue, JobStatus
 from worker.storage.artifacts import Artifacts
 
 SERVE = """
@@ -37,7 +37,7 @@ def flush(url: str) -> None:
 
 def test_rebuild_restores_the_queue_of_a_running_broker_and_of_one_that_stands_still(tmp_path: Path) -> None:
     with start_broker(tmp_path / "broker") as broker:
-        jobs = Jobs.connect(broker.url, artifacts=Artifacts(tmp_path), hint=lambda _: None)
+        jobs = JobQueue.connect(broker.url, artifacts=Artifacts(tmp_path), hint=lambda _: None)
         kept, canceled = submit(jobs), submit(jobs)
         jobs.cancel(canceled.id)
         flush(broker.url)
@@ -53,9 +53,9 @@ def test_rebuild_restores_the_queue_of_a_running_broker_and_of_one_that_stands_s
     done = cytosynth_here("rebuild", "--data-dir", str(tmp_path))  # starts a broker of its own for the moment
     assert "2 jobs restored" in done.output
     with start_broker(tmp_path / "broker") as broker:
-        jobs = Jobs.connect(broker.url, artifacts=Artifacts(tmp_path), hint=lambda _: None)
-        jobs.sweep()
-        assert jobs.queue_depth() == 1
+        jobs = JobQueue.connect(broker.url, artifacts=Artifacts(tmp_path), hint=lambda _: None)
+        jobs.admin.sweep()
+        assert jobs.admin.counts()[JobStatus.QUEUED] == 1
         jobs.close()
 
 
@@ -73,20 +73,20 @@ def test_a_frozen_worker_is_replaced_and_a_dead_broker_comes_back(tmp_path: Path
         artifacts = Artifacts(tmp_path / "data")
         url = running_broker(tmp_path / "data" / "broker")
         assert url is not None
-        jobs = Jobs.connect(url, artifacts=artifacts, hint=lambda _: None)
-        eventually(lambda: jobs.workers_alive(within_s=5.0), within_s=60)
+        jobs = JobQueue.connect(url, artifacts=artifacts, hint=lambda _: None)
+        eventually(lambda: jobs.admin.workers_alive(within_s=5.0), within_s=60)
         time.sleep(3.0)  # the service has seen it alive
-        (old,) = {beat.pid for beat in jobs.workers_alive(within_s=5.0)}
+        (old,) = {beat.pid for beat in jobs.admin.workers_alive(within_s=5.0)}
         family = [child.pid for child in psutil.Process(service.pid).children(recursive=True)]
         os.killpg(old, signal.SIGSTOP)
-        eventually(lambda: {beat.pid for beat in jobs.workers_alive(within_s=2.0)} - {old}, within_s=60)
+        eventually(lambda: {beat.pid for beat in jobs.admin.workers_alive(within_s=2.0)} - {old}, within_s=60)
         assert not alive(old)
 
         server = int(jobs._redis.info("server")["process_id"])
         os.kill(server, signal.SIGKILL)
         eventually(lambda: running_broker(tmp_path / "data" / "broker") == url)
         assert not alive(server)
-        assert jobs.queue_depth() == 0
+        assert jobs.admin.counts()[JobStatus.QUEUED] == 0
         assert service.poll() is None
         family += [child.pid for child in psutil.Process(service.pid).children(recursive=True)]
         jobs.close()

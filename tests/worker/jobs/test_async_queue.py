@@ -13,19 +13,19 @@ from workbench import submit
 
 from worker.broker.embedded import start_broker
 from worker.errors import JobNotFoundError, QueueUnavailableError
-from worker.jobs import AsyncJobs, Jobs, JobStatus
+from worker.jobs import AsyncJobQueue, JobQueue, JobStatus
 
 
-def test_many_wait_in_one_loop_and_wake_when_their_job_ends(jobs: Jobs, broker_url: str) -> None:
+def test_many_wait_in_one_loop_and_wake_when_their_job_ends(jobs: JobQueue, broker_url: str) -> None:
     async def scene() -> None:
-        waiting = AsyncJobs.connect(broker_url, find=jobs.get, prefix=jobs._prefix)
-        leases = [jobs.claim(submit(jobs).id, worker="w") for _ in range(20)]
+        waiting = AsyncJobQueue.connect(broker_url, find=jobs.get, prefix=jobs._prefix)
+        leases = [jobs.leases.claim(submit(jobs).id, worker="w") for _ in range(20)]
         waits = [asyncio.create_task(waiting.async_wait(lease.job_id, timeout_s=10)) for lease in leases if lease]
         await asyncio.sleep(0.1)
         assert not any(wait.done() for wait in waits)
         for lease in leases:
             assert lease
-            jobs.finish(lease, result=lease.job_id)
+            jobs.leases.finish(lease)
         ended = await asyncio.wait_for(asyncio.gather(*waits), 8.0)
         assert {job.status for job in ended} == {JobStatus.SUCCEEDED}
         assert len({job.id for job in ended}) == 20
@@ -37,9 +37,9 @@ def test_many_wait_in_one_loop_and_wake_when_their_job_ends(jobs: Jobs, broker_u
     asyncio.run(scene())
 
 
-def test_waiting_ends_in_time_and_foreign_jobs_are_missing(jobs: Jobs, broker_url: str) -> None:
+def test_waiting_ends_in_time_and_foreign_jobs_are_missing(jobs: JobQueue, broker_url: str) -> None:
     async def scene() -> None:
-        waiting = AsyncJobs.connect(broker_url, find=jobs.get, prefix=jobs._prefix)
+        waiting = AsyncJobQueue.connect(broker_url, find=jobs.get, prefix=jobs._prefix)
         job = submit(jobs, owner="ada")
         started = time.monotonic()
         assert (await waiting.async_wait(job.id, timeout_s=0.2)).status is JobStatus.QUEUED
@@ -56,10 +56,10 @@ def test_waiting_ends_in_time_and_foreign_jobs_are_missing(jobs: Jobs, broker_ur
 
 def test_a_broker_that_is_gone_is_a_clear_error_and_one_that_returns_is_used_again(tmp_path: Path) -> None:
     with start_broker(tmp_path) as broker:
-        jobs = Jobs.connect(broker.url, hint=lambda _: None)
+        jobs = JobQueue.connect(broker.url, hint=lambda _: None)
         job = submit(jobs)
     started = time.monotonic()
-    for call in (jobs.ping, lambda: jobs.get(job.id), lambda: submit(jobs), jobs.sweep, jobs.counts):
+    for call in (jobs.admin.ping, lambda: jobs.get(job.id), lambda: submit(jobs), jobs.admin.sweep, jobs.admin.counts):
         with pytest.raises(QueueUnavailableError, match="does not answer"):
             call()
     assert time.monotonic() - started < 10.0
@@ -71,8 +71,8 @@ def test_a_broker_that_is_gone_is_a_clear_error_and_one_that_returns_is_used_aga
 def test_a_frozen_broker_does_not_hang_its_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.jobs.redis_client.PATIENCE_S", 0.3)
     with start_broker(tmp_path) as broker:
-        jobs = Jobs.connect(broker.url, hint=lambda _: None)
-        jobs.ping()
+        jobs = JobQueue.connect(broker.url, hint=lambda _: None)
+        jobs.admin.ping()
         server = psutil.Process(broker.server_pid)
         server.suspend()
         started = time.monotonic()

@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 )
 
 from worker.errors import JobActiveError, JobCanceledError, JobError, JobNotFoundError, LeaseLostError
-from worker.jobs import JobRules, Jobs, JobStatus, Lease
+from worker.jobs import JobQueue, JobRules, JobStatus, Lease
 from worker.storage.artifacts import Artifacts
 from worker.storage.journal import Journal
 
@@ -60,7 +60,7 @@ class JobLife(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.artifacts = Artifacts(self.folder)
         self.rules = JobRules(lease_s=-1.0, retention_s=0.0, record_s=1000.0)
-        self.jobs = Jobs.connect(
+        self.jobs = JobQueue.connect(
             self.url, artifacts=self.artifacts, hint=lambda _: None, rules=self.rules, prefix=f"{uuid4().hex}:"
         )
         self.known: dict[str, Known] = {}
@@ -130,7 +130,7 @@ class JobLife(RuleBasedStateMachine):
 
     @rule(target=leases, job_id=jobs_made)
     def claim(self, job_id: str) -> object:
-        lease = self.jobs.claim(job_id, worker="w")
+        lease = self.jobs.leases.claim(job_id, worker="w")
         self.flushed = False  # nothing is begun before every record is back
         known = self.known.get(job_id)
         assert (lease is not None) == (known is not None and known.status is JobStatus.QUEUED)
@@ -150,19 +150,19 @@ class JobLife(RuleBasedStateMachine):
             if self.flushed and known.status.active:
                 self._end(lease.job_id, JobStatus.SUCCEEDED)  # whoever rebuilds the broker finds the files
 
-    @rule(lease=leases, act=st.sampled_from(["beat", "finish", "fail", "release", "stumble"]))
+    @rule(lease=leases, act=st.sampled_from(["renew", "finish", "fail", "release", "fail_attempt"]))
     def worker_acts(self, lease: Lease, act: str) -> None:
         known = self.known.get(lease.job_id)
         holds = known is not None and known.token == lease.token and not self.flushed
         if act == "finish" and not (known and known.published):
             return  # no worker finishes what it has not published
         said = self._said(known, act) if holds else False
-        words = {"finish": {"result": lease.job_id}, "fail": {"code": "c", "message": "m"}}
-        words["stumble"] = words["fail"]
+        words = {"fail": {"code": "c", "message": "m"}}
+        words["fail_attempt"] = words["fail"]
         if act in words:
             self.flushed = False  # nor ended
         try:
-            getattr(self.jobs, act)(lease, **words.get(act, {}))
+            getattr(self.jobs.leases, act)(lease, **words.get(act, {}))
         except JobCanceledError:
             assert holds
             assert known is not None
@@ -178,7 +178,7 @@ class JobLife(RuleBasedStateMachine):
 
     def _said(self, known: Known | None, act: str) -> bool:
         """Whether a worker says its last word once more, which does no harm."""
-        ends = {"finish": JobStatus.SUCCEEDED, "fail": JobStatus.FAILED, "stumble": JobStatus.FAILED}
+        ends = {"finish": JobStatus.SUCCEEDED, "fail": JobStatus.FAILED, "fail_attempt": JobStatus.FAILED}
         return known is not None and act in ends and known.status is ends[act]
 
     def _follow(self, job_id: str, known: Known, act: str) -> None:
@@ -188,7 +188,7 @@ class JobLife(RuleBasedStateMachine):
             self._end(job_id, JobStatus.FAILED)
         elif act == "release":
             known.status = JobStatus.QUEUED
-        elif act == "stumble":
+        elif act == "fail_attempt":
             known.lost += 1
             if known.lost >= self.rules.max_lost:
                 self._end(job_id, JobStatus.FAILED)
@@ -204,7 +204,7 @@ class JobLife(RuleBasedStateMachine):
             self._forget_runs()
         running = {i for i, known in self.known.items() if known.status is JobStatus.RUNNING}
         over = {i for i, known in self.known.items() if known.status is JobStatus.SUCCEEDED and not known.pinned}
-        swept = self.jobs.sweep()
+        swept = self.jobs.admin.sweep()
         self.flushed = False
         assert set(swept.requeued) | set(swept.crashed) == running
         for job_id in running:
@@ -222,7 +222,7 @@ class JobLife(RuleBasedStateMachine):
 
     @rule()
     def clean(self) -> None:
-        self.jobs.clean()
+        self.jobs.admin.clean()
 
     @rule()
     def lose_the_broker(self) -> None:
@@ -233,7 +233,7 @@ class JobLife(RuleBasedStateMachine):
 
     @rule()
     def rebuild(self) -> None:
-        assert self.jobs.rebuild() == (len(self.known) if self.flushed else 0)
+        assert self.jobs.admin.rebuild() == (len(self.known) if self.flushed else 0)
         self.flushed = False
 
     def _forget_runs(self) -> None:
@@ -265,7 +265,7 @@ class JobLife(RuleBasedStateMachine):
     def every_count_and_list_agrees(self) -> None:
         if self.flushed:
             return
-        assert self.jobs.counts() == {
+        assert self.jobs.admin.counts() == {
             status: Counter(known.status for known in self.known.values())[status] for status in JobStatus
         }
         assert {job.id: job.status for job in self.jobs.list(limit=200).jobs} == {

@@ -11,7 +11,7 @@ from uuid import uuid4
 from workbench import submit
 
 from worker.errors import JobCanceledError, LeaseLostError, QueueUnavailableError
-from worker.jobs import Jobs, JobStatus
+from worker.jobs import JobQueue, JobStatus
 
 THREADS = 8
 
@@ -29,20 +29,20 @@ def all_at_once(acts: list[Callable[[], object]]) -> list[object]:
         return list(pool.map(attempt, acts))
 
 
-def test_one_of_many_workers_gets_a_job(jobs: Jobs) -> None:
+def test_one_of_many_workers_gets_a_job(jobs: JobQueue) -> None:
     for _ in range(20):
         job = submit(jobs)
-        claims = [lambda job=job: jobs.claim(job.id, worker="w")] * THREADS
+        claims = [lambda job=job: jobs.leases.claim(job.id, worker="w")] * THREADS
         assert sum(lease is not None for lease in all_at_once(claims)) == 1
 
 
-def test_many_workers_empty_a_queue_and_take_each_job_once(jobs: Jobs) -> None:
+def test_many_workers_empty_a_queue_and_take_each_job_once(jobs: JobQueue) -> None:
     submitted = {submit(jobs).id for _ in range(60)}
 
     def work() -> list[str]:
         taken = []
-        while lease := jobs.claim(None, worker="w"):
-            jobs.finish(lease, result=lease.job_id)
+        while lease := jobs.leases.claim(None, worker="w"):
+            jobs.leases.finish(lease)
             taken.append(lease.job_id)
         return taken
 
@@ -51,13 +51,13 @@ def test_many_workers_empty_a_queue_and_take_each_job_once(jobs: Jobs) -> None:
     assert set(taken.values()) == {1}
 
 
-def test_finish_and_cancel_race_to_exactly_one_end(jobs: Jobs) -> None:
+def test_finish_and_cancel_race_to_exactly_one_end(jobs: JobQueue) -> None:
     ends = set()
     for _ in range(40):
-        lease = jobs.claim(submit(jobs).id, worker="w")
+        lease = jobs.leases.claim(submit(jobs).id, worker="w")
         assert lease is not None
         finished, *_ = all_at_once(
-            [lambda lease=lease: jobs.finish(lease, result="r"), lambda lease=lease: jobs.cancel(lease.job_id)]
+            [lambda lease=lease: jobs.leases.finish(lease), lambda lease=lease: jobs.cancel(lease.job_id)]
         )
         job = jobs.get(lease.job_id)
         ends.add(job.status)
@@ -68,14 +68,17 @@ def test_finish_and_cancel_race_to_exactly_one_end(jobs: Jobs) -> None:
     assert ends <= {JobStatus.SUCCEEDED, JobStatus.CANCELED}
 
 
-def test_one_idempotency_key_makes_one_job_however_often_it_is_sent_at_once(jobs: Jobs) -> None:
+def test_one_idempotency_key_makes_one_job_however_often_it_is_sent_at_once(
+    make_jobs: Callable[..., JobQueue],
+) -> None:
+    jobs = make_jobs(reuse=False)  # the key alone makes them one
     for _ in range(10):
         key = uuid4().hex
-        made = all_at_once([lambda key=key: submit(jobs, idempotency_key=key, digest="d", reuse=False).id] * THREADS)
+        made = all_at_once([lambda key=key: submit(jobs, idempotency_key=key, digest="d").id] * THREADS)
         assert len(set(made)) == 1
 
 
-def test_queue_bound_holds_under_a_rush(make_jobs: Callable[..., Jobs]) -> None:
+def test_queue_bound_holds_under_a_rush(make_jobs: Callable[..., JobQueue]) -> None:
     jobs = make_jobs(max_queue=10)
 
     def rush() -> int:
@@ -87,4 +90,4 @@ def test_queue_bound_holds_under_a_rush(make_jobs: Callable[..., Jobs]) -> None:
         return accepted
 
     assert sum(all_at_once([rush] * THREADS)) == 10
-    assert jobs.queue_depth() == 10
+    assert jobs.admin.counts()[JobStatus.QUEUED] == 10

@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 import pytest
 from workbench import eventually, submit
 
-from worker.jobs import Jobs, JobStatus
+from worker.jobs import JobQueue, JobStatus
 from worker.jobs.redis_store import QUEUE
 from worker.liveness.shared_status import Pulse
 from worker.liveness.watchdog import Patience, Watchdog
@@ -53,7 +53,7 @@ def hold(pulse: Pulse, job_id: str, token: int, beats: bool) -> None:
         time.sleep(0.01)
 
 
-def watch(pulse: Pulse, jobs: Jobs, said: list[str], **changes: float) -> Watchdog:
+def watch(pulse: Pulse, jobs: JobQueue, said: list[str], **changes: float) -> Watchdog:
     patience = {"silent_s": 60.0, "astray_s": 60.0, "job_s": 3600.0, "deaf_s": 60.0} | changes
     return Watchdog(pulse, jobs, Patience(**patience), give_up=said.append)
 
@@ -100,9 +100,9 @@ def test_beats_of_one_thread_do_not_disturb_another(pulse: Pulse) -> None:
 
 
 def test_a_process_that_shows_no_life_is_killed(
-    jobs: Jobs, pulse: Pulse, computing: Callable[..., BaseProcess]
+    jobs: JobQueue, pulse: Pulse, computing: Callable[..., BaseProcess]
 ) -> None:
-    lease = jobs.claim(submit(jobs).id, worker="w")
+    lease = jobs.leases.claim(submit(jobs).id, worker="w")
     assert lease is not None
     process = computing(hold, pulse, lease.job_id, lease.token, True)
     dog = watch(pulse, jobs, [], silent_s=0.3)
@@ -120,9 +120,9 @@ def test_a_process_that_shows_no_life_is_killed(
 
 
 def test_a_process_whose_job_is_no_longer_its_own_is_killed(
-    jobs: Jobs, pulse: Pulse, computing: Callable[..., BaseProcess]
+    jobs: JobQueue, pulse: Pulse, computing: Callable[..., BaseProcess]
 ) -> None:
-    lease = jobs.claim(submit(jobs).id, worker="w")
+    lease = jobs.leases.claim(submit(jobs).id, worker="w")
     assert lease is not None
     process = computing(hold, pulse, lease.job_id, lease.token, True)
     dog = watch(pulse, jobs, [], astray_s=0.2)
@@ -130,15 +130,15 @@ def test_a_process_whose_job_is_no_longer_its_own_is_killed(
         dog.look()
         time.sleep(0.05)
     assert process.is_alive()
-    jobs.release(lease)
-    assert jobs.claim(lease.job_id, worker="another")  # it runs again, but not here
+    jobs.leases.release(lease)
+    assert jobs.leases.claim(lease.job_id, worker="another")  # it runs again, but not here
     look_until(dog, lambda: process.exitcode == -signal.SIGKILL)
 
 
 def test_a_job_over_the_time_limit_fails_and_its_process_goes(
-    jobs: Jobs, pulse: Pulse, computing: Callable[..., BaseProcess]
+    jobs: JobQueue, pulse: Pulse, computing: Callable[..., BaseProcess]
 ) -> None:
-    lease = jobs.claim(submit(jobs).id, worker="w")
+    lease = jobs.leases.claim(submit(jobs).id, worker="w")
     assert lease is not None
     process = computing(hold, pulse, lease.job_id, lease.token, True)
     dog = watch(pulse, jobs, [], job_s=0.3)
@@ -149,7 +149,7 @@ def test_a_job_over_the_time_limit_fails_and_its_process_goes(
     assert failed.error.code == "time_limit"
 
 
-def test_a_worker_that_takes_no_hints_gives_up_and_one_that_does_goes_on(jobs: Jobs, pulse: Pulse) -> None:
+def test_a_worker_that_takes_no_hints_gives_up_and_one_that_does_goes_on(jobs: JobQueue, pulse: Pulse) -> None:
     said: list[str] = []
     dog = watch(pulse, jobs, said, deaf_s=0.3)
     jobs._redis.rpush(QUEUE, "hint")

@@ -1,0 +1,134 @@
+"""Leases: how a worker takes a job, keeps it, and ends it or gives it back.
+
+Promises: a worker whose lease was lost can change nothing (every call carries the lease's token, and the broker
+compares it); a job ends exactly once.
+Does not promise: that a job is computed once only. A worker that is cut off computes on until it learns that its lease
+was lost.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+
+from worker.errors import (
+    JobCanceledError,
+    LeaseLostError,
+    QueueUnavailableError,
+)
+from worker.jobs.reconciliation import Upkeep
+from worker.jobs.records import (
+    JobProgress,
+    JobRules,
+    Lease,
+    parse_job,
+)
+from worker.jobs.redis_store import Store
+from worker.storage.artifacts import Artifacts
+
+log = logging.getLogger(__name__)
+
+
+class JobLeases:
+    """The worker's side of the job records; made by :class:`worker.jobs.queue.JobQueue`."""
+
+    def __init__(
+        self,
+        store: Store,
+        artifacts: Artifacts | None,
+        rules: JobRules,
+        *,
+        reconciler: Upkeep,
+        wake_up: Callable[[str], None],
+    ) -> None:
+        self._store, self._artifacts, self._rules = store, artifacts, rules
+        self._reconciler, self._wake_up = reconciler, wake_up
+
+    def claim(self, job_id: str | None, *, worker: str) -> Lease | None:
+        """Take a queued job (None: the one that has waited longest); None if there is nothing to take."""
+        answer = self._reconciler.run("claim", job_id or "", worker, self._rules.lease_s)
+        if not answer:
+            return None
+        token, flat = answer
+        return Lease(job=parse_job(dict(zip(flat[::2], flat[1::2], strict=True))), token=int(token), worker=worker)
+
+    def renew(self, lease: Lease, *, progress: JobProgress | None = None) -> None:
+        """Renew a lease and record progress.
+
+        Raises
+        ------
+        JobCanceledError, LeaseLostError
+            If the worker must stop.
+        """
+        text = json.dumps(asdict(progress), allow_nan=False) if progress else ""
+        self._under(lease, "beat", self._rules.lease_s, text)
+
+    def holds(self, job_id: str, token: int) -> bool:
+        """Whether a lease is still good, for somebody who only knows its token."""
+        return self._store.holds(job_id, token)
+
+    def finish(self, lease: Lease, *, content: str = "", warnings: Sequence[Mapping[str, str]] = ()) -> None:
+        """End a job as succeeded: the only commit of its published files.
+
+        Parameters
+        ----------
+        content
+            Names the files for :meth:`find_job_with_content`.
+        warnings
+            Those of the manifest, each a ``code`` and a ``message``.
+        """
+        text = json.dumps(list(warnings)) if warnings else ""
+        self._under(lease, "finish", lease.job_id, self._rules.retention_s, content, text)
+
+    def find_job_with_content(self, content: str) -> str | None:
+        """Return a job that has made this content already, whoever owns it; its files may be copied."""
+        return self._store.maker(content) if self._rules.reuse else None
+
+    def fail(self, lease: Lease, *, code: str, message: str) -> None:
+        """End a job as failed; it is not tried again."""
+        self._under(lease, "fail", code, message, self._rules.record_s)
+        self._record_end(lease.job_id)
+
+    def fail_attempt(self, lease: Lease, *, code: str, message: str) -> None:
+        """Give back a job that is to blame for what happened: it counts as a lost lease, and the last one fails it."""
+        if self._under(lease, "stumble", self._rules.max_lost, self._rules.record_s, code, message) == "failed":
+            self._record_end(lease.job_id)
+        else:
+            self._wake_up(lease.job_id)
+
+    def release(self, lease: Lease) -> None:
+        """Give a job back to the head of the queue; the attempt does not count."""
+        self._under(lease, "release")
+        self._wake_up(lease.job_id)
+
+    def report_damage(self, job_id: str | None = None) -> None:
+        """Count what was found damaged among the stored files; ``job_id`` answers no other request from now on.
+
+        Neither a disk nor a broker that refuses this keeps the caller from going on.
+        """
+        if self._artifacts is None:
+            return
+        try:
+            if job_id is not None:
+                self._artifacts.mark_damaged(job_id)
+        except OSError as error:
+            log.warning("job %s: its damage cannot be written down: %s", job_id, error)
+        if damages := self._artifacts.take_damages():
+            with suppress(QueueUnavailableError):  # it is in the log
+                self._store.count("contents_damaged", damages)
+
+    def _under(self, lease: Lease, script: str, *args: str | float) -> str:
+        answer = str(self._reconciler.run(script, lease.job_id, lease.token, *args))
+        if answer == "canceled":
+            raise JobCanceledError(f"job {lease.job_id} was canceled")
+        if answer == "lost":
+            raise LeaseLostError(f"job {lease.job_id} belongs to another worker now")
+        return answer
+
+    def _record_end(self, job_id: str) -> None:
+        with suppress(QueueUnavailableError):  # the janitor finds what is not written down
+            for job in self._reconciler.find([job_id]):
+                self._reconciler.record_end(job)
