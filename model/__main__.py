@@ -64,7 +64,8 @@ def train(
     """Train a model from a recipe; run again after an interruption, it goes on where it stopped."""
     from model.learning.dataset import build_dataset
     from model.learning.optimisers import multiplies_bfloat16
-    from model.learning.train import TrainConfig, TrainProgress, check_start
+    from model.learning.recipe import TrainConfig
+    from model.learning.train import TrainProgress, check_start
     from model.learning.train import train as run_training
     from model.network.checkpoint import load_checkpoint, save_checkpoint  # here, so that --help answers at once
     from model.network.latent import fit_prior

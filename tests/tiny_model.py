@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from model.learning.dataset import MaskSource, build_dataset
-from model.learning.train import HeldOut, Optimisation, TrainConfig, train
+from model.learning.dataset import build_dataset
+from model.learning.recipe import HeldOut, Optimisation, TrainConfig
+from model.learning.sources import MaskSource
+from model.learning.train import train
 from model.network.autodecoder import NetworkConfig
 from model.network.checkpoint import Checkpoint, save_checkpoint
 from model.network.latent import fit_prior

@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.arms import published
 from benchmarks.arms.soap import Soap
 from model.learning.optimisers import optimisers
-from model.learning.train import Optimisation, TrainConfig
+from model.learning.recipe import Optimisation, TrainConfig
 from model.network.autodecoder import AutoDecoder, NetworkConfig
 from model.network.checkpoint import Decoder
 

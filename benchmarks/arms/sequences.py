@@ -26,8 +26,9 @@ from model.engine.sparse import evaluate_sparse
 from model.engine.triangle_distance import CellShape, Membrane
 from model.evaluation.sequence_measures import processes
 from model.evaluation.sequence_sources import HELD_OUT_SEED, PhantomSequences, RealSequences
-from model.learning.dataset import MaskSource, PhantomSource, build_dataset, mask_files, mask_frames
+from model.learning.dataset import build_dataset
 from model.learning.fit import TargetFrame
+from model.learning.sources import MaskSource, PhantomSource, mask_files, mask_frames
 from model.phantoms import make_phantom
 
 Mask = NDArray[np.bool_]

@@ -37,7 +37,7 @@ from benchmarks.arms.sequences import Sequences
 from model.domain import frame_times
 from model.errors import CytosynthError
 from model.learning.optimisers import multiplies_bfloat16
-from model.learning.train import HeldOut
+from model.learning.recipe import HeldOut
 from model.network.autodecoder import AutoDecoder
 from model.network.checkpoint import Checkpoint, save_checkpoint
 from model.network.latent import fit_prior

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from model.evaluation.model_report import Scope
-    from model.learning.train import TrainConfig
+    from model.learning.recipe import TrainConfig
 
 console = Console(stderr=True)
 
@@ -68,7 +68,7 @@ def evaluate(
 ) -> None:
     """Measure a model: Dice of its reconstructions, plausibility of its new cells; or write a whole report."""
     from model.evaluation.model_report import Scope
-    from model.learning.train import TrainConfig
+    from model.learning.recipe import TrainConfig
 
     scope = Scope.quick() if quick else Scope(cells=cells)
     scope = scope if fits is None else replace(scope, fits=fits)
@@ -179,7 +179,7 @@ def upsample_study(
     from model.evaluation.model_report import unseen_source
     from model.evaluation.unseen_cells import unseen_cells
     from model.evaluation.upsampling import FitScope, study_fits
-    from model.learning.train import TrainConfig
+    from model.learning.recipe import TrainConfig
 
     recipe = TrainConfig.read(config)
     source = unseen_source(recipe, held_out)

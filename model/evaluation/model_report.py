@@ -28,8 +28,9 @@ from model.evaluation.sequence_sources import (
 from model.evaluation.unseen_cells import unseen_cells
 from model.evaluation.upsampling import FitScope, study_fits
 from model.export.render import PALETTES
-from model.learning.dataset import INDEX_FILE, AnySource, ImportedSource, MaskSource, PhantomSource, load_dataset
-from model.learning.train import TrainConfig
+from model.learning.dataset import INDEX_FILE, load_dataset
+from model.learning.recipe import TrainConfig
+from model.learning.sources import AnySource, ImportedSource, MaskSource, PhantomSource
 from model.network.checkpoint import Checkpoint, load_checkpoint
 
 

@@ -28,7 +28,7 @@ from model.errors import DatasetError
 from model.evaluation.comparison import BODY_NAMES
 from model.evaluation.measures.descriptors import Descriptors, bodies_of, describe
 from model.evaluation.measures.statistics import compare
-from model.learning.dataset import MaskSource, mask_files, mask_frames
+from model.learning.sources import MaskSource, mask_files, mask_frames
 from model.phantoms import make_phantom
 
 SURFACE_SIDE = 64  # cells along an edge of Ω of the grid on which a phantom's surface is found

@@ -23,7 +23,7 @@ from model.engine.runs import inside
 from model.engine.sparse import evaluate_sparse
 from model.errors import EmptySurfaceError
 from model.evaluation.measures.protrusions import THIN, equivalent_radius, thin_parts
-from model.learning.dataset import MaskSource, PhantomSource, mask_files, mask_frames
+from model.learning.sources import MaskSource, PhantomSource, mask_files, mask_frames
 from model.network.checkpoint import Checkpoint
 from model.phantoms import make_phantom
 

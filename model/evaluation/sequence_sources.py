@@ -25,8 +25,9 @@ from model.engine.tracking import CellTracker
 from model.engine.triangle_distance import CellShape
 from model.errors import SurfaceError
 from model.evaluation.measures.descriptors import Triangles
-from model.learning.dataset import AnySource, ImportedSource, MaskSource, load_dataset, mask_files, mask_frames
+from model.learning.dataset import load_dataset
 from model.learning.imported_cells import load_shape
+from model.learning.sources import AnySource, ImportedSource, MaskSource, mask_files, mask_frames
 from model.network.checkpoint import Checkpoint, load_checkpoint
 from model.phantoms import ShapeFrame, make_phantom
 from model.spec import GenerationSpec

@@ -32,12 +32,12 @@ from model.learning.dataset import (
     SURFACE_POINTS,
     Dataset,
     DatasetIndex,
-    ImportedSource,
     SequenceEntry,
     load_dataset,
     sample_frame,
     write_index,
 )
+from model.learning.sources import ImportedSource
 from model.readers.recording import Footage
 from model.readers.survey import Surveyed
 

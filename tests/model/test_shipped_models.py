@@ -18,7 +18,7 @@ from model.engine.sparse import Exact, SignedDistance, evaluate_dense, evaluate_
 from model.engine.tracking import CellTracker
 from model.errors import EmptySurfaceError
 from model.evaluation.reconstruction import score_reconstruction
-from model.learning.train import TrainConfig
+from model.learning.recipe import TrainConfig
 from model.network.checkpoint import Checkpoint, load_checkpoint
 from model.network.latent import draw_code
 from model.spec import GenerationSpec

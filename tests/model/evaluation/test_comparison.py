@@ -19,7 +19,7 @@ from model.evaluation.html_report import write_report
 from model.evaluation.model_report import Scope, write_chapter
 from model.evaluation.sequence_measures import MOMENTS, Life, measure
 from model.evaluation.sequence_sources import GeneratedSequences, PhantomSequences, RealSequences
-from model.learning.dataset import MaskSource
+from model.learning.sources import MaskSource
 from model.phantoms import make_phantom
 
 ROOT = Path(__file__).parents[3]

@@ -22,8 +22,8 @@ from model.evaluation.upsampling import (
     study_fits,
     summarise_fits,
 )
-from model.learning.dataset import MaskSource, PhantomSource
 from model.learning.fit import FitPlan
+from model.learning.sources import MaskSource, PhantomSource
 from model.network.checkpoint import Checkpoint
 
 TIMES = np.array([-1.0, -0.4, 0.1, 0.6, 1.0])

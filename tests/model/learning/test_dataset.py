@@ -8,15 +8,8 @@ import tifffile
 from tiny_model import FRAMES, SEQUENCES, SIDE, write_masks
 
 from model.errors import DatasetError
-from model.learning.dataset import (
-    MaskSource,
-    PhantomSource,
-    build_dataset,
-    load_dataset,
-    mask_frames,
-    sample_points,
-    surface_variation,
-)
+from model.learning.dataset import build_dataset, load_dataset, sample_points, surface_variation
+from model.learning.sources import MaskSource, PhantomSource, mask_frames
 from model.phantoms import make_phantom
 
 

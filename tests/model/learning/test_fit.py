@@ -17,9 +17,9 @@ from model.engine.mask_surface import membrane_of_field
 from model.engine.sparse import evaluate_dense
 from model.engine.triangle_distance import CellShape
 from model.errors import DatasetError
-from model.learning.dataset import mask_frames
 from model.learning.fit import Fit, FitPlan, TargetFrame, fit_cell, score_fit
 from model.learning.fit_targets import read_target
+from model.learning.sources import mask_frames
 from model.network.checkpoint import Checkpoint, load_checkpoint
 from model.network.latent import rotation_matrix
 from model.synthesis import LivingCell

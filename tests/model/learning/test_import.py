@@ -13,11 +13,12 @@ import tifffile
 from numpy.typing import NDArray
 
 from model.errors import DatasetError
-from model.learning.dataset import Dataset, ImportedSource, build_dataset
+from model.learning.dataset import Dataset, build_dataset
 from model.learning.import_report import as_json, imported_rows, source_rows
 from model.learning.imported_cells import ImportPlan, import_sequences, load_shape
+from model.learning.recipe import TrainConfig
 from model.learning.recipe_template import write_recipe
-from model.learning.train import TrainConfig
+from model.learning.sources import ImportedSource
 from model.readers.label_volumes import read_frame
 from model.readers.open import open_footages
 from model.readers.recording import Calibration

@@ -11,8 +11,10 @@ from model.domain import Grid, frame_times
 from model.engine.sparse import evaluate_dense
 from model.errors import SpecError
 from model.evaluation.reconstruction import dice, score_reconstruction, summarise
-from model.learning.dataset import Dataset, build_dataset, mask_frames
-from model.learning.train import TrainConfig, Trained, TrainProgress, _Run, train
+from model.learning.dataset import Dataset, build_dataset
+from model.learning.recipe import TrainConfig
+from model.learning.sources import mask_frames
+from model.learning.train import Trained, TrainProgress, _Run, train
 from model.network.checkpoint import Checkpoint
 
 RECIPES = Path(__file__).parents[3] / "model" / "recipes"
@@ -139,7 +141,7 @@ def test_codes_tell_the_sequences_apart(tiny_checkpoint: Checkpoint, masks: Path
 
 
 def test_held_out_frames_are_never_drawn(masks: Path, dataset: Dataset) -> None:
-    from model.learning.train import HeldOut
+    from model.learning.recipe import HeldOut
 
     config = recipe(masks).model_copy(update={"held_out": HeldOut(every=2, offset=1)})
     run = _Run(config, dataset, "cpu")

@@ -1,0 +1,92 @@
+"""Sources of training sequences, as a recipe names them: phantoms, folders of masks, imported cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.errors import DatasetError
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Share = Annotated[
+    float, Field(ge=0, le=1, description="Share of the points near the membrane that are drawn where it bends.")
+]
+
+
+class PhantomSource(_Frozen):
+    """Sequences of procedural cells."""
+
+    kind: Literal["phantoms"] = "phantoms"
+    cell_type: str
+    sequences: int = Field(ge=1, le=10_000)
+    frames: int = Field(default=30, ge=1, le=1000)
+    first_seed: int = Field(default=0, ge=0)
+    points_per_frame: int = Field(default=32_768, ge=1024)
+    bend_share: Share = 0.0
+
+
+class MaskSource(_Frozen):
+    """Sequences of binary TIFF volumes (TZYX, cubic voxels, any non-zero value is the cell), one file a sequence."""
+
+    kind: Literal["masks"]
+    folder: Path
+    pattern: str = "*.tif"
+    micrometres: float = Field(default=1.0, gt=0, description="Length of one unit of Ω in µm.")
+    minutes: float = Field(default=1.0, gt=0, description="Duration of τ.")
+    points_per_frame: int = Field(default=32_768, ge=1024)
+    bend_share: Share = 0.0
+
+
+class ImportedSource(_Frozen):
+    """Sequences that ``python -m model import`` made from a user's own cells; they lie ready in a folder."""
+
+    kind: Literal["imported"]
+    folder: Path = Field(default=Path(), description="The folder given to the import as --out.")
+
+
+AnySource = PhantomSource | MaskSource | ImportedSource
+Source = Annotated[AnySource, Field(discriminator="kind")]
+
+
+def mask_frames(path: Path) -> NDArray[np.bool_]:
+    """Read a TIFF of masks as (t, x, y, z) booleans.
+
+    Raises
+    ------
+    DatasetError
+        If it is no TZYX volume, or a frame is empty or full.
+    """
+    try:
+        volume = tifffile.imread(path)
+    except (OSError, ValueError, tifffile.TiffFileError) as error:
+        raise DatasetError(f"{path.name} cannot be read as TIFF: {error}") from None
+    if volume.ndim != 4:
+        raise DatasetError(f"{path.name} has {volume.ndim} axes; a sequence of masks has four: T, Z, Y, X")
+    masks = np.ascontiguousarray((volume != 0).transpose(0, 3, 2, 1))
+    for frame, mask in enumerate(masks):
+        if mask.all() or not mask.any():
+            raise DatasetError(f"{path.name}: frame {frame} is {'full' if mask.any() else 'empty'}; it shows no cell")
+    return masks
+
+
+def mask_files(source: MaskSource) -> list[Path]:
+    """Files of a mask source in the order of its sequences.
+
+    Raises
+    ------
+    DatasetError
+        If there is none.
+    """
+    files = sorted(source.folder.glob(source.pattern))
+    if not files:
+        raise DatasetError(f"no file matches {source.pattern!r} in {source.folder}")
+    return files
