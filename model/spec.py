@@ -15,7 +15,7 @@ import json
 import math
 import secrets
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -129,6 +129,8 @@ class Cost(_Strict):
 
 class GenerationSpec(_Strict):
     """New living-cell sequences from a trained model."""
+
+    KIND: ClassVar[str] = "generation"
 
     model: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")] = Field(
         description="Identifier of an installed model; GET /v1/models lists them."
@@ -297,7 +299,7 @@ class GenerationSpec(_Strict):
         Canonical JSON, sorted keys. The kind of device, which decides the last bits too, is the worker's to add.
         """
         spec = self.model_dump(mode="json")
-        document: dict[str, Any] = {"kind": "generation", "model_sha256": model_sha256, "spec": spec}
+        document: dict[str, Any] = {"kind": self.KIND, "model_sha256": model_sha256, "spec": spec}
         document["version"] = __version__
         text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()

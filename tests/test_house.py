@@ -27,11 +27,13 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 NUMERICAL = frozenset(
     {"torch", "numpy", "scipy", "skimage", "trimesh", "tifffile", "numba", "matplotlib", "PIL", "safetensors"}
 )
+KINDS = ROOT / "worker" / "kinds"
+RUNNERS = [path for path in KINDS.glob("*.py") if path.name not in ("__init__.py", "base.py", "table.py")]
 LIGHT = [
     path
     for path in SOURCES
     if path.is_relative_to(ROOT / "app")
-    or (path.is_relative_to(ROOT / "worker") and path.name != "tasks.py")
+    or (path.is_relative_to(ROOT / "worker") and path not in RUNNERS)
     or path in [ROOT / "model" / name for name in ("__init__.py", "errors.py", "spec.py", "card.py")]
 ]
 
@@ -67,7 +69,7 @@ def test_importing_the_workers_parent_loads_no_numerical_library() -> None:
     # It forks the computing process; a device touched before the fork is broken after it.
     loaded = loaded_after(
         "import worker.celery_app, worker.liveness.housekeeping, worker.jobs, worker.storage.artifacts, "
-        "worker.broker.embedded"
+        "worker.broker.embedded, worker.execution, worker.kinds.table"
     )
     assert not loaded & NUMERICAL
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from model.errors import EmptySurfaceError
 from worker.jobs import Job
-from worker.tasks import RUNNERS, Report
+from worker.kinds.base import Report
+from worker.kinds.table import KINDS, Kind
 
 
 def probe(job: Job, folder: Path, report: Report) -> None:
@@ -37,4 +38,4 @@ def probe(job: Job, folder: Path, report: Report) -> None:
     (folder / "manifest.json").write_text(json.dumps({"files": files}))
 
 
-RUNNERS["probe"] = probe
+KINDS["probe"] = Kind(name="probe", path="", spec=None, runner=f"{__name__}:probe")

@@ -17,6 +17,7 @@ from worker.jobs.records import (
     JobRules,
     JobStatus,
     Lease,
+    Price,
     Sweep,
     WorkerBeat,
 )
@@ -24,5 +25,5 @@ from worker.jobs.timings import Timing
 
 __all__ = [
     "AsyncJobQueue", "Job", "JobEvent", "JobFailure", "JobLeases", "JobPage", "JobProgress", "JobQueue", "JobRules",
-    "JobStatus", "Lease", "QueueAdmin", "Sweep", "Timing", "WorkerBeat",
+    "JobStatus", "Lease", "Price", "QueueAdmin", "Sweep", "Timing", "WorkerBeat",
 ]  # fmt: skip

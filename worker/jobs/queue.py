@@ -20,6 +20,7 @@ import builtins  # because a method here is called list
 import logging
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any, Self
 
 import redis
@@ -43,6 +44,7 @@ from worker.jobs.records import (
     JobPage,
     JobRules,
     JobStatus,
+    Price,
 )
 from worker.jobs.redis_client import PREFIX, connect
 from worker.jobs.redis_store import Store
@@ -126,6 +128,7 @@ class JobQueue:
         owner: str = "",
         idempotency_key: str | None = None,
         request_digest: str | None = None,
+        price: Price | None = None,
     ) -> tuple[Job, bool]:
         """Accept a job, or find the one that answers the same request.
 
@@ -140,6 +143,8 @@ class JobQueue:
             The same key with the same ``request_digest`` gives the same job.
         request_digest
             Of the request as the client sent it, before a seed was drawn; ``digest`` if absent.
+        price
+            What the job is expected to take, kept in its record for the worker.
 
         Returns
         -------
@@ -156,6 +161,8 @@ class JobQueue:
             "kind": kind, "owner": owner, "spec": spec, "model_id": model_id, "model_sha256": model_sha256,
             "digest": digest, "request_digest": request_digest or digest,
         }  # fmt: skip
+        if price is not None:
+            request["price"] = asdict(price)
         for _ in range(ATTEMPTS):
             job_id, new = self._admission.submit(request, idempotency_key=idempotency_key)
             if new:

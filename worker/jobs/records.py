@@ -45,6 +45,14 @@ class JobFailure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Price:
+    """What a job is expected to take: bytes of files, seconds of one worker before any correction."""
+
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """One request and its life so far. Times are seconds since 1970 on the broker's clock."""
 
@@ -69,6 +77,7 @@ class Job:
     result: str | None = None  # key of its artifacts
     warnings: tuple[JobFailure, ...] = ()  # what its manifest warns of
     pinned: bool = False  # its files are kept until the client lets go
+    price: Price | None = None  # None: the record is of an older version, or its kind has no estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +225,7 @@ def parse_job(fields: Mapping[str, str], *, rank: int | None = None) -> Job:
         result=fields.get("result") or None,
         warnings=tuple(JobFailure(**warning) for warning in json.loads(fields.get("warnings") or "[]")),
         pinned=fields.get("pinned") == "1",
+        price=Price(**json.loads(fields["price"])) if fields.get("price") else None,
     )
 
 

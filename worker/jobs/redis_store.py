@@ -160,6 +160,7 @@ class Store:
             request["created_at"], int(pinned), status, finished_at, end.get("kept_from") or finished_at,
             rules.retention_s if succeeded else rules.record_s, rules.retention_s, request["id"] if succeeded else "",
             error.get("code", ""), error.get("message", ""), json.dumps(warnings) if warnings else "",
+            price_text(request),
         )  # fmt: skip
         return bool(answer)
 
@@ -318,3 +319,9 @@ def _whole(mark: str | None, facts: dict[str, Any]) -> str | None:
 def fingerprint(*parts: str) -> str:
     """Return a name of fixed length for what a client may choose freely."""
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def price_text(request: dict[str, Any]) -> str:
+    """Return a request's price as its record holds it; empty where it has none, as in older versions."""
+    price = request.get("price")
+    return json.dumps(price, allow_nan=False, separators=(",", ":")) if price else ""

@@ -16,7 +16,7 @@ from typing import Any
 from worker.errors import IdempotencyError, QueueUnavailableError
 from worker.job_id import new_job_id
 from worker.jobs.records import JobRules
-from worker.jobs.redis_store import Store, fingerprint
+from worker.jobs.redis_store import Store, fingerprint, price_text
 from worker.storage.artifacts import Artifacts
 from worker.storage.journal import Journal
 
@@ -98,6 +98,7 @@ class Admission:
             request["model_sha256"], request["digest"], request["request_digest"], request["idempotency"],
             int(self._rules.idempotency_s), fingerprint(request["owner"], request["digest"]), int(reuse),
             self._rules.max_queue, self._rules.write_s, request.get("created_at") or "",
+            price_text(request),
         )  # fmt: skip
         return answer
 

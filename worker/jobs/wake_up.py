@@ -52,7 +52,7 @@ def hint_publisher(url: str) -> HintPublisher:
         },
     )
 
-    def publish(job_id: str) -> None:
-        sender.send_task(TASK, args=[job_id], retry=False, ignore_result=True)
+    def publish(_: str) -> None:
+        sender.send_task(TASK, retry=False, ignore_result=True)
 
     return publish

@@ -1,7 +1,7 @@
 """Whether the disk under the artifacts is in order; a worker looks before it begins and when something went wrong.
 
 A full or broken disk is nobody's fault: jobs wait until it is in order again, however many there are, and none is ended
-for it. :mod:`worker.tasks` therefore asks here who is to blame before it blames a job.
+for it. :mod:`worker.execution` therefore asks here who is to blame before it blames a job.
 """
 
 from __future__ import annotations

@@ -33,11 +33,12 @@ local function emit_state(id)
   emit(id, 'state', cjson.encode(data))
 end
 
-local function insert(id, kind, owner, spec, model_id, model_sha256, digest, result_key, created_at)
+local function insert(id, kind, owner, spec, model_id, model_sha256, digest, result_key, created_at, price)
   local seq = redis.call('INCR', p .. 'seq')
   redis.call('HSET', job_key(id), 'id', id, 'seq', seq, 'kind', kind, 'owner', owner, 'spec', spec,
     'model_id', model_id, 'model_sha256', model_sha256, 'digest', digest, 'result_key', result_key,
     'status', 'queued', 'attempts', 0, 'lost', 0, 'created_at', created_at, 'queued_at', stamp(now))
+  if price and price ~= '' then redis.call('HSET', job_key(id), 'price', price) end
   redis.call('ZADD', index('queued'), seq, id)
   redis.call('ZADD', p .. 'all', seq, id)
   redis.call('ZADD', p .. 'owner:' .. owner, seq, id)

@@ -1,0 +1,298 @@
+"""One leased job from its files to its outcome, whatever its kind.
+
+:func:`run` computes and publishes, and returns the outcome as a value; :func:`report` records it, the only place that
+ends a job or gives it back. Both run inside a :class:`~worker.liveness.lease_keeper.LeaseKeeper`, which renews the
+lease all the while.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from model import __version__
+from worker.errors import (
+    CytosynthError,
+    DiskFullError,
+    ExportError,
+    JobCanceledError,
+    JobNotFoundError,
+    LeaseLostError,
+    QueueUnavailableError,
+)
+from worker.jobs import Job, JobQueue, JobStatus, Lease, Price
+from worker.kinds.table import price_of, runner_of
+from worker.liveness.lease_keeper import Heart, ShutdownRequestedError
+from worker.settings import WorkerSettings
+from worker.storage.artifacts import Artifacts
+from worker.storage.disk import Storage
+
+log = logging.getLogger(__name__)
+
+# Seconds for which a final update is retried: a result in hand is not thrown away because the broker restarts.
+ACKNOWLEDGEMENT_S = 600.0
+UNWRITTEN = "the files of this job could not be written, several times; ask for a smaller grid, fewer frames or formats"
+INTERNAL = "something unforeseen went wrong while computing this job; it is in the worker's log under the job's id"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerContext:
+    """What a computing process works with.
+
+    Attributes
+    ----------
+    name
+        Of this process, in job records.
+    alive
+        Shows the parent that this process runs.
+    draining
+        Whether the worker is to stop.
+    idle_without_disk
+        Waits a while for the disk; the parent sees a process that is busy with no job.
+    warm
+        Set once this process has computed a job.
+    """
+
+    jobs: JobQueue
+    artifacts: Artifacts
+    storage: Storage
+    settings: WorkerSettings
+    name: str
+    alive: Callable[[], None]
+    draining: Callable[[], bool]
+    idle_without_disk: Callable[[], None]
+    warm: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Succeeded:
+    """The job's files are published; ``content`` names them."""
+
+    content: str
+    warnings: Sequence[Mapping[str, str]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """The job cannot succeed; it ends with a stable code and a sentence for the client."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GiveBack:
+    """Another attempt may succeed.
+
+    Attributes
+    ----------
+    counted
+        Count a failed attempt, which ends the job after several; otherwise the job goes back as if it had not begun.
+    disk
+        Wait for the disk afterwards.
+    """
+
+    counted: bool = False
+    disk: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopped:
+    """The job is no longer this worker's: it was canceled, or the lease was lost. There is nothing to record."""
+
+    code: str
+
+
+Outcome = Succeeded | Failed | GiveBack | Stopped
+
+
+def work(context: WorkerContext, lease: Lease) -> None:
+    """Run a leased job to its outcome and record that."""
+    log.info("job %s: attempt %d, %s", lease.job_id, lease.job.attempts, lease.job.kind)
+    started = time.monotonic()
+    keeper = Heart(
+        context.jobs, lease, every_s=context.settings.heartbeat_seconds, draining=context.draining, alive=context.alive
+    )
+    try:
+        with keeper:
+            outcome = run(context, lease, keeper)
+            report(context, lease, outcome)
+    except (LeaseLostError, JobCanceledError) as error:
+        log.info("job %s: stopped, %s", lease.job_id, error.code)
+    except QueueUnavailableError:
+        log.exception("job %s: the broker stayed away; the sweeper will find this job", lease.job_id)
+    else:
+        if isinstance(outcome, GiveBack) and outcome.disk:
+            context.idle_without_disk()
+    log.info("job %s: %.1f s", lease.job_id, time.monotonic() - started)
+
+
+def run(context: WorkerContext, lease: Lease, keeper: Heart) -> Outcome:
+    """Compute and publish the files of a leased job.
+
+    Raises
+    ------
+    QueueUnavailableError
+        If the broker cannot be asked for a result to copy; the sweeper will find the job.
+    """
+    try:
+        content = _content(lease.job)
+        # An earlier attempt may have published and then lost the broker: the same bytes need no second computing.
+        if not _is_made(context, lease.job_id):
+            _make(context, lease, keeper, content)
+        return Succeeded(content=content, warnings=context.artifacts.warnings(lease.job_id))
+    except ShutdownRequestedError:
+        log.info("job %s: given back, this worker stops", lease.job_id)
+        return GiveBack()
+    except (LeaseLostError, JobCanceledError) as error:
+        return Stopped(code=error.code)
+    except QueueUnavailableError:
+        raise
+    except DiskFullError as error:
+        log.warning("job %s: waits, %s", lease.job_id, error.message)
+        return GiveBack(disk=True)
+    except (CytosynthError, OSError) as error:
+        if (cause := context.storage.trouble(error)) is not None:
+            return _handle_write_error(context, lease, cause)
+        code, message = (error.code, error.message) if isinstance(error, CytosynthError) else ("internal", INTERNAL)
+        log.info("job %s: failed, %s: %s", lease.job_id, code, error)
+        return Failed(code=code, message=message)
+    except Exception:
+        log.exception("job %s: failed, internal", lease.job_id)
+        return Failed(code="internal", message=INTERNAL)
+
+
+def report(context: WorkerContext, lease: Lease, outcome: Outcome) -> None:
+    """Record an outcome.
+
+    Raises
+    ------
+    LeaseLostError, JobCanceledError
+        If the job is no longer this worker's. Files of a job that can never succeed are removed first.
+    QueueUnavailableError
+        If the broker did not acknowledge it in time.
+    """
+    leases = context.jobs.leases
+    match outcome:
+        case Succeeded(content=content, warnings=warnings):
+            try:
+                _retry_until_acknowledged(context, lambda: leases.finish(lease, content=content, warnings=warnings))
+            except (LeaseLostError, JobCanceledError):
+                _remove_if_hopeless(context, lease.job_id)
+                raise
+        case Failed(code=code, message=message):
+            _retry_until_acknowledged(context, lambda: leases.fail(lease, code=code, message=message))
+        case GiveBack(counted=True):
+            _retry_until_acknowledged(
+                context, lambda: leases.fail_attempt(lease, code="export_failed", message=UNWRITTEN)
+            )
+        case GiveBack():
+            _retry_until_acknowledged(context, lambda: leases.release(lease))
+        case Stopped(code=code):
+            log.info("job %s: stopped, %s", lease.job_id, code)
+
+
+def _is_made(context: WorkerContext, job_id: str) -> bool:
+    """Whether an earlier attempt has published; files that are damaged since are removed."""
+    if not context.artifacts.exists(job_id):
+        return False
+    if context.artifacts.reusable(job_id):
+        return True
+    context.jobs.leases.report_damage(job_id)
+    context.artifacts.remove(job_id)
+    context.artifacts.clear_damage(job_id)
+    return False
+
+
+def _make(context: WorkerContext, lease: Lease, keeper: Heart, content: str) -> None:
+    """Publish the files of a job: copied from an existing result, or computed."""
+    artifacts, job_id = context.artifacts, lease.job_id
+    staged = artifacts.staging(job_id, lease.token)
+    try:
+        if _copy_existing_result(context, lease, staged, content):
+            return
+        staged = artifacts.staging(job_id, lease.token)
+        price = price_of(lease.job)
+        context.storage.check(price.bytes if price else 0)
+        started = time.monotonic()
+        runner_of(lease.job)(lease.job, staged, keeper.report)
+        took_s = time.monotonic() - started
+        keeper.check()
+        artifacts.publish(job_id, staged)
+        _record_timing(context, lease.job, price, took_s)
+    finally:
+        artifacts.discard(staged)
+        context.jobs.leases.report_damage()
+
+
+def _copy_existing_result(context: WorkerContext, lease: Lease, staged: Path, content: str) -> bool:
+    """Publish the files of another job that made this content; False if there is none, or its files are damaged."""
+    existing = context.jobs.leases.find_job_with_content(content)
+    if existing is None or not context.artifacts.copy(existing, staged):
+        return False
+    try:
+        context.artifacts.publish(lease.job_id, staged)
+    except ExportError as error:  # the files of this job are computed
+        log.warning("job %s: the files of job %s are damaged: %s", lease.job_id, existing, error.message)
+        context.jobs.leases.report_damage(existing)
+        return False
+    log.info("job %s: has the files of job %s", lease.job_id, existing)
+    return True
+
+
+def _record_timing(context: WorkerContext, job: Job, price: Price | None, took_s: float) -> None:
+    """Let later estimates learn from a job; not from the first of a process, which compiles the kernels."""
+    if price is None:
+        return
+    if not context.warm.is_set():
+        context.warm.set()
+        return
+    with suppress(QueueUnavailableError):  # one measurement less
+        context.jobs.timings.record(
+            kind=job.kind, model_id=job.model_id, formats=job.spec.get("formats", []), estimated_s=price.seconds,
+            took_s=took_s,
+        )  # fmt: skip
+
+
+def _handle_write_error(context: WorkerContext, lease: Lease, cause: OSError) -> GiveBack:
+    """If the disk accepts no write at all, requeue without counting; otherwise count a failed attempt."""
+    log.warning("job %s: cannot write: %s", lease.job_id, cause)
+    return GiveBack(counted=True) if context.storage.fit() else GiveBack(disk=True)
+
+
+def _remove_if_hopeless(context: WorkerContext, job_id: str) -> None:
+    """Remove files that no job can commit any more; otherwise another worker may be about to commit them."""
+    try:
+        hopeless = context.jobs.get(job_id).status in (JobStatus.FAILED, JobStatus.CANCELED)
+    except JobNotFoundError:
+        hopeless = True
+    if hopeless:
+        context.artifacts.remove(job_id)
+
+
+def _content(job: Job) -> str:
+    """Name what a job makes: its digest, and what else decides its bytes."""
+    return hashlib.sha256(json.dumps([job.digest, __version__, WorkerSettings().device]).encode()).hexdigest()
+
+
+def _retry_until_acknowledged(context: WorkerContext, update: Callable[[], None]) -> None:
+    """Retry a final update until the broker acknowledges it. Safe: all final updates are idempotent."""
+    deadline, pause = time.monotonic() + ACKNOWLEDGEMENT_S, 0.1
+    while True:
+        try:
+            update()
+        except QueueUnavailableError:
+            if time.monotonic() > deadline or context.draining():
+                raise
+            context.alive()
+            time.sleep(pause)
+            pause = min(2 * pause, 5.0)
+        else:
+            return

@@ -1,0 +1,20 @@
+"""What every kind of job agrees on: its runner, how a runner reports progress, and its expected cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from worker.jobs import Job
+
+
+class Report(Protocol):
+    """Records progress; raises to stop the work."""
+
+    def __call__(self, *, stage: str, frame: int, frames: int) -> None:
+        """Tell that ``frame`` of ``frames`` is done."""
+
+
+Runner = Callable[[Job, Path, Report], None]
+"""Carries out one kind of job: writes its files and, last, ``manifest.json`` into the folder."""
