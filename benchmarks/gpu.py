@@ -21,9 +21,10 @@ import torch
 from model.card import SHIPPED_MODELS
 from model.domain import Grid, frame_times
 from model.engine.gpu_marching_cubes import Frame
-from model.engine.gpu_sparse import StackedDecoders, evaluate_frames, frames_at_once
+from model.engine.gpu_sparse import evaluate_frames, gpu_frame_batch
 from model.network.autodecoder import FoldedDecoder
 from model.network.checkpoint import load_checkpoint
+from model.network.stacked_decoders import StackedDecoders
 from model.spec import GenerationSpec
 from model.synthesis import living_cell
 
@@ -79,7 +80,7 @@ def measure(name: str, side: int, count: int, seed: int, device: torch.device) -
         "model": name,
         "grid": side,
         "frames": count,
-        "frames_at_once": min(count, frames_at_once(grid, lipschitz=lipschitz, device=device)),
+        "frames_at_once": min(count, gpu_frame_batch(grid, lipschitz=lipschitz, device=device)),
         "seconds": seconds,
         "seconds_decoders_alone": alone,
         "seconds_floor_these_evaluations": work / rate,

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from model import __version__
 from model.card import ModelCard
 from model.domain import TAU, Grid, frame_times
-from model.engine.gpu_sparse import StackedDecoders, evaluate_frames
+from model.engine.gpu_sparse import evaluate_frames
 from model.engine.marching_cubes import Surface, extract_surface
-from model.engine.sparse import Exact, evaluate_sequence, frames_at_once
+from model.engine.sparse import Exact, cpu_frame_batch, evaluate_sequence
 from model.engine.tracking import CellTracker, LabelledFrame
 from model.errors import EmptySurfaceError, ImplausibleError, InvalidFieldError, SpecError
 from model.export.exporter import Exporter
@@ -36,6 +36,7 @@ from model.network.autodecoder import FoldedDecoder
 from model.network.checkpoint import Checkpoint
 from model.network.latent import balanced_centre, draw_code, draw_rotation, rotation_matrix, sequence_generator
 from model.network.plausibility import draw_plausible_code, implausible
+from model.network.stacked_decoders import StackedDecoders
 from model.spec import GenerationSpec
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -213,7 +214,7 @@ def frames(
         yield from _frames_on_device(cell, times, grid, tracker, device=device)
         return
     threads = torch.get_num_threads()
-    at_once = frames_at_once(grid, threads) if len(times) > 1 else 1
+    at_once = cpu_frame_batch(grid, threads) if len(times) > 1 else 1
     fields = evaluate_sequence(
         lambda time: partial(cell.at(time), threads=threads // at_once),
         [float(time) for time in times],

@@ -11,14 +11,13 @@ Does not promise: that neighbours of a stored sample are stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from model.domain import Grid
+from model.engine.jit import compiled
 
 SIDE = 8  # samples along a brick's side
 SAMPLES = SIDE**3
@@ -27,13 +26,6 @@ BEFORE = SIDE  # samples stored before the first of Ω
 UNKNOWN, BOUND, KNOWN = 0, 1, 2  # what a stored value is: nothing yet, a lower bound of the magnitude, the distance
 WHAT = 3  # the bits that hold it
 CELL = 4  # a bit: the grid cell that begins at this sample meets the membrane
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def compiled(function: _Function) -> _Function:
-    """Compile a function on first use; the machine code is cached and releases Python's global lock."""
-    return cast(_Function, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
 
 
 class Bricks:

@@ -17,7 +17,7 @@ References: marching cubes after Lorensen, Cline 1987, doi:10.1145/37402.37422.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -29,74 +29,16 @@ from model.domain import Grid
 from model.engine.case_table import CORNERS
 from model.engine.gpu_marching_cubes import Cells, Frame, distinct, frames_of
 from model.errors import EmptySurfaceError, InvalidFieldError, SurfaceError
-from model.network.autodecoder import FoldedDecoder
 
 FrameDistances = Callable[[Tensor, Tensor], Tensor]
 """Maps points (n, 3) float32 in Ω and their frames (n,) int64, ascending, to signed distances (n,) float32."""
 
 _COARSE = 7  # blocks along the longest side of Ω to begin with, at least
 _ROUNDING = 1e-5  # slack for float32 arithmetic inside the signed distance function, units of Ω
-_TILE = 2048  # points of one frame in one matrix product
-_TILES = 32  # such products at once on an accelerator: enough to fill it
 _BYTES = 1500  # of working memory for each sample of the largest face, frame held at once and unit of the bound
 _HOST_BYTES = 2**30  # for all frames held at once where the device is the processor
 _NODES = np.array(list(np.ndindex(3, 3, 3)))  # (27, 3) corners, and the middles between them, of a block
 _CORNER_NODES = [18 * a + 6 * b + 2 * c for a, b, c in CORNERS.tolist()]
-
-
-class StackedDecoders:
-    """Folded decoders of several frames, evaluated together.
-
-    Points are sorted into tiles of one frame each; every product has the shape of a full tile, so that a value does not
-    depend on the other points.
-
-    Parameters
-    ----------
-    decoders
-        One for each frame, of the same network.
-    device
-        Where to evaluate.
-    tiles
-        Tiles at once; by default as many as fill the device.
-    """
-
-    def __init__(self, decoders: Sequence[FoldedDecoder], device: torch.device, *, tiles: int | None = None) -> None:
-        self._tiles = tiles or (1 if device.type == "cpu" else _TILES)
-        self._frames = len(decoders)
-        self._layers = []
-        for layers in zip(*(decoder.layers for decoder in decoders), strict=True):
-            weight = torch.stack([layer.weight for layer in layers]).to(device)
-            bias = torch.stack([layer.bias for layer in layers])[:, None].to(device)
-            again = [layer.point_weight for layer in layers if layer.point_weight is not None]
-            self._layers.append((weight, bias, torch.stack(again).to(device) if again else None))
-
-    def __call__(self, points: Tensor, frames: Tensor) -> Tensor:
-        """Signed distances (n,) of points (n, 3) of frames (n,), which ascend."""
-        count = torch.bincount(frames, minlength=self._frames)
-        tiles = (count + _TILE - 1) // _TILE  # of each frame
-        slot = torch.arange(len(points), device=points.device)
-        slot += ((tiles.cumsum(0) - tiles) * _TILE - (count.cumsum(0) - count))[frames]
-        of_tile = torch.arange(self._frames, device=points.device).repeat_interleave(tiles)
-        rest = -len(of_tile) % self._tiles
-        of_tile = torch.cat([of_tile, of_tile.new_zeros(rest)])
-        padded = points.new_zeros(len(of_tile) * _TILE, 3)
-        padded[slot] = points
-        values = torch.empty(len(padded), device=points.device)
-        x, out = padded.view(-1, _TILE, 3), values.view(-1, _TILE)
-        for start in range(0, len(of_tile), self._tiles):
-            part = slice(start, start + self._tiles)
-            out[part] = self._values(x[part], of_tile[part])
-        return values[slot]
-
-    def _values(self, x: Tensor, frames: Tensor) -> Tensor:
-        hidden = x  # (tiles, points, 3)
-        for number, (weight, bias, again) in enumerate(self._layers):
-            hidden = torch.baddbmm(bias[frames], hidden, weight[frames])
-            if again is not None:
-                hidden.baddbmm_(x, again[frames])
-            if number < len(self._layers) - 1:
-                hidden.sin_()
-        return hidden[..., 0]
 
 
 def evaluate_frames(
@@ -113,7 +55,8 @@ def evaluate_frames(
     Parameters
     ----------
     sdf
-        Signed distances of points and frames, on ``device``: :class:`StackedDecoders`, or any function.
+        Signed distances of points and frames, on ``device``, as
+        :class:`model.network.stacked_decoders.StackedDecoders` gives them.
     grid
         Where to sample; any shape.
     frames
@@ -145,7 +88,7 @@ def evaluate_frames(
     """
     if not 0.0 < lipschitz < np.inf:
         raise ValueError(f"a Lipschitz bound is positive and finite; {lipschitz} was given")
-    at_once = at_once or frames_at_once(grid, lipschitz=lipschitz, device=device)
+    at_once = at_once or gpu_frame_batch(grid, lipschitz=lipschitz, device=device)
     for first in range(0, frames, at_once):
         count = min(at_once, frames - first)
         with torch.inference_mode(), _plain_products():
@@ -161,7 +104,7 @@ def evaluate_frames(
             yield frame
 
 
-def frames_at_once(grid: Grid, *, lipschitz: float, device: torch.device) -> int:
+def gpu_frame_batch(grid: Grid, *, lipschitz: float, device: torch.device) -> int:
     """Frames whose work, for a cell of usual size, fits in half of the device's free memory; at least one."""
     free = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else _HOST_BYTES
     face = grid.size // min(grid.shape)
@@ -187,7 +130,7 @@ def _chunk(
 ) -> list[Frame]:
     bounds = torch.full((count,), lipschitz, device=device)
     while True:
-        run = _Run(sdf, grid, bounds, first=first)
+        run = GpuEvaluation(sdf, grid, bounds, first=first)
         cells = run.cells()
         if not run.refuted.any():
             break
@@ -222,7 +165,7 @@ class _Blocks:
     corners: Tensor
 
 
-class _Run:
+class GpuEvaluation:
     """One evaluation of several frames."""
 
     def __init__(self, sdf: FrameDistances, grid: Grid, bounds: Tensor, *, first: int) -> None:

@@ -19,8 +19,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from model.domain import OMEGA, Field, Grid, Points
-from model.engine.bricks import BEFORE, CELL, KNOWN, PARTS, SAMPLES, SIDE, WHAT, Bricks, claim, compiled, locate
+from model.engine.bricks import BEFORE, CELL, KNOWN, PARTS, SAMPLES, SIDE, WHAT, Bricks, claim, locate
 from model.engine.case_table import EDGES, triangle_table
+from model.engine.jit import compiled
 from model.engine.runs import Runs, bodies
 from model.engine.sparse import SparseField
 from model.errors import EmptySurfaceError, SurfaceError

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from model.engine.bricks import BOUND, CELL, KNOWN, SAMPLES, UNKNOWN, WHAT, claim, compiled, locate
+from model.engine.bricks import BOUND, CELL, KNOWN, SAMPLES, UNKNOWN, WHAT, claim, locate
+from model.engine.jit import compiled
 
 _SLACK = 1.25  # over the slope that a block's corners show
 _PLANAR = 0.6  # of the usual slope, in one direction: a block whose corners agree so far is crossed by a sheet at most

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.domain import Field
-from model.engine.bricks import BEFORE, KNOWN, PARTS, SAMPLES, SIDE, WHAT, compiled, locate
+from model.engine.bricks import BEFORE, KNOWN, PARTS, SAMPLES, SIDE, WHAT, locate
+from model.engine.jit import compiled
 from model.engine.sparse import SparseField
 
 Labels = NDArray[np.uint16]

@@ -163,7 +163,7 @@ def evaluate_sparse(
     if bricks is None:
         bricks = Bricks(grid)
     bricks.clear()
-    run = _Run(sdf, bricks)
+    run = SparseEvaluation(sdf, bricks)
     blocks, side = run.begin()
     local = exact == "adaptive" and max(grid.shape) >= _FINE
     while side > 1:
@@ -177,7 +177,7 @@ def evaluate_sparse(
     return SparseField(bricks, run.evaluations, run.refuted)
 
 
-def frames_at_once(grid: Grid, threads: int) -> int:
+def cpu_frame_batch(grid: Grid, threads: int) -> int:
     """Tell how many frames of a sequence to evaluate at the same time: one a thread, as far as memory goes."""
     places = math.prod(-(-n // SIDE) + 1 for n in grid.shape)
     return max(1, min(threads, int(_MEMORY // (_TOUCHED * places)) - 1))
@@ -235,7 +235,7 @@ def evaluate_sequence(
                 future.cancel()
 
 
-class _Run:
+class SparseEvaluation:
     """One evaluation: asks the compiled steps which samples they need, and gets those values."""
 
     def __init__(self, sdf: SignedDistance, bricks: Bricks) -> None:

@@ -21,7 +21,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial import KDTree
 
 from model.domain import Field
-from model.engine.bricks import KNOWN, WHAT, compiled, locate
+from model.engine.bricks import KNOWN, WHAT, locate
+from model.engine.jit import compiled
 from model.engine.runs import Labels, Runs, bodies, overlaps, runs_of
 from model.engine.sparse import SparseField
 from model.errors import EmptySurfaceError

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from model.engine.bricks import compiled
+from model.engine.jit import compiled
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

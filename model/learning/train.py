@@ -96,7 +96,7 @@ def train(
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    run = _Run(config, dataset, device, start)
+    run = TrainingRun(config, dataset, device, start)
     run.restore(state_folder)
     plan = config.optimisation
     step_loss = torch.compile(run.loss) if plan.compiled else run.loss
@@ -137,7 +137,7 @@ def check_start(config: TrainConfig, start: Checkpoint) -> None:
         )
 
 
-class _Run:
+class TrainingRun:
     """The moving state of one training run."""
 
     def __init__(self, config: TrainConfig, dataset: Dataset, device: str, start: Checkpoint | None = None) -> None:

@@ -29,7 +29,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from model.engine.bricks import compiled
+from model.engine.jit import compiled
 
 Floats = NDArray[np.float32]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.phantoms.tubes import compiled
+from model.engine.jit import compiled
 from model.phantoms.wandering import spline, unit
 
 __all__ = ["StarBody", "StarPose", "degrees_of", "log_radii", "log_semi_axes", "sphere", "star_levels"]

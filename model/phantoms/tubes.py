@@ -6,22 +6,12 @@ Does not promise: distances where tubes are blended; :class:`~model.phantoms.imp
 them.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["compiled", "union"]
+from model.engine.jit import compiled
 
 Doubles = NDArray[np.float64]
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def compiled(function: _Function) -> _Function:
-    """Compile with numba, keeping the function's type."""
-    return cast(_Function, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
 
 
 @compiled

@@ -22,7 +22,7 @@ from model.card import SHIPPED_MODELS
 from model.domain import Grid
 from model.engine import gpu_sparse
 from model.engine.gpu_marching_cubes import Frame, distinct
-from model.engine.gpu_sparse import FrameDistances, StackedDecoders, evaluate_frames, frames_at_once
+from model.engine.gpu_sparse import FrameDistances, evaluate_frames, gpu_frame_batch
 from model.engine.marching_cubes import Surface, extract_surface
 from model.engine.runs import Runs, bodies
 from model.engine.sparse import SignedDistance, evaluate_dense, evaluate_sparse
@@ -30,6 +30,7 @@ from model.engine.tracking import remove_bodies
 from model.errors import EmptySurfaceError, InvalidFieldError
 from model.network.autodecoder import FoldedDecoder, FoldedLayer
 from model.network.checkpoint import load_checkpoint
+from model.network.stacked_decoders import StackedDecoders
 from model.spec import GenerationSpec
 from model.synthesis import living_cell
 
@@ -187,7 +188,11 @@ def test_a_cell_lost_on_the_way_is_missed_and_found_again(
     device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fault put in on purpose: with the first bound, one cell in 500 is dropped."""
-    kept, grid, cells = gpu_sparse._Run._kept, Grid((32, 33, 30)), [shapes.dividing_cell(0.9), shapes.sphere(0.5)]
+    kept, grid, cells = (
+        gpu_sparse.GpuEvaluation._kept,
+        Grid((32, 33, 30)),
+        [shapes.dividing_cell(0.9), shapes.sphere(0.5)],
+    )
 
     def leaky(run: Any, nodes: Any, blocks: Any, side: int) -> Any:
         found = kept(run, nodes, blocks, side)
@@ -196,7 +201,7 @@ def test_a_cell_lost_on_the_way_is_missed_and_found_again(
         rows = torch.arange(found.place.shape[1], device=device) % 500 != 250
         return type(found)(found.place[:, rows], found.corners[:, rows])
 
-    monkeypatch.setattr(gpu_sparse._Run, "_kept", leaky)
+    monkeypatch.setattr(gpu_sparse.GpuEvaluation, "_kept", leaky)
     for cell, frame in zip(cells, made(cells, grid, device), strict=True):
         field = evaluate_dense(cell, grid)
         assert_same_runs(frame.runs, bodies(field))
@@ -227,8 +232,8 @@ def test_memory_follows_the_surface_not_the_volume(device: torch.device) -> None
     assert largest[1] < 4.5 * largest[0]
     assert largest[1] < 0.4 * 2 * 128**3  # of two fields
     grid = Grid((256, 256, 256))
-    assert frames_at_once(grid, lipschitz=2.0, device=device) >= 1
-    assert frames_at_once(Grid((4000, 4000, 4000)), lipschitz=2.0, device=torch.device("cpu")) == 1
+    assert gpu_frame_batch(grid, lipschitz=2.0, device=device) >= 1
+    assert gpu_frame_batch(Grid((4000, 4000, 4000)), lipschitz=2.0, device=torch.device("cpu")) == 1
 
 
 class _Largest(TorchDispatchMode):

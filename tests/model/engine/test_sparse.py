@@ -16,10 +16,10 @@ from model.engine.sparse import (
     Exact,
     SignedDistance,
     SparseField,
+    cpu_frame_batch,
     evaluate_dense,
     evaluate_sequence,
     evaluate_sparse,
-    frames_at_once,
 )
 from model.errors import EmptySurfaceError, InvalidFieldError
 
@@ -163,10 +163,10 @@ def test_a_sequence_comes_in_order_whatever_the_threads(threads: int) -> None:
 
 
 def test_fewer_frames_at_once_where_storage_is_dear() -> None:
-    assert frames_at_once(Grid((64, 64, 64)), 16) == 16
-    assert frames_at_once(Grid((512, 512, 512)), 16) < 4
-    assert frames_at_once(Grid((512, 512, 512)), 1) == 1
-    assert frames_at_once(Grid((4000, 4000, 4000)), 8) == 1
+    assert cpu_frame_batch(Grid((64, 64, 64)), 16) == 16
+    assert cpu_frame_batch(Grid((512, 512, 512)), 16) < 4
+    assert cpu_frame_batch(Grid((512, 512, 512)), 1) == 1
+    assert cpu_frame_batch(Grid((4000, 4000, 4000)), 8) == 1
 
 
 def test_a_sequence_stops_where_nothing_is_left_and_not_before() -> None:

@@ -14,7 +14,7 @@ from model.evaluation.reconstruction import dice, score_reconstruction, summaris
 from model.learning.dataset import Dataset, build_dataset
 from model.learning.recipe import TrainConfig
 from model.learning.sources import mask_frames
-from model.learning.train import Trained, TrainProgress, _Run, train
+from model.learning.train import Trained, TrainingRun, TrainProgress, train
 from model.network.checkpoint import Checkpoint
 
 RECIPES = Path(__file__).parents[3] / "model" / "recipes"
@@ -64,15 +64,15 @@ def test_a_run_stopped_halfway_equals_one_that_was_not(
 
     config = recipe(masks, steps=30)
     whole = weights(train(config, dataset, tmp_path / "whole"))
-    advance, steps = module._Run.advance, []
+    advance, steps = module.TrainingRun.advance, []
 
-    def advance_and_die(self: module._Run, loss: object) -> float:
+    def advance_and_die(self: module.TrainingRun, loss: object) -> float:
         if len(steps) == 17:
             raise KilledError
         steps.append(self.step)
         return advance(self, loss)
 
-    monkeypatch.setattr(module._Run, "advance", advance_and_die)
+    monkeypatch.setattr(module.TrainingRun, "advance", advance_and_die)
     with pytest.raises(KilledError):
         train(config, dataset, tmp_path / "half", save_every_s=0.0)
     monkeypatch.undo()
@@ -90,8 +90,8 @@ def test_a_trained_model_is_gone_on_from(
 ) -> None:
     """Its weights and codes are the first state; a run that was killed goes on, from the same start only."""
     config = recipe(masks, steps=30)
-    fresh = _Run(config, dataset, "cpu")
-    run = _Run(config, dataset, "cpu", tiny_checkpoint)
+    fresh = TrainingRun(config, dataset, "cpu")
+    run = TrainingRun(config, dataset, "cpu", tiny_checkpoint)
     assert np.array_equal(run.latent_codes.detach().numpy(), tiny_checkpoint.latent_codes)
     first = [float(one.loss(*one._draw(np.random.default_rng(0))).detach()) for one in (fresh, run)]
     assert first[1] < 0.3 * first[0]
@@ -103,7 +103,7 @@ def test_a_trained_model_is_gone_on_from(
 
 def test_codes_of_other_cells_begin_at_the_mean(tiny_checkpoint: Checkpoint, masks: Path, dataset: Dataset) -> None:
     config = recipe(masks).model_copy(update={"id": "others"})
-    codes = _Run(config, dataset, "cpu", tiny_checkpoint).latent_codes.detach().numpy()
+    codes = TrainingRun(config, dataset, "cpu", tiny_checkpoint).latent_codes.detach().numpy()
     assert not np.array_equal(codes, tiny_checkpoint.latent_codes)
     assert np.abs(codes - tiny_checkpoint.prior.mean).max() < 5 * config.optimisation.latent_spread
 
@@ -114,7 +114,7 @@ def test_a_model_of_another_network_is_not_gone_on_from(
     config = recipe(masks)
     other = config.model_copy(update={"network": config.network.model_copy(update={"width": 64})})
     with pytest.raises(SpecError, match="another network"):
-        _Run(other, dataset, "cpu", tiny_checkpoint)
+        TrainingRun(other, dataset, "cpu", tiny_checkpoint)
 
 
 def test_training_learns_the_shapes(tiny_checkpoint: Checkpoint, masks: Path) -> None:
@@ -144,10 +144,10 @@ def test_held_out_frames_are_never_drawn(masks: Path, dataset: Dataset) -> None:
     from model.learning.recipe import HeldOut
 
     config = recipe(masks).model_copy(update={"held_out": HeldOut(every=2, offset=1)})
-    run = _Run(config, dataset, "cpu")
+    run = TrainingRun(config, dataset, "cpu")
     assert {frame for _, frame in run._frames} == {0, 2}
     with pytest.raises(Exception, match="every frame is held out"):
-        _Run(config.model_copy(update={"held_out": HeldOut(every=1, offset=0)}), dataset, "cpu")
+        TrainingRun(config.model_copy(update={"held_out": HeldOut(every=1, offset=0)}), dataset, "cpu")
 
 
 @pytest.mark.parametrize("name", ["celegans", "a549", "platynereis"])
