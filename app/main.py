@@ -20,10 +20,12 @@ from prometheus_client import CollectorRegistry
 
 from app.middleware.authentication import Guard
 from app.middleware.compression import CompressionMiddleware
+from app.middleware.head_requests import Head
 from app.middleware.load_shedding import Shed
 from app.middleware.metrics import HttpTimes, QueueFigures, refusal_counter
 from app.middleware.request_logs import configure_logs
-from app.middleware.strict_bodies import BodyLimit, Head, SecurityHeaders
+from app.middleware.security_headers import SecurityHeaders
+from app.middleware.strict_bodies import BodyLimit
 from app.openapi import describe
 from app.problems.handlers import UnforeseenErrors, install_errors
 from app.routes import files, generations, health, jobs, models, pages, uploads

@@ -30,7 +30,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.middleware.request_logs import report_suppressed
-from app.middleware.strict_bodies import SecurityHeaders
+from app.middleware.security_headers import SecurityHeaders
 from app.problems.handlers import REFUSED, problem_response
 from app.problems.types import (
     ADDRESS_TOO_LONG,

@@ -1,4 +1,4 @@
-"""What may come in: bodies of bounded length, strict JSON; and the headers that everything leaves with.
+"""Request bodies: bounded in length, and JSON that every parser reads alike.
 
 Promises: a body over the limit is refused before it is read (by its Content-Length) or as soon as it grows past the
 limit; a document that two parsers could read differently is refused.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, NoReturn
 
 from fastapi import Request, Response, params
@@ -17,7 +17,6 @@ from fastapi.dependencies.utils import get_flat_params
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
-from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.problems.handlers import ProblemError, problem_response
@@ -60,40 +59,6 @@ class BodyLimit:
         await self.app(scope, counted, send)
 
 
-class SecurityHeaders:
-    """Tell browsers to run nothing but what this service serves itself."""
-
-    # Swagger UI sets styles inline and draws its icons from data: addresses.
-    POLICY = (
-        "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-        "connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-    )
-
-    # As they are sent: this is done for every answer, refusals in a rush included.
-    GUARDING = (
-        (b"x-content-type-options", b"nosniff"),
-        (b"content-security-policy", POLICY.encode("ascii")),
-        (b"referrer-policy", b"no-referrer"),
-        (b"cross-origin-resource-policy", b"same-origin"),
-    )
-
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap ``app``."""
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Add the headers to every response that has none of its own."""
-
-        async def guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                own = list(message.get("headers", ()))
-                names = {name.lower() for name, _ in own}
-                message["headers"] = own + [pair for pair in self.GUARDING if pair[0] not in names]
-            await send(message)
-
-        await self.app(scope, receive, guarded if scope["type"] == "http" else send)
-
-
 class StrictRoute(APIRoute):
     """A route whose JSON body is checked before the framework looks at it."""
 
@@ -129,43 +94,6 @@ def check_query(request: Request, known: Collection[str]) -> None:
     ]
     if faults:
         raise RequestValidationError(faults)
-
-
-class Head:
-    """Answer HEAD wherever GET is answered (RFC 9110 §9.3.2): the same status and headers, and no content."""
-
-    def __init__(self, app: ASGIApp, *, routes: Sequence[BaseRoute]) -> None:
-        """Wrap ``app``; ``routes`` are all that it has."""
-        self.app, self.routes = app, routes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Ask as GET where no route knows HEAD, and end the answer where its content would begin."""
-        if scope["type"] != "http" or scope["method"] != "HEAD":
-            await self.app(scope, receive, send)
-            return
-        found = {route.matches(scope)[0] for route in self.routes}
-        if Match.FULL in found or Match.PARTIAL not in found:
-            await self.app(scope, receive, send)
-            return
-
-        async def heads(message: Message) -> None:
-            if message["type"] != "http.response.body":
-                await send(message)
-                return
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-            raise _AnsweredError
-
-        scope["method"] = "GET"
-        try:
-            await self.app(scope, receive, heads)
-        except* _AnsweredError:
-            pass  # a stream would go on
-        finally:
-            scope["method"] = "HEAD"
-
-
-class _AnsweredError(Exception):
-    pass
 
 
 class _StrictRequest(Request):

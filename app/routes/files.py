@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -11,12 +10,12 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi import Path as PathParameter
-from fastapi.responses import FileResponse, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from fastapi.responses import StreamingResponse
 
 from app.middleware.strict_bodies import StrictRoute
 from app.problems.handlers import ProblemError, problem_response
 from app.problems.types import RANGE, TABLE
+from app.responses.byte_ranges import RangedFile, beyond, bounds, judge_range, matches
 from app.responses.zip_stream import Entry, archive, archive_length
 from app.routes.jobs import JobId
 from app.schemas import FileList, FileView
@@ -262,52 +261,3 @@ def finished_job(desk: Desk, job_id: str) -> Job:
             raise JobCanceledError("the job was canceled and has no files")
         case _:
             raise JobNotFinishedError(f"the job is {job.status}; its files come when it has succeeded")
-
-
-def matches(if_none_match: str | None, etag: str) -> bool:
-    """Whether If-None-Match (RFC 9110 §13.1.2) names the tag; weak comparison."""
-    if if_none_match is None:
-        return False
-    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
-    return if_none_match.strip() == "*" or etag in tags
-
-
-class RangedFile(FileResponse):
-    """A file of which one range may be asked; ranges that mean nothing are ignored, as RFC 9110 §14.2 wants."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Judge the Range header, then let the framework send the file."""
-        size = self.stat_result.st_size if self.stat_result else 0
-        wanted = dict(scope["headers"]).get(b"range", b"").decode("latin-1")
-        verdict = judge_range(wanted, size) if scope["method"] == "GET" else None
-        if verdict is False:
-            response = problem_response(RANGE, f"the file has {size} bytes", headers=beyond(size))
-            await response(scope, receive, send)
-            return
-        if verdict is None:
-            scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"range"]}
-        await super().__call__(scope, receive, send)
-
-
-def judge_range(wanted: str, size: int) -> bool | None:
-    """Tell whether a Range header can be satisfied; None if it must be ignored."""
-    found = re.fullmatch(r"\s*bytes\s*=\s*(\d{0,18})-(\d{0,18})\s*", wanted, re.ASCII | re.IGNORECASE)
-    if not found or found[1] == found[2] == "":
-        return None
-    first, last = found[1], found[2]
-    if first and last and int(first) > int(last):
-        return None
-    return int(first) < size if first else int(last) > 0 and size > 0
-
-
-def bounds(wanted: str, size: int) -> tuple[int, int]:
-    """Return the first and the last byte of a range that :func:`judge_range` finds satisfiable."""
-    first, _, last = wanted.partition("=")[2].strip().partition("-")
-    if not first:
-        return max(0, size - int(last)), size - 1
-    return int(first), min(int(last), size - 1) if last else size - 1
-
-
-def beyond(size: int) -> dict[str, str]:
-    """Return the headers of the refusal of a range outside ``size`` bytes."""
-    return {"Content-Range": f"bytes */{size}", "Accept-Ranges": "bytes"}

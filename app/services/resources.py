@@ -15,13 +15,13 @@ from fastapi import Depends, Request
 
 from app.middleware.authentication import OPEN_OWNER, caller_of
 from app.middleware.load_shedding import Turnstile
+from app.services.budget import check_budget, check_fits_model
 from app.services.caller_jobs import OwnJobs
 from app.services.model_catalogue import Catalogue
 from app.services.readiness import Readiness
 from app.settings import AppSettings
 from model.card import ModelCard
-from model.errors import SpecError, TooLargeError
-from model.spec import Cost, GenerationSpec
+from model.spec import GenerationSpec
 from worker.broker.embedded import Broker, start_broker
 from worker.jobs import AsyncJobQueue, Job, JobQueue, JobRules, Timing
 from worker.jobs.quotas import Quota, Rates
@@ -94,27 +94,6 @@ class Desk:
         while job.status.active and not self.closing.is_set() and (left := deadline - time.monotonic()) > 0:
             job = await self.jobs.async_wait(job.id, timeout_s=min(left, SLICE_S))
         return job
-
-
-def check_fits_model(spec: GenerationSpec, card: ModelCard) -> None:
-    """Raise ``SpecError`` where a member does not suit the model."""
-    if max(spec.grid_shape) > card.grid_max:
-        raise SpecError(f"grid may be at most {card.grid_max} for model {card.id}", pointer="/grid")
-    spec.check_fits(latent_codes=card.latent_codes, latent_size=card.latent_size)
-
-
-def check_budget(cost: Cost, settings: AppSettings) -> None:
-    """Refuse what would keep a worker busy, or fill the disk, beyond what the operator allows."""
-    if cost.points > settings.max_points:
-        raise TooLargeError(
-            f"the job takes {cost.points:.3g} grid samples (count x frames x grid samples); at most "
-            f"{settings.max_points:.3g} are allowed: lower grid, frames or count"
-        )
-    if cost.bytes > settings.max_bytes:
-        raise TooLargeError(
-            f"the job would write about {cost.bytes:.3g} bytes; at most {settings.max_bytes:.3g} are allowed: "
-            "lower grid, frames or count, or ask for fewer formats"
-        )
 
 
 @asynccontextmanager

@@ -225,7 +225,7 @@ def test_examples_run_on_a_fresh_install(document: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("model_id", ["celegans", "a549"])
 def test_examples_suit_the_shipped_models(model_id: str) -> None:
-    from app.services.resources import check_fits_model
+    from app.services.budget import check_fits_model
 
     folder = find_models([SHIPPED_MODELS])[model_id]
     for example in GENERATIONS.values():

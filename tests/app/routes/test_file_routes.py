@@ -17,8 +17,8 @@ import pytest
 from damage import cut, flip
 from served import cytosynth_here
 
+from app.responses.byte_ranges import judge_range
 from app.responses.zip_stream import Entry, archive, archive_length
-from app.routes.files import judge_range
 from worker.storage.artifacts import Artifacts
 
 
@@ -53,7 +53,7 @@ def test_every_listed_file_can_be_fetched_and_is_what_the_manifest_says(house: A
     ],
 )  # fmt: skip
 def test_media_types_are_those_of_the_formats_and_never_a_page(name: str, kind: str) -> None:
-    from app.routes.files import media_type
+    from model.formats import media_type
 
     assert media_type(name) == kind
 

@@ -1,0 +1,64 @@
+"""Conditional requests and byte ranges (RFC 9110 §13 and §14): one range of a file or of any body of known length.
+
+Promises: a Range header that asks for several ranges, or that is malformed, is ignored and the whole body is sent; a
+range outside the body is 416 with the length in Content-Range.
+"""
+
+from __future__ import annotations
+
+import re
+
+from fastapi.responses import FileResponse
+from starlette.types import Receive, Scope, Send
+
+from app.problems.handlers import problem_response
+from app.problems.types import RANGE
+
+
+def matches(if_none_match: str | None, etag: str) -> bool:
+    """Whether If-None-Match (RFC 9110 §13.1.2) names the tag; weak comparison."""
+    if if_none_match is None:
+        return False
+    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
+    return if_none_match.strip() == "*" or etag in tags
+
+
+class RangedFile(FileResponse):
+    """A file of which one range may be asked; ranges that mean nothing are ignored, as RFC 9110 §14.2 wants."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Judge the Range header, then let the framework send the file."""
+        size = self.stat_result.st_size if self.stat_result else 0
+        wanted = dict(scope["headers"]).get(b"range", b"").decode("latin-1")
+        verdict = judge_range(wanted, size) if scope["method"] == "GET" else None
+        if verdict is False:
+            response = problem_response(RANGE, f"the file has {size} bytes", headers=beyond(size))
+            await response(scope, receive, send)
+            return
+        if verdict is None:
+            scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"range"]}
+        await super().__call__(scope, receive, send)
+
+
+def judge_range(wanted: str, size: int) -> bool | None:
+    """Tell whether a Range header can be satisfied; None if it must be ignored."""
+    found = re.fullmatch(r"\s*bytes\s*=\s*(\d{0,18})-(\d{0,18})\s*", wanted, re.ASCII | re.IGNORECASE)
+    if not found or found[1] == found[2] == "":
+        return None
+    first, last = found[1], found[2]
+    if first and last and int(first) > int(last):
+        return None
+    return int(first) < size if first else int(last) > 0 and size > 0
+
+
+def bounds(wanted: str, size: int) -> tuple[int, int]:
+    """Return the first and the last byte of a range that :func:`judge_range` finds satisfiable."""
+    first, _, last = wanted.partition("=")[2].strip().partition("-")
+    if not first:
+        return max(0, size - int(last)), size - 1
+    return int(first), min(int(last), size - 1) if last else size - 1
+
+
+def beyond(size: int) -> dict[str, str]:
+    """Return the headers of the refusal of a range outside ``size`` bytes."""
+    return {"Content-Range": f"bytes */{size}", "Accept-Ranges": "bytes"}
