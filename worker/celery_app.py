@@ -21,17 +21,17 @@ from worker.broker.urls import celery_url
 from worker.errors import BrokerError
 from worker.jobs.redis_store import UNDER_WAY, UNDER_WAY_INDEX, UNDER_WAY_LOCK
 from worker.jobs.wake_up import SHARED
-from worker.liveness.housekeeping import Chores
-from worker.liveness.shared_status import Pulse
+from worker.liveness.housekeeping import Housekeeping
+from worker.liveness.shared_status import SharedStatus
 from worker.settings import WorkerSettings
 
-__all__ = ["PULSE", "celery_app", "configuration", "draining"]
+__all__ = ["STATUS", "celery_app", "configuration", "draining"]
 
 log = logging.getLogger(__name__)
 
 # Shared by the parent and the processes it forks. A page of memory rather than messages, so that the computing process
 # can look at it after every frame for nothing.
-PULSE = Pulse()
+STATUS = SharedStatus()
 
 
 def configuration() -> dict[str, Any]:
@@ -88,7 +88,7 @@ def broker_url(settings: WorkerSettings) -> str:
 
 def draining() -> bool:
     """Whether the worker or this computing process is to stop: give the job back after this frame."""
-    return PULSE.draining or _asked_to_stop
+    return STATUS.draining or _asked_to_stop
 
 
 # Evaluated when the configuration is first needed, not now.
@@ -109,11 +109,11 @@ def _end_with_parent(**_: object) -> None:
 
 
 def _start_chores(**_: object) -> None:
-    Chores.start(celery_app.conf.broker_url, WorkerSettings(), PULSE)
+    Housekeeping.start(celery_app.conf.broker_url, WorkerSettings(), STATUS)
 
 
 def _drain(**_: object) -> None:
-    PULSE.drain()
+    STATUS.drain()
 
 
 # What batch systems, service managers and terminals send to a whole process group.
@@ -169,7 +169,7 @@ def _note_nohup(**_: object) -> None:
 
 
 def _stop_chores(**_: object) -> None:
-    Chores.stop()
+    Housekeeping.stop()
     log.info("worker %d stopped", os.getpid())
 
 

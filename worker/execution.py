@@ -29,7 +29,7 @@ from worker.errors import (
 )
 from worker.jobs import Job, JobQueue, JobStatus, Lease, Price
 from worker.kinds.table import price_of, runner_of
-from worker.liveness.lease_keeper import Heart, ShutdownRequestedError
+from worker.liveness.lease_keeper import LeaseKeeper, ShutdownRequestedError
 from worker.settings import WorkerSettings
 from worker.storage.artifacts import Artifacts
 from worker.storage.disk import Storage
@@ -117,7 +117,7 @@ def work(context: WorkerContext, lease: Lease) -> None:
     """Run a leased job to its outcome and record that."""
     log.info("job %s: attempt %d, %s", lease.job_id, lease.job.attempts, lease.job.kind)
     started = time.monotonic()
-    keeper = Heart(
+    keeper = LeaseKeeper(
         context.jobs, lease, every_s=context.settings.heartbeat_seconds, draining=context.draining, alive=context.alive
     )
     try:
@@ -134,7 +134,7 @@ def work(context: WorkerContext, lease: Lease) -> None:
     log.info("job %s: %.1f s", lease.job_id, time.monotonic() - started)
 
 
-def run(context: WorkerContext, lease: Lease, keeper: Heart) -> Outcome:
+def run(context: WorkerContext, lease: Lease, keeper: LeaseKeeper) -> Outcome:
     """Compute and publish the files of a leased job.
 
     Raises
@@ -159,7 +159,7 @@ def run(context: WorkerContext, lease: Lease, keeper: Heart) -> Outcome:
         log.warning("job %s: waits, %s", lease.job_id, error.message)
         return GiveBack(disk=True)
     except (CytosynthError, OSError) as error:
-        if (cause := context.storage.trouble(error)) is not None:
+        if (cause := context.storage.storage_error(error)) is not None:
             return _handle_write_error(context, lease, cause)
         code, message = (error.code, error.message) if isinstance(error, CytosynthError) else ("internal", INTERNAL)
         log.info("job %s: failed, %s: %s", lease.job_id, code, error)
@@ -211,7 +211,7 @@ def _is_made(context: WorkerContext, job_id: str) -> bool:
     return False
 
 
-def _make(context: WorkerContext, lease: Lease, keeper: Heart, content: str) -> None:
+def _make(context: WorkerContext, lease: Lease, keeper: LeaseKeeper, content: str) -> None:
     """Publish the files of a job: copied from an existing result, or computed."""
     artifacts, job_id = context.artifacts, lease.job_id
     staged = artifacts.staging(job_id, lease.token)
@@ -264,7 +264,7 @@ def _record_timing(context: WorkerContext, job: Job, price: Price | None, took_s
 def _handle_write_error(context: WorkerContext, lease: Lease, cause: OSError) -> GiveBack:
     """If the disk accepts no write at all, requeue without counting; otherwise count a failed attempt."""
     log.warning("job %s: cannot write: %s", lease.job_id, cause)
-    return GiveBack(counted=True) if context.storage.fit() else GiveBack(disk=True)
+    return GiveBack(counted=True) if context.storage.is_writable() else GiveBack(disk=True)
 
 
 def _remove_if_hopeless(context: WorkerContext, job_id: str) -> None:

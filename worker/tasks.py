@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from celery import signals
 
-from worker.celery_app import PULSE, celery_app, draining
+from worker.celery_app import STATUS, celery_app, draining
 from worker.errors import QueueUnavailableError
 from worker.execution import WorkerContext, work
 from worker.jobs import JobQueue, Lease
@@ -47,11 +47,11 @@ def _context() -> WorkerContext:
     artifacts = Artifacts(settings.data_dir)
     if settings.preload:
         _preload()  # waits for the thread that began it
-    storage = Storage(artifacts, reserve=settings.disk_reserve_bytes, alive=PULSE.beat, stop=draining)
+    storage = Storage(artifacts, reserve=settings.disk_reserve_bytes, alive=STATUS.beat, stop=draining)
 
     def idle_without_disk() -> None:
-        PULSE.hold("", 0)  # busy, with no job
-        storage.rest()
+        STATUS.hold("", 0)  # busy, with no job
+        storage.wait()
 
     return WorkerContext(
         jobs=JobQueue.connect(celery_app.conf.broker_url, artifacts=artifacts, rules=settings.rules),
@@ -59,7 +59,7 @@ def _context() -> WorkerContext:
         storage=storage,
         settings=settings,
         name=f"{socket.gethostname()}:{os.getpid()}",
-        alive=PULSE.beat,
+        alive=STATUS.beat,
         draining=draining,
         idle_without_disk=idle_without_disk,
     )
@@ -74,17 +74,17 @@ def run_job(*_: object) -> None:
     ignored.
     """
     context = _context()
-    PULSE.take()
+    STATUS.take()
     try:
         if draining():
             context.jobs.hint("")  # for another worker
-        elif not context.storage.fit():
+        elif not context.storage.is_writable():
             context.idle_without_disk()  # the sweeper sends another wake-up
         elif lease := _claim(context):
-            PULSE.hold(lease.job_id, lease.token)
+            STATUS.hold(lease.job_id, lease.token)
             work(context, lease)
     finally:
-        PULSE.rest()
+        STATUS.rest()
 
 
 def _claim(context: WorkerContext) -> Lease | None:

@@ -18,7 +18,7 @@ from app.problems.types import DIGEST_MISMATCH, TOO_SLOW, UNSUPPORTED
 from app.schemas import UploadList, UploadView
 from app.services.resources import DeskNow
 from worker.uploads.sandbox import KINDS, inspect_file
-from worker.uploads.store import NAME, Arriving
+from worker.uploads.store import NAME, IncomingUpload
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=StrictRoute)
 
@@ -115,7 +115,7 @@ def delete_upload(name: UploadName, desk: DeskNow) -> Response:
     return Response(status_code=204)
 
 
-async def _receive(request: Request, arrived: Arriving) -> None:
+async def _receive(request: Request, arrived: IncomingUpload) -> None:
     """Write a body down as it comes; a client that falls silent is not waited for."""
     waiting = bytearray()
     parts = aiter(request.stream())

@@ -31,7 +31,7 @@ class OwnJobs:
         self._owner, self._share = owner, share
 
     def submit(self, *, digest: str, idempotency_key: str | None = None, **request: Any) -> tuple[Job, bool]:
-        """Accept a job, as :meth:`worker.jobs.Jobs.submit` does.
+        """Accept a job, as :meth:`worker.jobs.JobQueue.submit` does.
 
         Raises
         ------
@@ -45,11 +45,13 @@ class OwnJobs:
             if self._share is None:
                 job, new = self._jobs.submit(**request)
             else:
-                with self._quota.place(self._owner, share=self._share, digest=digest, idempotency_key=idempotency_key):
+                with self._quota.reservation(
+                    self._owner, share=self._share, digest=digest, idempotency_key=idempotency_key
+                ):
                     job, new = self._jobs.submit(**request)
         except OverShareError as error:
-            again = error.pace.until_one_of_own_ends()
-            detail = f"this key has {error.pace.own} jobs queued or running; at most {self._share} are allowed"
+            again = error.throughput.until_one_of_own_ends()
+            detail = f"this key has {error.throughput.own} jobs queued or running; at most {self._share} are allowed"
             raise ProblemError(OVER_SHARE, detail, headers={"Retry-After": str(again)}) from None
         except QueueUnavailableError as error:
             raise ProblemError(
@@ -103,6 +105,6 @@ class OwnJobs:
 
     def _when_there_is_room(self) -> dict[str, str]:
         try:
-            return {"Retry-After": str(self._quota.pace(self._owner).until_room())}
+            return {"Retry-After": str(self._quota.throughput(self._owner).until_room())}
         except QueueUnavailableError:
             return {}  # nobody knows; the kind of problem has a time of its own

@@ -6,7 +6,7 @@ import time
 
 import redis
 
-from worker.jobs.reconciliation import Upkeep
+from worker.jobs.reconciliation import Reconciler
 from worker.jobs.records import (
     JobStatus,
     Sweep,
@@ -19,7 +19,7 @@ from worker.jobs.redis_store import Store
 class QueueAdmin:
     """The operator's and the housekeeping's side of the job records; made by :class:`worker.jobs.queue.JobQueue`."""
 
-    def __init__(self, client: redis.Redis, store: Store, *, reconciler: Upkeep) -> None:
+    def __init__(self, client: redis.Redis, store: Store, *, reconciler: Reconciler) -> None:
         self._redis, self._store, self._reconciler = client, store, reconciler
 
     def sweep(self) -> Sweep:
@@ -32,7 +32,7 @@ class QueueAdmin:
 
     def rebuild(self) -> int:
         """Restore every recorded job after the broker lost its data; returns how many were missing."""
-        return self._reconciler.rebuild(doubt=True)
+        return self._reconciler.rebuild(suspect=True)
 
     def assure(self) -> None:
         """Restore whatever the broker may lack; raises ``QueueUnavailableError`` where that cannot be done."""
@@ -40,7 +40,7 @@ class QueueAdmin:
 
     def wake_ups_waiting(self) -> int:
         """Return how many hints no worker has taken yet."""
-        return self._store.hints_waiting()
+        return self._store.wake_ups_waiting()
 
     def try_lock(self, name: str, *, seconds: float) -> bool:
         """Whether the caller may do a chore that one worker at a time should do; the lock runs out by itself."""
@@ -52,7 +52,7 @@ class QueueAdmin:
 
     def failure_counts(self) -> dict[str, int]:
         """Return how many leases were lost, jobs ended for it, damages found, since the broker began to count."""
-        return {"leases_lost": 0, "worker_crashed": 0} | self._store.tally()
+        return {"leases_lost": 0, "worker_crashed": 0} | self._store.failure_counts()
 
     def workers_alive(self, *, within_s: float = 45.0) -> list[WorkerBeat]:
         """Return the workers that gave a sign of life lately; the long dead are forgotten."""

@@ -20,7 +20,7 @@ class AsyncJobQueue:
     Parameters
     ----------
     find
-        :meth:`worker.jobs.queue.Jobs.get`, asked in a thread for a job that the broker does not know: it may have lost
+        :meth:`worker.jobs.JobQueue.get`, asked in a thread for a job that the broker does not know: it may have lost
         some.
     """
 
@@ -46,7 +46,7 @@ class AsyncJobQueue:
         return time.perf_counter() - started
 
     async def async_get(self, job_id: str, *, owner: str | None = None) -> Job:
-        """Return one job, as :meth:`worker.jobs.queue.Jobs.get` does."""
+        """Return one job, as :meth:`worker.jobs.JobQueue.get` does."""
         with reachable():
             async with self._redis.pipeline() as pipe:
                 pipe.hgetall(f"{self._prefix}job:{job_id}")
@@ -59,7 +59,7 @@ class AsyncJobQueue:
         return parse_job(fields, rank=rank)
 
     async def async_events(self, job_id: str, *, after: str = "0", block_s: float = 0.0) -> list[JobEvent]:
-        """Return what happened after the event ``after``, as :meth:`worker.jobs.queue.Jobs.events` does."""
+        """Return what happened after the event ``after``, as :meth:`worker.jobs.JobQueue.events` does."""
         key, deadline = f"{self._prefix}events:{job_id}", time.monotonic() + block_s
         while True:
             left = deadline - time.monotonic()

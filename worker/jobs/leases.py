@@ -19,7 +19,7 @@ from worker.errors import (
     LeaseLostError,
     QueueUnavailableError,
 )
-from worker.jobs.reconciliation import Upkeep
+from worker.jobs.reconciliation import Reconciler
 from worker.jobs.records import (
     JobProgress,
     JobRules,
@@ -41,7 +41,7 @@ class JobLeases:
         artifacts: Artifacts | None,
         rules: JobRules,
         *,
-        reconciler: Upkeep,
+        reconciler: Reconciler,
         wake_up: Callable[[str], None],
     ) -> None:
         self._store, self._artifacts, self._rules = store, artifacts, rules
@@ -85,7 +85,7 @@ class JobLeases:
 
     def find_job_with_content(self, content: str) -> str | None:
         """Return a job that has made this content already, whoever owns it; its files may be copied."""
-        return self._store.maker(content) if self._rules.reuse else None
+        return self._store.find_job_with_content(content) if self._rules.reuse else None
 
     def fail(self, lease: Lease, *, code: str, message: str) -> None:
         """End a job as failed; it is not tried again."""

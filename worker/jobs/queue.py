@@ -37,7 +37,7 @@ from worker.errors import (
 )
 from worker.jobs.admin import QueueAdmin
 from worker.jobs.leases import JobLeases
-from worker.jobs.reconciliation import Upkeep
+from worker.jobs.reconciliation import Reconciler
 from worker.jobs.records import (
     Job,
     JobEvent,
@@ -48,9 +48,9 @@ from worker.jobs.records import (
 )
 from worker.jobs.redis_client import PREFIX, connect
 from worker.jobs.redis_store import Store
-from worker.jobs.submission import Admission
+from worker.jobs.submission import Submission
 from worker.jobs.timings import Timings
-from worker.jobs.wake_up import HintPublisher, hint_publisher
+from worker.jobs.wake_up import WakeUpSender, wake_up_sender
 from worker.storage.artifacts import Artifacts
 from worker.storage.journal import Journal
 
@@ -79,7 +79,7 @@ class JobQueue:
         client: redis.Redis,
         *,
         artifacts: Artifacts | None = None,
-        hint: HintPublisher | None = None,
+        hint: WakeUpSender | None = None,
         rules: JobRules | None = None,
         prefix: str = PREFIX,
     ) -> None:
@@ -91,11 +91,11 @@ class JobQueue:
         self._artifacts = artifacts
         self._hint = hint
         self._journal = Journal(artifacts.root) if artifacts else None
-        self._upkeep = Upkeep(self._store, artifacts, self._journal, self.rules, hint=self.hint)
-        self.leases = JobLeases(self._store, artifacts, self.rules, reconciler=self._upkeep, wake_up=self.hint)
-        self.admin = QueueAdmin(client, self._store, reconciler=self._upkeep)
-        self._admission = Admission(
-            self._store, artifacts, self._journal, self.rules, restore=lambda: self._upkeep.find([])
+        self._reconciler = Reconciler(self._store, artifacts, self._journal, self.rules, hint=self.hint)
+        self.leases = JobLeases(self._store, artifacts, self.rules, reconciler=self._reconciler, wake_up=self.hint)
+        self.admin = QueueAdmin(client, self._store, reconciler=self._reconciler)
+        self._submission = Submission(
+            self._store, artifacts, self._journal, self.rules, restore=lambda: self._reconciler.find([])
         )
 
     @classmethod
@@ -104,12 +104,12 @@ class JobQueue:
         url: str,
         *,
         artifacts: Artifacts | None = None,
-        hint: HintPublisher | None = None,
+        hint: WakeUpSender | None = None,
         rules: JobRules | None = None,
         prefix: str = PREFIX,
     ) -> Self:
         """Connect lazily; without ``hint``, hints go through Celery on the same broker."""
-        return cls(connect(url), artifacts=artifacts, hint=hint or hint_publisher(url), rules=rules, prefix=prefix)
+        return cls(connect(url), artifacts=artifacts, hint=hint or wake_up_sender(url), rules=rules, prefix=prefix)
 
     def close(self) -> None:
         """Close the connections."""
@@ -164,7 +164,7 @@ class JobQueue:
         if price is not None:
             request["price"] = asdict(price)
         for _ in range(ATTEMPTS):
-            job_id, new = self._admission.submit(request, idempotency_key=idempotency_key)
+            job_id, new = self._submission.submit(request, idempotency_key=idempotency_key)
             if new:
                 self.hint(job_id)
             with suppress(JobNotFoundError):  # its client has removed it in this instant
@@ -181,7 +181,7 @@ class JobQueue:
         QueueUnavailableError
             If the broker does not answer, or has lost its data and cannot be rebuilt.
         """
-        jobs = self._store.fetch([job_id]) or self._upkeep.find([job_id])
+        jobs = self._store.fetch([job_id]) or self._reconciler.find([job_id])
         if not jobs or (owner is not None and jobs[0].owner != owner):
             raise JobNotFoundError(f"there is no job {job_id[:64]!r}")
         return jobs[0]
@@ -203,7 +203,7 @@ class JobQueue:
         if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 17):
             raise SpecError("the cursor is not one that this service gave out; start again without it")
         limit = max(1, min(limit, PAGE_MAX))
-        return self._upkeep.page(owner=owner, status=status, kind=kind, cursor=cursor, limit=limit)
+        return self._reconciler.page(owner=owner, status=status, kind=kind, cursor=cursor, limit=limit)
 
     def cancel(self, job_id: str, *, owner: str | None = None) -> Job:
         """Cancel a job that has not ended; one that has is returned as it is.
@@ -214,8 +214,8 @@ class JobQueue:
         while job.status.active and left:  # it may come back out of a loss of the broker
             self._store.run("cancel", job_id, self.rules.record_s)
             job, left = self.get(job_id, owner=owner), left - 1
-        if job.status is JobStatus.CANCELED and not self._upkeep.recorded_end(job_id):
-            self._upkeep.record_end(job)  # before anybody is told, also of what another began and died over
+        if job.status is JobStatus.CANCELED and not self._reconciler.recorded_end(job_id):
+            self._reconciler.record_end(job)  # before anybody is told, also of what another began and died over
         return job
 
     def delete(self, job_id: str, *, owner: str | None = None) -> None:
@@ -228,7 +228,7 @@ class JobQueue:
         """
         if self.get(job_id, owner=owner).status.active:
             raise JobActiveError(f"job {job_id} has not ended; cancel it before removing it")
-        if not self._upkeep.remove(job_id):
+        if not self._reconciler.remove(job_id):
             raise JobActiveError(f"job {job_id} is being carried out again; cancel it before removing it")
 
     def pin(self, job_id: str, *, pinned: bool = True, owner: str | None = None) -> Job:
@@ -243,7 +243,7 @@ class JobQueue:
             job = self.get(job_id, owner=owner)
             if not (job.status.active or job.status is JobStatus.SUCCEEDED):
                 raise NO_FILES.get(job.status, JobExpiredError)(f"job {job_id} has no files that could be kept")
-            if self._upkeep.pin(job_id, pinned=pinned):
+            if self._reconciler.pin(job_id, pinned=pinned):
                 return self.get(job_id, owner=owner)
         raise QueueUnavailableError("this job changes faster than it can be looked at; try again in a moment")
 

@@ -34,7 +34,7 @@ from worker.jobs.redis_client import PREFIX, connect, connect_async, reachable
 from worker.jobs.redis_store import fingerprint
 
 LUA = Path(__file__).with_name("lua")
-PLACE_S = 30.0  # a reserved place whose caller died runs out by itself
+RESERVATION_S = 30.0  # a reserved place whose caller died runs out by itself
 WINDOW_S = 300.0  # of the past that tells how fast jobs end
 WAIT_MAX_S = 600.0  # nobody plans further ahead
 FRESH_S, KNOWN_MAX = 1.0, 1000
@@ -42,7 +42,7 @@ ATTEMPTS, UNKNOWN = 5, -1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pace:
+class QueueThroughput:
     """How the queue moves: active jobs of all and of one caller, and jobs that ended a second lately."""
 
     active: int
@@ -61,9 +61,9 @@ class Pace:
 class OverShareError(Exception):
     """The caller has as many active jobs as one may have. No error of the client's tree: the web words it."""
 
-    def __init__(self, pace: Pace) -> None:
-        super().__init__(f"{pace.own} active jobs")
-        self.pace = pace
+    def __init__(self, throughput: QueueThroughput) -> None:
+        super().__init__(f"{throughput.own} active jobs")
+        self.throughput = throughput
 
 
 class Quota:
@@ -72,7 +72,7 @@ class Quota:
     Parameters
     ----------
     assure
-        :meth:`worker.jobs.queue.Jobs.assure`: a broker that has lost its records counts too few.
+        :meth:`worker.jobs.JobQueue.assure`: a broker that has lost its records counts too few.
     """
 
     def __init__(
@@ -84,8 +84,8 @@ class Quota:
         prefix: str = PREFIX,
     ) -> None:
         self._redis, self._prefix, self._rules, self._assure = client, prefix, rules or JobRules(), assure
-        self._known: dict[str, tuple[float, Pace]] = {}
-        self._pace = client.register_script(_script("pace"))
+        self._known: dict[str, tuple[float, QueueThroughput]] = {}
+        self._throughput_script = client.register_script(_script("pace"))
         self._reserve = client.register_script(_script("reserve"))
 
     @classmethod
@@ -99,23 +99,25 @@ class Quota:
         """Close the connections."""
         self._redis.close()
 
-    def pace(self, owner: str) -> Pace:
+    def throughput(self, owner: str) -> QueueThroughput:
         """Return how the queue moves, as it was at most a second ago; raises ``QueueUnavailableError``."""
         now = time.monotonic()
-        seen, pace = self._known.get(owner, (-math.inf, None))
-        if pace is not None and now - seen < FRESH_S:
-            return pace  # a crowd that is refused must not keep the broker busy counting
+        seen, throughput = self._known.get(owner, (-math.inf, None))
+        if throughput is not None and now - seen < FRESH_S:
+            return throughput  # a crowd that is refused must not keep the broker busy counting
         with reachable():
-            answer = self._pace(args=[self._prefix, owner, WINDOW_S, self._rules.retention_s, self._rules.record_s])
+            answer = self._throughput_script(
+                args=[self._prefix, owner, WINDOW_S, self._rules.retention_s, self._rules.record_s]
+            )
         active, own, ended = (int(number) for number in answer)
-        pace = Pace(active=active, own=own, per_second=ended / WINDOW_S)
+        throughput = QueueThroughput(active=active, own=own, per_second=ended / WINDOW_S)
         if len(self._known) >= KNOWN_MAX:
             self._known.clear()
-        self._known[owner] = (now, pace)
-        return pace
+        self._known[owner] = (now, throughput)
+        return throughput
 
     @contextmanager
-    def place(self, owner: str, *, share: int, digest: str, idempotency_key: str | None = None) -> Iterator[None]:
+    def reservation(self, owner: str, *, share: int, digest: str, idempotency_key: str | None = None) -> Iterator[None]:
         """Hold a place among the caller's active jobs while one is submitted.
 
         A request that will be answered by a job that exists already (its digest or its Idempotency-Key says so) needs
@@ -132,14 +134,16 @@ class Quota:
         key = fingerprint(owner, idempotency_key) if idempotency_key is not None else ""
         for _ in range(ATTEMPTS):
             with reachable():
-                free = self._reserve(args=[self._prefix, owner, share, token, PLACE_S, fingerprint(owner, digest), key])
+                free = self._reserve(
+                    args=[self._prefix, owner, share, token, RESERVATION_S, fingerprint(owner, digest), key]
+                )
             if free != UNKNOWN:
                 break
             self._assure()
         else:
             raise QueueUnavailableError("the queue has just lost its records and restores them; try again in a moment")
         if not free:
-            raise OverShareError(self.pace(owner))
+            raise OverShareError(self.throughput(owner))
         try:
             yield
         finally:

@@ -44,7 +44,7 @@ def _changing() -> Iterator[None]:
         raise QueueUnavailableError("the stored files cannot be changed at the moment; try again later") from error
 
 
-class Upkeep:
+class Reconciler:
     """Works on the records of one broker and, where there are some, the files beside it."""
 
     def __init__(
@@ -61,7 +61,7 @@ class Upkeep:
 
     def sweep(self) -> Sweep:
         """Repair what dead workers and lost hints left behind, and apply retention; rebuild a broker that lost all."""
-        if not self._store.whole():
+        if not self._store.is_complete():
             self.rebuild()
         swept = self._store.sweep(self._rules)
         for job_id in dict.fromkeys(swept.requeued + swept.hinted):
@@ -78,12 +78,12 @@ class Upkeep:
 
     def clean(self) -> int:
         """Remove files that belong to no job, and write down verdicts that were not; returns how many."""
-        mark = self._store.mark()
+        mark = self._store.completeness_token()
         if self._artifacts is None or self._journal is None or mark is None:
             return 0  # what looks unknown may be all that is left of a job
         stored = stored_jobs(self._artifacts, self._journal)
         leased, known = self._store.leased(), self._store.statuses(stored)
-        if self._store.mark() != mark:
+        if self._store.completeness_token() != mark:
             return 0
         ended = [i for i, status in known.items() if not status.active and status is not JobStatus.SUCCEEDED]
         late = [job for job in self._store.fetch(ended) if self._journal.outcome(job.id) is None]
@@ -129,12 +129,12 @@ class Upkeep:
     def page(self, **query: Any) -> JobPage:
         """Return :meth:`worker.jobs.redis_store.Store.page`, in which none is missing; raises as :meth:`find`."""
         for _ in range(ROUNDS):
-            mark = self._store.mark()
+            mark = self._store.completeness_token()
             if mark is None:
                 self.find([])
                 continue
             page = self._store.page(**query)
-            if self._store.mark() == mark:
+            if self._store.completeness_token() == mark:
                 return page
         raise QueueUnavailableError(UNSTEADY)
 
@@ -168,12 +168,12 @@ class Upkeep:
             self._journal.unpin(job_id)
         return bool(done == "done")
 
-    def rebuild(self, *, doubt: bool = False) -> int:
+    def rebuild(self, *, suspect: bool = False) -> int:
         """Restore the record of every request that the broker does not know; returns how many.
 
         Parameters
         ----------
-        doubt
+        suspect
             Look even where the broker is known to hold every record.
 
         Raises
@@ -184,8 +184,8 @@ class Upkeep:
             If the requests cannot be read: better no broker than one that has forgotten them.
         """
         restored = 0
-        if doubt:
-            self._store.doubt()
+        if suspect:
+            self._store.invalidate()
         for _ in range(ROUNDS):
             begun = token_hex(8)
             self._store.begin_round(begun)

@@ -93,7 +93,7 @@ class Store:
         found = [parse_job(fields, rank=rank) for fields, rank in zip(rows[::2], rows[1::2], strict=True) if fields]
         return found, _whole(mark, facts) is not None
 
-    def mark(self) -> str | None:
+    def completeness_token(self) -> str | None:
         """Return what stays the same for as long as no record is missing; None if some may be.
 
         Whoever must look more than once asks before and after.
@@ -164,11 +164,11 @@ class Store:
         )  # fmt: skip
         return bool(answer)
 
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the broker, since it started, is known to hold every record."""
-        return self.mark() is not None
+        return self.completeness_token() is not None
 
-    def doubt(self) -> None:
+    def invalidate(self) -> None:
         """Take no record for granted until the next round has ended."""
         with reachable():
             self._redis.delete(self._prefix + "whole")
@@ -193,7 +193,7 @@ class Store:
         with reachable():
             self._redis.hincrby(self._prefix + "tally", what, times)
 
-    def maker(self, content: str) -> str | None:
+    def find_job_with_content(self, content: str) -> str | None:
         """Return the succeeded job that made a content, whoever owns it."""
         with reachable():
             job_id: Any = self._redis.get(f"{self._prefix}content:{content}")
@@ -213,7 +213,7 @@ class Store:
             found: list[dict[str, str]] = pipe.execute()
         return found
 
-    def hints_waiting(self) -> int:
+    def wake_ups_waiting(self) -> int:
         """Return how many hints no worker has taken."""
         with reachable():
             return int(self._redis.llen(QUEUE))
@@ -243,7 +243,7 @@ class Store:
                 pipe.zcard(f"{self._prefix}status:{status}")
             return dict(zip(JobStatus, pipe.execute(), strict=True))
 
-    def tally(self) -> dict[str, int]:
+    def failure_counts(self) -> dict[str, int]:
         """Return how often what went wrong; what never did is missing."""
         with reachable():
             tally: Any = self._redis.hgetall(self._prefix + "tally")

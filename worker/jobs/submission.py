@@ -1,6 +1,6 @@
 """How a request becomes a job: asked about, written to disk, and only then given to the broker.
 
-Promises: a job that :meth:`Admission.submit` returns is on disk and in the broker, each complete; one Idempotency-Key
+Promises: a job that :meth:`Submission.submit` returns is on disk and in the broker, each complete; one Idempotency-Key
 gives one job, before and after a loss of the broker, also where a process died between any two of these steps.
 Does not promise: that nothing is left of a request that was refused by a failure; the janitor removes it, and a
 rebuilding in between would carry it out though nobody was told so.
@@ -29,7 +29,7 @@ UNDECIDED = frozenset({"unknown", "free", "join", "late"})
 UNSTORED = "the service cannot store more requests at the moment; try later"
 
 
-class Admission:
+class Submission:
     """Takes requests for one broker; ``restore`` restores its records when it has lost them."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Admission:
         Raises
         ------
         IdempotencyError, QueueUnavailableError
-            As :meth:`worker.jobs.queue.Jobs.submit`.
+            As :meth:`worker.jobs.JobQueue.submit`.
         """
         key = fingerprint(request["owner"], idempotency_key) if idempotency_key is not None else ""
         request = {"id": new_job_id(), **request, "idempotency": key}

@@ -12,7 +12,7 @@ from typing import Any
 from worker.broker.urls import celery_url
 from worker.jobs.redis_store import QUEUE
 
-HintPublisher = Callable[[str], None]
+WakeUpSender = Callable[[str], None]
 """Sends one wake-up message for the job of this id; may raise, and then the sweeper repairs it."""
 
 TASK = "cytosynth.run_job"
@@ -32,7 +32,7 @@ SHARED: dict[str, Any] = {
 }
 
 
-def hint_publisher(url: str) -> HintPublisher:
+def wake_up_sender(url: str) -> WakeUpSender:
     """Return a function that sends one hint, within about two seconds or not at all."""
     from celery import Celery  # slow to import, and nothing but sending needs it
 

@@ -18,8 +18,8 @@ from typing import ClassVar
 
 from worker.errors import CytosynthError, QueueUnavailableError
 from worker.jobs import JobQueue
-from worker.liveness.shared_status import Pulse
-from worker.liveness.watchdog import Patience, Watchdog
+from worker.liveness.shared_status import SharedStatus
+from worker.liveness.watchdog import Watchdog, WatchdogLimits
 from worker.scrub import Damage, Scrub
 from worker.settings import WorkerSettings
 from worker.storage.artifacts import Artifacts
@@ -35,22 +35,22 @@ GRACE_S = 20.0  # for a deaf worker to stop by itself
 DEAF = 75  # exit status of one that did not; EX_TEMPFAIL
 
 
-class Chores:
+class Housekeeping:
     """The threads; once a process."""
 
-    _running: ClassVar[Chores | None] = None
+    _running: ClassVar[Housekeeping | None] = None
 
-    def __init__(self, jobs: JobQueue, artifacts: Artifacts, settings: WorkerSettings, pulse: Pulse) -> None:
+    def __init__(self, jobs: JobQueue, artifacts: Artifacts, settings: WorkerSettings, pulse: SharedStatus) -> None:
         self._jobs = jobs
         self._settings = settings
         self._artifacts = artifacts
         self._scrubbing: Iterator[Damage | None] | None = None
         self._scrub_debt = 0.0
-        patience = Patience(
-            silent_s=settings.lease_seconds,
-            astray_s=settings.lease_seconds,
+        patience = WatchdogLimits(
+            heartbeat_timeout_s=settings.lease_seconds,
+            lost_lease_grace_s=settings.lease_seconds,
             job_s=settings.job_seconds,
-            deaf_s=settings.deaf_seconds,
+            idle_with_work_timeout_s=settings.deaf_seconds,
         )
         self._watchdog = Watchdog(pulse, jobs, patience, give_up=_give_up)
         self._name = f"{socket.gethostname()}:{os.getpid()}"
@@ -61,7 +61,7 @@ class Chores:
         self._unheard_since: float | None = None
 
     @classmethod
-    def start(cls, url: str, settings: WorkerSettings, pulse: Pulse) -> None:
+    def start(cls, url: str, settings: WorkerSettings, pulse: SharedStatus) -> None:
         """Start the thread."""
         artifacts = Artifacts(settings.data_dir)
         jobs = JobQueue.connect(url, artifacts=artifacts, rules=settings.rules)

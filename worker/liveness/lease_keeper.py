@@ -21,7 +21,7 @@ class ShutdownRequestedError(Exception):
     """The worker is to stop; the job goes back to the queue. Not of the client's tree: no client ever sees it."""
 
 
-class Heart:
+class LeaseKeeper:
     """Renews a lease from a thread, and more often by way of progress; a context manager around the computation.
 
     Parameters

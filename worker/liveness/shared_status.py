@@ -3,7 +3,7 @@
 The parent makes the page before it forks; nothing is ever sent. A sequence number that is odd while the page is written
 tells a reader to look again (a seqlock), for the writer may be killed at any instant.
 
-Promises: a :class:`Look` is of one moment, never half old and half new.
+Promises: a :class:`StatusSnapshot` is of one moment, never half old and half new.
 Does not promise: more than the latest news. With several computing processes below one parent the page shows one of
 them.
 """
@@ -25,7 +25,7 @@ TRIES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class StatusSnapshot:
     """What the parent sees."""
 
     taken: int  # hints, since the worker started
@@ -36,7 +36,7 @@ class Look:
     job_id: str  # empty: none (yet)
 
 
-class Pulse:
+class SharedStatus:
     """The page. One process writes, from any of its threads; its parent looks."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Pulse:
         """Ask for the job back after this frame."""
         self._page[DRAINING] = 1
 
-    def look(self) -> Look | None:
+    def look(self) -> StatusSnapshot | None:
         """Return what there is to see; None if the writer is in the middle of it, or died there."""
         for _ in range(TRIES):
             before = self._sequence()
@@ -95,10 +95,10 @@ class Pulse:
         (sequence,) = SEQUENCE.unpack_from(self._page, AT)
         return int(sequence)
 
-    def _read(self) -> Look:
+    def _read(self) -> StatusSnapshot:
         taken, beats, pid, since, token, job = LAYOUT.unpack_from(self._page, AT + SEQUENCE.size)
         name = job.rstrip(b"\0").decode("ascii", "replace")  # half written, perhaps; look() finds that out
-        return Look(taken=taken, beats=beats, pid=pid, since=since, token=token, job_id=name)
+        return StatusSnapshot(taken=taken, beats=beats, pid=pid, since=since, token=token, job_id=name)
 
     def _write(self, **changes: Any) -> None:
         new, sequence = replace(self._read(), **changes), self._sequence() | 1

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from worker.errors import JobCanceledError, JobNotFoundError, LeaseLostError
 from worker.jobs import JobQueue, Lease
-from worker.liveness.shared_status import Look, Pulse
+from worker.liveness.shared_status import SharedStatus, StatusSnapshot
 
 log = logging.getLogger(__name__)
 
@@ -30,23 +30,25 @@ BLINK_S = 5.0  # between two looks more time may have passed for others than for
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class WatchdogLimits:
     """How long what may last, in seconds."""
 
-    silent_s: float  # without a beat
-    astray_s: float  # with a job that is no longer its own
+    heartbeat_timeout_s: float  # without a beat
+    lost_lease_grace_s: float  # with a job that is no longer its own
     job_s: float  # with one job
-    deaf_s: float  # without taking a hint although there are some
+    idle_with_work_timeout_s: float  # without taking a hint although there are some
 
 
 class Watchdog:
     """Looks at one computing process. ``give_up`` ends this worker."""
 
-    def __init__(self, pulse: Pulse, jobs: JobQueue, patience: Patience, *, give_up: Callable[[str], None]) -> None:
+    def __init__(
+        self, pulse: SharedStatus, jobs: JobQueue, patience: WatchdogLimits, *, give_up: Callable[[str], None]
+    ) -> None:
         self._pulse, self._jobs, self._patience, self._give_up = pulse, jobs, patience, give_up
         self._looked_at = time.monotonic()
-        self._seen: Look | None = None
-        self._silent_s = self._astray_s = self._deaf_s = 0.0
+        self._seen: StatusSnapshot | None = None
+        self._without_beat_s = self._without_lease_s = self._idle_with_work_s = 0.0
 
     def look(self) -> None:
         """Look once; raises ``QueueUnavailableError``, and the next look tries again."""
@@ -55,48 +57,48 @@ class Watchdog:
         look, before = self._pulse.look(), self._seen
         self._seen = look or before
         if look is None or look.pid == 0:
-            self._silent_s = self._astray_s = 0.0
+            self._without_beat_s = self._without_lease_s = 0.0
             self._listen(look, before, passed)
             return
-        self._deaf_s = 0.0
+        self._idle_with_work_s = 0.0
         if before is None or (before.pid, before.token) != (look.pid, look.token):
-            self._silent_s = self._astray_s = 0.0
+            self._without_beat_s = self._without_lease_s = 0.0
             return
-        self._silent_s = 0.0 if look.beats != before.beats else self._silent_s + passed
-        if self._silent_s > self._patience.silent_s:
-            self._end(look, f"no sign of life for {self._silent_s:.0f} s")
+        self._without_beat_s = 0.0 if look.beats != before.beats else self._without_beat_s + passed
+        if self._without_beat_s > self._patience.heartbeat_timeout_s:
+            self._end(look, f"no sign of life for {self._without_beat_s:.0f} s")
         elif look.job_id:
             self._judge(look, passed, now)
 
-    def _judge(self, look: Look, passed: float, now: float) -> None:
+    def _judge(self, look: StatusSnapshot, passed: float, now: float) -> None:
         """Find out whether the job is still its own, and how long it has taken."""
         if now - look.since > self._patience.job_s:
             self._end(look, f"over the limit of {self._patience.job_s:g} s for one job")
             self._fail(look)
             return
         own = self._jobs.leases.holds(look.job_id, look.token)
-        self._astray_s = 0.0 if own else self._astray_s + passed
-        if self._astray_s > self._patience.astray_s:
+        self._without_lease_s = 0.0 if own else self._without_lease_s + passed
+        if self._without_lease_s > self._patience.lost_lease_grace_s:
             self._end(look, "works on a job that has ended or is another's")
 
-    def _listen(self, look: Look | None, before: Look | None, passed: float) -> None:
+    def _listen(self, look: StatusSnapshot | None, before: StatusSnapshot | None, passed: float) -> None:
         """Find out whether an idle worker hears the hints that there are."""
         heard = look is None or before is None or look.taken != before.taken
         if heard or not self._jobs.admin.wake_ups_waiting():
-            self._deaf_s = 0.0
+            self._idle_with_work_s = 0.0
             return
-        self._deaf_s += passed
-        if self._deaf_s > self._patience.deaf_s:
-            self._give_up(f"there has been work for {self._deaf_s:.0f} s and this worker takes none")
+        self._idle_with_work_s += passed
+        if self._idle_with_work_s > self._patience.idle_with_work_timeout_s:
+            self._give_up(f"there has been work for {self._idle_with_work_s:.0f} s and this worker takes none")
 
-    def _end(self, look: Look, reason: str) -> None:
+    def _end(self, look: StatusSnapshot, reason: str) -> None:
         log.error("computing process %d, job %s: %s; it is killed", look.pid, look.job_id or "-", reason)
         with suppress(ProcessLookupError):
             os.kill(look.pid, signal.SIGKILL)
-        self._silent_s = self._astray_s = 0.0
+        self._without_beat_s = self._without_lease_s = 0.0
         self._pulse.wipe()
 
-    def _fail(self, look: Look) -> None:
+    def _fail(self, look: StatusSnapshot) -> None:
         """End a job that took too long; it would take as long again."""
         with suppress(JobCanceledError, LeaseLostError, JobNotFoundError):
             lease = Lease(job=self._jobs.get(look.job_id), token=look.token, worker="")

@@ -30,7 +30,7 @@ from typing import Any
 
 from worker.errors import ArtifactDamagedError, ArtifactNotFoundError, ExportError
 from worker.job_id import JOB_ID, checked
-from worker.storage.content_store import Blobs
+from worker.storage.content_store import ContentStore
 from worker.storage.durable_files import DRAFT, NO_LINKS, age_s, checksum, entries, sync_file, sync_folder, write_once
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Artifacts:
         self._lock = threading.Lock()
         self._damages = 0
         self._verified: dict[tuple[int, ...], str] = {}
-        self.blobs = Blobs(root / "blobs", on_damage=lambda _: self._count_damage())
+        self.blobs = ContentStore(root / "blobs", on_damage=lambda _: self._count_damage())
 
     # ----------------------------------------------------------------------------------------------------- writing
 

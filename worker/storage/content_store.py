@@ -5,8 +5,8 @@ a blob that no job's folder links to has one link, its own, and may go. Nothing 
 this safe without a lock: a janitor that removes a blob in the instant in which a publisher links to it takes away a
 name only, the publisher's file keeps the content.
 
-Promises: files that :meth:`Blobs.share` returned for have the content they had; two with the same content take the room
-of one. A stored content is hashed before it takes the place of a file; a damaged one is dropped and reported.
+Promises: files that :meth:`ContentStore.share` returned for have the content they had; two with the same content take
+the room of one. A stored content is hashed before it takes the place of a file; a damaged one is dropped and reported.
 Does not promise: sharing where the file system has no hard links; every job then keeps its own copy.
 """
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 8  # against a janitor that removes the same blob again and again
 
 
-class Blobs:
+class ContentStore:
     """The contents below one folder; ``on_damage`` is told the SHA-256 of each damaged content that is dropped."""
 
     def __init__(self, folder: Path, *, on_damage: Callable[[str], None] = lambda _: None) -> None:

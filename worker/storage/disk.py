@@ -19,8 +19,8 @@ from worker.storage.artifacts import Artifacts
 
 log = logging.getLogger(__name__)
 
-REST_S = 5.0  # between two attempts while the disk is out of order
-TROUBLE = frozenset(
+WAIT_S = 5.0  # between two attempts while the disk is out of order
+STORAGE_ERRORS = frozenset(
     {
         errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
         errno.ENOENT, errno.EFBIG, errno.ESTALE, errno.ENODEV, errno.ENXIO,
@@ -48,7 +48,7 @@ class Storage:
         """Raise ``DiskFullError`` if the reserve would be touched once ``wanted`` bytes are written."""
         check_reserve(self._artifacts.root, reserve=self._reserve, wanted=wanted)
 
-    def fit(self) -> bool:
+    def is_writable(self) -> bool:
         """Whether anything can be written at all."""
         try:
             self._artifacts.probe()
@@ -58,17 +58,17 @@ class Storage:
             return False
         return True
 
-    def trouble(self, error: CytosynthError | OSError) -> OSError | None:
+    def storage_error(self, error: CytosynthError | OSError) -> OSError | None:
         """Return the trouble with this disk that made somebody raise ``error``; None if that was something else."""
         cause = error.__cause__ if isinstance(error, ExportError) else error
-        if not isinstance(cause, OSError) or cause.errno not in TROUBLE:
+        if not isinstance(cause, OSError) or cause.errno not in STORAGE_ERRORS:
             return None
         place = Path(os.fsdecode(cause.filename)) if isinstance(cause.filename, str | bytes) else self._artifacts.root
         return cause if place.is_relative_to(self._artifacts.root) else None
 
-    def rest(self) -> None:
+    def wait(self) -> None:
         """Let time pass."""
-        until = time.monotonic() + REST_S
+        until = time.monotonic() + WAIT_S
         while time.monotonic() < until and not self._stop():
             self._alive()
             time.sleep(0.2)

@@ -78,7 +78,7 @@ class Upload:
     facts: dict[str, Any]
 
 
-class Arriving:
+class IncomingUpload:
     """A file that is being received: counted, hashed, and stopped where it would take too much."""
 
     def __init__(self, path: Path, file: BinaryIO, *, rules: UploadRules, room: int) -> None:
@@ -130,7 +130,7 @@ class Uploads:
     # ----------------------------------------------------------------------------------------------------- receiving
 
     @contextmanager
-    def arriving(self, owner: str) -> Iterator[Arriving]:
+    def arriving(self, owner: str) -> Iterator[IncomingUpload]:
         """Open a file to receive into; it is gone afterwards unless :meth:`keep` has taken it.
 
         Raises
@@ -149,12 +149,12 @@ class Uploads:
         path = self._incoming / f"{_folder(owner)}.{token_hex(8)}"
         try:
             with path.open("xb") as file:
-                yield Arriving(path, file, rules=self.rules, room=room)
+                yield IncomingUpload(path, file, rules=self.rules, room=room)
         finally:
             path.unlink(missing_ok=True)
 
     def keep(
-        self, owner: str, arrived: Arriving, *, name: str, kind: str, facts: dict[str, Any]
+        self, owner: str, arrived: IncomingUpload, *, name: str, kind: str, facts: dict[str, Any]
     ) -> tuple[Upload, bool]:
         """Keep what has arrived under a name; returns the upload and whether it is new.
 

@@ -18,7 +18,7 @@ from app.problems.handlers import ProblemError
 from worker.broker.embedded import Broker, start_broker
 from worker.errors import QueueUnavailableError
 from worker.jobs import JobQueue, JobRules
-from worker.jobs.quotas import OverShareError, Pace, Quota, Rates
+from worker.jobs.quotas import OverShareError, QueueThroughput, Quota, Rates
 
 SHARE = 5
 
@@ -85,12 +85,12 @@ def test_a_repeated_request_needs_no_place(keyed: Keyed) -> None:
 def test_a_refused_request_leaves_no_place_taken(records: tuple[JobQueue, Quota]) -> None:
     jobs, quota = records
     for _ in range(4):
-        with pytest.raises(ZeroDivisionError), quota.place("a", share=2, digest=uuid4().hex):
+        with pytest.raises(ZeroDivisionError), quota.reservation("a", share=2, digest=uuid4().hex):
             raise ZeroDivisionError
     for _ in range(2):
-        with quota.place("a", share=2, digest=uuid4().hex):
+        with quota.reservation("a", share=2, digest=uuid4().hex):
             submit(jobs, owner="a")
-    with pytest.raises(OverShareError), quota.place("a", share=2, digest=uuid4().hex):
+    with pytest.raises(OverShareError), quota.reservation("a", share=2, digest=uuid4().hex):
         pytest.fail("there was no place")
 
 
@@ -98,7 +98,7 @@ def test_the_pace_of_the_queue_is_what_ended_lately(records: tuple[JobQueue, Quo
     jobs, quota = records
     for number in range(30):
         submit(jobs, owner="a" if number < 20 else "b")
-    assert quota.pace("x") == Pace(active=30, own=0, per_second=0.0)
+    assert quota.throughput("x") == QueueThroughput(active=30, own=0, per_second=0.0)
     for _ in range(15):
         lease = jobs.leases.claim(None, worker="w")
         assert lease is not None
@@ -107,20 +107,20 @@ def test_the_pace_of_the_queue_is_what_ended_lately(records: tuple[JobQueue, Quo
         lease = jobs.leases.claim(None, worker="w")
         assert lease is not None
         jobs.leases.fail(lease, code="empty_surface", message="no")
-    assert quota.pace("b") == Pace(active=12, own=10, per_second=18 / 300)
-    assert quota.pace("a").own == 2
+    assert quota.throughput("b") == QueueThroughput(active=12, own=10, per_second=18 / 300)
+    assert quota.throughput("a").own == 2
 
 
 @pytest.mark.parametrize(
     ("pace", "own_s", "room_s"),
     [
-        (Pace(active=100, own=10, per_second=2.0), 5, 3),  # a tenth of all that end: one in 5 s
-        (Pace(active=10_000, own=1, per_second=1.0), 600, 500),
-        (Pace(active=4, own=4, per_second=8.0), 1, 1),
-        (Pace(active=4, own=4, per_second=0.0), 30, 30),
+        (QueueThroughput(active=100, own=10, per_second=2.0), 5, 3),  # a tenth of all that end: one in 5 s
+        (QueueThroughput(active=10_000, own=1, per_second=1.0), 600, 500),
+        (QueueThroughput(active=4, own=4, per_second=8.0), 1, 1),
+        (QueueThroughput(active=4, own=4, per_second=0.0), 30, 30),
     ],
 )
-def test_waiting_times_follow_from_the_pace(pace: Pace, own_s: int, room_s: int) -> None:
+def test_waiting_times_follow_from_the_pace(pace: QueueThroughput, own_s: int, room_s: int) -> None:
     assert (pace.until_one_of_own_ends(), pace.until_room()) == (own_s, room_s)
 
 

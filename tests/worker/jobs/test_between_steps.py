@@ -132,7 +132,7 @@ def test_a_damaged_request_keeps_no_other_from_being_restored(jobs: JobQueue, ar
 def test_a_request_whose_answer_is_removed_in_that_instant_is_a_new_job(jobs: JobQueue, artifacts: Artifacts) -> None:
     done = submit(jobs, digest="d")
     finish(jobs, artifacts, done)
-    interpose(jobs._admission, "submit", after=lambda: jobs.delete(done.id))
+    interpose(jobs._submission, "submit", after=lambda: jobs.delete(done.id))
     again = submit(jobs, digest="d")
     assert (again.id != done.id, again.status) == (True, JobStatus.QUEUED)
 
@@ -218,7 +218,7 @@ def test_a_share_is_counted_when_every_record_is_back(jobs: JobQueue, broker_url
     quota = Quota.connect(broker_url, assure=jobs.admin.assure, prefix=jobs._prefix)
     submit(jobs, owner="ada")
     flush(jobs)
-    with pytest.raises(OverShareError), quota.place("ada", share=1, digest=uuid4().hex):
+    with pytest.raises(OverShareError), quota.reservation("ada", share=1, digest=uuid4().hex):
         pytest.fail("there was no place")
     quota.close()
 

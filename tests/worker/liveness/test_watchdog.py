@@ -15,15 +15,15 @@ from workbench import eventually, submit
 
 from worker.jobs import JobQueue, JobStatus
 from worker.jobs.redis_store import QUEUE
-from worker.liveness.shared_status import Pulse
-from worker.liveness.watchdog import Patience, Watchdog
+from worker.liveness.shared_status import SharedStatus
+from worker.liveness.watchdog import Watchdog, WatchdogLimits
 
 FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
-def pulse() -> Pulse:
-    return Pulse()
+def pulse() -> SharedStatus:
+    return SharedStatus()
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def computing() -> Iterator[Callable[..., BaseProcess]]:
         process.join()
 
 
-def hold(pulse: Pulse, job_id: str, token: int, beats: bool) -> None:
+def hold(pulse: SharedStatus, job_id: str, token: int, beats: bool) -> None:
     pulse.take()
     pulse.hold(job_id, token)
     while True:
@@ -53,9 +53,14 @@ def hold(pulse: Pulse, job_id: str, token: int, beats: bool) -> None:
         time.sleep(0.01)
 
 
-def watch(pulse: Pulse, jobs: JobQueue, said: list[str], **changes: float) -> Watchdog:
-    patience = {"silent_s": 60.0, "astray_s": 60.0, "job_s": 3600.0, "deaf_s": 60.0} | changes
-    return Watchdog(pulse, jobs, Patience(**patience), give_up=said.append)
+def watch(pulse: SharedStatus, jobs: JobQueue, said: list[str], **changes: float) -> Watchdog:
+    patience = {
+        "heartbeat_timeout_s": 60.0,
+        "lost_lease_grace_s": 60.0,
+        "job_s": 3600.0,
+        "idle_with_work_timeout_s": 60.0,
+    } | changes
+    return Watchdog(pulse, jobs, WatchdogLimits(**patience), give_up=said.append)
 
 
 def look_until(dog: Watchdog, condition: Callable[[], object], *, within_s: float = 10.0) -> None:
@@ -66,7 +71,7 @@ def look_until(dog: Watchdog, condition: Callable[[], object], *, within_s: floa
     eventually(looked, within_s=within_s)
 
 
-def test_a_look_is_of_one_moment(pulse: Pulse, computing: Callable[..., BaseProcess]) -> None:
+def test_a_look_is_of_one_moment(pulse: SharedStatus, computing: Callable[..., BaseProcess]) -> None:
     def write() -> None:
         while True:
             for digit in "0123456789abcdef":
@@ -82,7 +87,7 @@ def test_a_look_is_of_one_moment(pulse: Pulse, computing: Callable[..., BaseProc
     assert len(seen) > 4
 
 
-def test_beats_of_one_thread_do_not_disturb_another(pulse: Pulse) -> None:
+def test_beats_of_one_thread_do_not_disturb_another(pulse: SharedStatus) -> None:
     stop = threading.Event()
 
     def beat() -> None:
@@ -100,12 +105,12 @@ def test_beats_of_one_thread_do_not_disturb_another(pulse: Pulse) -> None:
 
 
 def test_a_process_that_shows_no_life_is_killed(
-    jobs: JobQueue, pulse: Pulse, computing: Callable[..., BaseProcess]
+    jobs: JobQueue, pulse: SharedStatus, computing: Callable[..., BaseProcess]
 ) -> None:
     lease = jobs.leases.claim(submit(jobs).id, worker="w")
     assert lease is not None
     process = computing(hold, pulse, lease.job_id, lease.token, True)
-    dog = watch(pulse, jobs, [], silent_s=0.3)
+    dog = watch(pulse, jobs, [], heartbeat_timeout_s=0.3)
     until = time.monotonic() + 1.0
     while time.monotonic() < until:
         dog.look()
@@ -120,12 +125,12 @@ def test_a_process_that_shows_no_life_is_killed(
 
 
 def test_a_process_whose_job_is_no_longer_its_own_is_killed(
-    jobs: JobQueue, pulse: Pulse, computing: Callable[..., BaseProcess]
+    jobs: JobQueue, pulse: SharedStatus, computing: Callable[..., BaseProcess]
 ) -> None:
     lease = jobs.leases.claim(submit(jobs).id, worker="w")
     assert lease is not None
     process = computing(hold, pulse, lease.job_id, lease.token, True)
-    dog = watch(pulse, jobs, [], astray_s=0.2)
+    dog = watch(pulse, jobs, [], lost_lease_grace_s=0.2)
     for _ in range(10):
         dog.look()
         time.sleep(0.05)
@@ -136,7 +141,7 @@ def test_a_process_whose_job_is_no_longer_its_own_is_killed(
 
 
 def test_a_job_over_the_time_limit_fails_and_its_process_goes(
-    jobs: JobQueue, pulse: Pulse, computing: Callable[..., BaseProcess]
+    jobs: JobQueue, pulse: SharedStatus, computing: Callable[..., BaseProcess]
 ) -> None:
     lease = jobs.leases.claim(submit(jobs).id, worker="w")
     assert lease is not None
@@ -149,9 +154,9 @@ def test_a_job_over_the_time_limit_fails_and_its_process_goes(
     assert failed.error.code == "time_limit"
 
 
-def test_a_worker_that_takes_no_hints_gives_up_and_one_that_does_goes_on(jobs: JobQueue, pulse: Pulse) -> None:
+def test_a_worker_that_takes_no_hints_gives_up_and_one_that_does_goes_on(jobs: JobQueue, pulse: SharedStatus) -> None:
     said: list[str] = []
-    dog = watch(pulse, jobs, said, deaf_s=0.3)
+    dog = watch(pulse, jobs, said, idle_with_work_timeout_s=0.3)
     jobs._redis.rpush(QUEUE, "hint")
     try:
         until = time.monotonic() + 1.0
@@ -166,7 +171,7 @@ def test_a_worker_that_takes_no_hints_gives_up_and_one_that_does_goes_on(jobs: J
     finally:
         jobs._redis.delete(QUEUE)
     quiet: list[str] = []
-    idle = watch(pulse, jobs, quiet, deaf_s=0.1)
+    idle = watch(pulse, jobs, quiet, idle_with_work_timeout_s=0.1)
     for _ in range(10):
         idle.look()
         time.sleep(0.05)

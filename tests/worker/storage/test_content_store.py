@@ -17,7 +17,7 @@ from damage import cut, flip
 from model.errors import ExportError
 from worker.storage.artifacts import Artifacts
 from worker.storage.cleanup import remove_unneeded
-from worker.storage.content_store import Blobs
+from worker.storage.content_store import ContentStore
 from worker.storage.journal import Journal
 
 ONE, TWO = "1" * 32, "2" * 32
@@ -38,7 +38,7 @@ def publish(artifacts: Artifacts, job_id: str, content: bytes) -> None:
 
 
 def blobs(artifacts: Artifacts) -> list[str]:
-    return Blobs(artifacts.root / "blobs").contents()
+    return ContentStore(artifacts.root / "blobs").contents()
 
 
 def test_identical_files_of_two_jobs_take_the_room_of_one(artifacts: Artifacts) -> None:
@@ -93,7 +93,7 @@ def test_a_janitor_beside_publishers_takes_nothing_from_them(artifacts: Artifact
 
     def clean() -> None:
         while not done.is_set():
-            Blobs(artifacts.root / "blobs").sweep()
+            ContentStore(artifacts.root / "blobs").sweep()
 
     janitor = threading.Thread(target=clean)
     janitor.start()
