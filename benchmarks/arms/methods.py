@@ -21,7 +21,7 @@ from benchmarks.arms.soap import Soap
 from model.learning.optimisers import optimisers
 from model.learning.recipe import Optimisation, TrainConfig
 from model.network.autodecoder import AutoDecoder, NetworkConfig
-from model.network.checkpoint import Decoder
+from model.network.decoder import Decoder
 
 OUR_NETWORK = NetworkConfig(latent_size=64, conditioning_width=75)  # 215,387 weights; theirs has 216,137
 ADAM_RATE = 2e-4  # of Adam and SOAP in the hidden matrices; more stalled (docs/science.md)

@@ -35,7 +35,8 @@ from model.engine.triangle_distance import CellShape, Membrane
 from model.errors import DatasetError, EmptySurfaceError
 from model.learning.latent_search import FitPlan, Search, State, TargetFrame
 from model.network.autodecoder import AutoDecoder
-from model.network.checkpoint import Checkpoint, Decoder
+from model.network.checkpoint import Checkpoint
+from model.network.decoder import Decoder
 from model.network.latent import fit_prior, rotation_matrix
 from model.network.lipschitz import steepest_slope
 

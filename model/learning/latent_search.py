@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from model.engine.triangle_distance import CellShape
 from model.learning.dataset import SURFACE_POINTS, sample_frame
 from model.learning.optimisers import multiplies_bfloat16, optimisers
-from model.network.autodecoder import AutoDecoder
 from model.network.checkpoint import Checkpoint
 
 Floats = NDArray[np.float32]
@@ -197,7 +196,7 @@ class Search:
         )  # fmt: skip
         schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(each, plan.adapt_steps) for each in made]
         # Only a network that keeps coordinates in float32, and only where halves are faster.
-        halves = isinstance(network, AutoDecoder) and multiplies_bfloat16("cpu")
+        halves = bool(network.hidden_matrices()) and multiplies_bfloat16("cpu")
         for step in range(plan.adapt_steps):
             half = halves and step < _HALF * plan.adapt_steps
             error = self._errors(moving, *self._draw(), half=half).mean()

@@ -23,9 +23,9 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from model.network.autodecoder import AutoDecoder
+from model.network.decoder import Decoder
 
 MOMENTUM = 0.95
 STEPS = 5  # of the iteration that orthogonalises a momentum
@@ -100,14 +100,14 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
 
 def optimisers(
-    network: nn.Module, codes: Tensor, *, rate: float, latent_rate: float, hidden_rate: float, fused: bool
+    network: Decoder, codes: Tensor, *, rate: float, latent_rate: float, hidden_rate: float, fused: bool
 ) -> list[torch.optim.Optimizer]:
     """Make the optimisers of a network and its codes.
 
     Parameters
     ----------
     network
-        An :class:`~model.network.autodecoder.AutoDecoder`; any other network goes to Adam whole.
+        Without hidden matrices it goes to Adam whole.
     codes
         (s, c), to be optimised together with it.
     rate, latent_rate
@@ -117,7 +117,7 @@ def optimisers(
     fused
         One pass over memory for Adam: faster, and different in the last bits.
     """
-    hidden = list(network.weights[1:]) if hidden_rate and isinstance(network, AutoDecoder) else []
+    hidden = network.hidden_matrices() if hidden_rate else []
     apart = {id(matrix) for matrix in hidden}
     others = [parameter for parameter in network.parameters() if id(parameter) not in apart]
     made: list[torch.optim.Optimizer] = [

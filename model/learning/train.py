@@ -130,7 +130,7 @@ def check_start(config: TrainConfig, start: Checkpoint) -> None:
     SpecError
         If the model has another network.
     """
-    if not isinstance(start.decoder, AutoDecoder) or start.decoder.config != config.network:
+    if start.decoder.config != config.network:
         raise SpecError(
             f"the model {start.card.id!r} has another network than the recipe {config.id!r}: "
             f"{start.decoder.config.model_dump_json()}"

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -105,6 +106,8 @@ class AutoDecoder(nn.Module):
         Source of the initial weights; torch's own when None (for weights that are about to be replaced).
     """
 
+    architecture: ClassVar[str] = "cytosynth.network"
+
     def __init__(self, config: NetworkConfig, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
@@ -144,6 +147,10 @@ class AutoDecoder(nn.Module):
 
     def _frequency(self, layer: int) -> float:
         return self.config.space_frequency if layer == 0 else self.config.frequency
+
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """Weights (width, width) between sine layers of the trunk."""
+        return list(self.weights)[1:]
 
     def modulate(self, times: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and shift of every trunk unit.

@@ -31,15 +31,11 @@ from torch import Tensor
 from model.card import CARD_KEY, CARRIED, WEIGHTS_FILE, ModelCard, load_card
 from model.errors import CheckpointError
 from model.network.autodecoder import AutoDecoder, NetworkConfig
+from model.network.decoder import Decoder
 from model.network.latent import Prior
 from model.network.wiesner2022 import ReleasedConfig, ReleasedDecoder
 
-CONFIG_KEY = "cytosynth.network"
-RELEASED_KEY = "cytosynth.released"  # in its place, for the network of the method's authors
 ROTATIONS = "rotations"
-
-Decoder = AutoDecoder | ReleasedDecoder
-"""A trained network. The architectures differ inside; both have ``config.latent_size``, ``fold`` and ``forward``."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +93,9 @@ def save_checkpoint(
     tensors["prior.factor"] = torch.from_numpy(np.asarray(prior.factor, dtype=np.float32))
     if rotations is not None:
         tensors[ROTATIONS] = torch.from_numpy(np.asarray(rotations, dtype=np.float32))
-    key = RELEASED_KEY if isinstance(decoder, ReleasedDecoder) else CONFIG_KEY
     data = save(
         {name: value.contiguous() for name, value in sorted(tensors.items())},
-        metadata={key: decoder.config.model_dump_json()},
+        metadata={decoder.architecture: decoder.config.model_dump_json()},
     )
     described = ModelCard(
         **{
@@ -163,9 +158,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 def _empty_decoder(metadata: Mapping[str, str]) -> Decoder:
     """Build the network that a file's metadata describes, its weights still to come."""
-    if RELEASED_KEY in metadata:
-        return ReleasedDecoder(ReleasedConfig.model_validate_json(metadata[RELEASED_KEY]))
-    return AutoDecoder(NetworkConfig.model_validate_json(metadata.get(CONFIG_KEY, "{")))
+    if ReleasedDecoder.architecture in metadata:
+        return ReleasedDecoder(ReleasedConfig.model_validate_json(metadata[ReleasedDecoder.architecture]))
+    return AutoDecoder(NetworkConfig.model_validate_json(metadata.get(AutoDecoder.architecture, "{")))
 
 
 def _assemble(card: ModelCard, decoder: Decoder, tensors: dict[str, Tensor]) -> Checkpoint:

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from model.domain import TAU
-from model.network.checkpoint import Decoder
+from model.network.decoder import Decoder
 
 POINTS = 8192
 TIMES = 9

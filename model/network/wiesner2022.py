@@ -15,7 +15,7 @@ doi:10.1109/CVPR.2019.00025.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -73,12 +73,18 @@ class ReleasedDecoder(nn.Module):
         The network's shape.
     """
 
+    architecture: ClassVar[str] = "cytosynth.released"
+
     def __init__(self, config: ReleasedConfig) -> None:
         super().__init__()
         self.config = config
         shapes = config.shapes
         self.weights = nn.ParameterList([nn.Parameter(torch.zeros(n_out, n_in)) for n_in, n_out in shapes])
         self.biases = nn.ParameterList([nn.Parameter(torch.zeros(n_out)) for _, n_out in shapes])
+
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """No weights: the point may enter any hidden layer again."""
+        return []
 
     def forward(self, points: Tensor, times: Tensor, latents: Tensor) -> Tensor:
         """Signed distances for a batch of frames.

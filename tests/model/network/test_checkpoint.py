@@ -12,7 +12,8 @@ from safetensors.numpy import load_file, save_file
 
 from model.card import CARRIED, SHIPPED_MODELS, load_card
 from model.errors import CheckpointError
-from model.network.checkpoint import CONFIG_KEY, Checkpoint, load_checkpoint, save_checkpoint
+from model.network.autodecoder import AutoDecoder
+from model.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from worker.uploads.sandbox import inspect_file
 
 
@@ -28,7 +29,7 @@ def rewrite(folder: Path, *, drop: str | None = None, **tensors: np.ndarray) -> 
     found = load_file(weights) | tensors
     if drop:
         del found[drop]
-    save_file(found, weights, metadata={CONFIG_KEY: config["__metadata__"][CONFIG_KEY]})
+    save_file(found, weights, metadata={AutoDecoder.architecture: config["__metadata__"][AutoDecoder.architecture]})
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     load_card(folder).model_copy(update={"sha256": digest}).write(folder)
 
