@@ -41,9 +41,9 @@ def create_model(spec: Annotated[ModelSpec, Body()], desk: DeskNow, response: Re
     """
     upload = desk.uploads.get(desk.owner, spec.upload)
     card = card_of(spec, upload, owner=desk.owner, installed=desk.catalogue.installed(upload.sha256))
-    known = desk.catalogue.has(card.id) and desk.uploads.installed(desk.owner, card)
+    known = desk.catalogue.has(card.id) and desk.uploads.models.installed(desk.owner, card)
     if not known:
-        desk.uploads.install(desk.owner, spec.upload, card)
+        desk.uploads.models.install(desk.owner, spec.upload, card)
     response.status_code = 200 if known else 201
     response.headers["Location"] = f"/v1/models/{card.id}"
     return ModelView.of(desk.catalogue.card(card.id, owner=desk.owner))
@@ -61,7 +61,7 @@ def get_model(model_id: ModelId, desk: DeskNow) -> ModelView:
 @router.delete("/{id}", operation_id="deleteModel", summary="Remove a model of your own", status_code=204)
 def delete_model(model_id: ModelId, desk: DeskNow) -> Response:
     """Remove a model that was made of an upload. Jobs that wait for it will fail; finished ones keep their files."""
-    if desk.uploads.uninstall(desk.owner, model_id):
+    if desk.uploads.models.uninstall(desk.owner, model_id):
         return Response(status_code=204)
     try:
         desk.catalogue.card(model_id, owner=desk.owner)

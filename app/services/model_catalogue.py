@@ -7,7 +7,7 @@ from pathlib import Path
 
 from model.card import CARD_FILE, ModelCard, find_models, load_card
 from model.errors import CheckpointError, UnknownModelError
-from worker.uploads.store import OWNER_FILE
+from worker.uploads.installed_models import OWNER_FILE
 
 NOBODY = "\0"  # the owner of a model whose record of its owner is damaged
 

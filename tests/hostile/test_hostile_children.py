@@ -335,7 +335,7 @@ def test_weights_that_pass_can_be_loaded(tmp_path: Path) -> None:
         facts = inspect_file(arrived.path, "safetensors")
         upload, _ = uploads.keep("a", arrived, name="w.safetensors", kind="safetensors", facts=facts)
     spec = ModelSpec(upload="w.safetensors", id="w", title="W", micrometres=1.0, minutes=1.0, lipschitz=1.0)
-    folder = uploads.install("a", "w.safetensors", card_of(spec, upload, owner="a"))
+    folder = uploads.models.install("a", "w.safetensors", card_of(spec, upload, owner="a"))
     assert (folder / WEIGHTS_FILE).is_file()
     assert load_checkpoint(folder).card.parameters == facts["parameters"]
 

@@ -28,8 +28,6 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, BinaryIO
 
-from model.card import WEIGHTS_FILE, ModelCard, load_card
-from model.errors import CheckpointError
 from worker.errors import (
     DiskFullError,
     UploadDamagedError,
@@ -38,13 +36,12 @@ from worker.errors import (
     UploadQuotaError,
 )
 from worker.storage.disk import check_reserve
-from worker.storage.durable_files import checksum, sync_file, sync_folder, write_over
+from worker.storage.durable_files import sync_folder, write_over
+from worker.uploads.installed_models import InstalledModels, matches_checksum
 
 log = logging.getLogger(__name__)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\.(?:tiff?|stl|obj|ply|safetensors)")
-MODEL_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-OWNER_FILE = "owner"
 OPEN_FOLDER = "open"  # of what came while the service had no keys
 CONTENT, RECORD = "content", "upload.json"
 LOOK_EVERY = 8 * 2**20  # bytes between two looks at the disk
@@ -125,7 +122,13 @@ class Uploads:
         self.rules = rules or UploadRules()
         self._incoming = data_dir / "uploads" / "incoming"
         self._kept = data_dir / "uploads" / "kept"
-        self._models = data_dir / "models"
+        self.models = InstalledModels(
+            data_dir / "models",
+            incoming=self._incoming,
+            locked=self._owned,
+            content=self.content,
+            discard=self._discard,
+        )
 
     # ----------------------------------------------------------------------------------------------------- receiving
 
@@ -213,7 +216,7 @@ class Uploads:
             If its bytes are not those that were sent.
         """
         upload, path = self.get(owner, name), self._folder(owner, name) / CONTENT
-        if not _matches(path, upload.sha256):
+        if not matches_checksum(path, upload.sha256):
             raise _damaged(name)
         return path
 
@@ -232,9 +235,7 @@ class Uploads:
 
     def used(self, owner: str) -> int:
         """Return the bytes that an owner keeps: uploads, and the weights of models made of them."""
-        models = (folder for folder in _entries(self._models) if _owner(folder) == owner)
-        weights = sum(_size(folder / WEIGHTS_FILE) for folder in models)
-        return sum(upload.bytes for upload in self.kept(owner)) + weights
+        return sum(upload.bytes for upload in self.kept(owner)) + self.models.used(owner)
 
     # ------------------------------------------------------------------------------------------------------ removing
 
@@ -258,49 +259,6 @@ class Uploads:
         for left in _entries(self._incoming):
             if now - left.stat().st_mtime > ABANDONED_S:
                 shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
-
-    # -------------------------------------------------------------------------------------------------------- models
-
-    def install(self, owner: str, name: str, card: ModelCard) -> Path:
-        """Make a model of uploaded weights; its folder is named after the card and stays when the upload expires.
-
-        Raises
-        ------
-        UploadNotFoundError
-            If there is no such upload.
-        UploadDamagedError
-            If its bytes are not those that were sent.
-        """
-        weights, folder = self.content(owner, name), self._models / card.id
-        with self._owned(owner):
-            if folder.is_dir():
-                if self.installed(owner, card):
-                    return folder
-                log.error("model %s: its stored files are damaged; it is installed anew", card.id)
-                self._discard(folder)
-            draft = self._incoming / f".{token_hex(8)}"
-            draft.mkdir(parents=True)
-            os.link(weights, draft / WEIGHTS_FILE)
-            write_over(draft / OWNER_FILE, owner.encode("ascii"))
-            sync_file(card.write(draft))
-            sync_folder(draft)
-            self._models.mkdir(parents=True, exist_ok=True)
-            draft.rename(folder)
-            sync_folder(self._models)
-        return folder
-
-    def installed(self, owner: str, card: ModelCard) -> bool:
-        """Whether this model is installed and its files are sound; its name follows from its content and its owner."""
-        folder = self._models / card.id
-        return _owner(folder) == owner and _matches(folder / WEIGHTS_FILE, card.sha256) and _has_card(folder)
-
-    def uninstall(self, owner: str, model_id: str) -> bool:
-        """Remove a model that the owner has made; False if there is none."""
-        folder = self._models / model_id
-        if not MODEL_ID.fullmatch(model_id) or _owner(folder) != owner:
-            return False
-        self._discard(folder)
-        return True
 
     # ------------------------------------------------------------------------------------------------------- private
 
@@ -336,16 +294,6 @@ def _folder(owner: str) -> str:
     return owner or OPEN_FOLDER
 
 
-def _owner(folder: Path) -> str | None:
-    try:
-        return (folder / OWNER_FILE).read_text(encoding="ascii")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError:
-        log.critical("model %s: the record of its owner is damaged; nobody sees it", folder.name)
-        return None
-
-
 def _read(folder: Path) -> Upload | None:
     try:
         return Upload(**json.loads((folder / RECORD).read_bytes()))
@@ -362,32 +310,10 @@ def _write(folder: Path, upload: Upload) -> None:
 
 def _intact(folder: Path, upload: Upload, *, arrived: str) -> bool:
     """Whether an upload may stay: its content is what its record says, or another upload asks for its name."""
-    if upload.sha256 != arrived or _matches(folder / CONTENT, upload.sha256):
+    if upload.sha256 != arrived or matches_checksum(folder / CONTENT, upload.sha256):
         return True
     log.error("upload %s: its stored content is damaged; what was sent again takes its place", upload.name)
     return False
-
-
-def _matches(path: Path, sha256: str) -> bool:
-    try:
-        return checksum(path) == sha256
-    except FileNotFoundError:
-        return False
-
-
-def _has_card(folder: Path) -> bool:
-    try:
-        load_card(folder)
-    except CheckpointError:
-        return False
-    return True
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
 
 
 def _damaged(name: str) -> UploadDamagedError:

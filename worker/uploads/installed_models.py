@@ -1,0 +1,132 @@
+"""Models made of uploaded weights: a folder each below the data folder, private to the owner.
+
+Promises: a model is installed whole or not at all; its folder is named after its card, which names content and owner,
+so installing it twice gives one model; its files stay when the upload expires.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from secrets import token_hex
+
+from model.card import WEIGHTS_FILE, ModelCard, load_card
+from model.errors import CheckpointError
+from worker.storage.durable_files import checksum, entries, sync_file, sync_folder, write_over
+
+log = logging.getLogger(__name__)
+
+MODEL_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+OWNER_FILE = "owner"
+
+
+class InstalledModels:
+    """The models below one folder.
+
+    Parameters
+    ----------
+    folder
+        Of the models; made when the first is installed.
+    incoming
+        Where folders are prepared, on the same file system.
+    locked
+        Context in which nobody else changes what an owner keeps.
+    content
+        Path of an owner's upload of a name, checked against its checksum.
+    discard
+        Removes a folder, at once for a reader.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        incoming: Path,
+        locked: Callable[[str], AbstractContextManager[None]],
+        content: Callable[[str, str], Path],
+        discard: Callable[[Path], None],
+    ) -> None:
+        self._folder, self._incoming = folder, incoming
+        self._locked, self._content, self._discard = locked, content, discard
+
+    def install(self, owner: str, name: str, card: ModelCard) -> Path:
+        """Make a model of uploaded weights; its folder is named after the card and stays when the upload expires.
+
+        Raises
+        ------
+        UploadNotFoundError
+            If there is no such upload.
+        UploadDamagedError
+            If its bytes are not those that were sent.
+        """
+        weights, folder = self._content(owner, name), self._folder / card.id
+        with self._locked(owner):
+            if folder.is_dir():
+                if self.installed(owner, card):
+                    return folder
+                log.error("model %s: its stored files are damaged; it is installed anew", card.id)
+                self._discard(folder)
+            draft = self._incoming / f".{token_hex(8)}"
+            draft.mkdir(parents=True)
+            os.link(weights, draft / WEIGHTS_FILE)
+            write_over(draft / OWNER_FILE, owner.encode("ascii"))
+            sync_file(card.write(draft))
+            sync_folder(draft)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            draft.rename(folder)
+            sync_folder(self._folder)
+        return folder
+
+    def installed(self, owner: str, card: ModelCard) -> bool:
+        """Whether this model is installed and its files are sound; its name follows from its content and its owner."""
+        folder = self._folder / card.id
+        return _owner(folder) == owner and matches_checksum(folder / WEIGHTS_FILE, card.sha256) and _has_card(folder)
+
+    def uninstall(self, owner: str, model_id: str) -> bool:
+        """Remove a model that the owner has made; False if there is none."""
+        folder = self._folder / model_id
+        if not MODEL_ID.fullmatch(model_id) or _owner(folder) != owner:
+            return False
+        self._discard(folder)
+        return True
+
+    def used(self, owner: str) -> int:
+        """Return the bytes of the weights of an owner's models."""
+        return sum(_size(folder / WEIGHTS_FILE) for folder in entries(self._folder) if _owner(folder) == owner)
+
+
+def matches_checksum(path: Path, sha256: str) -> bool:
+    """Whether a file exists and has this SHA-256."""
+    try:
+        return checksum(path) == sha256
+    except FileNotFoundError:
+        return False
+
+
+def _owner(folder: Path) -> str | None:
+    try:
+        return (folder / OWNER_FILE).read_text(encoding="ascii")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        log.critical("model %s: the record of its owner is damaged; nobody sees it", folder.name)
+        return None
+
+
+def _has_card(folder: Path) -> bool:
+    try:
+        load_card(folder)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
