@@ -18,19 +18,19 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry
 
-from app.middleware.authentication import Guard
+from app.middleware.authentication import AuthenticationMiddleware
 from app.middleware.compression import CompressionMiddleware
-from app.middleware.head_requests import Head
-from app.middleware.load_shedding import Shed
-from app.middleware.metrics import HttpTimes, QueueFigures, refusal_counter
+from app.middleware.head_requests import HeadMiddleware
+from app.middleware.load_shedding import LoadSheddingMiddleware
+from app.middleware.metrics import MetricsMiddleware, QueueCollector, refusal_counter
 from app.middleware.request_logs import configure_logs
-from app.middleware.security_headers import SecurityHeaders
-from app.middleware.strict_bodies import BodyLimit
+from app.middleware.security_headers import SecurityHeadersMiddleware
+from app.middleware.strict_bodies import BodyLimitMiddleware
 from app.openapi import describe
-from app.problems.handlers import UnforeseenErrors, install_errors
+from app.problems.handlers import UnhandledErrorMiddleware, install_errors
 from app.routes import files, generations, health, jobs, models, pages, uploads
 from app.server import STATE, Bounds, Connections
-from app.services.resources import open_desk
+from app.services.resources import open_resources
 from app.settings import AppSettings
 
 SWITCH_S = 0.0005
@@ -54,13 +54,13 @@ def create_app(settings: AppSettings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         if not structlog.is_configured():  # uvicorn was told the factory; its default shows what frames hold, keys too
             configure_logs(settings)
-        async with open_desk(settings) as desk:
+        async with open_resources(settings) as resources:
             # A thread that writes a job down hands the interpreter back sooner than after the usual 5 ms, and what was
             # made at the start is not looked at by every later collection: both would show in the slowest answers.
             sys.setswitchinterval(SWITCH_S)
             gc.freeze()
-            app.state.desk = desk
-            registry.register(QueueFigures(desk.records))
+            app.state.resources = resources
+            registry.register(QueueCollector(resources.records))
             yield {STATE: connections}
 
     app = FastAPI(title="cytosynth", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
@@ -71,13 +71,13 @@ def create_app(settings: AppSettings | None = None) -> FastAPI:
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=pages.WEB / "static"))
     # The last one added is the first to see a request.
-    app.add_middleware(Head, routes=[route for router in ROUTERS for route in router.routes])
-    app.add_middleware(Shed)
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, uploads=settings.max_upload_bytes)
-    app.add_middleware(Guard, settings=settings)
-    app.add_middleware(UnforeseenErrors)
+    app.add_middleware(HeadMiddleware, routes=[route for router in ROUTERS for route in router.routes])
+    app.add_middleware(LoadSheddingMiddleware)
+    app.add_middleware(BodyLimitMiddleware, limit=settings.max_body_bytes, uploads=settings.max_upload_bytes)
+    app.add_middleware(AuthenticationMiddleware, settings=settings)
+    app.add_middleware(UnhandledErrorMiddleware)
     app.add_middleware(CompressionMiddleware)
-    app.add_middleware(HttpTimes, registry=registry, refusals=refusals)
-    app.add_middleware(SecurityHeaders)
+    app.add_middleware(MetricsMiddleware, registry=registry, refusals=refusals)
+    app.add_middleware(SecurityHeadersMiddleware)
     app.add_middleware(CorrelationIdMiddleware)
     return app

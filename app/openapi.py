@@ -35,6 +35,7 @@ from model import __version__
 from model import errors as tree
 from worker import errors as job_errors
 from worker.errors import DiskFullError, UploadExistsError, UploadNotFoundError, UploadQuotaError
+from worker.kinds.table import KINDS
 
 TITLE = "cytosynth"
 SUMMARY = "Synthesises the shapes of living cells on demand."
@@ -71,7 +72,6 @@ _FILES = (_JOB, _UNFINISHED, _EXPIRED, _QUEUE)
 
 # Which problems an operation can answer, besides 422 for its parameters and 500, which all can.
 PROBLEMS: dict[str, tuple[ProblemType, ...]] = {
-    "createGeneration": (*_BODY, _LARGE, _QUEUE, OVER_SHARE, BUSY, _DISK),
     "createEstimate": _BODY,
     "listJobs": (_QUEUE,),
     "getJob": (_JOB, _QUEUE),
@@ -102,16 +102,21 @@ PROBLEMS: dict[str, tuple[ProblemType, ...]] = {
     "isReady": (NOT_READY,),
     "getProblem": (NOT_FOUND,),
 }
-# Headers worth knowing, by operation and status.
-HEADERS: dict[str, dict[str, dict[str, str]]] = {
-    "createGeneration": {
-        "202": {
-            "Location": "Address of the job.",
-            "Retry-After": "Seconds after which it is worth looking.",
-            "Preference-Applied": "The wait that was granted, if one was preferred.",
-        },
-        "200": {"Location": "Address of the job.", "Preference-Applied": "The wait that was granted."},
+# Of every operation that submits a job.
+SUBMISSION_PROBLEMS = (*_BODY, _LARGE, _QUEUE, OVER_SHARE, BUSY, _DISK)
+SUBMISSION_HEADERS = {
+    "202": {
+        "Location": "Address of the job.",
+        "Retry-After": "Seconds after which the job has probably made progress.",
+        "Preference-Applied": "The wait that was granted, if the request preferred one.",
     },
+    "200": {
+        "Location": "Address of the job.",
+        "Preference-Applied": "The wait that was granted, if the request preferred one.",
+    },
+}
+# Headers of answers, by operation and status.
+HEADERS: dict[str, dict[str, dict[str, str]]] = {
     "putUpload": {"201": {"Location": "Address of the upload."}, "200": {"Location": "Address of the upload."}},
     "createModel": {"201": {"Location": "Address of the model."}, "200": {"Location": "Address of the model."}},
     "listJobs": {"200": {"Link": "The next page, as rel=next."}},
@@ -167,11 +172,13 @@ def _document(app: FastAPI) -> dict[str, Any]:
     schemas["Problem"] = problem
     latent = schemas["GenerationSpec"]["properties"]["latent"]
     latent["anyOf"] = latent.pop("oneOf")  # a latent without a kind is sampled: no single member tells them apart
+    submissions = {kind.path for kind in KINDS.values()}
     for path, operation in _operations(document):
         guarded = not is_public(path)
         _document_events(operation)
-        _document_problems(operation, guarded=guarded, judged=path.startswith(("/v1/", "/problems")))
-        _document_headers(operation)
+        submits = path in submissions and "post" in document["paths"][path]
+        _document_problems(operation, guarded=guarded, judged=path.startswith(("/v1/", "/problems")), submits=submits)
+        _document_headers(operation, submits=submits)
         _document_answers(operation)
         operation["security"] = [{"key": []}, {}] if guarded else []
     document["components"]["securitySchemes"] = {
@@ -191,10 +198,10 @@ def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
                 yield path, operation
 
 
-def _document_problems(operation: dict[str, Any], *, guarded: bool, judged: bool) -> None:
+def _document_problems(operation: dict[str, Any], *, guarded: bool, judged: bool, submits: bool) -> None:
     responses = operation["responses"] = {str(status): answer for status, answer in operation["responses"].items()}
     name = operation["operationId"]
-    kinds = [*PROBLEMS.get(name, ()), INTERNAL]
+    kinds = [*PROBLEMS.get(name, ()), *(SUBMISSION_PROBLEMS if submits else ()), INTERNAL]
     if not judged and not any(400 <= kind.status < 500 for kind in kinds):
         kinds.append(MALFORMED)  # by the server, of a request that is no HTTP
     if guarded:
@@ -244,8 +251,8 @@ def _document_events(operation: dict[str, Any]) -> None:
             stream["example"] = EVENTS_EXAMPLE
 
 
-def _document_headers(operation: dict[str, Any]) -> None:
-    for status, headers in HEADERS.get(operation["operationId"], {}).items():
+def _document_headers(operation: dict[str, Any], *, submits: bool) -> None:
+    for status, headers in (SUBMISSION_HEADERS if submits else HEADERS.get(operation["operationId"], {})).items():
         shown = operation["responses"][status].setdefault("headers", {})
         shown.update({name: _header(text) for name, text in headers.items()})
 

@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.services.submission import Estimate
+from app.settings import AppSettings
 from model.card import ModelCard
 from model.spec import Cost
-from worker.jobs import Job, JobStatus
+from worker.jobs import Job, JobStatus, Timing
 from worker.uploads.store import Upload
 
 Moment = Annotated[datetime, Field(description="UTC, ISO 8601.")]
@@ -227,6 +229,13 @@ class SecondsView(_View):
     high: float = Field(description="About one job in ten is slower.")
     jobs: int = Field(description="Measured jobs that the correction rests on; 0: none yet, the spread is wide.")
 
+    @classmethod
+    def of(cls, timing: Timing) -> Self:
+        """Show a corrected estimate, to the millisecond."""
+        return cls(
+            expected=round(timing.expected, 3), low=round(timing.low, 3), high=round(timing.high, 3), jobs=timing.jobs
+        )
+
 
 class EstimateView(_View):
     """What a spec would take, and whether the service would accept it."""
@@ -236,6 +245,19 @@ class EstimateView(_View):
     seconds: SecondsView
     limits: Limits
     within_limits: bool
+
+    @classmethod
+    def of(cls, estimate: Estimate, settings: AppSettings) -> Self:
+        """Show an estimate beside the operator's limits."""
+        cost, timing = estimate.cost, estimate.timing
+        limits = Limits(points=settings.max_points, bytes=settings.max_bytes)
+        return cls(
+            kind="generation",
+            cost=cost.model_copy(update={"seconds": round(timing.expected, 3)}),
+            seconds=SecondsView.of(timing),
+            limits=limits,
+            within_limits=cost.points <= limits.points and cost.bytes <= limits.bytes,
+        )
 
 
 class VersionView(_View):
@@ -266,8 +288,8 @@ class ReadyView(_View):
     checks: dict[str, CheckView]
 
 
-class Fault(_View):
-    """One thing that is not as allowed."""
+class ValidationIssue(_View):
+    """One member or parameter that is not as allowed."""
 
     pointer: str | None = Field(default=None, description="RFC 6901 JSON pointer into the body.")
     parameter: str | None = Field(default=None, description="Name of a path, query or header parameter.")
@@ -288,7 +310,9 @@ class Problem(BaseModel):
     detail: str = Field(description="What was asked, what is allowed, what to try.")
     code: str = Field(description="The kind of problem, for programs.", examples=["too_large"])
     request_id: str | None = Field(description="Under this the service's log has more.")
-    errors: list[Fault] | None = Field(default=None, description="With code invalid_spec: each fault and its place.")
+    errors: list[ValidationIssue] | None = Field(
+        default=None, description="With code invalid_spec: each member or parameter that is not allowed, and why."
+    )
 
 
 class ProblemTypeView(_View):

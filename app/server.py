@@ -30,7 +30,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.middleware.request_logs import report_suppressed
-from app.middleware.security_headers import SecurityHeaders
+from app.middleware.security_headers import SecurityHeadersMiddleware
 from app.problems.handlers import REFUSED, problem_response
 from app.problems.types import (
     ADDRESS_TOO_LONG,
@@ -387,7 +387,7 @@ def refusal(kind: ProblemType, detail: str) -> Response:
     def build() -> Response:
         number = uuid4().hex
         correlation_id.set(number)
-        guarding = {name.decode(): value.decode() for name, value in SecurityHeaders.GUARDING}
+        guarding = {name.decode(): value.decode() for name, value in SecurityHeadersMiddleware.GUARDING}
         return problem_response(kind, detail, headers={**guarding, "X-Request-ID": number, "Connection": "close"})
 
     return contextvars.copy_context().run(build)

@@ -1,4 +1,4 @@
-"""How the front desk is configured: the only file of ``app`` that reads the environment."""
+"""Settings of the web service and the command line: the only file of ``app`` that reads the environment."""
 
 from __future__ import annotations
 

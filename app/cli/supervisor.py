@@ -170,9 +170,9 @@ class _Service:
         self._server.force_exit = self._server.should_exit
         self._server.should_exit = True
         self._stopping.set()
-        desk = getattr(self._app.state, "desk", None)
-        if desk is not None:
-            desk.closing.set()
+        resources = getattr(self._app.state, "resources", None)
+        if resources is not None:
+            resources.closing.set()
 
     def _read_stdin(self) -> None:
         if not os.read(sys.stdin.fileno(), 4096):

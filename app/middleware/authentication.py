@@ -57,7 +57,7 @@ def is_public(path: str) -> bool:
     return path in PUBLIC or path.startswith(PUBLIC_BELOW)
 
 
-class Guard:
+class AuthenticationMiddleware:
     """Let in whoever may come, slow down whoever asks too fast, and note who it is."""
 
     def __init__(self, app: ASGIApp, *, settings: AppSettings) -> None:
@@ -101,7 +101,7 @@ class Guard:
         owner = scope["cytosynth.caller"].owner
         if owner == OPEN_OWNER:
             return None
-        rates: Rates = scope["app"].state.desk.rates
+        rates: Rates = scope["app"].state.resources.rates
         rate, burst = self._settings.max_rate, self._settings.max_burst
         try:
             wait = await rates.take(owner, rate=rate, burst=burst)

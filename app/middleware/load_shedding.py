@@ -1,8 +1,9 @@
-"""What keeps answers quick when more is asked than can be done: a few at work, a few in line, the rest come later.
+"""Load shedding for submissions: bounds how many are processed and queued at a time; the rest get 503 with Retry-After.
 
-Promises: whoever is let in waits for a bounded number of others; whoever is not is answered at once, with a time to
-come again that is a place in an imaginary line of all who were refused, served as fast as the real one was lately.
-Does not promise: fairness between callers; their rates and shares (:mod:`worker.jobs.quotas`) see to that.
+Promises: an accepted submission waits for a bounded number of others. A refused one is answered immediately. Its
+Retry-After assumes that refused clients return one after the other, at half of the rate at which submissions were
+processed lately.
+Does not promise: fairness between callers. :mod:`worker.jobs.quotas` limits the rate and the jobs of each.
 """
 
 from __future__ import annotations
@@ -18,75 +19,91 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.problems.handlers import ProblemError, problem_response
 from app.problems.types import BUSY
+from worker.kinds.table import KINDS
 
 T = TypeVar("T")
-SUBMISSIONS = frozenset({"/v1/generations"})
-GIVEN_TO_RETURNERS = 0.5  # of what can be served; the rest is for those who come for the first time
-AGAIN_MAX_S = 120
+# Submissions processed at a time, each in a thread, and submissions that wait for one of these threads. Measured with
+# 500 clients on two cores (docs/reliability.md): with 2 and 3, the slowest hundredth of submissions took 87 ms; with 4
+# and 6 it took 228 ms, and not more of them were accepted.
+CONCURRENT_SUBMISSIONS = 2
+WAITING_SUBMISSIONS = 3
+# Part of the throughput that Retry-After assigns to clients that return; new clients get the rest.
+SHARE_OF_RETURNING = 0.5
+RETRY_MAX_S = 120
+# Weight of the latest submission in the running mean of their durations: about the last 20 count.
+MEAN_WEIGHT = 0.05
 
 
-class Turnstile:
-    """Runs functions in threads of its own, ``at_once`` at a time with ``in_line`` waiting; turns the rest away."""
+class SubmissionLimiter:
+    """Runs functions in threads: at most ``concurrent`` at a time, at most ``waiting`` more in the queue.
 
-    def __init__(self, *, at_once: int, in_line: int) -> None:
-        """Start with nobody inside."""
-        self._threads = CapacityLimiter(at_once)
-        self._room = at_once + in_line
-        self._at_once = at_once
-        self._inside = 0
-        self._mean_s = 0.01  # of one turn; corrected by every one that is taken
-        self._line_ends = 0.0  # when the last of those who were refused may come
+    Parameters
+    ----------
+    concurrent
+        Functions that run at a time.
+    waiting
+        Functions that wait for a thread; more are refused.
+    """
 
-    async def take(self, function: Callable[..., T], *args: object) -> T:
-        """Run ``function(*args)`` in a thread and return what it returns.
+    def __init__(self, *, concurrent: int = CONCURRENT_SUBMISSIONS, waiting: int = WAITING_SUBMISSIONS) -> None:
+        self._threads = CapacityLimiter(concurrent)
+        self._limit = concurrent + waiting
+        self._concurrent = concurrent
+        self._admitted = 0
+        self._mean_s = 0.01
+        self._last_return_at = 0.0  # when the client refused last was told to return, on the monotonic clock
+
+    async def run(self, function: Callable[..., T], *args: object) -> T:
+        """Run ``function(*args)`` in a thread and return its result.
 
         Raises
         ------
         ProblemError
-            503 with Retry-After, if there is no room.
+            503 with Retry-After, if the limit is reached.
         """
         self.check()
-        self._inside += 1
+        self._admitted += 1
         try:
             return await to_thread.run_sync(partial(self._timed, function, *args), limiter=self._threads)
         finally:
-            self._inside -= 1
+            self._admitted -= 1
 
     def check(self) -> None:
-        """Raise what :meth:`take` would raise at this moment."""
-        if self._inside >= self._room:
-            detail = f"{self._room} requests are being written down at this moment; that is the most there may be"
-            raise ProblemError(BUSY, detail, headers={"Retry-After": str(self._again_s())})
+        """Raise the ``ProblemError`` that :meth:`run` would raise now."""
+        if self._admitted >= self._limit:
+            detail = f"{self._limit} requests are being submitted at the moment, which is the most the service takes"
+            raise ProblemError(BUSY, detail, headers={"Retry-After": str(self._retry_after_s())})
 
     def _timed(self, function: Callable[..., T], *args: object) -> T:
         begun = time.monotonic()
         try:
             return function(*args)
         finally:
-            self._mean_s += 0.05 * (time.monotonic() - begun - self._mean_s)
+            self._mean_s += MEAN_WEIGHT * (time.monotonic() - begun - self._mean_s)
 
-    def _again_s(self) -> int:
-        """Seconds after which one more who was refused may come: the end of their line, which grows by one."""
+    def _retry_after_s(self) -> int:
+        """Return the seconds after which the client refused now may return: one interval after the one before it."""
         now = time.monotonic()
-        turn_s = self._mean_s / (self._at_once * GIVEN_TO_RETURNERS)
-        self._line_ends = min(max(self._line_ends, now) + turn_s, now + AGAIN_MAX_S)
-        return max(1, math.ceil(self._line_ends - now))
+        interval_s = self._mean_s / (self._concurrent * SHARE_OF_RETURNING)
+        self._last_return_at = min(max(self._last_return_at, now) + interval_s, now + RETRY_MAX_S)
+        return max(1, math.ceil(self._last_return_at - now))
 
 
-class Shed:
-    """Turn requests away before their bodies are read and understood, where there is no room for them anyway."""
+class LoadSheddingMiddleware:
+    """Refuses submissions over the limit before their bodies are parsed."""
 
     def __init__(self, app: ASGIApp) -> None:
-        """Wrap ``app``."""
         self.app = app
+        self._paths = frozenset(kind.path for kind in KINDS.values())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Look at the turnstile first."""
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in SUBMISSIONS:
+        """Check the limiter, then pass the request on."""
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._paths:
             try:
-                scope["app"].state.desk.submissions.check()
+                scope["app"].state.resources.submissions.check()
             except ProblemError as error:
-                while (await receive()).get("more_body"):  # short, and the connection can be used again
+                # Bodies are short. A body that was read lets the client use the connection again.
+                while (await receive()).get("more_body"):
                     pass
                 await problem_response(error.kind, error.detail, headers=error.headers)(scope, receive, send)
                 return

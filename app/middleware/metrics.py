@@ -32,7 +32,7 @@ def refusal_counter(registry: CollectorRegistry) -> Counter:
     return Counter("cytosynth_refusals", "Requests answered by a problem, by its code.", ("code",), registry=registry)
 
 
-class HttpTimes:
+class MetricsMiddleware:
     """Measure how long each request takes until its response begins, and log it."""
 
     def __init__(self, app: ASGIApp, *, registry: CollectorRegistry, refusals: Counter) -> None:
@@ -90,7 +90,7 @@ def route_template(scope: Scope) -> str:
     return "/openapi.json" if scope["path"] == "/openapi.json" else "unmatched"
 
 
-class QueueFigures(Collector):
+class QueueCollector(Collector):
     """Ask the job records when Prometheus asks; a broker that is down is a figure, not an error."""
 
     def __init__(self, jobs: JobQueue) -> None:

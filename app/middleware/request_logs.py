@@ -1,4 +1,4 @@
-"""How the front desk logs: one line an event, with the request id; never bodies, never keys.
+"""Logs of the web service: one line per event, with the request id; never bodies, never keys.
 
 Promises: what a client can cause at will (refusals, ended connections, errors) gets a few lines of each kind in an
 interval; the lines left out are counted, and the count is logged.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-class SecurityHeaders:
+class SecurityHeadersMiddleware:
     """Tell browsers to run nothing but what this service serves itself."""
 
     # Swagger UI sets styles inline and draws its icons from data: addresses.

@@ -26,7 +26,7 @@ DEPTH_MAX = 32  # a spec needs 3
 UPLOADS = "/v1/uploads/"
 
 
-class BodyLimit:
+class BodyLimitMiddleware:
     """Refuse bodies over a number of bytes, announced or not."""
 
     def __init__(self, app: ASGIApp, *, limit: int, uploads: int) -> None:

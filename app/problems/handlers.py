@@ -22,12 +22,12 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.problems.types import BAD_REQUEST, BY_STATUS, CLIENT_GONE, INTERNAL, TABLE, ProblemType, problem_type
-from app.problems.validation import faults_of
+from app.problems.validation import issues_of
 from model import errors as tree
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.app")
 
-FAULTS_MAX = 50  # nobody reads more
+ISSUES_MAX = 50  # nobody reads more
 PROBLEM_JSON = "application/problem+json"
 PROBLEM_NOTE = "cytosynth.problem"  # in the message that starts a response
 REFUSED = "cytosynth.refused"  # in the scope: what the server has answered in place of the application
@@ -95,10 +95,10 @@ def install_errors(app: FastAPI, *, routes: Iterable[BaseRoute] = ()) -> None:
 
     @app.exception_handler(RequestValidationError)
     def invalid(_: Request, error: RequestValidationError) -> Response:
-        faults = list(islice(faults_of(error.errors(), error.body), FAULTS_MAX))
-        first = f"{faults[0].get('pointer') or faults[0].get('parameter') or 'the body'} {faults[0]['detail']}"
-        more = f" (and {len(faults) - 1} more: see errors)" if len(faults) > 1 else ""
-        return problem_response(TABLE[tree.SpecError], first + more, errors=faults)
+        issues = list(islice(issues_of(error.errors(), error.body), ISSUES_MAX))
+        first = f"{issues[0].get('pointer') or issues[0].get('parameter') or 'the body'} {issues[0]['detail']}"
+        more = f" (and {len(issues) - 1} more: see errors)" if len(issues) > 1 else ""
+        return problem_response(TABLE[tree.SpecError], first + more, errors=issues)
 
     @app.exception_handler(HTTPException)
     def http(request: Request, error: HTTPException) -> Response:
@@ -116,7 +116,7 @@ def _allowed(request: Request, routes: Iterable[BaseRoute]) -> str:
     return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
-class UnforeseenErrors:
+class UnhandledErrorMiddleware:
     """Outermost net: whatever nobody caught is logged with the request id and answered without internals."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -40,7 +40,7 @@ _SENTENCES = {
 }
 
 
-def faults_of(errors: Sequence[Mapping[str, Any]], body: Any) -> Iterator[dict[str, str]]:
+def issues_of(errors: Sequence[Mapping[str, Any]], body: Any) -> Iterator[dict[str, str]]:
     """Turn pydantic's list into entries of ``errors``: where, and what is allowed there; never what was sent.
 
     A member with alternatives (an integer or three) fails once for each; entries that only say "not this type" are

@@ -1,1 +1,4 @@
-"""Endpoints: one file a resource, each a few lines over the desk."""
+"""Endpoints: one file per resource of the API. They translate HTTP to calls of :mod:`app.services`.
+
+``app.main`` and ``app.openapi`` import them. Read :mod:`app.routes.generations` first.
+"""

@@ -160,7 +160,7 @@ ANSWERS: dict[tuple[str, str], dict[str, Any]] = {
 DETAILS: dict[str, str] = {
     "bad_upload": "the surface is open: an edge belongs to one triangle only",
     "body_too_long": "a body may have at most 262144 bytes here",
-    "busy": "64 requests are being written down at this moment; that is the most there may be",
+    "busy": "5 requests are being submitted at the moment, which is the most the service takes",
     "digest_mismatch": "the SHA-256 of the body is not the one in Content-Digest",
     "disk_full": "1.2 GiB are free and 1.0 GiB are kept free; this takes about 0.50 GiB",
     "invalid_spec": "/frames must be at least 1",

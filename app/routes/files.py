@@ -19,7 +19,7 @@ from app.responses.byte_ranges import RangedFile, beyond, bounds, judge_range, m
 from app.responses.zip_stream import Entry, archive, archive_length
 from app.routes.jobs import JobId
 from app.schemas import FileList, FileView
-from app.services.resources import Desk, DeskNow
+from app.services.resources import CallerResources, Resources
 from model.formats import MEDIA_TYPES, OTHER, media_type
 from model.spec import COUNT_MAX
 from worker.errors import (
@@ -79,10 +79,10 @@ WHOLE_ARCHIVE: dict[int | str, dict[str, Any]] = {
     response_class=Response, responses=WHOLE_MANIFEST,
 )  # fmt: skip
 @router.head("/manifest", include_in_schema=False, response_class=Response)
-def get_manifest(job_id: JobId, desk: DeskNow, if_none_match: IfNoneMatch = None) -> Response:
+def get_manifest(job_id: JobId, resources: CallerResources, if_none_match: IfNoneMatch = None) -> Response:
     """Serve `manifest.json` byte for byte."""
-    with files_of(desk, job_id):
-        content = desk.artifacts.path(job_id, MANIFEST).read_bytes()
+    with files_of(resources, job_id):
+        content = resources.artifacts.path(job_id, MANIFEST).read_bytes()
     headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', **CACHING}
     if matches(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
@@ -90,10 +90,10 @@ def get_manifest(job_id: JobId, desk: DeskNow, if_none_match: IfNoneMatch = None
 
 
 @router.get("/files", operation_id="listFiles", summary="List the files of a job")
-def list_files(job_id: JobId, desk: DeskNow) -> FileList:
+def list_files(job_id: JobId, resources: CallerResources) -> FileList:
     """List what the job has made, ordered by name, each with its address."""
-    with files_of(desk, job_id):
-        entries = [(e["name"], e["bytes"], e["sha256"]) for e in desk.artifacts.manifest(job_id)["files"]]
+    with files_of(resources, job_id):
+        entries = [(e["name"], e["bytes"], e["sha256"]) for e in resources.artifacts.manifest(job_id)["files"]]
     here = f"/v1/jobs/{job_id}/files/"
     return FileList(
         files=[
@@ -119,7 +119,7 @@ def list_files(job_id: JobId, desk: DeskNow) -> FileList:
 def get_file(
     job_id: JobId,
     name: FileName,
-    desk: DeskNow,
+    resources: CallerResources,
     if_none_match: IfNoneMatch = None,
     _range: Annotated[
         str | None, Header(alias="Range", description="One range of bytes; several are answered by the whole.")
@@ -127,13 +127,13 @@ def get_file(
     _if_range: Annotated[str | None, Header(alias="If-Range", description="Only if the ETag is still this.")] = None,
 ) -> Response:
     """Serve one file of the manifest. Downloads can be resumed with `Range` and `If-Range`."""
-    with files_of(desk, job_id):
+    with files_of(resources, job_id):
         if name == MANIFEST:  # which cannot list itself
-            desk.artifacts.manifest(job_id)
-            path = desk.artifacts.path(job_id, name)
+            resources.artifacts.manifest(job_id)
+            path = resources.artifacts.path(job_id, name)
             sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         else:
-            path, entry = desk.artifacts.verified(job_id, name)
+            path, entry = resources.artifacts.verified(job_id, name)
             sha256 = entry["sha256"]
         facts = path.stat()
     headers = {"ETag": f'"{sha256}"', **CACHING}
@@ -152,7 +152,7 @@ def get_file(
 @router.head("/archive", include_in_schema=False, response_class=Response)
 def get_archive(
     job_id: JobId,
-    desk: DeskNow,
+    resources: CallerResources,
     request: Request,
     cell: Annotated[int | None, Query(ge=0, lt=COUNT_MAX, description="Only the files of this cell, from 0.")] = None,
     if_none_match: IfNoneMatch = None,
@@ -166,13 +166,13 @@ def get_archive(
     The archive is made while it is sent; its length is known beforehand. Downloads can be resumed with `Range` and
     `If-Range`.
     """
-    with files_of(desk, job_id) as job:
-        content = desk.artifacts.path(job_id, MANIFEST).read_bytes()
-        entries = [Entry.of(MANIFEST, desk.artifacts.path(job_id, MANIFEST))]
+    with files_of(resources, job_id) as job:
+        content = resources.artifacts.path(job_id, MANIFEST).read_bytes()
+        entries = [Entry.of(MANIFEST, resources.artifacts.path(job_id, MANIFEST))]
         part = "" if cell is None else f"cell_{cell:04d}"
-        for listed in desk.artifacts.manifest(job_id)["files"]:
+        for listed in resources.artifacts.manifest(job_id)["files"]:
             if not part or listed["name"].startswith(f"{part}/"):
-                path, _ = desk.artifacts.sized(job_id, listed["name"])
+                path, _ = resources.artifacts.sized(job_id, listed["name"])
                 entries.append(Entry.of(listed["name"], path, sha256=listed["sha256"]))
         if part and len(entries) == 1:
             raise ArtifactNotFoundError(f"this job has no cell {cell}; GET its files to see those it has")
@@ -199,12 +199,12 @@ def get_archive(
     headers["Content-Length"] = str(last - first + 1)
     if verdict:
         headers["Content-Range"] = f"bytes {first}-{last}/{size}"
-    parts = reporting(archive(entries, first=first, last=last), lambda: desk.jobs.report_damage(job_id))
+    parts = reporting(archive(entries, first=first, last=last), lambda: resources.jobs.report_damage(job_id))
     return StreamingResponse(parts, 206 if verdict else 200, media_type=kind, headers=headers)
 
 
 @contextmanager
-def files_of(desk: Desk, job_id: str) -> Iterator[Job]:
+def files_of(resources: Resources, job_id: str) -> Iterator[Job]:
     """Give a job whose files are there to whoever reads them; if they go meanwhile, say why, as of then.
 
     Raises
@@ -216,15 +216,15 @@ def files_of(desk: Desk, job_id: str) -> Iterator[Job]:
     ArtifactNotFoundError
         If the job has no such file.
     """
-    job = finished_job(desk, job_id)
+    job = finished_job(resources, job_id)
     try:
         yield job
     except (ArtifactNotFoundError, ArtifactDamagedError, FileNotFoundError, KeyError) as error:
-        job = finished_job(desk, job_id)
-        if isinstance(error, ArtifactNotFoundError) and desk.artifacts.exists(job_id):
+        job = finished_job(resources, job_id)
+        if isinstance(error, ArtifactNotFoundError) and resources.artifacts.exists(job_id):
             raise
         # Nothing that the manifest promises is there: a succeeded job without files is damaged, too.
-        desk.jobs.report_damage(job_id)
+        resources.jobs.report_damage(job_id)
         detail = "files of this job, or what its manifest says of them, are missing; request the job again"
         if isinstance(error, ArtifactDamagedError):
             detail = error.message
@@ -240,7 +240,7 @@ def reporting(chunks: Iterator[bytes], report: Callable[[], None]) -> Iterator[b
         raise
 
 
-def finished_job(desk: Desk, job_id: str) -> Job:
+def finished_job(resources: Resources, job_id: str) -> Job:
     """Return a job whose files are there.
 
     Raises
@@ -248,7 +248,7 @@ def finished_job(desk: Desk, job_id: str) -> Job:
     JobNotFoundError, JobNotFinishedError, JobFailedError, JobCanceledError, ProblemError
         If there are none; an expired job's problem carries the spec, so that the request can be repeated.
     """
-    job = desk.jobs.get(job_id)
+    job = resources.jobs.get(job_id)
     match job.status:
         case JobStatus.SUCCEEDED:
             return job

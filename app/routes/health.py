@@ -14,7 +14,7 @@ from app.middleware.strict_bodies import StrictRoute
 from app.problems.handlers import ProblemError
 from app.problems.types import NOT_READY
 from app.schemas import CheckView, LiveView, ReadyView, VersionView
-from app.services.resources import WholeDesk
+from app.services.resources import SharedResources
 from model import __version__
 from model.errors import CytosynthError
 
@@ -30,12 +30,12 @@ async def livez() -> LiveView:
 
 @router.get("/readyz", operation_id="isReady", summary="Would a job be carried out?")
 @router.head("/readyz", include_in_schema=False)
-async def readyz(desk: WholeDesk) -> ReadyView:
+async def readyz(resources: SharedResources) -> ReadyView:
     """Check that the broker answers and forgets nothing, results can be written and a worker lives."""
     found = await asyncio.gather(
-        _check(desk.readiness.broker()),
-        _check(desk.readiness.storage()),
-        _check(desk.readiness.workers()),
+        _check(resources.readiness.broker()),
+        _check(resources.readiness.storage()),
+        _check(resources.readiness.workers()),
     )
     checks = dict(zip(("broker", "storage", "worker"), found, strict=True))
     missing = [name for name, check in checks.items() if not check.ok]

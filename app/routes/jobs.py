@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from app.middleware.strict_bodies import StrictRoute
 from app.schemas import JobList, JobView
-from app.services.resources import SLICE_S, DeskNow
+from app.services.resources import WAIT_SLICE_S, CallerResources
 from worker.jobs import Job, JobEvent, JobStatus
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
@@ -32,7 +32,7 @@ JobId = Annotated[
 
 @router.get("", operation_id="listJobs", summary="List jobs, newest first")
 def list_jobs(
-    desk: DeskNow,
+    resources: CallerResources,
     response: Response,
     state: Annotated[JobStatus | None, Query(description="Only jobs in this state.")] = None,
     kind: Annotated[
@@ -47,7 +47,7 @@ def list_jobs(
 
     Jobs that arrive meanwhile do not shift the pages. A page may be short, even empty, where few jobs match.
     """
-    page = desk.jobs.list(status=state, kind=kind, cursor=cursor, limit=limit)
+    page = resources.jobs.list(status=state, kind=kind, cursor=cursor, limit=limit)
     following = None
     if page.next_cursor is not None:
         query = {"state": state, "kind": kind, "cursor": page.next_cursor, "limit": limit}
@@ -59,14 +59,14 @@ def list_jobs(
 @router.get("/{id}", operation_id="getJob", summary="Look at one job")
 async def get_job(
     job_id: JobId,
-    desk: DeskNow,
+    resources: CallerResources,
     response: Response,
     wait: Annotated[
         int, Query(ge=0, le=60, description="Answer when the job has ended, or after this many seconds.")
     ] = 0,
 ) -> JobView:
     """Show a job. With `wait` the answer comes as soon as the job has ended: a long poll."""
-    job = await desk.patience(await desk.jobs.async_get(job_id), wait)
+    job = await resources.wait_until_done(await resources.jobs.async_get(job_id), wait)
     if job.status.active:
         response.headers["Retry-After"] = "1"
     response.headers["Cache-Control"] = "no-store"
@@ -74,9 +74,9 @@ async def get_job(
 
 
 @router.post("/{id}/cancel", operation_id="cancelJob", summary="Cancel a job")
-def cancel_job(job_id: JobId, desk: DeskNow) -> JobView:
+def cancel_job(job_id: JobId, resources: CallerResources) -> JobView:
     """Cancel a job that is queued or running, at once. One that has ended is shown as it is."""
-    return JobView.of(desk.jobs.cancel(job_id))
+    return JobView.of(resources.jobs.cancel(job_id))
 
 
 @router.delete(
@@ -86,31 +86,31 @@ def cancel_job(job_id: JobId, desk: DeskNow) -> JobView:
     response_model=JobView,
     responses={204: {"description": "The job had ended; its record and its files are gone."}},
 )
-def delete_job(job_id: JobId, desk: DeskNow) -> Response:
+def delete_job(job_id: JobId, resources: CallerResources) -> Response:
     """Cancel the job if it is queued or running (200, the canceled job); otherwise remove it and its files (204)."""
-    if desk.jobs.get(job_id).status.active:
-        job = desk.jobs.cancel(job_id)
+    if resources.jobs.get(job_id).status.active:
+        job = resources.jobs.cancel(job_id)
         if job.status is JobStatus.CANCELED:
             return JSONResponse(JobView.of(job).model_dump(mode="json"))
-    desk.jobs.delete(job_id)
+    resources.jobs.delete(job_id)
     return Response(status_code=204)
 
 
 @router.put("/{id}/pin", operation_id="pinJob", summary="Keep the files of a job")
-def pin_job(job_id: JobId, desk: DeskNow) -> JobView:
+def pin_job(job_id: JobId, resources: CallerResources) -> JobView:
     """Keep the files beyond their retention time until the pin is removed; an active job can be pinned as well."""
-    return JobView.of(desk.jobs.pin(job_id, pinned=True))
+    return JobView.of(resources.jobs.pin(job_id, pinned=True))
 
 
 @router.delete("/{id}/pin", operation_id="unpinJob", summary="Unpin a job")
-def unpin_job(job_id: JobId, desk: DeskNow) -> JobView:
+def unpin_job(job_id: JobId, resources: CallerResources) -> JobView:
     """Unpin a job: the retention time of its files starts again. A job that is not pinned stays as it is."""
-    return JobView.of(desk.jobs.pin(job_id, pinned=False))
+    return JobView.of(resources.jobs.pin(job_id, pinned=False))
 
 
 async def followed_job(
     job_id: JobId,
-    desk: DeskNow,
+    resources: CallerResources,
     last_event_id: Annotated[
         str | None,
         Header(
@@ -124,10 +124,10 @@ async def followed_job(
 
     A client that has seen the end and reconnects, as browsers do by themselves, is told by 204 to stop.
     """
-    job = await desk.jobs.async_get(job_id)
+    job = await resources.jobs.async_get(job_id)
     known = last_event_id is not None and re.fullmatch(r"0|\d{1,18}-\d{1,18}", last_event_id, re.ASCII)
     after = last_event_id if known and last_event_id else ""
-    if after not in ("", "0") and not job.status.active and not await desk.jobs.async_events(job, after=after):
+    if after not in ("", "0") and not job.status.active and not await resources.jobs.async_events(job, after=after):
         raise HTTPException(204)
     return job, after
 
@@ -140,7 +140,7 @@ async def followed_job(
     responses={204: {"description": "Nothing happened after Last-Event-ID, and nothing will: the job has ended."}},
 )
 async def follow_job(
-    followed: Annotated[tuple[Job, str], Depends(followed_job)], desk: DeskNow
+    followed: Annotated[tuple[Job, str], Depends(followed_job)], resources: CallerResources
 ) -> AsyncIterable[ServerSentEvent]:
     """Stream the latest state and progress of a job and what happens next, until it ends.
 
@@ -149,16 +149,16 @@ async def follow_job(
     state. Comments keep idle connections open.
     """
     job, after = followed
-    first = latest(await desk.jobs.async_events(job)) if not after else []
-    while not desk.closing.is_set():
-        for event in first or await desk.jobs.async_events(job, after=after or "0", block_s=SLICE_S):
+    first = latest(await resources.jobs.async_events(job)) if not after else []
+    while not resources.closing.is_set():
+        for event in first or await resources.jobs.async_events(job, after=after or "0", block_s=WAIT_SLICE_S):
             after = event.id
             yield ServerSentEvent(data=event.data, event=event.event, id=event.id)
             if event.event == "state" and not JobStatus(event.data["state"]).active:
                 return
         first = []
-        job = await desk.jobs.async_get(job.id)
-        if not job.status.active and not await desk.jobs.async_events(job, after=after or "0"):
+        job = await resources.jobs.async_get(job.id)
+        if not job.status.active and not await resources.jobs.async_events(job, after=after or "0"):
             # The record of events is shorter than the record of the job: say how it ended all the same.
             yield ServerSentEvent(data={"state": job.status}, event="state")
             return

@@ -16,7 +16,7 @@ from app.middleware.strict_bodies import StrictRoute
 from app.problems.handlers import ProblemError
 from app.problems.types import DIGEST_MISMATCH, TOO_SLOW, UNSUPPORTED
 from app.schemas import UploadList, UploadView
-from app.services.resources import DeskNow
+from app.services.resources import CallerResources
 from worker.uploads.sandbox import KINDS, inspect_file
 from worker.uploads.store import NAME, IncomingUpload
 
@@ -64,7 +64,7 @@ Digest = Annotated[
     },
 )
 async def put_upload(
-    name: UploadName, request: Request, desk: DeskNow, response: Response, content_digest: Digest = None
+    name: UploadName, request: Request, resources: CallerResources, response: Response, content_digest: Digest = None
 ) -> UploadView:
     """Receive a file, look into it, and keep it under its name. It never changes; sent again, it is kept for longer.
 
@@ -78,13 +78,13 @@ async def put_upload(
         raise ProblemError(UNSUPPORTED, "send the file without Content-Encoding")
     wanted = digest_of(content_digest)
     kind = KINDS[PurePosixPath(name).suffix]
-    with desk.uploads.arriving(desk.owner) as arrived:
+    with resources.uploads.arriving(resources.owner) as arrived:
         await _receive(request, arrived)
         if wanted is not None and wanted != arrived.sha256:
             raise ProblemError(DIGEST_MISMATCH, "the SHA-256 of the body is not the one in Content-Digest")
         await to_thread.run_sync(arrived.close)
-        facts = await to_thread.run_sync(inspect_file, arrived.path, kind, limiter=desk.lookers)
-        keep = partial(desk.uploads.keep, desk.owner, arrived, name=name, kind=kind, facts=facts)
+        facts = await to_thread.run_sync(inspect_file, arrived.path, kind, limiter=resources.inspections)
+        keep = partial(resources.uploads.keep, resources.owner, arrived, name=name, kind=kind, facts=facts)
         upload, new = await to_thread.run_sync(keep)
     response.status_code = 201 if new else 200
     view = UploadView.of(upload)
@@ -93,25 +93,25 @@ async def put_upload(
 
 
 @router.get("", operation_id="listUploads", summary="List your uploads")
-def list_uploads(desk: DeskNow) -> UploadList:
+def list_uploads(resources: CallerResources) -> UploadList:
     """Show what is kept, ordered by name, and how much room is left."""
-    uploads = desk.uploads.kept(desk.owner)
-    quota = desk.settings.max_uploads_bytes
+    uploads = resources.uploads.kept(resources.owner)
+    quota = resources.settings.max_uploads_bytes
     return UploadList(
-        uploads=[UploadView.of(upload) for upload in uploads], used=desk.uploads.used(desk.owner), quota=quota
+        uploads=[UploadView.of(upload) for upload in uploads], used=resources.uploads.used(resources.owner), quota=quota
     )
 
 
 @router.get("/{name}", operation_id="getUpload", summary="Look at one upload")
-def get_upload(name: UploadName, desk: DeskNow) -> UploadView:
+def get_upload(name: UploadName, resources: CallerResources) -> UploadView:
     """Show what was found in a file, and until when it is kept."""
-    return UploadView.of(desk.uploads.get(desk.owner, name))
+    return UploadView.of(resources.uploads.get(resources.owner, name))
 
 
 @router.delete("/{name}", operation_id="deleteUpload", summary="Remove an upload", status_code=204)
-def delete_upload(name: UploadName, desk: DeskNow) -> Response:
+def delete_upload(name: UploadName, resources: CallerResources) -> Response:
     """Remove an upload. A model that was made of it stays."""
-    desk.uploads.remove(desk.owner, name)
+    resources.uploads.remove(resources.owner, name)
     return Response(status_code=204)
 
 

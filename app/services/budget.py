@@ -1,22 +1,49 @@
-"""What one job may take: bounds set by the operator, and by the model's card."""
+"""Limits of one job: those that the operator sets, and those of the model's card."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 from app.settings import AppSettings
 from model.card import ModelCard
 from model.errors import SpecError, TooLargeError
-from model.spec import Cost, GenerationSpec
+from model.spec import Cost
 
 
-def check_fits_model(spec: GenerationSpec, card: ModelCard) -> None:
-    """Raise ``SpecError`` where a member does not suit the model."""
+class ModelSpecific(Protocol):
+    """A spec whose members must suit a model."""
+
+    @property
+    def grid_shape(self) -> tuple[int, int, int]:
+        """Samples along (x, y, z)."""
+        ...
+
+    def check_fits(self, *, latent_codes: int, latent_size: int) -> None:
+        """Raise ``SpecError`` for a latent that the model cannot have."""
+        ...
+
+
+def check_fits_model(spec: ModelSpecific, card: ModelCard) -> None:
+    """Check the members of a spec whose bounds only the model's card states.
+
+    Raises
+    ------
+    SpecError
+        If the grid is finer than the model allows, or the latent does not exist; with the member's pointer.
+    """
     if max(spec.grid_shape) > card.grid_max:
         raise SpecError(f"grid may be at most {card.grid_max} for model {card.id}", pointer="/grid")
     spec.check_fits(latent_codes=card.latent_codes, latent_size=card.latent_size)
 
 
 def check_budget(cost: Cost, settings: AppSettings) -> None:
-    """Refuse what would keep a worker busy, or fill the disk, beyond what the operator allows."""
+    """Check a job's cost against the limits that the operator has set.
+
+    Raises
+    ------
+    TooLargeError
+        If the job takes more grid samples or writes more bytes than allowed; the message says how many are allowed.
+    """
     if cost.points > settings.max_points:
         raise TooLargeError(
             f"the job takes {cost.points:.3g} grid samples (count x frames x grid samples); at most "

@@ -20,7 +20,7 @@ from worker.jobs.quotas import OverShareError, Quota
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.jobs")
 
 
-class OwnJobs:
+class CallerJobs:
     """The jobs of ``owner``; ``share`` is how many of them may be active, None: as many as the queue holds."""
 
     def __init__(

@@ -12,7 +12,7 @@ from worker.uploads.installed_models import OWNER_FILE
 NOBODY = "\0"  # the owner of a model whose record of its owner is damaged
 
 
-class Catalogue:
+class ModelCatalogue:
     """The models. Folders are looked at anew each time, so that a model appears without a restart.
 
     A folder with a file ``owner`` was made from an upload: only its owner sees it.

@@ -29,7 +29,7 @@ class Readiness:
     def __init__(
         self, jobs: JobQueue, async_jobs: AsyncJobQueue, folder: Path, *, broker_url: str, reserve: int
     ) -> None:
-        """Know nothing yet; :meth:`look` and :meth:`judge_broker` change that."""
+        """Know nothing yet; :meth:`check_storage` and :meth:`check_broker` change that."""
         self._jobs, self._async, self._folder, self._reserve = jobs, async_jobs, folder, reserve
         self._broker_url = broker_url
         self._judged_at = -math.inf
@@ -45,11 +45,11 @@ class Readiness:
         """Look for ever."""
         while True:
             await sleep(EVERY_S)
-            await self.look()
+            await self.check_storage()
             if time.monotonic() - self._judged_at > TRUST_S:
-                await self._judge_again()
+                await self._check_broker_again()
 
-    async def look(self) -> None:
+    async def check_storage(self) -> None:
         """Prove that results can be stored, and remember how much room is left or what is wrong."""
         try:
             free = await to_thread.run_sync(_write, self._folder, self._reserve, limiter=self._threads)
@@ -59,7 +59,7 @@ class Readiness:
             self._error, self._room = None, f"{free / 2**30:.1f} GiB free"
         self._looked_at = time.monotonic()
 
-    async def judge_broker(self) -> None:
+    async def check_broker(self) -> None:
         """Look whether the broker's settings let it lose jobs, if it answers.
 
         Raises
@@ -77,9 +77,9 @@ class Readiness:
         else:
             self._unfit, self._judged_at = None, time.monotonic()
 
-    async def _judge_again(self) -> None:
+    async def _check_broker_again(self) -> None:
         try:
-            await self.judge_broker()
+            await self.check_broker()
         except BrokerError as error:
             log.critical("the broker may lose jobs", reason=error.message)
 
@@ -93,7 +93,7 @@ class Readiness:
         """
         seconds = await self._async.async_ping()
         if self._judged_at == -math.inf and self._unfit is None:
-            await self._judge_again()
+            await self._check_broker_again()
         if self._unfit is not None:
             raise self._unfit
         return seconds

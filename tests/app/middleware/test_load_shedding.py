@@ -13,7 +13,7 @@ import pytest
 from keyed import Keyed, all_at_once
 from workbench import submit
 
-from app.middleware.load_shedding import Turnstile
+from app.middleware.load_shedding import SubmissionLimiter
 from app.problems.handlers import ProblemError
 from worker.broker.embedded import Broker, start_broker
 from worker.errors import QueueUnavailableError
@@ -190,12 +190,12 @@ def test_without_a_broker_keys_are_still_asked_for_and_nothing_is_slowed_down(
         keyed.jobs.admin.ping()
 
 
-# ------------------------------------------------------------------------------------------------------------ turnstile
+# ------------------------------------------------------------------------------------------------------------ the limit
 
 
-def test_the_turnstile_serves_a_few_lines_up_a_few_and_turns_the_rest_away_at_once() -> None:
+def test_the_limiter_runs_some_queues_some_and_refuses_the_rest_immediately() -> None:
     async def crowd() -> tuple[list[str], list[int], float]:
-        turnstile = Turnstile(at_once=2, in_line=4)
+        limiter = SubmissionLimiter(concurrent=2, waiting=4)
         refused: list[int] = []
         kinds: set[str] = set()
         slowest = 0.0
@@ -204,7 +204,7 @@ def test_the_turnstile_serves_a_few_lines_up_a_few_and_turns_the_rest_away_at_on
             nonlocal slowest
             begun = time.monotonic()
             try:
-                await turnstile.take(time.sleep, 0.2)
+                await limiter.run(time.sleep, 0.2)
             except ProblemError as problem:
                 slowest = max(slowest, time.monotonic() - begun)
                 kinds.add(problem.kind.code)
@@ -226,12 +226,12 @@ def test_the_turnstile_serves_a_few_lines_up_a_few_and_turns_the_rest_away_at_on
     assert max(refused.count(second) for second in set(refused)) < 120  # they do not all come back together
 
 
-def test_a_failing_turn_makes_room_again() -> None:
+def test_a_failing_function_makes_room_again() -> None:
     async def fail_often() -> None:
-        turnstile = Turnstile(at_once=1, in_line=0)
+        limiter = SubmissionLimiter(concurrent=1, waiting=0)
         for _ in range(5):
             with pytest.raises(ZeroDivisionError):
-                await turnstile.take(lambda: 1 // 0)
+                await limiter.run(lambda: 1 // 0)
 
     asyncio.run(fail_often())
 

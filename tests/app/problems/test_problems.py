@@ -13,7 +13,7 @@ import structlog
 from fastapi import FastAPI
 
 from app.middleware.strict_bodies import parse_json
-from app.problems.handlers import ProblemError, UnforeseenErrors, install_errors
+from app.problems.handlers import ProblemError, UnhandledErrorMiddleware, install_errors
 from app.problems.types import OTHERS, PROBLEM_TYPES, TABLE, problem_type
 from model import errors as tree
 from worker import errors as job_errors
@@ -103,7 +103,7 @@ def broken_app() -> FastAPI:
     def damaged() -> None:
         raise tree.CheckpointError("/secret/folder is damaged")
 
-    app.add_middleware(UnforeseenErrors)
+    app.add_middleware(UnhandledErrorMiddleware)
     return app
 
 

@@ -11,7 +11,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from model.spec import GenerationSpec
+from model.spec import Cost, GenerationSpec
+from worker.jobs import Price
 
 SMALL = {"model": "round", "frames": 2, "grid": 16}
 
@@ -30,6 +31,21 @@ def test_accepted_job_says_where_to_look_and_carries_the_drawn_seed(house: Any) 
         "id", "kind", "state", "progress", "queue_position", "attempts", "lost", "lease", "created_at", "started_at",
         "finished_at", "expires_at", "pinned", "spec", "model", "links", "error", "warnings",
     }  # fmt: skip
+
+
+def test_a_submission_is_priced_once_and_its_record_holds_the_price(
+    house: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    priced: list[Cost] = []
+    cost = GenerationSpec.cost
+
+    def counted(spec: GenerationSpec) -> Cost:
+        priced.append(cost(spec))
+        return priced[-1]
+
+    monkeypatch.setattr(GenerationSpec, "cost", counted)
+    job = house.jobs.get(house.submit(formats=["ply", "png"])["id"])
+    assert [Price(bytes=cost.bytes, seconds=cost.seconds) for cost in priced] == [job.price]
 
 
 def test_the_largest_seed_survives_unchanged(house: Any) -> None:

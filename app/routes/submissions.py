@@ -1,0 +1,81 @@
+"""What the routes that submit a job share: their headers, their answers and how they are documented."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any
+
+from fastapi import Header, Response
+
+from app.schemas import JobView
+from app.services.resources import Resources
+from app.services.submission import JobSpec, submit
+from worker.kinds.table import Kind
+
+WAIT_MAX_S = 60  # longest `Prefer: wait`; a proxy between client and service often ends a longer request
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        pattern=r"^[!-~]{1,255}$",
+        description="A text of your choice, 1 to 255 printable ASCII characters. Repeating it with the same request "
+        "returns the same job; using it with another request is refused with 422. A member left out and the same "
+        "member with its default value count as the same request.",
+    ),
+]
+Prefer = Annotated[
+    str | None,
+    Header(
+        max_length=1000,
+        description=f"`wait=N`: answer when the job has ended, or after N seconds (at most {WAIT_MAX_S}).",
+        examples=["wait=30"],
+    ),
+]
+ACCEPTED = "The job is queued, or it has not ended within `Prefer: wait`."
+FINISHED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": JobView,
+        "description": "An identical request has been carried out before, or the job ended within `Prefer: wait`.",
+    }
+}
+
+
+async def accept(
+    kind: Kind,
+    spec: JobSpec,
+    resources: Resources,
+    response: Response,
+    *,
+    idempotency_key: str | None,
+    prefer: str | None,
+) -> JobView:
+    """Submit a request and answer 202, or 200 if its job has ended.
+
+    Raises
+    ------
+    ProblemError
+        503 if too many requests are being submitted; otherwise as :func:`app.services.submission.submit`.
+    """
+    submitted = await resources.submissions.run(submit, resources, kind, spec, idempotency_key)
+    job, wait = submitted.job, preferred_wait(prefer)
+    if wait is not None:
+        response.headers["Preference-Applied"] = f"wait={wait}"
+        job = await resources.wait_until_done(job, wait)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    if job.status.active:
+        response.status_code = 202
+        response.headers["Retry-After"] = str(max(1, min(60, math.ceil(submitted.expected_s / 2))))
+    else:
+        response.status_code = 200
+    return JobView.of(job)
+
+
+def preferred_wait(prefer: str | None) -> int | None:
+    """Read ``wait=N`` from a Prefer header (RFC 7240), in seconds; None if there is none. Others are ignored."""
+    for preference in (prefer or "").split(","):
+        found = re.fullmatch(r'\s*wait\s*=\s*"?(\d{1,9})"?\s*(;.*)?', preference, re.ASCII | re.IGNORECASE)
+        if found:
+            return min(WAIT_MAX_S, int(found[1]))
+    return None

@@ -1,0 +1,147 @@
+"""From a validated spec to a queued job, in one function: check, complete, price once, queue.
+
+A new kind of job needs a row in :mod:`worker.kinds.table`, a runner, a spec with the members of :class:`JobSpec` and a
+route; :func:`submit` and :func:`estimate` serve all kinds.
+
+Promises: nothing is queued that exceeds the operator's limits or does not fit the model; the same request gives the
+same digest, whether a member is left out or given its default.
+Does not promise: that the model still exists when the job runs; the worker checks that again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+from app.services.budget import ModelSpecific, check_budget, check_fits_model
+from app.services.resources import Resources
+from model.card import ModelCard
+from model.spec import Cost
+from worker.jobs import Job, Price, Timing
+from worker.kinds.table import Kind
+from worker.storage.disk import check_reserve
+
+
+class JobSpec(ModelSpecific, Protocol):
+    """What a spec must offer to be submitted; :class:`model.spec.GenerationSpec` does."""
+
+    @property
+    def model(self) -> str:
+        """Identifier of the model."""
+        ...
+
+    @property
+    def seed(self) -> int | None:
+        """The seed, if the client gave one."""
+        ...
+
+    @property
+    def formats(self) -> Sequence[str]:
+        """Formats of the files."""
+        ...
+
+    def completed(self) -> Self:
+        """Return the spec with a seed and all defaults filled in."""
+        ...
+
+    def cost(self) -> Cost:
+        """Estimate what the job takes, without running it."""
+        ...
+
+    def digest(self, *, model_sha256: str) -> str:
+        """Return the name of the result of the completed spec."""
+        ...
+
+    def model_copy(self, *, update: dict[str, Any]) -> Self:
+        """Return a copy with other members."""
+        ...
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """Return the spec as JSON-able members."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submitted:
+    """An accepted request.
+
+    Attributes
+    ----------
+    job
+        The queued job, or an earlier one that answers the same request.
+    expected_s
+        Seconds that one worker will probably take; 0 if the job has ended.
+    """
+
+    job: Job
+    expected_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a job would take: ``cost`` before, ``timing`` after the correction by measured jobs."""
+
+    cost: Cost
+    timing: Timing
+
+
+def submit(resources: Resources, kind: Kind, spec: JobSpec, idempotency_key: str | None = None) -> Submitted:
+    """Check, complete, price and queue one request of the resources' caller. Blocks; run it in a thread.
+
+    Raises
+    ------
+    UnknownModelError, SpecError, TooLargeError, DiskFullError
+        If the request cannot be accepted as it is; the message says what is allowed.
+    ProblemError, IdempotencyError, QueueUnavailableError
+        As :meth:`app.services.caller_jobs.CallerJobs.submit`.
+    """
+    card = _card(resources, spec)
+    complete = spec.completed()
+    cost = complete.cost()
+    check_budget(cost, resources.settings)
+    check_reserve(resources.settings.data_dir, reserve=resources.settings.disk_reserve_bytes, wanted=cost.bytes)
+    # Everything but the seed is completed: a member left out and its default are the same request, but a drawn seed
+    # differs each time.
+    asked = complete.model_copy(update={"seed": spec.seed}).model_dump(mode="json")
+    job, _ = resources.jobs.submit(
+        kind=kind.name,
+        spec=complete.model_dump(mode="json"),
+        model_id=card.id,
+        model_sha256=card.sha256,
+        digest=complete.digest(model_sha256=card.sha256),
+        idempotency_key=idempotency_key,
+        request_digest=hashlib.sha256(json.dumps([kind.name, asked], sort_keys=True).encode()).hexdigest(),
+        price=Price(bytes=cost.bytes, seconds=cost.seconds),
+    )
+    expected_s = _timing(resources, kind, spec, cost).expected if job.status.active else 0.0
+    return Submitted(job=job, expected_s=expected_s)
+
+
+def estimate(resources: Resources, kind: Kind, spec: JobSpec) -> Estimate:
+    """Price a request without queueing it. Blocks; run it in a thread.
+
+    Raises
+    ------
+    UnknownModelError, SpecError
+        If the model does not exist, or the spec does not suit it.
+    QueueUnavailableError
+        If the broker does not answer.
+    """
+    _card(resources, spec)
+    cost = spec.cost()
+    return Estimate(cost=cost, timing=_timing(resources, kind, spec, cost))
+
+
+def _card(resources: Resources, spec: JobSpec) -> ModelCard:
+    card = resources.catalogue.card(spec.model, owner=resources.owner)
+    check_fits_model(spec, card)
+    return card
+
+
+def _timing(resources: Resources, kind: Kind, spec: JobSpec, cost: Cost) -> Timing:
+    return resources.records.timings.expect(
+        kind=kind.name, model_id=spec.model, formats=spec.formats, estimated_s=cost.seconds
+    )
