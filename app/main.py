@@ -15,7 +15,6 @@ from typing import Any
 import structlog
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
-from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry
 
 from app.middleware.authentication import AuthenticationMiddleware
@@ -28,6 +27,7 @@ from app.middleware.security_headers import SecurityHeadersMiddleware
 from app.middleware.strict_bodies import BodyLimitMiddleware
 from app.openapi import describe
 from app.problems.handlers import UnhandledErrorMiddleware, install_errors
+from app.responses.static_files import RevalidatedFiles
 from app.routes import files, generations, health, jobs, models, pages, uploads
 from app.server import STATE, Bounds, Connections
 from app.services.resources import open_resources
@@ -69,7 +69,7 @@ def create_app(settings: AppSettings | None = None) -> FastAPI:
     describe(app)
     for router in ROUTERS:
         app.include_router(router)
-    app.mount("/static", StaticFiles(directory=pages.WEB / "static"))
+    app.mount("/static", RevalidatedFiles(directory=pages.WEB / "static"))
     # The last one added is the first to see a request.
     app.add_middleware(HeadMiddleware, routes=[route for router in ROUTERS for route in router.routes])
     app.add_middleware(LoadSheddingMiddleware)

@@ -18,6 +18,8 @@ import zstandard
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.responses.negotiation import weighted
+
 LEAST_BYTES = 1000  # a shorter body fits into a packet either way
 GZIP_LEVEL, ZSTD_LEVEL = 5, 3
 TEXTS = frozenset(
@@ -75,9 +77,11 @@ class _Answer:
     async def send(self, message: Message) -> None:
         """Pass a message on, encoded if it should be."""
         if message["type"] == "http.response.start":
-            if is_text(message):
+            if message["status"] == 304:
+                self._describe_unmodified(message)
+            elif is_text(message):
                 MutableHeaders(raw=message["headers"]).add_vary_header("Accept-Encoding")
-                if self._coding is not None and message["status"] not in (204, 206, 304):
+                if self._coding is not None and message["status"] not in (204, 206):
                     self._start = message  # until the body tells whether it is worth it
                     return
             await self._send(message)
@@ -91,8 +95,8 @@ class _Answer:
         if self._start is not None:
             start, self._start = self._start, None
             headers = MutableHeaders(raw=start["headers"])
-            size = int(headers.get("content-length") or (-1 if more or self._head else len(body)))
-            if 0 <= size < LEAST_BYTES:
+            length = int(headers.get("content-length") or (-1 if more or self._head else len(body)))
+            if 0 <= length < LEAST_BYTES:
                 await self._send(start)
                 await self._send(message)
                 return
@@ -117,8 +121,25 @@ class _Answer:
             del headers[name]
         if length is not None:
             headers["Content-Length"] = str(length)
-        if (etag := headers.get("etag")) and not etag.startswith("W/"):
-            headers["ETag"] = f"W/{etag}"
+        _weaken(headers)
+
+    def _describe_unmodified(self, start: Message) -> None:
+        """Give a 304 the Vary and the ETag of the 200 that it stands for (RFC 9110 §15.4.5).
+
+        The application states the type and the length of that 200; a 304 itself has neither.
+        """
+        headers = MutableHeaders(raw=start["headers"])
+        if is_text(start):
+            headers.add_vary_header("Accept-Encoding")
+            if self._coding is not None and int(headers.get("content-length", LEAST_BYTES)) >= LEAST_BYTES:
+                _weaken(headers)
+        for name in ("content-type", "content-length"):
+            del headers[name]
+
+
+def _weaken(headers: MutableHeaders) -> None:
+    if (etag := headers.get("etag")) and not etag.startswith("W/"):
+        headers["ETag"] = f"W/{etag}"
 
 
 def is_text(start: Message) -> bool:
@@ -130,14 +151,7 @@ def is_text(start: Message) -> bool:
 
 def preferred_coding(accepted: str | None) -> str | None:
     """Return the coding of :data:`CODINGS` that Accept-Encoding wants most; None: none, or the header is absent."""
-    weights: dict[str, float] = {}
-    for part in (accepted or "").split(","):
-        name, _, parameter = part.partition(";")
-        key, _, number = parameter.partition("=")
-        try:
-            weights[name.strip().lower()] = float(number) if key.strip().lower() == "q" else 1.0
-        except ValueError:
-            weights[name.strip().lower()] = 0.0
+    weights = dict(weighted(accepted))
     others = weights.get("*", 0.0)
     ranked = {name: weights.get(name, others) for name in CODINGS}
     best = max(ranked, key=lambda name: ranked[name])  # the first of equals

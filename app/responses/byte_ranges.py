@@ -7,7 +7,9 @@ range outside the body is 416 with the length in Content-Range.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
+from fastapi import Response
 from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
@@ -21,6 +23,16 @@ def matches(if_none_match: str | None, etag: str) -> bool:
         return False
     tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
     return if_none_match.strip() == "*" or etag in tags
+
+
+def not_modified(headers: Mapping[str, str], *, media_type: str, length: int) -> Response:
+    """Build a 304.
+
+    ``media_type`` and ``length`` are those that a 200 would have. They tell the compression middleware whether a 200
+    would be encoded, and with it which ETag and Vary the 304 needs; the middleware removes them.
+    """
+    told = {"Content-Type": media_type, "Content-Length": str(length)}
+    return Response(status_code=304, headers={**headers, **told})
 
 
 class RangedFile(FileResponse):

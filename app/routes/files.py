@@ -15,7 +15,8 @@ from fastapi.responses import StreamingResponse
 from app.middleware.strict_bodies import StrictRoute
 from app.problems.handlers import ProblemError, problem_response
 from app.problems.types import RANGE, TABLE
-from app.responses.byte_ranges import RangedFile, beyond, bounds, judge_range, matches
+from app.responses.byte_ranges import RangedFile, beyond, bounds, judge_range, matches, not_modified
+from app.responses.negotiation import preferred_type
 from app.responses.zip_stream import Entry, archive, archive_length
 from app.routes.jobs import JobId
 from app.schemas import FileList, FileView
@@ -85,7 +86,7 @@ def get_manifest(job_id: JobId, resources: CallerResources, if_none_match: IfNon
         content = resources.artifacts.path(job_id, MANIFEST).read_bytes()
     headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', **CACHING}
     if matches(if_none_match, headers["ETag"]):
-        return Response(status_code=304, headers=headers)
+        return not_modified(headers, media_type="application/json", length=len(content))
     return Response(content, media_type="application/json", headers=headers)
 
 
@@ -138,7 +139,7 @@ def get_file(
         facts = path.stat()
     headers = {"ETag": f'"{sha256}"', **CACHING}
     if matches(if_none_match, headers["ETag"]):
-        return Response(status_code=304, headers=headers)
+        return not_modified(headers, media_type=media_type(name), length=facts.st_size)
     filename = name.replace("/", "_")
     return RangedFile(path, media_type=media_type(name), filename=filename, headers=headers, stat_result=facts)
 
@@ -177,9 +178,10 @@ def get_archive(
         if part and len(entries) == 1:
             raise ArtifactNotFoundError(f"this job has no cell {cell}; GET its files to see those it has")
         entries.sort(key=lambda entry: entry.name)
-    kind = OTHER if OTHER in (accept := request.headers.get("accept", "")) and ZIP not in accept else ZIP
+    kind = preferred_type(request.headers.get("accept"), (ZIP, OTHER)) or ZIP
     sha256 = hashlib.sha256(b"zip/1\0" + part.encode() + content).hexdigest()
     part = part and f"-{part}"
+    size = archive_length(entries)
     headers = {
         "ETag": f'"{sha256}"',
         "Content-Disposition": f'attachment; filename="cytosynth-{job.model_id}-{job.digest[:12]}{part}.zip"',
@@ -188,8 +190,7 @@ def get_archive(
         **CACHING,
     }
     if matches(if_none_match, headers["ETag"]):
-        return Response(status_code=304, headers=headers)
-    size = archive_length(entries)
+        return not_modified(headers, media_type=kind, length=size)
     if request.method == "HEAD":
         return Response(media_type=kind, headers=headers | {"Content-Length": str(size)})
     verdict = judge_range(wanted or "", size) if if_range in (None, headers["ETag"]) else None

@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from app.middleware.strict_bodies import StrictRoute
 from app.problems.handlers import ProblemError
 from app.problems.types import NOT_FOUND, PROBLEM_TYPES, ProblemType
+from app.responses.negotiation import preferred_type
 from app.schemas import ProblemTypeList, ProblemTypeView
 
 router = APIRouter(route_class=StrictRoute)
@@ -74,7 +75,7 @@ def get_problem(
 
 
 def _wants_page(accept: str | None) -> bool:
-    return "text/html" in (accept or "")
+    return preferred_type(accept, ("application/json", "text/html")) == "text/html"
 
 
 def _view(kind: ProblemType) -> ProblemTypeView:
