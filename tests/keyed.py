@@ -42,7 +42,7 @@ class Keyed:
         settings = settings.model_copy(update={"data_dir": data_dir, "max_rate": 1000.0, "max_burst": 5000, **changes})
         keys = Keys(data_dir)
         artifacts = Artifacts(data_dir)
-        jobs = JobQueue.connect(settings.redis_url or "", artifacts=artifacts, hint=lambda _: None)
+        jobs = JobQueue.connect(settings.redis_url or "", artifacts=artifacts, wake_up=lambda _: None)
         return cls(serve(settings), keys, jobs, artifacts, settings)
 
     def caller(self, secret: str | None = None) -> httpx.Client:

@@ -273,7 +273,7 @@ def test_web_image_holds_no_numerical_library_and_a_job_sent_to_it_starts_by_its
             health = [word.replace("8000", port) for word in recipe.health]
             subprocess.run(health, env=environment, cwd=tmp_path, check=True, timeout=30)
 
-            jobs = JobQueue.connect(broker.url, hint=lambda _: None)  # it hints at nothing, and no worker sweeps
+            jobs = JobQueue.connect(broker.url, wake_up=lambda _: None)  # it wakes nobody, and no worker sweeps
             assert jobs.admin.wake_ups_waiting() == 0
             body = json.dumps({"model": "celegans", "seed": 1, "frames": 1, "grid": 16, "formats": ["stl"]}).encode()
             request = urllib.request.Request(

@@ -63,7 +63,7 @@ def test_web_and_worker_make_the_same_rules_of_the_same_settings(monkeypatch: py
         monkeypatch.setenv(f"CYTOSYNTH_{name}", value)
     web, worker = JobRules.of(AppSettings()), WorkerSettings().rules
     assert (web.reuse, web.retention_s, web.record_s, web.max_queue) == (False, 2 * 86400.0, 5 * 86400.0, 7)
-    leases = {"lease_s": 60.0, "hint_after_s": 30.0, "away_s": 24.0}
+    leases = {"lease_s": 60.0, "wake_up_after_s": 30.0, "away_s": 24.0}
     assert replace(web, **leases) == replace(worker, **leases)
     monkeypatch.setenv("CYTOSYNTH_LEASE_SECONDS", "10")
     assert (WorkerSettings().rules.lease_s, WorkerSettings().rules.away_s) == (10.0, 4.0)

@@ -1,4 +1,4 @@
-"""The Celery instance: carries hints that there is work, and keeps one computing process a worker.
+"""The Celery instance: carries wake-ups, and keeps one computing process a worker.
 
 ``python -m worker`` or ``celery -A worker.celery_app worker`` starts one. Importing this module has no effect, and
 nothing here imports a numerical library: the parent stays small and forks before any device is touched.
@@ -44,7 +44,7 @@ def configuration() -> dict[str, Any]:
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "health_check_interval": 10,
-            # What the sweeper clears of hints that died with their worker.
+            # What the sweeper clears of wake-ups that died with their worker.
             "unacked_key": UNDER_WAY,
             "unacked_index_key": UNDER_WAY_INDEX,
             "unacked_mutex_key": UNDER_WAY_LOCK,
@@ -54,10 +54,10 @@ def configuration() -> dict[str, Any]:
         "broker_connection_max_retries": None,
         # A broker that blinks must not throw away a running computation: its lease decides.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        # Early acks: a hint is spent when it arrives. What a dead worker leaves behind, leases and sweeper repair;
+        # Early acks: a wake-up is spent when it arrives. What a dead worker leaves behind, leases and sweeper repair;
         # late acks would bring it back only after the visibility timeout, or twice.
         "task_acks_late": False,
-        # A busy worker holds no further hints, so another takes them and the sweeper sees their true number.
+        # A busy worker holds no further wake-ups, so another takes them and the sweeper sees their true number.
         "worker_disable_prefetch": True,
         "worker_prefetch_multiplier": 1,
         # One computing process a device; it uses all the threads it is given.

@@ -37,9 +37,11 @@ class WorkerSettings(BaseSettings):
     lease_seconds: float = Field(default=60.0, gt=0, description="A silent worker loses its job after this long.")
     heartbeat_seconds: float = Field(default=15.0, gt=0, description="A worker renews its lease this often.")
     sweep_seconds: float = Field(
-        default=15.0, gt=0, description="Lost leases and lost hints are looked for this often."
+        default=15.0, gt=0, description="Lost leases and lost wake-ups are looked for this often."
     )
-    hint_after_seconds: float = Field(default=30.0, gt=0, description="A job queued this long is hinted at again.")
+    hint_after_seconds: float = Field(
+        default=30.0, gt=0, description="For a job queued this long the wake-up is sent again."
+    )
     janitor_seconds: float = Field(default=600.0, gt=0, description="Orphaned files are looked for this often.")
     scrub_bytes_per_second: int = Field(
         default=4 * 2**20,

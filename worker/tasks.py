@@ -77,7 +77,7 @@ def run_job(*_: object) -> None:
     STATUS.take()
     try:
         if draining():
-            context.jobs.hint("")  # for another worker
+            context.jobs.wake_up("")  # for another worker
         elif not context.storage.is_writable():
             context.idle_without_disk()  # the sweeper sends another wake-up
         elif lease := _claim(context):

@@ -235,7 +235,7 @@ class _Service:
 
     async def _until_frozen(self, pid: int) -> None:
         """Return when a worker that has shown life has shown none for long, though the broker hears others."""
-        jobs, seen = JobQueue.connect(self._settings.redis_url or "", hint=lambda _: None), None
+        jobs, seen = JobQueue.connect(self._settings.redis_url or "", wake_up=lambda _: None), None
         try:
             patience = self._plan.silent_s / 2
             while seen is None or time.monotonic() - seen < patience:

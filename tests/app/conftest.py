@@ -155,7 +155,7 @@ def serve() -> Iterator[Callable[[AppSettings], str]]:
 def house(settings: AppSettings, serve: Callable[[AppSettings], str]) -> Iterator[House]:
     url = serve(settings)
     artifacts = Artifacts(settings.data_dir)
-    jobs = JobQueue.connect(settings.redis_url or "", artifacts=artifacts, hint=lambda _: None)
+    jobs = JobQueue.connect(settings.redis_url or "", artifacts=artifacts, wake_up=lambda _: None)
     with httpx.Client(base_url=url, timeout=30) as client:
         yield House(url, client, jobs, artifacts, settings.model_dirs[0], settings)
     jobs.close()

@@ -34,19 +34,19 @@ def artifacts(tmp_path: Path) -> Artifacts:
 
 
 @pytest.fixture
-def hints() -> list[str]:
+def wake_ups() -> list[str]:
     """The hints that ``jobs`` gave."""
     return []
 
 
 @pytest.fixture
-def make_jobs(broker_url: str, artifacts: Artifacts, hints: list[str]) -> Iterator[Callable[..., JobQueue]]:
+def make_jobs(broker_url: str, artifacts: Artifacts, wake_ups: list[str]) -> Iterator[Callable[..., JobQueue]]:
     """Make job records under one prefix of their own; arguments are those of ``JobRules``."""
     prefix, made = f"{uuid4().hex}:", []
 
     def make(**rules: float) -> JobQueue:
         jobs = JobQueue.connect(
-            broker_url, artifacts=artifacts, hint=hints.append, rules=JobRules(**rules), prefix=prefix
+            broker_url, artifacts=artifacts, wake_up=wake_ups.append, rules=JobRules(**rules), prefix=prefix
         )
         made.append(jobs)
         return jobs
@@ -66,7 +66,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     data_dir = tmp_path_factory.mktemp("path")
     artifacts = Artifacts(data_dir)
     with start_broker(data_dir / "broker") as broker:
-        jobs = JobQueue.connect(broker.url, artifacts=artifacts, rules=JobRules(lease_s=2.0, hint_after_s=1.0))
+        jobs = JobQueue.connect(broker.url, artifacts=artifacts, rules=JobRules(lease_s=2.0, wake_up_after_s=1.0))
         service = Service(data_dir, broker, jobs, artifacts)
         try:
             yield service

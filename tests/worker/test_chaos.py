@@ -23,7 +23,7 @@ def scene(tmp_path: Path):
     """A service as far as an audit looks at one: records, files, a broker of its own."""
     with start_broker(tmp_path / "broker") as broker:
         artifacts = Artifacts(tmp_path)
-        jobs = JobQueue.connect(broker.url, artifacts=artifacts, hint=lambda _: None)
+        jobs = JobQueue.connect(broker.url, artifacts=artifacts, wake_up=lambda _: None)
         yield SimpleNamespace(
             jobs=jobs, artifacts=artifacts, data_dir=tmp_path, environment=lambda: {"CYTOSYNTH_REDIS_URL": broker.url}
         )

@@ -85,14 +85,14 @@ def test_running_job_that_is_canceled_and_removed_stops_too(service: Service, wo
 
 
 def test_lost_hints_delay_a_job_and_doubled_ones_do_nothing(service: Service, worker: Worker) -> None:
-    silent = JobQueue.connect(service.broker.url, artifacts=service.artifacts, hint=lambda _: None)
+    silent = JobQueue.connect(service.broker.url, artifacts=service.artifacts, wake_up=lambda _: None)
     job = submit(silent)
     started = time.monotonic()
     assert service.ended(job).status is JobStatus.SUCCEEDED
     assert time.monotonic() - started < 15.0  # hint_after 1 s, sweep 0.3 s, and a busy machine
     silent.close()
     for _ in range(5):
-        service.jobs.hint(job.id)
+        service.jobs.wake_up(job.id)
     after = service.ended(submit(service.jobs))
     assert after.status is JobStatus.SUCCEEDED
     assert service.jobs.get(job.id).attempts == 1

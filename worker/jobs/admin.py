@@ -23,7 +23,7 @@ class QueueAdmin:
         self._redis, self._store, self._reconciler = client, store, reconciler
 
     def sweep(self) -> Sweep:
-        """Repair what dead workers and lost hints left behind, and apply retention. Safe to run anywhere, any time."""
+        """Requeue jobs of dead workers, repeat lost wake-ups and apply retention. Safe to run anywhere, any time."""
         return self._reconciler.sweep()
 
     def clean(self) -> int:
@@ -39,7 +39,7 @@ class QueueAdmin:
         self._reconciler.find([])
 
     def wake_ups_waiting(self) -> int:
-        """Return how many hints no worker has taken yet."""
+        """Return how many wake-ups no worker has taken yet."""
         return self._store.wake_ups_waiting()
 
     def try_lock(self, name: str, *, seconds: float) -> bool:

@@ -1,6 +1,6 @@
 """The job records: the truth about every request, kept in Redis.
 
-A Celery message is only a hint that there is work; it may be lost or doubled without harm, because every step in the
+A Celery message is only a wake-up; it may be lost or doubled without harm, because every step in the
 life of a job is one Lua script here, and the server runs one script at a time (``docs``: durability, §2)::
 
     submit ─▶ queued ──claim──▶ running ──finish──▶ succeeded ──retention──▶ expired
@@ -70,7 +70,7 @@ class JobQueue:
         Connected to a server that :func:`worker.broker.check.check_server` accepts; :meth:`connect` makes one.
     artifacts
         Where requests are kept a second time, so that :meth:`rebuild` can restore a lost broker.
-    hint
+    wake_up
         Tells a worker that there is work; it may fail, the sweeper repairs that.
     """
 
@@ -79,7 +79,7 @@ class JobQueue:
         client: redis.Redis,
         *,
         artifacts: Artifacts | None = None,
-        hint: WakeUpSender | None = None,
+        wake_up: WakeUpSender | None = None,
         rules: JobRules | None = None,
         prefix: str = PREFIX,
     ) -> None:
@@ -89,10 +89,10 @@ class JobQueue:
         self.timings = Timings(self._store)
         self._prefix = prefix
         self._artifacts = artifacts
-        self._hint = hint
+        self._wake_up = wake_up
         self._journal = Journal(artifacts.root) if artifacts else None
-        self._reconciler = Reconciler(self._store, artifacts, self._journal, self.rules, hint=self.hint)
-        self.leases = JobLeases(self._store, artifacts, self.rules, reconciler=self._reconciler, wake_up=self.hint)
+        self._reconciler = Reconciler(self._store, artifacts, self._journal, self.rules, wake_up=self.wake_up)
+        self.leases = JobLeases(self._store, artifacts, self.rules, reconciler=self._reconciler, wake_up=self.wake_up)
         self.admin = QueueAdmin(client, self._store, reconciler=self._reconciler)
         self._submission = Submission(
             self._store, artifacts, self._journal, self.rules, restore=lambda: self._reconciler.find([])
@@ -104,12 +104,14 @@ class JobQueue:
         url: str,
         *,
         artifacts: Artifacts | None = None,
-        hint: WakeUpSender | None = None,
+        wake_up: WakeUpSender | None = None,
         rules: JobRules | None = None,
         prefix: str = PREFIX,
     ) -> Self:
-        """Connect lazily; without ``hint``, hints go through Celery on the same broker."""
-        return cls(connect(url), artifacts=artifacts, hint=hint or wake_up_sender(url), rules=rules, prefix=prefix)
+        """Connect lazily; without ``wake_up``, wake-ups go through Celery on the same broker."""
+        return cls(
+            connect(url), artifacts=artifacts, wake_up=wake_up or wake_up_sender(url), rules=rules, prefix=prefix
+        )
 
     def close(self) -> None:
         """Close the connections."""
@@ -166,7 +168,7 @@ class JobQueue:
         for _ in range(ATTEMPTS):
             job_id, new = self._submission.submit(request, idempotency_key=idempotency_key)
             if new:
-                self.hint(job_id)
+                self.wake_up(job_id)
             with suppress(JobNotFoundError):  # its client has removed it in this instant
                 return self.get(job_id), new
         raise QueueUnavailableError("every job that answers this request is removed at once; try again in a moment")
@@ -265,11 +267,11 @@ class JobQueue:
 
     # ------------------------------------------------------------------------------------------ for the whole service
 
-    def hint(self, job_id: str) -> None:
+    def wake_up(self, job_id: str) -> None:
         """Tell the workers that there is work; a failure is logged, not raised."""
-        if self._hint is None:
+        if self._wake_up is None:
             return
         try:
-            self._hint(job_id)
-        except Exception as error:  # noqa: BLE001 - a hint is never worth failing for: the sweeper repairs it
-            log.warning("job %s: no hint sent (%s); the sweeper will", job_id, error)
+            self._wake_up(job_id)
+        except Exception as error:  # noqa: BLE001 - a wake-up is never worth failing for: the sweeper repairs it
+            log.warning("job %s: no wake-up sent (%s); the sweeper will", job_id, error)

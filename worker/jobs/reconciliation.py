@@ -54,18 +54,18 @@ class Reconciler:
         journal: Journal | None,
         rules: JobRules,
         *,
-        hint: Callable[[str], None],
+        wake_up: Callable[[str], None],
     ) -> None:
         self._store, self._artifacts, self._journal = store, artifacts, journal
-        self._rules, self._hint = rules, hint
+        self._rules, self._wake_up = rules, wake_up
 
     def sweep(self) -> Sweep:
-        """Repair what dead workers and lost hints left behind, and apply retention; rebuild a broker that lost all."""
+        """Requeue jobs of dead workers, repeat lost wake-ups, apply retention; rebuild a broker that lost all."""
         if not self._store.is_complete():
             self.rebuild()
         swept = self._store.sweep(self._rules)
-        for job_id in dict.fromkeys(swept.requeued + swept.hinted):
-            self._hint(job_id)
+        for job_id in dict.fromkeys(swept.requeued + swept.woken):
+            self._wake_up(job_id)
         if self._artifacts and self._journal:
             for job in self._store.fetch(swept.crashed + swept.expired):
                 if self.record_end(job):  # else it was lost meanwhile, and restored with its files
@@ -235,7 +235,7 @@ class Reconciler:
         if (now := _end(job_id, artifacts, journal)) != end:
             self._store.restore(request, end=now, rules=self._rules, pinned=journal.pinned(job_id))
         if now["status"] == JobStatus.QUEUED:
-            self._hint(job_id)
+            self._wake_up(job_id)
         return True
 
     def _restore_aliases(self, journal: Journal) -> None:

@@ -117,7 +117,7 @@ class Sweep:
 
     requeued: list[str]  # their lease had run out
     crashed: list[str]  # it had run out too often
-    hinted: list[str]  # queued for long while the hints had run dry
+    woken: list[str]  # queued for long while the wake-ups had run dry
     expired: list[str]  # their files are past retention and must go
     purged: list[str]  # their records are gone
 
@@ -167,7 +167,7 @@ class JobRules:
     idempotency_s: float = 7 * 86400.0
     write_s: float = 10.0  # from being told that a request would be accepted to submitting it, written down
     away_s: float = 24.0  # a broker that nobody has swept for this long was away; below lease less two heartbeats
-    hint_after_s: float = 30.0
+    wake_up_after_s: float = 30.0
     max_queue: int = 10_000
     reuse: bool = True  # answer a request, or carry out a job, with what was made before
     sweep_batch: int = 200  # jobs a sweep touches of each sort, so that no script runs long
@@ -186,7 +186,7 @@ class JobRules:
         return replace(
             rules,
             lease_s=settings.lease_seconds,
-            hint_after_s=settings.hint_after_seconds,
+            wake_up_after_s=settings.hint_after_seconds,
             away_s=0.4 * settings.lease_seconds,
         )
 

@@ -35,7 +35,7 @@ from worker.jobs.records import Job, JobEvent, JobPage, JobRules, JobStatus, Swe
 from worker.jobs.redis_client import BLOCK_S, block_ms, event_id, reachable
 
 LUA = Path(__file__).parent / "lua"
-QUEUE = "cytosynth"  # the list that holds the hints; Celery's queue of the same name
+QUEUE = "cytosynth"  # the list that holds the wake-ups; Celery's queue of the same name
 SCAN_MAX = 5000  # records looked at for one page, however rare the filter
 CRASHED = (
     "the workers that ran this job died {lost} times (out of memory?); "
@@ -45,7 +45,7 @@ SCRIPTS = (
     "submit", "claim", "beat", "finish", "fail", "release", "stumble", "cancel", "delete", "pin", "sweep", "restore",
     "whole", "alias", "timing", "forget",
 )  # fmt: skip
-# Where kombu keeps the hints that a worker has taken and not yet acknowledged; a name of our own, for the server may
+# Where kombu keeps the wake-ups that a worker has taken and not yet acknowledged; a name of our own, for the server may
 # carry the messages of others.
 UNDER_WAY, UNDER_WAY_INDEX, UNDER_WAY_LOCK = (f"{QUEUE}:unacked{tail}" for tail in ("", "_index", "_mutex"))
 ROUND_S = 3600  # a rebuilding whose process died is forgotten after this long
@@ -135,10 +135,10 @@ class Store:
     def sweep(self, rules: JobRules) -> Sweep:
         """Run the sweeping script."""
         lists = self.run(
-            "sweep", QUEUE, UNDER_WAY, UNDER_WAY_INDEX, rules.hint_after_s, rules.max_lost, rules.record_s,
+            "sweep", QUEUE, UNDER_WAY, UNDER_WAY_INDEX, rules.wake_up_after_s, rules.max_lost, rules.record_s,
             rules.sweep_batch, rules.lease_s, rules.away_s, CRASHED.format(lost=rules.max_lost),
         )  # fmt: skip
-        return Sweep(**dict(zip(("requeued", "crashed", "hinted", "expired", "purged"), lists, strict=True)))
+        return Sweep(**dict(zip(("requeued", "crashed", "woken", "expired", "purged"), lists, strict=True)))
 
     def restore(self, request: dict[str, Any], *, end: dict[str, Any], rules: JobRules, pinned: bool) -> bool:
         """Put back a record that is missing, or end one that has ended; False if neither was called for.
@@ -214,7 +214,7 @@ class Store:
         return found
 
     def wake_ups_waiting(self) -> int:
-        """Return how many hints no worker has taken."""
+        """Return how many wake-ups no worker has taken."""
         with reachable():
             return int(self._redis.llen(QUEUE))
 

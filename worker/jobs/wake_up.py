@@ -33,10 +33,10 @@ SHARED: dict[str, Any] = {
 
 
 def wake_up_sender(url: str) -> WakeUpSender:
-    """Return a function that sends one hint, within about two seconds or not at all."""
+    """Return a function that sends one wake-up, within about two seconds or not at all."""
     from celery import Celery  # slow to import, and nothing but sending needs it
 
-    sender = Celery("cytosynth-hints", set_as_current=False)
+    sender = Celery("cytosynth-wake-ups", set_as_current=False)
     sender.conf.update(
         SHARED,
         broker_url=celery_url(url),

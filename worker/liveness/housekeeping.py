@@ -124,7 +124,7 @@ class Housekeeping:
         # One worker in each round; the lock runs out a little early, so that a round is never skipped for its sake.
         if self._jobs.admin.try_lock("sweep", seconds=self._settings.sweep_seconds * 0.8):
             swept = self._jobs.admin.sweep()
-            if any((swept.requeued, swept.crashed, swept.hinted, swept.expired, swept.purged)):
+            if any((swept.requeued, swept.crashed, swept.woken, swept.expired, swept.purged)):
                 log.info("swept: %s", swept)
         if self._jobs.admin.try_lock("clean", seconds=self._settings.janitor_seconds) and (
             removed := self._jobs.admin.clean()

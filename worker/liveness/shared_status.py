@@ -28,7 +28,7 @@ TRIES = 1000
 class StatusSnapshot:
     """What the parent sees."""
 
-    taken: int  # hints, since the worker started
+    taken: int  # wake-ups, since the worker started
     beats: int
     pid: int  # of the computing process; 0: idle
     since: float  # time.monotonic() when it took the job, which all processes of a machine share
@@ -46,7 +46,7 @@ class SharedStatus:
     # ------------------------------------------------------------------------------------------- the computing process
 
     def take(self) -> None:
-        """A hint was taken: the worker hears."""
+        """A wake-up was taken: the worker receives."""
         with self._writing:
             self._write(taken=self._read().taken + 1, pid=os.getpid(), since=time.monotonic(), token=0, job_id="")
 

@@ -4,7 +4,7 @@ The parent looks at the shared page (:mod:`worker.liveness.shared_status`) now a
 parent itself runs: a machine that slept, or a worker that was frozen as a whole and woke up, has done nothing wrong.
 
 Promises: a computing process that shows no life for a lease, holds a job that is no longer its own, or is over the time
-limit, is killed, and Celery starts another; a worker that takes no hint although there are some ends itself, for
+limit, is killed, and Celery starts another; a worker that takes no wake-up although there are some ends itself, for
 whoever keeps it to start another.
 Does not promise: anything while the parent itself is frozen; its job goes to another worker when the lease runs out.
 """
@@ -36,7 +36,7 @@ class WatchdogLimits:
     heartbeat_timeout_s: float  # without a beat
     lost_lease_grace_s: float  # with a job that is no longer its own
     job_s: float  # with one job
-    idle_with_work_timeout_s: float  # without taking a hint although there are some
+    idle_with_work_timeout_s: float  # without taking a wake-up although there are some
 
 
 class Watchdog:
@@ -82,7 +82,7 @@ class Watchdog:
             self._end(look, "works on a job that has ended or is another's")
 
     def _listen(self, look: StatusSnapshot | None, before: StatusSnapshot | None, passed: float) -> None:
-        """Find out whether an idle worker hears the hints that there are."""
+        """Find out whether an idle worker receives the wake-ups that wait."""
         heard = look is None or before is None or look.taken != before.taken
         if heard or not self._jobs.admin.wake_ups_waiting():
             self._idle_with_work_s = 0.0

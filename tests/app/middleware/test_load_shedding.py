@@ -34,7 +34,7 @@ def keyed(settings: Any, serve: Any, tmp_path_factory: pytest.TempPathFactory) -
 def records(broker: Broker) -> Iterator[tuple[JobQueue, Quota]]:
     """Empty job records, and the quota over them."""
     prefix = f"{uuid4().hex}:"
-    jobs = JobQueue.connect(broker.url, hint=lambda _: None, prefix=prefix)
+    jobs = JobQueue.connect(broker.url, wake_up=lambda _: None, prefix=prefix)
     quota = Quota.connect(broker.url, assure=jobs.admin.assure, prefix=prefix)
     yield jobs, quota
     jobs.close()
@@ -127,7 +127,7 @@ def test_waiting_times_follow_from_the_pace(pace: QueueThroughput, own_s: int, r
 def test_a_full_queue_says_when_there_is_room(settings: Any, serve: Any, tmp_path: Any) -> None:
     with start_broker(tmp_path / "broker") as broker:
         url = serve(settings.model_copy(update={"redis_url": broker.url, "data_dir": tmp_path, "max_queue": 40}))
-        jobs = JobQueue.connect(broker.url, hint=lambda _: None, rules=JobRules())
+        jobs = JobQueue.connect(broker.url, wake_up=lambda _: None, rules=JobRules())
         for _ in range(60):  # 60 ended within five minutes: one in five seconds
             submit(jobs)
             lease = jobs.leases.claim(None, worker="w")

@@ -165,7 +165,7 @@ def test_expired_files_leave_the_spec_to_repeat_them(house: Any) -> None:
 
     # Other rules, same records: what is kept for 10 ms is gone with the next sweep.
     hasty = JobQueue.connect(
-        house.settings.redis_url, artifacts=house.artifacts, hint=lambda _: None, rules=JobRules(retention_s=0.01)
+        house.settings.redis_url, artifacts=house.artifacts, wake_up=lambda _: None, rules=JobRules(retention_s=0.01)
     )
     job = house.submit()
     lease = hasty.leases.claim(job["id"], worker="test")

@@ -37,7 +37,7 @@ def flush(url: str) -> None:
 
 def test_rebuild_restores_the_queue_of_a_running_broker_and_of_one_that_stands_still(tmp_path: Path) -> None:
     with start_broker(tmp_path / "broker") as broker:
-        jobs = JobQueue.connect(broker.url, artifacts=Artifacts(tmp_path), hint=lambda _: None)
+        jobs = JobQueue.connect(broker.url, artifacts=Artifacts(tmp_path), wake_up=lambda _: None)
         kept, canceled = submit(jobs), submit(jobs)
         jobs.cancel(canceled.id)
         flush(broker.url)
@@ -53,7 +53,7 @@ def test_rebuild_restores_the_queue_of_a_running_broker_and_of_one_that_stands_s
     done = cytosynth_here("rebuild", "--data-dir", str(tmp_path))  # starts a broker of its own for the moment
     assert "2 jobs restored" in done.output
     with start_broker(tmp_path / "broker") as broker:
-        jobs = JobQueue.connect(broker.url, artifacts=Artifacts(tmp_path), hint=lambda _: None)
+        jobs = JobQueue.connect(broker.url, artifacts=Artifacts(tmp_path), wake_up=lambda _: None)
         jobs.admin.sweep()
         assert jobs.admin.counts()[JobStatus.QUEUED] == 1
         jobs.close()
@@ -73,7 +73,7 @@ def test_a_frozen_worker_is_replaced_and_a_dead_broker_comes_back(tmp_path: Path
         artifacts = Artifacts(tmp_path / "data")
         url = running_broker(tmp_path / "data" / "broker")
         assert url is not None
-        jobs = JobQueue.connect(url, artifacts=artifacts, hint=lambda _: None)
+        jobs = JobQueue.connect(url, artifacts=artifacts, wake_up=lambda _: None)
         eventually(lambda: jobs.admin.workers_alive(within_s=5.0), within_s=60)
         time.sleep(3.0)  # the service has seen it alive
         (old,) = {beat.pid for beat in jobs.admin.workers_alive(within_s=5.0)}

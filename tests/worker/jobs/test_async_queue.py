@@ -56,7 +56,7 @@ def test_waiting_ends_in_time_and_foreign_jobs_are_missing(jobs: JobQueue, broke
 
 def test_a_broker_that_is_gone_is_a_clear_error_and_one_that_returns_is_used_again(tmp_path: Path) -> None:
     with start_broker(tmp_path) as broker:
-        jobs = JobQueue.connect(broker.url, hint=lambda _: None)
+        jobs = JobQueue.connect(broker.url, wake_up=lambda _: None)
         job = submit(jobs)
     started = time.monotonic()
     for call in (jobs.admin.ping, lambda: jobs.get(job.id), lambda: submit(jobs), jobs.admin.sweep, jobs.admin.counts):
@@ -71,7 +71,7 @@ def test_a_broker_that_is_gone_is_a_clear_error_and_one_that_returns_is_used_aga
 def test_a_frozen_broker_does_not_hang_its_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.jobs.redis_client.PATIENCE_S", 0.3)
     with start_broker(tmp_path) as broker:
-        jobs = JobQueue.connect(broker.url, hint=lambda _: None)
+        jobs = JobQueue.connect(broker.url, wake_up=lambda _: None)
         jobs.admin.ping()
         server = psutil.Process(broker.server_pid)
         server.suspend()

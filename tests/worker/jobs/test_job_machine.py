@@ -61,7 +61,7 @@ class JobLife(RuleBasedStateMachine):
         self.artifacts = Artifacts(self.folder)
         self.rules = JobRules(lease_s=-1.0, retention_s=0.0, record_s=1000.0)
         self.jobs = JobQueue.connect(
-            self.url, artifacts=self.artifacts, hint=lambda _: None, rules=self.rules, prefix=f"{uuid4().hex}:"
+            self.url, artifacts=self.artifacts, wake_up=lambda _: None, rules=self.rules, prefix=f"{uuid4().hex}:"
         )
         self.known: dict[str, Known] = {}
         self.ends: dict[str, JobStatus] = {}

@@ -30,13 +30,13 @@ def states(jobs: JobQueue, job_id: str) -> list[str]:
     return [event.data["state"] for event in jobs.events(job_id) if event.event == "state"]
 
 
-def test_a_job_lives_from_queued_to_succeeded(jobs: JobQueue, hints: list[str]) -> None:
+def test_a_job_lives_from_queued_to_succeeded(jobs: JobQueue, wake_ups: list[str]) -> None:
     spec = {"seed": 2**64 - 1, "grid": [8, 9, 10], "µ": None}
     job, created = jobs.submit(
         kind="generation", spec=spec, model_id="m", model_sha256="0" * 64, digest="d", owner="ada"
     )
     assert created
-    assert hints == [job.id]
+    assert wake_ups == [job.id]
     assert (job.status, job.spec, job.attempts, job.queue_position) == (JobStatus.QUEUED, spec, 0, 1)
 
     lease = jobs.leases.claim(job.id, worker="w")
@@ -135,7 +135,7 @@ def test_identical_succeeded_result_is_reused_by_its_owner_only(
     assert submit(jobs, digest="d", owner="ada").id != first.id
 
 
-def test_lost_lease_goes_back_to_the_head_and_the_third_ends_the_job(make_jobs: MakeJobs, hints: list[str]) -> None:
+def test_lost_lease_goes_back_to_the_head_and_the_third_ends_the_job(make_jobs: MakeJobs, wake_ups: list[str]) -> None:
     jobs = make_jobs(lease_s=0.05)
     poison, other = submit(jobs), submit(jobs)
     for attempt in (1, 2):
@@ -143,9 +143,9 @@ def test_lost_lease_goes_back_to_the_head_and_the_third_ends_the_job(make_jobs: 
         assert lease is not None
         assert (lease.job_id, lease.job.attempts) == (poison.id, attempt)
         time.sleep(0.06)
-        hints.clear()
+        wake_ups.clear()
         assert jobs.admin.sweep().requeued == [poison.id]
-        assert hints == [poison.id]
+        assert wake_ups == [poison.id]
         assert [jobs.get(j.id).queue_position for j in (poison, other)] == [1, 2]
     assert jobs.leases.claim(None, worker="w")
     time.sleep(0.06)
@@ -213,14 +213,14 @@ def test_last_words_may_be_said_twice(jobs: JobQueue) -> None:
         jobs.leases.fail(lease, code="c", message="m")
 
 
-def test_release_gives_the_job_back_without_counting(jobs: JobQueue, hints: list[str]) -> None:
+def test_release_gives_the_job_back_without_counting(jobs: JobQueue, wake_ups: list[str]) -> None:
     job = submit(jobs)
     for _ in range(5):
         lease = jobs.leases.claim(job.id, worker="w")
         assert lease is not None
-        hints.clear()
+        wake_ups.clear()
         jobs.leases.release(lease)
-        assert hints == [job.id]
+        assert wake_ups == [job.id]
         back = jobs.get(job.id)
         assert (back.status, back.attempts, back.started_at) == (JobStatus.QUEUED, 0, None)
 
@@ -385,27 +385,27 @@ def test_results_expire_but_the_spec_stays_until_the_record_goes(make_jobs: Make
         jobs.get(job.id)
 
 
-def test_lost_hints_are_sent_again_and_never_more_than_jobs_wait(make_jobs: MakeJobs, hints: list[str]) -> None:
-    jobs = make_jobs(hint_after_s=0.5)
+def test_lost_hints_are_sent_again_and_never_more_than_jobs_wait(make_jobs: MakeJobs, wake_ups: list[str]) -> None:
+    jobs = make_jobs(wake_up_after_s=0.5)
     waiting = [submit(jobs).id for _ in range(3)]
-    hints.clear()
-    assert jobs.admin.sweep().hinted == []
+    wake_ups.clear()
+    assert jobs.admin.sweep().woken == []
     time.sleep(0.52)
-    assert jobs.admin.sweep().hinted == waiting
-    assert hints == waiting
+    assert jobs.admin.sweep().woken == waiting
+    assert wake_ups == waiting
 
 
 def test_a_hint_that_cannot_be_sent_does_not_refuse_the_job(broker_url: str) -> None:
     def broken(job_id: str) -> None:
         raise OSError("no way through")
 
-    jobs = JobQueue.connect(broker_url, hint=broken, prefix=f"{uuid4().hex}:")
+    jobs = JobQueue.connect(broker_url, wake_up=broken, prefix=f"{uuid4().hex}:")
     assert submit(jobs).status is JobStatus.QUEUED
     jobs.close()
 
 
 def test_a_request_that_cannot_be_stored_is_not_accepted(
-    jobs: JobQueue, artifacts: Artifacts, hints: list[str]
+    jobs: JobQueue, artifacts: Artifacts, wake_ups: list[str]
 ) -> None:
     first = submit(jobs)
     (artifacts.root / "requests").rename(artifacts.root / "aside")
@@ -413,7 +413,7 @@ def test_a_request_that_cannot_be_stored_is_not_accepted(
     with pytest.raises(QueueUnavailableError, match="cannot store"):
         submit(jobs)
     assert sum(jobs.admin.counts().values()) == 1
-    assert hints == [first.id]
+    assert wake_ups == [first.id]
 
 
 def test_rebuild_restores_every_job_that_a_flushed_broker_forgot(jobs: JobQueue, artifacts: Artifacts) -> None:
