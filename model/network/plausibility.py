@@ -4,7 +4,7 @@ A code far from the learned ones can give a cell that falls apart, fuses again o
 on a coarse grid over its whole life and counts its bodies; what the cell type does not allow is rejected and redrawn.
 
 Promises: deterministic; the number of rejections is reported.
-Does not promise: that a finer grid shows the same bodies; see docs/science.md for what was measured.
+Does not promise: that a finer grid shows the same bodies; see docs/explanation/science.md for what was measured.
 
 The gate skips grid blocks by the Lipschitz bound of the card, which was measured on learned codes and does not hold for
 every other code. ``python -m benchmarks.gate`` compares it with the evaluation of every sample of the gate's grid. For

@@ -5,7 +5,7 @@ neck's w, the spheres' centres are ``sqrt((R1 + r)² - (w + r)²) + sqrt((R2 + r
 sphere, at w = 0 the instant of scission, at w = -r two whole spheres 2 r apart. One ring law w(t) therefore carries the
 cell through its change of topology. Neighbours press the core with soft planes, short waves dimple it, long ones and a
 stretch deform it, and a change of scale gives each frame its volume. How much of each there is was chosen so that
-descriptors agree with those of real cells (`python -m model compare-phantoms`, docs/science.md).
+descriptors agree with those of real cells (`python -m model compare-phantoms`, docs/explanation/science.md).
 :class:`~model.phantoms.implicit_distance.ShapeFrame` makes the result a distance.
 
 Promises

@@ -2,7 +2,7 @@
 
 Promises: the kind of data is told by names and file contents, never by opening a pickle; a folder of folders is a set
 of sequences; what is chosen or left out is told with a footage, and where the choice is not sure it is refused.
-Does not promise: to find images under other names than those listed in docs/training.md.
+Does not promise: to find images under other names than those listed in docs/how-to/train-on-your-own-cells.md.
 """
 
 from __future__ import annotations

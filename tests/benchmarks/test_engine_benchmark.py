@@ -215,7 +215,7 @@ def test_summary_takes_the_worst_of_everything(document: dict[str, Any]) -> None
 
 
 def test_the_page_on_performance_names_tables_that_are_made(document: dict[str, Any]) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "performance.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "explanation" / "performance.md").read_text(encoding="utf-8")
     made = tables(document)
     assert page.count("<!-- bench: ") == page.count("<!-- end -->") == len(made)
     filled = fill(page, made)

@@ -267,7 +267,7 @@ def test_weights_that_say_nothing_need_their_facts_stated(keyed: Keyed, client: 
 
 @pytest.mark.slow
 def test_the_shipped_dividing_weights_uploaded_make_cells_that_divide(tmp_path: Path) -> None:
-    """As docs/api.md does it, and as it did before: with a title, a scale and a bound of its own."""
+    """As docs/reference/http-api.md does it, and as it did before: with a title, a scale and a bound of its own."""
     with served(tmp_path) as service, httpx.Client(base_url=service.address, timeout=120) as client:
         assert client.put("/v1/uploads/mine.safetensors", content=DIVIDING).status_code == 201
         for body in ({"upload": "mine.safetensors", "id": "mine"}, {**MODEL, "lipschitz": 1.5}):
