@@ -277,9 +277,9 @@ class GenerationSpec(_Strict):
 
         Notes
         -----
-        The constants are measured means (docs/performance.md): a frame takes a fixed time and one that grows with N², a
-        sequence as long as its code is drawn and judged; a closed surface of a cell has about 1.5 triangles per N² and
-        0.5 N² vertices on an N³ grid. A preview shows up to eight frames, each rendered in 0.4 s.
+        The constants are measured means (docs/explanation/performance.md): a frame takes a fixed time and one that
+        grows with N², a sequence as long as its code is drawn and judged; a closed surface of a cell has about 1.5
+        triangles per N² and 0.5 N² vertices on an N³ grid. A preview shows up to eight frames, each rendered in 0.4 s.
         """
         nx, ny, nz = self.grid_shape
         frames = self.count * self.frame_count

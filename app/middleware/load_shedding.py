@@ -23,8 +23,8 @@ from worker.kinds.table import KINDS
 
 T = TypeVar("T")
 # Submissions processed at a time, each in a thread, and submissions that wait for one of these threads. Measured with
-# 500 clients on two cores (docs/reliability.md): with 2 and 3, the slowest hundredth of submissions took 87 ms; with 4
-# and 6 it took 228 ms, and not more of them were accepted.
+# 500 clients on two cores (docs/explanation/reliability.md): with 2 and 3, the slowest hundredth of submissions took 87
+# ms; with 4 and 6 it took 228 ms, and not more of them were accepted.
 CONCURRENT_SUBMISSIONS = 2
 WAITING_SUBMISSIONS = 3
 # Part of the throughput that Retry-After assigns to clients that return; new clients get the rest.

@@ -24,7 +24,7 @@ from model.network.autodecoder import AutoDecoder, NetworkConfig
 from model.network.decoder import Decoder
 
 OUR_NETWORK = NetworkConfig(latent_size=64, conditioning_width=75)  # 215,387 weights; theirs has 216,137
-ADAM_RATE = 2e-4  # of Adam and SOAP in the hidden matrices; more stalled (docs/science.md)
+ADAM_RATE = 2e-4  # of Adam and SOAP in the hidden matrices; more stalled (docs/explanation/science.md)
 RECIPE = Path(__file__).parents[2] / "model" / "recipes" / "a549.toml"
 
 

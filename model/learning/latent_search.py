@@ -3,7 +3,7 @@
 Codes move downhill on the error that training minimises. When the network is adapted to the cell, all its weights move,
 the square matrices of the trunk by Muon as in training: 600 steps leave half the error that Adam leaves. Between given
 frames nothing is asked of it; what it knows of cells, and its smoothness in time, fill them. Drawing it there to an
-interpolation of the given frames was tried and left out (docs/upsampling.md).
+interpolation of the given frames was tried and left out (docs/explanation/upsampling.md).
 
 Promises: the same target, plan and seed give the same steps on the same machine.
 Does not promise: that the error falls with every step.

@@ -2,7 +2,7 @@
 
 Adam takes everything, or Muon the square matrices of the trunk and Adam what is left. Muon moves a matrix in all its
 directions at one rate, where Adam hardly moves those with small gradients; a sine trunk learns fine detail several
-times faster by it (docs/science.md).
+times faster by it (docs/explanation/science.md).
 
 Hidden layers may be multiplied in bfloat16, which trains about twice as fast where the processor has units for it, and
 ten times slower where it has not: :func:`multiplies_bfloat16` tells. For the same reason Muon is written out here, in

@@ -95,8 +95,8 @@ def fit_prior(codes: Floats, *, bandwidth: float = 0.35) -> Prior:
     codes
         (s, c) learned codes.
     bandwidth
-        Share of the spread that is noise. Larger is more novel and less often plausible; docs/explanation/science.md has the
-        measurements behind the default.
+        Share of the spread that is noise. Larger is more novel and less often plausible; docs/explanation/science.md
+        has the measurements behind the default.
 
     Returns
     -------
