@@ -29,7 +29,7 @@ from app.problems.types import (
     UNSUPPORTED,
     ProblemType,
 )
-from app.routes.examples import ANSWERS, DETAILS, MEMBERS, OWN_DETAILS
+from app.routes.examples import DETAILS, MEMBERS, METRICS, OWN_DETAILS, answers
 from app.schemas import Problem
 from model import __version__
 from model import errors as tree
@@ -237,7 +237,9 @@ def _example_of(kind: ProblemType, operation: str) -> dict[str, Any]:
 
 def _document_answers(operation: dict[str, Any]) -> None:
     for status, answer in operation["responses"].items():
-        if (body := ANSWERS.get((operation["operationId"], status))) is not None:
+        if operation["operationId"] == "getMetrics" and status == "200":
+            answer["content"]["text/plain"]["example"] = METRICS
+        if (body := answers().get((operation["operationId"], status))) is not None:
             answer["content"]["application/json"]["example"] = body
 
 

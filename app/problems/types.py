@@ -7,6 +7,7 @@ Each kind is documented at ``/problems/{slug}``; what happens to an error on its
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from model import errors as tree
 from worker import errors as job_errors
@@ -41,6 +42,10 @@ class ProblemType:
     def uri(self) -> str:
         """Address of the documentation, relative to the service."""
         return f"/problems/{self.slug}"
+
+    def document(self) -> dict[str, Any]:
+        """Return the members of its documentation as JSON."""
+        return {"type": self.uri, "code": self.code, "status": self.status, "title": self.title, "help": self.help}
 
 
 def _of(

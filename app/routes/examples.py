@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from fastapi.openapi.models import Example
+
+from app.problems.types import TABLE, TOO_FAST
+from model import __version__
+from model.errors import TooLargeError
 
 
 def _example(summary: str, description: str, value: dict[str, Any]) -> Example:
@@ -102,7 +109,7 @@ FINISHED_JOB: dict[str, Any] = {
         "latent": {"kind": "sampled", "temperature": 1.0}, "rotation": "none", "formats": ["stl"],
         "fragments": "remove", "exact": "adaptive",
     },
-    "model": {"id": "celegans", "sha256": "4b" * 32},
+    "model": {"id": "celegans", "sha256": "c45d63aafa35141c4d4c708c5ce014d2e12b4e58c0272dd54046512b27a843ad"},
     "links": {
         name: "/v1/jobs/0197f3a2b4c55d0e8f6a7b1c2d3e4f50" + tail
         for name, tail in (
@@ -145,17 +152,57 @@ ESTIMATE: dict[str, Any] = {
     "limits": {"points": 2013265920, "bytes": 8589934592},
     "within_limits": True,
 }
-# Of an operation and a status whose answer is JSON.
-ANSWERS: dict[tuple[str, str], dict[str, Any]] = {
-    ("createGeneration", "200"): FINISHED_JOB,
-    ("createGeneration", "202"): QUEUED_JOB,
-    ("getJob", "200"): RUNNING_JOB,
-    ("cancelJob", "200"): CANCELED_JOB,
-    ("deleteJob", "200"): CANCELED_JOB,
-    ("createEstimate", "200"): ESTIMATE,
-    ("pinJob", "200"): {**FINISHED_JOB, "pinned": True, "expires_at": None},
-    ("unpinJob", "200"): FINISHED_JOB,
-}
+
+
+@cache
+def answers() -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the example of every JSON answer, by operation and status.
+
+    ``answers.json`` holds bodies that a service sent; they are read when the description of the API is built.
+    """
+    sent = json.loads(Path(__file__).with_name("answers.json").read_bytes())
+    installed, own, upload = sent["installed_model"], sent["own_model"], sent["upload"]
+    uploads = [upload, sent["upload_of_weights"]]
+    kinds = [kind.document() for kind in (TABLE[TooLargeError], TOO_FAST)]
+    return {
+        ("createGeneration", "200"): FINISHED_JOB,
+        ("createGeneration", "202"): QUEUED_JOB,
+        ("createEstimate", "200"): ESTIMATE,
+        ("listJobs", "200"): {"jobs": [QUEUED_JOB, FINISHED_JOB], "next": "/v1/jobs?cursor=41&limit=2"},
+        ("getJob", "200"): RUNNING_JOB,
+        ("cancelJob", "200"): CANCELED_JOB,
+        ("deleteJob", "200"): CANCELED_JOB,
+        ("pinJob", "200"): {**FINISHED_JOB, "pinned": True, "expires_at": None},
+        ("unpinJob", "200"): FINISHED_JOB,
+        ("getManifest", "200"): sent["manifest"],
+        ("listFiles", "200"): sent["files"],
+        ("listModels", "200"): {"models": [installed]},
+        ("getModel", "200"): installed,
+        ("createModel", "200"): own,
+        ("createModel", "201"): own,
+        ("listUploads", "200"): {
+            "uploads": uploads, "used": sum(file["bytes"] for file in uploads), "quota": 8589934592
+        },
+        ("getUpload", "200"): upload,
+        ("putUpload", "200"): upload,
+        ("putUpload", "201"): upload,
+        ("isAlive", "200"): sent["live"],
+        ("isReady", "200"): sent["ready"],
+        ("getVersion", "200"): {**sent["version"], "version": __version__},
+        ("listProblems", "200"): {"problems": kinds},
+        ("getProblem", "200"): kinds[0],
+    }  # fmt: skip
+
+
+METRICS = """\
+# HELP cytosynth_jobs Jobs by state.
+# TYPE cytosynth_jobs gauge
+cytosynth_jobs{state="queued"} 3.0
+cytosynth_jobs{state="running"} 1.0
+# HELP cytosynth_workers Workers that gave a sign of life lately.
+# TYPE cytosynth_workers gauge
+cytosynth_workers 1.0
+"""
 # By code: the detail of a problem as the service words it. The others are answered with the advice of their page.
 DETAILS: dict[str, str] = {
     "bad_upload": "the surface is open: an edge belongs to one triangle only",

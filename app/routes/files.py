@@ -90,7 +90,12 @@ def get_manifest(job_id: JobId, resources: CallerResources, if_none_match: IfNon
     return Response(content, media_type="application/json", headers=headers)
 
 
-@router.get("/files", operation_id="listFiles", summary="List the files of a job")
+@router.get(
+    "/files",
+    operation_id="listFiles",
+    response_description="The files, ordered by name.",
+    summary="List the files of a job",
+)
 def list_files(job_id: JobId, resources: CallerResources) -> FileList:
     """List what the job has made, ordered by name, each with its address."""
     with files_of(resources, job_id):

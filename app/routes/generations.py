@@ -39,7 +39,12 @@ async def create_generation(
     return await accept(GENERATION, spec, resources, response, idempotency_key=idempotency_key, prefer=prefer)
 
 
-@router.post("/v1/estimates", operation_id="createEstimate", summary="Estimate the cost of a spec")
+@router.post(
+    "/v1/estimates",
+    operation_id="createEstimate",
+    response_description="What the job would take.",
+    summary="Estimate the cost of a spec",
+)
 def create_estimate(spec: Spec, resources: CallerResources) -> EstimateView:
     """Return what a spec would take, without running it: grid samples, bytes of files, seconds of one worker.
 

@@ -21,14 +21,21 @@ from model.errors import CytosynthError
 router = APIRouter(tags=["health"], route_class=StrictRoute)
 
 
-@router.get("/livez", operation_id="isAlive", summary="Does the process answer?")
+@router.get(
+    "/livez", operation_id="isAlive", response_description="The process answers.", summary="Does the process answer?"
+)
 @router.head("/livez", include_in_schema=False)
 async def livez() -> LiveView:
     """Answer, without looking at anything else."""
     return LiveView()
 
 
-@router.get("/readyz", operation_id="isReady", summary="Would a job be carried out?")
+@router.get(
+    "/readyz",
+    operation_id="isReady",
+    response_description="A job submitted now would be carried out.",
+    summary="Would a job be carried out?",
+)
 @router.head("/readyz", include_in_schema=False)
 async def readyz(resources: SharedResources) -> ReadyView:
     """Check that the broker answers and forgets nothing, results can be written and a worker lives."""
@@ -45,13 +52,19 @@ async def readyz(resources: SharedResources) -> ReadyView:
     return ReadyView(checks=checks)
 
 
-@router.get("/metrics", operation_id="getMetrics", summary="Figures for Prometheus", response_class=PlainTextResponse)
+@router.get(
+    "/metrics",
+    operation_id="getMetrics",
+    response_description="The metrics in Prometheus' text format.",
+    summary="Figures for Prometheus",
+    response_class=PlainTextResponse,
+)
 def metrics(request: Request) -> Response:
     """Show queue depth, jobs by state, living workers, lost leases, refusals and HTTP times."""
     return Response(generate_latest(request.app.state.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/v1/version", operation_id="getVersion", summary="What runs here")
+@router.get("/v1/version", operation_id="getVersion", response_description="The versions.", summary="What runs here")
 async def version() -> VersionView:
     """Show the versions of the service and its interface."""
     return VersionView(version=__version__)

@@ -30,7 +30,12 @@ JobId = Annotated[
 ]
 
 
-@router.get("", operation_id="listJobs", summary="List jobs, newest first")
+@router.get(
+    "",
+    operation_id="listJobs",
+    response_description="One page of jobs, newest first.",
+    summary="List jobs, newest first",
+)
 def list_jobs(
     resources: CallerResources,
     response: Response,
@@ -56,7 +61,7 @@ def list_jobs(
     return JobList(jobs=[JobView.of(job) for job in page.jobs], next=following)
 
 
-@router.get("/{id}", operation_id="getJob", summary="Look at one job")
+@router.get("/{id}", operation_id="getJob", response_description="The job as it is now.", summary="Look at one job")
 async def get_job(
     job_id: JobId,
     resources: CallerResources,
@@ -73,7 +78,12 @@ async def get_job(
     return JobView.of(job)
 
 
-@router.post("/{id}/cancel", operation_id="cancelJob", summary="Cancel a job")
+@router.post(
+    "/{id}/cancel",
+    operation_id="cancelJob",
+    response_description="The job, canceled or as it had ended before.",
+    summary="Cancel a job",
+)
 def cancel_job(job_id: JobId, resources: CallerResources) -> JobView:
     """Cancel a job that is queued or running, at once. One that has ended is shown as it is."""
     return JobView.of(resources.jobs.cancel(job_id))
@@ -82,6 +92,7 @@ def cancel_job(job_id: JobId, resources: CallerResources) -> JobView:
 @router.delete(
     "/{id}",
     operation_id="deleteJob",
+    response_description="The job was active and is canceled now.",
     summary="Cancel an active job, remove a finished one",
     response_model=JobView,
     responses={204: {"description": "The job had ended; its record and its files are gone."}},
@@ -96,13 +107,23 @@ def delete_job(job_id: JobId, resources: CallerResources) -> Response:
     return Response(status_code=204)
 
 
-@router.put("/{id}/pin", operation_id="pinJob", summary="Keep the files of a job")
+@router.put(
+    "/{id}/pin",
+    operation_id="pinJob",
+    response_description="The job, which is pinned now.",
+    summary="Keep the files of a job",
+)
 def pin_job(job_id: JobId, resources: CallerResources) -> JobView:
     """Keep the files beyond their retention time until the pin is removed; an active job can be pinned as well."""
     return JobView.of(resources.jobs.pin(job_id, pinned=True))
 
 
-@router.delete("/{id}/pin", operation_id="unpinJob", summary="Unpin a job")
+@router.delete(
+    "/{id}/pin",
+    operation_id="unpinJob",
+    response_description="The job, which is not pinned any more.",
+    summary="Unpin a job",
+)
 def unpin_job(job_id: JobId, resources: CallerResources) -> JobView:
     """Unpin a job: the retention time of its files starts again. A job that is not pinned stays as it is."""
     return JobView.of(resources.jobs.pin(job_id, pinned=False))
@@ -135,6 +156,7 @@ async def followed_job(
 @router.get(
     "/{id}/events",
     operation_id="followJob",
+    response_description="The stream of events.",
     summary="Follow a job as server-sent events",
     response_class=EventSourceResponse,
     responses={204: {"description": "Nothing happened after Last-Event-ID, and nothing will: the job has ended."}},

@@ -19,7 +19,12 @@ router = APIRouter(prefix="/v1/models", tags=["models"], route_class=StrictRoute
 ModelId = Annotated[str, Path(alias="id", max_length=64, examples=["celegans"])]
 
 
-@router.get("", operation_id="listModels", summary="List the models")
+@router.get(
+    "",
+    operation_id="listModels",
+    response_description="The cards of all models that the caller may use.",
+    summary="List the models",
+)
 def list_models(resources: CallerResources) -> ModelList:
     """Show the card of every model you may use: cell type, scale, licence, checksum, limits and measured quality."""
     return ModelList(models=[ModelView.of(card) for card in resources.catalogue.cards(owner=resources.owner)])
@@ -28,6 +33,7 @@ def list_models(resources: CallerResources) -> ModelList:
 @router.post(
     "",
     operation_id="createModel",
+    response_description="The card of the new model.",
     summary="Make a model of uploaded weights",
     status_code=201,
     response_model=ModelView,
@@ -49,7 +55,7 @@ def create_model(spec: Annotated[ModelSpec, Body()], resources: CallerResources,
     return ModelView.of(resources.catalogue.card(card.id, owner=resources.owner))
 
 
-@router.get("/{id}", operation_id="getModel", summary="Look at one model")
+@router.get("/{id}", operation_id="getModel", response_description="The model's card.", summary="Look at one model")
 def get_model(model_id: ModelId, resources: CallerResources) -> ModelView:
     """Show one model card."""
     try:
@@ -58,7 +64,13 @@ def get_model(model_id: ModelId, resources: CallerResources) -> ModelView:
         raise _unknown() from None
 
 
-@router.delete("/{id}", operation_id="deleteModel", summary="Remove a model of your own", status_code=204)
+@router.delete(
+    "/{id}",
+    operation_id="deleteModel",
+    response_description="The model is removed.",
+    summary="Remove a model of your own",
+    status_code=204,
+)
 def delete_model(model_id: ModelId, resources: CallerResources) -> Response:
     """Remove a model that was made of an upload. Jobs that wait for it will fail; finished ones keep their files."""
     if resources.uploads.models.uninstall(resources.owner, model_id):

@@ -45,6 +45,7 @@ def icon() -> Response:
 @router.get(
     "/problems",
     operation_id="listProblems",
+    response_description="The kinds of problem, ordered by status and code.",
     summary="Every kind of problem",
     tags=["problems"],
     response_model=ProblemTypeList,
@@ -60,6 +61,7 @@ def list_problems(accept: Accept = None) -> Response:
 @router.get(
     "/problems/{slug}",
     operation_id="getProblem",
+    response_description="The kind of problem.",
     summary="One kind of problem",
     tags=["problems"],
     response_model=ProblemTypeView,
@@ -79,7 +81,7 @@ def _wants_page(accept: str | None) -> bool:
 
 
 def _view(kind: ProblemType) -> ProblemTypeView:
-    return ProblemTypeView(type=kind.uri, code=kind.code, status=kind.status, title=kind.title, help=kind.help)
+    return ProblemTypeView(**kind.document())
 
 
 def _json(view: ProblemTypeView | ProblemTypeList) -> Response:

@@ -51,6 +51,7 @@ Digest = Annotated[
 @router.put(
     "/{name}",
     operation_id="putUpload",
+    response_description="The file is stored.",
     summary="Send a file",
     status_code=201,
     response_model=UploadView,
@@ -92,7 +93,12 @@ async def put_upload(
     return view
 
 
-@router.get("", operation_id="listUploads", summary="List your uploads")
+@router.get(
+    "",
+    operation_id="listUploads",
+    response_description="The caller's uploads, ordered by name.",
+    summary="List your uploads",
+)
 def list_uploads(resources: CallerResources) -> UploadList:
     """Show what is kept, ordered by name, and how much room is left."""
     uploads = resources.uploads.kept(resources.owner)
@@ -102,13 +108,24 @@ def list_uploads(resources: CallerResources) -> UploadList:
     )
 
 
-@router.get("/{name}", operation_id="getUpload", summary="Look at one upload")
+@router.get(
+    "/{name}",
+    operation_id="getUpload",
+    response_description="What the inspection of the file found.",
+    summary="Look at one upload",
+)
 def get_upload(name: UploadName, resources: CallerResources) -> UploadView:
     """Show what was found in a file, and until when it is kept."""
     return UploadView.of(resources.uploads.get(resources.owner, name))
 
 
-@router.delete("/{name}", operation_id="deleteUpload", summary="Remove an upload", status_code=204)
+@router.delete(
+    "/{name}",
+    operation_id="deleteUpload",
+    response_description="The upload is removed.",
+    summary="Remove an upload",
+    status_code=204,
+)
 def delete_upload(name: UploadName, resources: CallerResources) -> Response:
     """Remove an upload. A model that was made of it stays."""
     resources.uploads.remove(resources.owner, name)

@@ -122,6 +122,64 @@ def test_errors_show_what_the_service_answers(document: dict[str, Any], house: A
         assert words[0] == words[1], name
 
 
+def test_every_answer_has_words_of_its_own_and_every_json_answer_an_example(document: dict[str, Any]) -> None:
+    for _, path, operation in operations(document):
+        for status, answer in operation["responses"].items():
+            assert answer["description"] != "Successful Response", (path, status)
+            content = answer.get("content", {}).get("application/json")
+            file = content and content["schema"].get("format") == "binary"
+            assert content is None or file or "example" in content, (path, status)
+
+
+def members(value: Any, *, left_out: frozenset[str] = frozenset({"facts", "quality", "latent"})) -> Any:
+    """Return the names of all members, nested ones as well; those whose members depend on the content are closed."""
+    if isinstance(value, dict):
+        return {name: members(inner) if name not in left_out else None for name, inner in value.items()}
+    return [members(value[0])] if isinstance(value, list) and value else None
+
+
+def test_answers_show_the_members_that_the_service_sends(document: dict[str, Any], house: Any) -> None:
+    job = house.submit(seed=78)["id"]
+    house.carry_out(job)
+    house.jobs.admin.announce(name="example", hostname="h", pid=1, device="cpu")
+    weights = (SHIPPED_MODELS / "a549" / "weights.safetensors").read_bytes()
+    made = {"upload": "shown.safetensors", "id": "shown"}
+    answers = {
+        "putUpload": house.client.put("/v1/uploads/shown.safetensors", content=weights),
+        "getUpload": house.get("/v1/uploads/shown.safetensors"),
+        "listUploads": house.get("/v1/uploads"),
+        "createModel": house.post(made, path="/v1/models"),
+        "listModels": house.get("/v1/models"),
+        "getModel": house.get("/v1/models/celegans"),
+        "createEstimate": house.post({"model": "round"}, path="/v1/estimates"),
+        "listJobs": house.get("/v1/jobs"),
+        "listFiles": house.get(f"/v1/jobs/{job}/files"),
+        "isAlive": house.get("/livez"),
+        "isReady": house.get("/readyz"),
+        "getVersion": house.get("/v1/version"),
+        "listProblems": house.get("/problems"),
+        "getProblem": house.get("/problems/too-large"),
+    }
+    house.jobs.admin.retire("example")
+    by_name = {operation["operationId"]: operation for _, _, operation in operations(document)}
+    for name, answer in answers.items():
+        shown = by_name[name]["responses"][str(answer.status_code)]["content"]["application/json"]["example"]
+        assert members(shown) == members(answer.json()), name
+    assert by_name["getProblem"]["responses"]["200"]["content"]["application/json"]["example"] == (
+        answers["getProblem"].json()
+    )
+
+
+def test_the_manifest_shown_is_one_that_the_library_reads(document: dict[str, Any]) -> None:
+    from model.export.manifest import Manifest
+
+    shown = document["paths"]["/v1/jobs/{id}/manifest"]["get"]["responses"]["200"]["content"]["application/json"]
+    manifest = Manifest.model_validate_json(json.dumps(shown["example"]))
+    files = document["paths"]["/v1/jobs/{id}/files"]["get"]["responses"]["200"]["content"]["application/json"]
+    listed = [(file["name"], file["bytes"], file["sha256"]) for file in files["example"]["files"]]
+    assert listed == [(file.name, file.bytes, file.sha256) for file in manifest.files]
+
+
 def test_no_error_shows_a_promise_of_its_detail(document: dict[str, Any]) -> None:
     for _, _, operation in operations(document):
         for answer in operation["responses"].values():
