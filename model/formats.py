@@ -1,18 +1,120 @@
-"""What the service writes: the media type of each kind of file, for manifests and for HTTP."""
+"""The file formats that the service writes, one row each: the spec, its cost, HTTP and the start page read this table.
+
+To add a format, add a row here and a module to :mod:`model.export` that holds ``open_writer``
+(:mod:`model.export.frame_writers` says what it must do); nothing else changes.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import PurePosixPath
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """One file format.
+
+    Parameters
+    ----------
+    name
+        In a spec's ``formats``.
+    title
+        On the start page.
+    description
+        What files a client gets; in the API's description of ``formats``.
+    suffix
+        Of its files, with the dot.
+    media_type
+        In manifests and HTTP responses. PLY has no registered type.
+    holds
+        What :mod:`model.export.verify` reads back: a ``surface`` a file, the ``labels`` of all frames of a cell, or a
+        ``picture``, which is not compared with anything.
+    module
+        Holds ``open_writer``.
+    bytes_per_face
+        Expected bytes of each frame over N², the samples of a side of the grid; a closed surface of a cell has about
+        1.5 N² triangles and 0.5 N² vertices.
+    bytes_per_voxel
+        Expected bytes for each sample of each frame.
+    bytes_per_cell
+        Expected bytes for each cell, whatever its frames.
+    seconds_per_frame
+        Computing time of each frame shown, beside that of every frame.
+    frames_shown
+        The most frames of a cell that it shows; 0: all.
+    """
+
+    name: str
+    title: str
+    description: str
+    suffix: str
+    media_type: str
+    holds: Literal["surface", "labels", "picture"]
+    module: str
+    bytes_per_face: float = 0.0
+    bytes_per_voxel: float = 0.0
+    bytes_per_cell: float = 0.0
+    seconds_per_frame: float = 0.0
+    frames_shown: int = 0
+
+    def bytes(self, *, cells: int, frames: int, face: float, voxels: int) -> float:
+        """Estimate the size of its files.
+
+        Parameters
+        ----------
+        cells
+            How many sequences.
+        frames
+            Of all sequences together.
+        face
+            N² of a frame's grid.
+        voxels
+            Samples of all frames together.
+        """
+        return self.bytes_per_face * face * frames + self.bytes_per_voxel * voxels + self.bytes_per_cell * cells
+
+    def seconds(self, *, cells: int, frames: int) -> float:
+        """Estimate the computing time that it adds, ``frames`` being those of one sequence."""
+        shown = min(self.frames_shown, frames) if self.frames_shown else frames
+        return self.seconds_per_frame * shown * cells
+
+
+_MESH = "a mesh a frame"
+
+# The sizes are means measured for the shipped models (docs/explanation/performance.md).
+FORMATS: dict[str, Format] = {
+    row.name: row
+    for row in (
+        Format(
+            name="stl", title="STL", description=_MESH, suffix=".stl", media_type="model/stl",
+            holds="surface", module="model.export.stl", bytes_per_face=75.0,
+        ),
+        Format(
+            name="obj", title="OBJ", description=_MESH, suffix=".obj", media_type="model/obj",
+            holds="surface", module="model.export.obj", bytes_per_face=55.0,
+        ),
+        Format(
+            name="ply", title="PLY", description=_MESH, suffix=".ply", media_type="application/ply",
+            holds="surface", module="model.export.ply", bytes_per_face=32.0,
+        ),
+        Format(
+            name="tiff", title="TIFF labels", description="label volumes of all frames", suffix=".tif",
+            media_type="image/tiff", holds="labels", module="model.export.imagej_tiff", bytes_per_voxel=1 / 40,
+        ),
+        Format(
+            name="png", title="PNG picture", description="a picture of some frames", suffix=".png",
+            media_type="image/png", holds="picture", module="model.export.preview",
+            bytes_per_cell=4e5, seconds_per_frame=0.4, frames_shown=8,
+        ),
+    )
+}  # fmt: skip
 
 OTHER = "application/octet-stream"
-# Whatever a manifest says, nothing is served as a page or a script. PLY has no registered type.
-MEDIA_TYPES = {
-    ".stl": "model/stl",
-    ".obj": "model/obj",
-    ".ply": "application/ply",
-    ".tif": "image/tiff",
+# Whatever a manifest says, nothing is served as a page or a script.
+MEDIA_TYPES = {row.suffix: row.media_type for row in FORMATS.values()} | {
     ".tiff": "image/tiff",
-    ".png": "image/png",
     ".json": "application/json",
     ".txt": "text/plain",
 }
@@ -21,3 +123,9 @@ MEDIA_TYPES = {
 def media_type(name: str) -> str:
     """Return the media type of a file by its ending, without regard to case."""
     return MEDIA_TYPES.get(PurePosixPath(name).suffix.lower(), OTHER)
+
+
+def describe_formats() -> str:
+    """Say what files each format gives: ``stl, obj: a mesh a frame; tiff: …``."""
+    groups = groupby(FORMATS.values(), key=lambda row: row.description)
+    return "; ".join(f"{', '.join(row.name for row in rows)}: {text}" for text, rows in groups) + "."

@@ -15,7 +15,7 @@ import json
 import math
 import secrets
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -30,6 +30,7 @@ from pydantic import (
 
 from model import __version__
 from model.errors import SpecError
+from model.formats import FORMATS, describe_formats
 
 GRID_MIN, GRID_MAX = 8, 512
 FRAMES_MAX = 1000
@@ -50,12 +51,15 @@ def with_kind(latent: Any) -> Any:
 
 
 WHOLE = BeforeValidator(whole)  # behind the bounds, which else do not reach the JSON Schema
-Format = Literal["stl", "obj", "ply", "tiff", "png"]
+if TYPE_CHECKING:
+    Format = str
+else:
+    Format = Literal[tuple(FORMATS)]
 GridSize = Annotated[int, Field(ge=GRID_MIN, le=GRID_MAX), WHOLE]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 # Rules that validators of the spec check, with better words, are in its JSON Schema too.
 Moment = Annotated[Finite, Field(json_schema_extra={"minimum": -1.0, "maximum": 1.0})]
-Formats = Annotated[list[Format], Field(min_length=1, max_length=5, json_schema_extra={"uniqueItems": True})]
+Formats = Annotated[list[Format], Field(min_length=1, max_length=len(FORMATS), json_schema_extra={"uniqueItems": True})]
 
 
 class _Strict(BaseModel):
@@ -154,7 +158,7 @@ class GenerationSpec(_Strict):
     )
     formats: Formats = Field(
         default=["stl", "tiff"],
-        description="stl, obj, ply: a mesh a frame; tiff: label volumes of all frames; png: a picture of some frames.",
+        description=describe_formats(),
     )
     fragments: Literal["remove", "keep"] = Field(
         default="remove",
@@ -278,19 +282,17 @@ class GenerationSpec(_Strict):
         Notes
         -----
         The constants are measured means (docs/explanation/performance.md): a frame takes a fixed time and one that
-        grows with N², a sequence as long as its code is drawn and judged; a closed surface of a cell has about 1.5
-        triangles per N² and 0.5 N² vertices on an N³ grid. A preview shows up to eight frames, each rendered in 0.4 s.
+        grows with N², a sequence 0.5 s to draw and judge its code. The table of formats (:mod:`model.formats`) says
+        what files add.
         """
         nx, ny, nz = self.grid_shape
         frames = self.count * self.frame_count
         points = frames * nx * ny * nz
         face = (nx * ny * nz) ** (2.0 / 3.0)
-        per_face = {"stl": 75.0, "obj": 55.0, "ply": 32.0}
-        size = sum(per_face[f] * face * frames for f in self.formats if f in per_face)
-        size += points / 40.0 if "tiff" in self.formats else 0.0
-        size += 4e5 * self.count if "png" in self.formats else 0.0
+        chosen = [FORMATS[name] for name in self.formats]
+        size = sum(row.bytes(cells=self.count, frames=frames, face=face, voxels=points) for row in chosen)
         seconds = 0.5 * self.count + frames * (0.03 + 8e-6 * face)
-        seconds += 0.4 * min(8, self.frame_count) * self.count if "png" in self.formats else 0.0
+        seconds += sum(row.seconds(cells=self.count, frames=self.frame_count) for row in chosen)
         return Cost(frames=frames, points=points, bytes=int(size) + 4096, seconds=round(seconds, 3))
 
     def digest(self, *, model_sha256: str) -> str:

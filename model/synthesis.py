@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,15 +22,14 @@ import torch
 from numpy.typing import NDArray
 
 from model import __version__
-from model.card import ModelCard
 from model.domain import TAU, Grid, frame_times
 from model.engine.gpu_sparse import evaluate_frames
 from model.engine.marching_cubes import Surface, extract_surface
 from model.engine.sparse import Exact, cpu_frame_batch, evaluate_sequence
 from model.engine.tracking import CellTracker, LabelledFrame
 from model.errors import EmptySurfaceError, ImplausibleError, InvalidFieldError, SpecError
-from model.export.exporter import Exporter
-from model.export.render import PALETTES, Scene, encode_png, montage, render_frames, vertex_labels
+from model.export.exporter import CellFiles, Exporter, ExportFrame
+from model.export.frame_writers import open_writers
 from model.network.autodecoder import FoldedDecoder
 from model.network.checkpoint import Checkpoint
 from model.network.latent import balanced_centre, draw_code, draw_rotation, rotation_matrix, sequence_generator
@@ -43,8 +41,6 @@ Device = Literal["auto", "cpu", "cuda"]
 PROCESSOR = torch.device("cpu")
 
 SLOPE_SAMPLES = 2048  # points a frame at which the slope is measured
-PICTURES = 8  # frames in a preview
-PICTURE_SIDE = 320  # pixels
 STEEPEST = 1e3  # a slope from which a field is noise
 SLOPE_MARGIN = 1.15  # over the largest slope seen; the largest that exists lies between the samples
 
@@ -263,23 +259,11 @@ def _write_cell(
     name = f"cell_{index:04d}"
     cubic = checkpoint.card.micrometres**3
     rows: list[dict[str, Any]] = []
-    scenes: list[Scene] = []
-    pictured = _pictured(len(times)) if "png" in spec.formats else set()
-    with ExitStack() as stack:
-        labels = None
-        if "tiff" in spec.formats:
-            labels = stack.enter_context(exporter.label_volumes(f"{name}/labels.tif", times=[float(t) for t in times]))
+    files = CellFiles(exporter=exporter, name=name, times=[float(t) for t in times], palette=checkpoint.card.cell_type)
+    with open_writers(spec.formats, files) as write_files:
 
         def write(number: int, time: float, labelled: LabelledFrame, surface: Surface) -> None:
-            for mesh_format in ("stl", "obj", "ply"):
-                if mesh_format in spec.formats:
-                    exporter.write_surface(f"{name}/frame_{number:04d}", surface, mesh_format)
-            if labels is not None:
-                labels(labelled.labels)
-            if number in pictured:
-                caption = f"{exporter.minutes_at(time):.1f} min"
-                colours = vertex_labels(surface, labelled.labels, exporter.grid)
-                scenes.append(Scene(surface=surface, caption=caption, vertex_labels=colours))
+            write_files(ExportFrame(number=number, time=time, surface=surface, labelled=labelled))
             rows.append(
                 {
                     "frame": number,
@@ -293,8 +277,6 @@ def _write_cell(
             )
 
         _pipeline(frames(cell, times, exporter.grid, tracker, exact=spec.exact, device=device), write, after_frame)
-    if scenes:
-        exporter.write_bytes(f"{name}/preview.png", _preview(scenes, checkpoint.card))
     return {
         "index": index,
         "seed": spec.seed,
@@ -323,14 +305,3 @@ def _pipeline(
         if writing is not None:
             writing.result()
             after_frame(number)
-
-
-def _pictured(frames: int) -> set[int]:
-    """Numbers of the frames shown in a preview: the first, the last and some between."""
-    return {int(number) for number in np.linspace(0, frames - 1, min(frames, PICTURES)).round()}
-
-
-def _preview(scenes: list[Scene], card: ModelCard) -> bytes:
-    palette = card.cell_type if card.cell_type in PALETTES else "neutral"
-    pictures = render_frames(scenes, size=PICTURE_SIDE, palette=palette, micrometres=card.micrometres)
-    return encode_png(montage(pictures, columns=min(4, len(pictures))))

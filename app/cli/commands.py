@@ -30,6 +30,7 @@ from app.cli.key_commands import keys
 from app.cli.results import MANIFEST, FolderError, faults_of, result_folder
 from app.settings import AppSettings, child_environment
 from model import __version__
+from model.formats import FORMATS
 
 try:
     from app.cli.api_client import DamagedFileError, RefusedError, ServiceClient, UnreachableError, private_service
@@ -67,7 +68,6 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="Identifier of a job: 
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace an earlier result in that folder.", show_default=False)
 ]
-FORMATS = ("stl", "obj", "ply", "tiff", "png")
 # Where a refusal points into the body, in the words of `generate`.
 OPTIONS = {"/model": "MODEL", "/formats": "--format", "/latent": "--latent", "/latent/kind": "--latent"}
 
@@ -201,7 +201,7 @@ def generate(
         list[str] | None,
         typer.Option(
             "--format",
-            help="stl, obj, ply, tiff, png; may be repeated.",
+            help=f"{', '.join(FORMATS)}; may be repeated.",
             show_default=False,
             autocompletion=_complete_formats,
         ),

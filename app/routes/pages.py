@@ -15,9 +15,11 @@ from app.problems.handlers import ProblemError
 from app.problems.types import NOT_FOUND, PROBLEM_TYPES, ProblemType
 from app.responses.negotiation import preferred_type
 from app.schemas import ProblemTypeList, ProblemTypeView
+from model.formats import FORMATS
 
 router = APIRouter(route_class=StrictRoute)
 
+SHOWN = "stl"  # the format that the start page asks for at first: its viewer shows it
 WEB = Path(__file__).parent.parent / "web"
 Accept = Annotated[str | None, Header(include_in_schema=False, max_length=1000)]
 
@@ -25,8 +27,14 @@ Accept = Annotated[str | None, Header(include_in_schema=False, max_length=1000)]
 @router.get("/", include_in_schema=False)
 @router.head("/", include_in_schema=False)
 def start_page() -> Response:
-    """Serve the start page."""
-    return FileResponse(WEB / "index.html", headers={"Cache-Control": "no-cache"})
+    """Serve the start page, which offers every format of the table."""
+    text = (WEB / "index.html").read_text(encoding="utf-8")
+    boxes = "\n        ".join(
+        f'<label><input type="checkbox" name="formats" value="{row.name}"{" checked" if row.name == SHOWN else ""}> '
+        f"{html.escape(row.title)}</label>"
+        for row in FORMATS.values()
+    )
+    return HTMLResponse(text.replace("{{formats}}", boxes), headers={"Cache-Control": "no-cache"})
 
 
 @router.get("/docs", include_in_schema=False)

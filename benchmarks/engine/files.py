@@ -21,7 +21,8 @@ from model.engine.bricks import Bricks
 from model.engine.marching_cubes import Surface, extract_surface
 from model.engine.runs import Labels
 from model.engine.tracking import label_volume
-from model.export.exporter import Exporter, MeshFormat
+from model.export.exporter import CellFiles, Exporter, ExportFrame, WriteFrame
+from model.export.frame_writers import open_writers
 
 FRAMES = 30
 _DISTINCT = 3  # frames that are computed; the writers get them in turn
@@ -55,18 +56,23 @@ def writing(case: Case, grid: Grid) -> list[dict[str, Any]]:
     surfaces, volumes = [one.surface for one in made], [one.labels for one in made]
     card = case.cell.checkpoint.card
     rows = []
-    formats: tuple[MeshFormat, ...] = ("stl", "ply", "obj")
     with tempfile.TemporaryDirectory(prefix="cytosynth-") as folder:
         exporter = Exporter(Path(folder), grid=grid, micrometres=card.micrometres, minutes=card.minutes)
-        for kind in formats:
-            seconds, library = _in_turns(
-                (_mesh(exporter, n, surface, kind) for n, surface in enumerate(surfaces * (FRAMES // _DISTINCT))),
-                (_library_mesh(surface, kind, card.micrometres) for surface in surfaces),
-            )
+        cell = CellFiles(exporter=exporter, name="cell_0000", times=frame_times(FRAMES).tolist())
+        frames = [
+            ExportFrame(number=n, time=cell.times[n], surface=made[n % _DISTINCT].surface, labelled=made[n % _DISTINCT])
+            for n in range(FRAMES)
+        ]
+        for kind in ("stl", "ply", "obj"):
+            with open_writers([kind], cell) as write:
+                seconds, library = _in_turns(
+                    (_frame(write, frame) for frame in frames),
+                    (_library_mesh(surface, kind, card.micrometres) for surface in surfaces),
+                )
             rows.append(_row(kind, seconds, "trimesh", library, exporter))
-        with exporter.label_volumes("labels.tif", times=frame_times(FRAMES).tolist()) as write:
+        with open_writers(["tiff"], cell) as write:
             seconds, library = _in_turns(
-                (_volume(write, labels) for labels in volumes * (FRAMES // _DISTINCT)),
+                (_frame(write, frame) for frame in frames),
                 (_library_volume(labels) for labels in volumes),
             )
         rows.append(_row("tif", seconds, "tifffile", library, exporter))
@@ -101,12 +107,8 @@ def _in_turns(
     return first, second
 
 
-def _mesh(exporter: Exporter, number: int, surface: Surface, kind: MeshFormat) -> Callable[[], object]:
-    return lambda: exporter.write_surface(f"frame_{number:04d}", surface, kind)
-
-
-def _volume(write: Callable[[Labels], None], labels: Labels) -> Callable[[], object]:
-    return lambda: write(labels)
+def _frame(write: WriteFrame, frame: ExportFrame) -> Callable[[], object]:
+    return lambda: write(frame)
 
 
 def _library_mesh(surface: Surface, kind: str, micrometres: float) -> Callable[[], object]:

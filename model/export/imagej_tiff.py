@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -17,12 +18,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import ExportError
+from model.export.exporter import CellFiles, WriteFrame
 
 _LIMIT = 2**32  # classic TIFF counts bytes in 32 bits
 _HEADER = struct.pack("<2sHI", b"II", 42, 8)  # little endian, classic, first directory right behind
 _ASCII, _SHORT, _LONG, _RATIONAL = 2, 3, 4, 5
 _BYTES = {_ASCII: 1, _SHORT: 2, _LONG: 4, _RATIONAL: 8}
 _Entry = tuple[int, int, bytes]  # tag, type, value
+
+
+@contextmanager
+def open_writer(cell: CellFiles) -> Iterator[WriteFrame]:
+    """Write the label volumes of all frames as one hyperstack, ``labels.tif``.
+
+    When the times are evenly spaced, the file states the frame interval.
+
+    Raises
+    ------
+    ExportError
+        If the file cannot be written, grows over 4 GiB, is handed a frame of another grid, or is left before its last
+        frame.
+    """
+    exporter = cell.exporter
+    nx, ny, nz = exporter.grid.shape
+    dx, dy, dz = exporter.units.spacing
+    stack = Hyperstack(
+        shape=(len(cell.times), nz, ny, nx),
+        spacing=(dz, dy, dx),
+        origin=((nz - 1) / 2, (ny - 1) / 2, (nx - 1) / 2),
+        interval_s=_interval([60.0 * exporter.minutes_at(time) for time in cell.times]),
+    )
+    with exporter.open(f"{cell.name}/labels.tif") as file:
+        writer = HyperstackWriter(file.write, stack)
+        yield lambda frame: writer.write(frame.label_volume)
+        writer.close()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +203,14 @@ class HyperstackWriter:
         if self._position == len(_HEADER):
             entries.insert(5, (270, _ASCII, self._stack.description()))  # ImageDescription, first page only
         return entries
+
+
+def _interval(times: Sequence[float]) -> float | None:
+    """Return the distance of evenly spaced times, or nothing if they are not."""
+    gaps = np.diff(np.asarray(times, dtype=np.float64))
+    if len(gaps) == 0 or np.ptp(gaps) > 1e-5 * gaps.max():
+        return None
+    return float(f"{gaps.mean():.9g}")
 
 
 def _even(value: bytes) -> bytes:

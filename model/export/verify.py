@@ -21,8 +21,10 @@ from pydantic import ValidationError
 
 from model.errors import ExportError
 from model.export.manifest import MANIFEST_FILE, CellEntry, FileEntry, Manifest
+from model.formats import FORMATS
 
 VOLUME_TOLERANCE = 1e-3  # relative: files hold float32
+HOLDS = {row.suffix: row.holds for row in FORMATS.values()}  # what a file must be read back as
 
 
 def verify_result(folder: Path) -> Iterator[str]:
@@ -73,12 +75,13 @@ def _not_named(folder: Path, names: set[str]) -> Iterator[str]:
 def _verify_file(path: Path, entry: FileEntry, manifest: Manifest) -> Iterator[str]:
     try:
         cell = manifest.cells[int(entry.name[5:9])]  # cell_0000/…
-        if path.suffix in (".stl", ".obj", ".ply"):
-            faults = list(_mesh_faults(path, cell.frames[int(path.stem.removeprefix("frame_"))]))
-        elif path.suffix == ".tif":
-            faults = list(_label_faults(path, cell))
-        else:
-            return
+        match HOLDS.get(path.suffix):
+            case "surface":
+                faults = list(_mesh_faults(path, cell.frames[int(path.stem.removeprefix("frame_"))]))
+            case "labels":
+                faults = list(_label_faults(path, cell))
+            case _:
+                return
     except (LookupError, ValueError):
         faults = ["the manifest does not say what should be in it"]
     for fault in faults:

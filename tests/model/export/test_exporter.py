@@ -8,7 +8,11 @@ import io
 import json
 import math
 import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,24 +27,49 @@ from pydantic import ValidationError
 
 from model.domain import Grid, frame_times
 from model.engine.marching_cubes import Surface, extract_surface
+from model.engine.runs import Labels
 from model.engine.sparse import evaluate_dense
 from model.engine.tracking import label_volume
 from model.errors import ExportError
-from model.export.exporter import Exporter, MeshFormat, encode_obj, encode_ply, encode_stl
+from model.export.exporter import CellFiles, Exporter, ExportFrame
+from model.export.frame_writers import open_writers
 from model.export.imagej_tiff import Hyperstack, HyperstackWriter
 from model.export.manifest import FileEntry, Manifest
+from model.export.obj import encode_obj
+from model.export.ply import encode_ply
+from model.export.stl import encode_stl
 
 GRID = Grid((40, 44, 36))
 FIELD = evaluate_dense(shapes.dividing_cell(0.8, radius=0.4), GRID)
 SURFACE = extract_surface(FIELD, GRID)
+LABELS = label_volume(FIELD)
 MICROMETRES, MINUTES = 15.5, 87.0
 ENCODERS = {"stl": encode_stl, "obj": encode_obj, "ply": encode_ply}
-FORMATS: list[MeshFormat] = ["stl", "obj", "ply"]
+MESHES = ["stl", "obj", "ply"]
 
 
 @pytest.fixture
 def exporter(tmp_path: Path) -> Exporter:
     return Exporter(tmp_path, grid=GRID, micrometres=MICROMETRES, minutes=MINUTES)
+
+
+def write_surface(exporter: Exporter, mesh_format: str) -> FileEntry:
+    """Write one frame's surface in one format; the file's entry."""
+    before = exporter.files
+    with open_writers([mesh_format], CellFiles(exporter=exporter, name="cell_0000", times=[0.0])) as write:
+        write(ExportFrame(number=0, time=0.0, surface=SURFACE, labelled=SimpleNamespace(labels=LABELS)))
+    (entry,) = set(exporter.files) - set(before)
+    return entry
+
+
+@contextmanager
+def label_volumes(exporter: Exporter, name: str, *, times: list[float]) -> Iterator[Callable[[Labels], None]]:
+    """Open a cell's label volumes; takes one frame's labels [x, y, z] after another."""
+    numbers = count()
+    with open_writers(["tiff"], CellFiles(exporter=exporter, name=name, times=times)) as write:
+        yield lambda labels: write(
+            ExportFrame(number=next(numbers), time=0.0, surface=SURFACE, labelled=SimpleNamespace(labels=labels))
+        )
 
 
 def reopened(content: bytes, file_type: str, **options: Any) -> trimesh.Trimesh:
@@ -52,9 +81,9 @@ def reopened(content: bytes, file_type: str, **options: Any) -> trimesh.Trimesh:
 # ----------------------------------------------------------------------------------------------------------- meshes
 
 
-@pytest.mark.parametrize("mesh_format", FORMATS)
-def test_a_reopened_mesh_is_watertight_outward_and_in_micrometres(exporter: Exporter, mesh_format: MeshFormat) -> None:
-    entry = exporter.write_surface("cell_0000/frame_0000", SURFACE, mesh_format)
+@pytest.mark.parametrize("mesh_format", MESHES)
+def test_a_reopened_mesh_is_watertight_outward_and_in_micrometres(exporter: Exporter, mesh_format: str) -> None:
+    entry = write_surface(exporter, mesh_format)
     mesh = trimesh.load(exporter.folder / entry.name)
     assert entry.name == f"cell_0000/frame_0000.{mesh_format}"
     assert mesh.is_watertight
@@ -75,7 +104,7 @@ def test_faces_and_vertices_come_back_as_they_were(mesh_format: str, micrometres
 
 
 def test_a_second_reader_agrees_about_the_stl(exporter: Exporter) -> None:
-    entry = exporter.write_surface("frame", SURFACE, "stl")
+    entry = write_surface(exporter, "stl")
     mesh = stl.mesh.Mesh.from_file(str(exporter.folder / entry.name), calculate_normals=False)
     assert mesh.vectors == pytest.approx(SURFACE.vertices[SURFACE.faces] * np.float32(MICROMETRES), rel=1e-6)
     volume, _, _ = mesh.get_mass_properties()
@@ -125,7 +154,7 @@ def test_any_coordinates_survive_the_obj(rows: list[tuple[float, float, float]],
 def test_reopened_label_volumes_equal_what_was_written_as_tzyx_in_micrometres(exporter: Exporter, frames: int) -> None:
     rng = np.random.default_rng(3)
     written = rng.integers(0, 65536, (frames, *GRID.shape)).astype(np.uint16)
-    with exporter.label_volumes("cell_0000/labels.tif", times=frame_times(frames).tolist()) as write:
+    with label_volumes(exporter, "cell_0000", times=frame_times(frames).tolist()) as write:
         for labels in written:
             write(labels)
     with tifffile.TiffFile(exporter.folder / "cell_0000/labels.tif") as file:
@@ -153,9 +182,9 @@ def test_reopened_label_volumes_equal_what_was_written_as_tzyx_in_micrometres(ex
 def test_a_single_frame_is_still_a_volume_over_time(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     exporter = Exporter(tmp_path, grid=Grid(shape), micrometres=1.0, minutes=1.0)
     labels = np.arange(math.prod(shape), dtype=np.uint16).reshape(shape)
-    with exporter.label_volumes("labels.tif", times=[0.0]) as write:
+    with label_volumes(exporter, "labels", times=[0.0]) as write:
         write(labels)
-    with tifffile.TiffFile(tmp_path / "labels.tif") as file:
+    with tifffile.TiffFile(tmp_path / "labels/labels.tif") as file:
         assert file.series[0].get_axes(squeeze=False).startswith("TZCYX")
         assert file.series[0].get_shape(squeeze=False)[:5] == (1, shape[2], 1, shape[1], shape[0])
         assert np.array_equal(file.asarray(), labels.T)
@@ -164,20 +193,18 @@ def test_a_single_frame_is_still_a_volume_over_time(tmp_path: Path, shape: tuple
 
 
 def test_uneven_times_state_no_frame_interval(exporter: Exporter) -> None:
-    labels = label_volume(FIELD)
-    with exporter.label_volumes("labels.tif", times=[-1.0, 0.0, 0.25]) as write:
+    with label_volumes(exporter, "labels", times=[-1.0, 0.0, 0.25]) as write:
         for _ in range(3):
-            write(labels)
-    with tifffile.TiffFile(exporter.folder / "labels.tif") as file:
+            write(LABELS)
+    with tifffile.TiffFile(exporter.folder / "labels/labels.tif") as file:
         assert file.imagej_metadata is not None
         assert "finterval" not in file.imagej_metadata
 
 
 def test_a_voxel_and_a_vertex_at_the_same_place_have_the_same_micrometres(exporter: Exporter) -> None:
-    labels = label_volume(FIELD)
-    with exporter.label_volumes("labels.tif", times=[0.0]) as write:
-        write(labels)
-    with tifffile.TiffFile(exporter.folder / "labels.tif") as file:
+    with label_volumes(exporter, "labels", times=[0.0]) as write:
+        write(LABELS)
+    with tifffile.TiffFile(exporter.folder / "labels/labels.tif") as file:
         facts, read = file.imagej_metadata, file.asarray()
     assert facts is not None
     origin = np.array([facts[f"{axis}origin"] for axis in "xyz"])
@@ -190,32 +217,31 @@ def test_a_voxel_and_a_vertex_at_the_same_place_have_the_same_micrometres(export
 
 
 def test_missing_and_surplus_frames_and_other_grids_are_refused(exporter: Exporter) -> None:
-    labels = label_volume(FIELD)
     with (
         pytest.raises(ExportError, match="1 of 2 frames"),
-        exporter.label_volumes("missing.tif", times=[-1.0, 1.0]) as write,
+        label_volumes(exporter, "missing", times=[-1.0, 1.0]) as write,
     ):
-        write(labels)
-    with exporter.label_volumes("surplus.tif", times=[0.0]) as write:
-        write(labels)
+        write(LABELS)
+    with label_volumes(exporter, "surplus", times=[0.0]) as write:
+        write(LABELS)
         with pytest.raises(ExportError, match="already holds"):
-            write(labels)
+            write(LABELS)
     with (
         pytest.raises(ExportError, match="uint16 of shape"),
-        exporter.label_volumes("other.tif", times=[0.0]) as write,
+        label_volumes(exporter, "other", times=[0.0]) as write,
     ):
-        write(labels[1:])
-    assert [entry.name for entry in exporter.files] == ["surplus.tif"]
+        write(LABELS[1:])
+    assert [entry.name for entry in exporter.files] == ["surplus/labels.tif"]
 
 
 def test_more_than_4_gib_are_refused_before_they_are_written() -> None:
     written = [0]
 
-    def count(content: bytes) -> None:
+    def measure(content: bytes) -> None:
         written[0] += len(content)
 
     noise = np.random.default_rng(0).integers(0, 65536, (1, 512, 512)).astype(np.uint16)  # does not compress
-    writer = HyperstackWriter(count, Hyperstack(shape=(10**6, 1, 512, 512), spacing=(1, 1, 1), origin=(0, 0, 0)))
+    writer = HyperstackWriter(measure, Hyperstack(shape=(10**6, 1, 512, 512), spacing=(1, 1, 1), origin=(0, 0, 0)))
     writer.write(noise)
     writer._position = 2**32 - 2**18  # as if four gigabytes had gone before
     before = written[0]
@@ -229,12 +255,11 @@ def test_more_than_4_gib_are_refused_before_they_are_written() -> None:
 
 def write_everything(folder: Path) -> dict[str, Any]:
     exporter = Exporter(folder, grid=GRID, micrometres=MICROMETRES, minutes=MINUTES)
-    labels = label_volume(FIELD)
-    for mesh_format in FORMATS:
-        exporter.write_surface("cell_0000/frame_0000", SURFACE, mesh_format)
-    with exporter.label_volumes("cell_0000/labels.tif", times=[-1.0, 1.0]) as write:
-        write(labels)
-        write(labels)
+    for mesh_format in MESHES:
+        write_surface(exporter, mesh_format)
+    with label_volumes(exporter, "cell_0000", times=[-1.0, 1.0]) as write:
+        write(LABELS)
+        write(LABELS)
     cell = {
         "index": 0,
         "latent": [0.25, -1.0],
@@ -294,7 +319,7 @@ def test_a_full_disk_is_told_in_words(tmp_path: Path) -> None:
     (tmp_path / "cell_0000" / "frame_0000.stl").symlink_to("/dev/full")
     exporter = Exporter(tmp_path, grid=GRID, micrometres=1.0, minutes=1.0)
     with pytest.raises(ExportError, match="exists"):
-        exporter.write_surface("cell_0000/frame_0000", SURFACE, "stl")
+        write_surface(exporter, "stl")
     (tmp_path / "manifest.json").symlink_to("/dev/full")
     with pytest.raises(ExportError, match=r"'manifest.json' could not be written: no space left on device; free disk"):
         exporter.write_manifest(spec={}, model_id="a", model_sha256="0" * 64, version="1", device_class="cpu", cells=[])
@@ -305,4 +330,4 @@ def test_a_folder_that_is_a_file_is_told_in_words(tmp_path: Path) -> None:
     (tmp_path / "cell_0000").write_bytes(b"")
     exporter = Exporter(tmp_path, grid=GRID, micrometres=1.0, minutes=1.0)
     with pytest.raises(ExportError, match="could not be written"):
-        exporter.write_surface("cell_0000/frame_0000", SURFACE, "obj")
+        write_surface(exporter, "obj")

@@ -1,0 +1,46 @@
+"""The writers of all formats that a spec asks for, as one.
+
+A format's module, named in its row of :data:`model.formats.FORMATS`, holds one function::
+
+    def open_writer(cell: CellFiles) -> AbstractContextManager[WriteFrame]
+
+It is entered before the first frame of a cell and gives a function that takes the frames one after another; it is left
+after the last one, when what remains is written. Left by an exception it only closes what it opened.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from model.export.exporter import CellFiles, ExportFrame, WriteFrame
+from model.formats import FORMATS
+
+
+@contextmanager
+def open_writers(formats: Iterable[str], cell: CellFiles) -> Iterator[WriteFrame]:
+    """Open a cell's files in several formats: a context whose value takes one frame after another.
+
+    Parameters
+    ----------
+    formats
+        Names, as in a spec.
+    cell
+        Where the files go, and what is known of the frames to come.
+
+    Raises
+    ------
+    ExportError
+        If a file cannot be written, or the context is left well before the last frame.
+    """
+    chosen = set(formats)
+    with ExitStack() as stack:
+        modules = [importlib.import_module(row.module) for name, row in FORMATS.items() if name in chosen]
+        writers: list[WriteFrame] = [stack.enter_context(module.open_writer(cell)) for module in modules]
+
+        def write(frame: ExportFrame) -> None:
+            for one in writers:
+                one(frame)
+
+        yield write

@@ -1,0 +1,38 @@
+"""Surfaces as binary STL."""
+
+from __future__ import annotations
+
+import struct
+from contextlib import AbstractContextManager
+
+import numpy as np
+
+from model.engine.marching_cubes import Surface
+from model.export.exporter import CellFiles, WriteFrame
+from model.export.surface_files import in_micrometres, surface_files
+
+
+def open_writer(cell: CellFiles) -> AbstractContextManager[WriteFrame]:
+    """Write binary STL, a file a frame."""
+    return surface_files(cell, encode_stl, ".stl")
+
+
+def encode_stl(surface: Surface, *, micrometres: float) -> bytes:
+    """Encode a surface as binary STL, vertices in µm.
+
+    The header does not begin with ``solid``, by which some readers tell ASCII files.
+
+    References
+    ----------
+    3D Systems, StereoLithography Interface Specification, 1989.
+    """
+    corner = in_micrometres(surface, micrometres)[surface.faces]  # (f, 3 corners, 3)
+    normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
+    length = np.linalg.norm(normal, axis=1, keepdims=True)
+    triangles = np.zeros(
+        len(surface.faces), dtype=[("normal", "<f4", 3), ("corner", "<f4", (3, 3)), ("attribute", "<u2")]
+    )
+    triangles["normal"] = np.divide(normal, length, out=np.zeros_like(normal), where=length > 0)
+    triangles["corner"] = corner
+    header = b"binary STL, cytosynth, units micrometre".ljust(80)
+    return header + struct.pack("<I", len(triangles)) + triangles.tobytes()

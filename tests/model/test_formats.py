@@ -1,0 +1,110 @@
+"""Promises of model.formats: each row of the table is written, described, priced and read back, whatever it holds."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import shapes
+
+from model.domain import Grid, frame_times
+from model.engine.marching_cubes import extract_surface
+from model.engine.sparse import evaluate_dense
+from model.engine.tracking import label_volume
+from model.export.exporter import CellFiles, Exporter, ExportFrame
+from model.export.frame_writers import open_writers
+from model.export.verify import verify_result
+from model.formats import FORMATS, MEDIA_TYPES, Format, describe_formats, media_type
+from model.spec import GenerationSpec
+
+GRID = Grid((28, 26, 30))
+FIELD = evaluate_dense(shapes.sphere(0.7), GRID)
+SURFACE = extract_surface(FIELD, GRID)
+LABELS = label_volume(FIELD)
+FRAMES = 3
+UNIT = 10.0  # µm
+ROWS = pytest.mark.parametrize("row", FORMATS.values(), ids=list(FORMATS))
+
+
+def written(folder: Path, *names: str) -> list[str]:
+    """Write a cell of three frames in some formats, and its manifest; the names of the files."""
+    exporter = Exporter(folder, grid=GRID, micrometres=UNIT, minutes=5.0)
+    times = [float(time) for time in frame_times(FRAMES)]
+    with open_writers(names, CellFiles(exporter=exporter, name="cell_0000", times=times)) as write:
+        for number, time in enumerate(times):
+            labelled = SimpleNamespace(labels=LABELS)
+            write(ExportFrame(number=number, time=time, surface=SURFACE, labelled=labelled))
+    frames = [{"labels": [1], "volume_um3": SURFACE.volume * UNIT**3}] * FRAMES
+    cell = {"index": 0, "latent": [], "rotation": [1.0, 0, 0, 0], "seed": 1, "tracks": [], "frames": frames}
+    exporter.write_manifest(spec={}, model_id="a", model_sha256="0" * 64, version="1", device_class="cpu", cells=[cell])
+    return [entry.name for entry in exporter.files]
+
+
+@ROWS
+def test_a_format_is_written_as_its_row_says_and_verified(row: Format, tmp_path: Path) -> None:
+    names = written(tmp_path, row.name)
+    assert len(names) == (FRAMES if row.holds == "surface" else 1)
+    assert {Path(name).suffix for name in names} == {row.suffix}
+    assert {media_type(name) for name in names} == {row.media_type}
+    assert list(verify_result(tmp_path)) == []
+
+
+@ROWS
+def test_a_damaged_file_of_any_format_is_noticed(row: Format, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    name = written(tmp_path / "a", row.name)[0]
+    path = tmp_path / "a" / name
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert [fault.split(":")[0] for fault in verify_result(tmp_path / "a")] == [name]
+
+
+@ROWS
+def test_a_format_can_be_asked_for_and_has_a_price(row: Format) -> None:
+    spec = GenerationSpec.model_validate({"model": "a", "formats": [row.name]})
+    others = [name for name in FORMATS if name != row.name]
+    without = GenerationSpec.model_validate({"model": "a", "formats": others})
+    both = GenerationSpec.model_validate({"model": "a", "formats": [*others, row.name]})
+    assert both.cost().bytes > without.cost().bytes
+    assert spec.cost().bytes > 4096
+    schema = GenerationSpec.model_json_schema()["properties"]["formats"]
+    assert schema["items"]["enum"] == list(FORMATS)
+    assert schema["maxItems"] == len(FORMATS)
+    assert schema["description"] == describe_formats()
+    assert row.name in describe_formats()
+
+
+def test_formats_together_give_the_files_of_each_alone(tmp_path: Path) -> None:
+    together = written(tmp_path / "all", *FORMATS)
+    for name in FORMATS:
+        for file in written(tmp_path / name, name):
+            assert (tmp_path / name / file).read_bytes() == (tmp_path / "all" / file).read_bytes()
+            together.remove(file)
+    assert together == []
+
+
+def test_rows_do_not_share_names_or_endings() -> None:
+    rows = FORMATS.values()
+    assert len({row.name for row in rows}) == len({row.suffix for row in rows}) == len({row.module for row in rows})
+    assert all(row.suffix == row.suffix.lower() and row.suffix in MEDIA_TYPES for row in rows)
+    assert all(callable(importlib.import_module(row.module).open_writer) for row in rows)
+
+
+def test_the_table_is_light() -> None:
+    code = "import model.formats, sys; assert not {'numpy', 'torch', 'pydantic'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_expected_sizes_follow_the_grid_and_the_number_of_cells() -> None:
+    spec = {"model": "a", "count": 2, "frames": 10, "grid": [64, 48, 80]}
+    sizes = {name: GenerationSpec.model_validate({**spec, "formats": [name]}).cost().bytes for name in FORMATS}
+    face = np.cbrt(64 * 48 * 80) ** 2
+    assert sizes["stl"] == int(75.0 * face * 20) + 4096
+    assert sizes["obj"] == int(55.0 * face * 20) + 4096
+    assert sizes["ply"] == int(32.0 * face * 20) + 4096
+    assert sizes["tiff"] == 64 * 48 * 80 * 20 // 40 + 4096
+    assert sizes["png"] == 804096
