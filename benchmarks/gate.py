@@ -26,11 +26,11 @@ from model.domain import frame_times
 from model.engine.runs import bodies
 from model.engine.sparse import SparseField, evaluate_dense
 from model.engine.tracking import FRAGMENT
+from model.living_cell import LivingCell
 from model.network.checkpoint import Checkpoint, load_checkpoint
 from model.network.latent import Floats, balanced_centre
 from model.network.plausibility import GATE_FRAMES, GATE_GRID, bodies_over_time, is_plausible
 from model.spec import GenerationSpec
-from model.synthesis import LivingCell
 
 MODELS = ("celegans", "a549")
 TEMPERATURES = (0.5, 1.0, 1.5, 2.0)
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def codes(checkpoint: Checkpoint, temperature: float, *, draws: int) -> Iterator[Floats]:
-    """Yield the first draws of the seeds 0, 1 … as :func:`model.synthesis.living_cell` makes them."""
+    """Yield the first draws of the seeds 0, 1 … as :func:`model.living_cell.draw` makes them."""
     for seed in range(draws):
         spec = GenerationSpec(model=checkpoint.card.id, seed=seed)
         around = balanced_centre(spec, 0, len(checkpoint.latent_codes))

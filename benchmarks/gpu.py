@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from model import living_cell
 from model.card import SHIPPED_MODELS
 from model.domain import Grid, frame_times
 from model.engine.gpu_marching_cubes import Frame
@@ -26,7 +27,6 @@ from model.network.autodecoder import FoldedDecoder
 from model.network.checkpoint import load_checkpoint
 from model.network.stacked_decoders import StackedDecoders
 from model.spec import GenerationSpec
-from model.synthesis import living_cell
 
 SUMMARY = Path("out/bench/gpu.json")
 RUNS = 7
@@ -59,7 +59,7 @@ def model_folders() -> list[Path]:
 
 def measure(name: str, side: int, count: int, seed: int, device: torch.device) -> dict[str, float | int | str]:
     spec = GenerationSpec.model_validate({"model": name, "seed": seed, "rotation": "random"}).completed()
-    cell, _ = living_cell(spec, load_checkpoint(SHIPPED_MODELS / name), 0)
+    cell = living_cell.draw(spec, load_checkpoint(SHIPPED_MODELS / name), 0)
     grid, lipschitz = Grid((side, side, side)), cell.lipschitz()
     began = time.perf_counter()
     folded = [cell.at(float(moment)) for moment in frame_times(count)]

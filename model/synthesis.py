@@ -1,10 +1,24 @@
-"""The whole story on one page: from a spec and a checkpoint to files.
+"""Synthesis on one page: from a spec and a checkpoint to files.
 
-For each sequence: draw a code and a rotation from the seed, fold them into the decoder frame by frame, evaluate the
-signed distance near the membrane, tell the cells apart, extract the surface, write. Frames stream: as many are
-computed at once as there are threads, and one is written meanwhile; no more are in memory, whatever the length.
+For each sequence of the spec: draw a cell, a latent code and a rotation, from the seed (:mod:`model.living_cell`);
+evaluate its signed distance near the membrane, frame by frame (:mod:`model.engine.sparse`); label its cells and extract
+its surface; write the frame in every format of the spec (:mod:`model.export.frame_writers`). The manifest is written
+last.
 
-Promises: the same completed spec, checkpoint, software and kind of device give the same bytes.
+    >>> from tempfile import TemporaryDirectory
+    >>> from model.card import SHIPPED_MODELS
+    >>> from model.network.checkpoint import load_checkpoint
+    >>> checkpoint = load_checkpoint(SHIPPED_MODELS / "celegans")
+    >>> spec = GenerationSpec(model="celegans", seed=7, frames=2, grid=64, formats=["stl"]).completed()
+    >>> with TemporaryDirectory() as folder:
+    ...     manifest = synthesize(spec, checkpoint, Path(folder))
+    >>> [file["name"] for file in manifest["files"]]
+    ['cell_0000/frame_0000.stl', 'cell_0000/frame_0001.stl']
+    >>> [frame["labels"] for frame in manifest["cells"][0]["frames"]]
+    [[1], [2, 3]]
+
+Promises: the same completed spec, checkpoint, software and kind of device give the same bytes. The number of frames in
+memory is that of torch's threads and two more, whatever the length of the sequence.
 Does not promise: atomicity; the caller hands over a folder of its own and publishes it when this returns.
 """
 
@@ -13,36 +27,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from model import __version__
-from model.domain import TAU, Grid, frame_times
-from model.engine.gpu_sparse import evaluate_frames
-from model.engine.marching_cubes import Surface, extract_surface
-from model.engine.sparse import Exact, cpu_frame_batch, evaluate_sequence
-from model.engine.tracking import CellTracker, LabelledFrame
-from model.errors import EmptySurfaceError, ImplausibleError, InvalidFieldError, SpecError
+from model import __version__, living_cell
+from model.domain import Grid, frame_times
+from model.engine.tracking import CellTracker
+from model.errors import ImplausibleError, SpecError
 from model.export.exporter import CellFiles, Exporter, ExportFrame
 from model.export.frame_writers import open_writers
-from model.network.autodecoder import FoldedDecoder
+from model.living_cell import CellFrame, LivingCell
 from model.network.checkpoint import Checkpoint
-from model.network.latent import balanced_centre, draw_code, draw_rotation, rotation_matrix, sequence_generator
-from model.network.plausibility import draw_plausible_code, implausible
-from model.network.stacked_decoders import StackedDecoders
+from model.network.plausibility import implausible
 from model.spec import GenerationSpec
 
 Device = Literal["auto", "cpu", "cuda"]
-PROCESSOR = torch.device("cpu")
-
-SLOPE_SAMPLES = 2048  # points a frame at which the slope is measured
-STEEPEST = 1e3  # a slope from which a field is noise
-SLOPE_MARGIN = 1.15  # over the largest slope seen; the largest that exists lies between the samples
 
 
 @dataclass(frozen=True)
@@ -52,42 +54,6 @@ class Progress:
     stage: str
     frame: int
     frames: int
-
-
-@dataclass(frozen=True)
-class LivingCell:
-    """One synthesised cell, whole: a code, a rotation, and the decoder that knows both.
-
-    Attributes
-    ----------
-    latent
-        (c,) float32.
-    rotation
-        Unit quaternion [w, x, y, z].
-    """
-
-    checkpoint: Checkpoint
-    latent: NDArray[np.float32]
-    rotation: list[float]
-
-    def at(self, time: float) -> FoldedDecoder:
-        """Signed distance function of the cell at a time in τ."""
-        matrix = torch.from_numpy(rotation_matrix(self.rotation))
-        return self.checkpoint.decoder.fold(torch.from_numpy(self.latent), time, matrix)
-
-    def lipschitz(self) -> float:
-        """Bound of the change of the signed distance per unit of Ω, from slopes sampled over Ω and τ.
-
-        A bound taken from the training codes alone does not hold for other codes, so each code is measured.
-        """
-        points = np.random.default_rng(0).uniform(-1.0, 1.0, (SLOPE_SAMPLES, 3)).astype(np.float32)
-        steepest = max(float(self.at(float(t)).slopes(points).max()) for t in np.linspace(*TAU, 7))
-        if not steepest < STEEPEST:  # NaN too
-            raise InvalidFieldError(
-                f"the signed distance changes by {steepest:.3g} per unit of Ω, a true one by 1: this code lies far "
-                "from those the model learned; try a lower temperature or another code"
-            )
-        return SLOPE_MARGIN * steepest
 
 
 def synthesize(
@@ -141,15 +107,13 @@ def synthesize(
         def after_frame(frame: int, *, base: int = index * spec.frame_count) -> None:
             on_progress(Progress("frames", base + frame, total))
 
-        cell, rejected = living_cell(spec, checkpoint, index)
-        doubt = implausible(rejected, spec=spec, cell=index, topology=card.topology)
+        cell = living_cell.draw(spec, checkpoint, index)
+        doubt = implausible(cell.rejected_codes, spec=spec, cell=index, topology=card.topology)
         if doubt is not None and spec.on_implausible == "fail":
             raise ImplausibleError(doubt)
         if doubt is not None:
             warnings.append({"code": ImplausibleError.code, "message": f"{doubt}. The draw after them was written"})
-        cells.append(
-            _write_cell(spec, cell, exporter, index=index, rejected=rejected, after_frame=after_frame, device=place)
-        )
+        cells.append(_write_cell(spec, cell, exporter, index=index, after_frame=after_frame, device=place))
     return exporter.write_manifest(
         spec=spec.model_dump(mode="json"),
         model_id=card.id,
@@ -174,82 +138,12 @@ def compute_device(asked: Device) -> torch.device:
     return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def living_cell(spec: GenerationSpec, checkpoint: Checkpoint, index: int) -> tuple[LivingCell, int]:
-    """Draw the cell of one sequence of a spec.
-
-    Returns
-    -------
-    tuple of LivingCell and int
-        The cell, and how many codes were rejected as implausible before it.
-    """
-    rng = sequence_generator(spec, index)
-    rotation = draw_rotation(spec, rng)
-    if spec.latent.kind == "sampled":
-        around = balanced_centre(spec, index, len(checkpoint.latent_codes))
-        code, rejected = draw_plausible_code(spec.latent, checkpoint, rng, around=around)
-    else:
-        code, rejected = draw_code(spec.latent, prior=checkpoint.prior, rng=rng), 0
-    return LivingCell(checkpoint, code, rotation), rejected
-
-
-def frames(
-    cell: LivingCell,
-    times: NDArray[np.float32],
-    grid: Grid,
-    tracker: CellTracker,
-    *,
-    exact: Exact = "adaptive",
-    device: torch.device = PROCESSOR,
-) -> Iterator[tuple[float, LabelledFrame, Surface]]:
-    """Yield time, labels and surface of each frame of a cell; as many in memory as there are threads.
-
-    The field of a frame is overwritten by a later one's; its runs, labels and surface stay. On an
-    accelerator, which takes as many frames at once as its memory holds, there is no field.
-    """
-    if device.type != "cpu":
-        yield from _frames_on_device(cell, times, grid, tracker, device=device)
-        return
-    threads = torch.get_num_threads()
-    at_once = cpu_frame_batch(grid, threads) if len(times) > 1 else 1
-    fields = evaluate_sequence(
-        lambda time: partial(cell.at(time), threads=threads // at_once),
-        [float(time) for time in times],
-        grid,
-        lipschitz=cell.lipschitz(),
-        exact=exact,
-        threads=at_once,
-    )
-    for number, time in enumerate(times):
-        try:
-            field = next(fields)
-            labelled = tracker.update(field)
-        except EmptySurfaceError as error:
-            raise EmptySurfaceError(f"frame {number} (t = {time:.3f}): {error}") from None
-        left = field if labelled.field is None else labelled.field
-        yield float(time), labelled, extract_surface(left, grid, inside=labelled.runs)
-
-
-def _frames_on_device(
-    cell: LivingCell, times: NDArray[np.float32], grid: Grid, tracker: CellTracker, *, device: torch.device
-) -> Iterator[tuple[float, LabelledFrame, Surface]]:
-    """Yield time, labels and surface of each frame, evaluated many frames at a time on a torch device."""
-    sdf = StackedDecoders([cell.at(float(time)) for time in times], device)
-    made = evaluate_frames(sdf, grid, frames=len(times), lipschitz=cell.lipschitz(), device=device)
-    for time, frame in zip(times, made, strict=True):
-        labelled = tracker.update(None, found=frame.runs)
-        surface = frame.surface
-        if labelled.fragments and not tracker.keeps_fragments:
-            surface = frame.largest(int(frame.runs.labels.max()) - labelled.fragments)
-        yield float(time), labelled, surface
-
-
 def _write_cell(
     spec: GenerationSpec,
     cell: LivingCell,
     exporter: Exporter,
     *,
     index: int,
-    rejected: int,
     after_frame: Callable[[int], None],
     device: torch.device,
 ) -> dict[str, Any]:
@@ -262,7 +156,8 @@ def _write_cell(
     files = CellFiles(exporter=exporter, name=name, times=[float(t) for t in times], palette=checkpoint.card.cell_type)
     with open_writers(spec.formats, files) as write_files:
 
-        def write(number: int, time: float, labelled: LabelledFrame, surface: Surface) -> None:
+        def write(number: int, frame: CellFrame) -> None:
+            time, labelled, surface = frame
             write_files(ExportFrame(number=number, time=time, surface=surface, labelled=labelled))
             rows.append(
                 {
@@ -276,32 +171,33 @@ def _write_cell(
                 }
             )
 
-        _pipeline(frames(cell, times, exporter.grid, tracker, exact=spec.exact, device=device), write, after_frame)
+        frames = cell.frames(times, exporter.grid, tracker=tracker, exact=spec.exact, device=device)
+        _pipeline(frames, write, after_frame)
     return {
         "index": index,
         "seed": spec.seed,
         "latent": [float(value) for value in cell.latent],
         "rotation": cell.rotation,
-        "rejected_codes": rejected,
+        "rejected_codes": cell.rejected_codes,
         "tracks": [asdict(track) for track in tracker.tracks],
         "frames": rows,
     }
 
 
 def _pipeline(
-    made: Iterator[tuple[float, LabelledFrame, Surface]],
-    write: Callable[[int, float, LabelledFrame, Surface], None],
+    frames: Iterator[CellFrame],
+    write: Callable[[int, CellFrame], None],
     after_frame: Callable[[int], None],
 ) -> None:
     """Write each frame in another thread while the next is computed."""
     number = 0
     with ThreadPoolExecutor(1, thread_name_prefix="writer") as writer:
         writing: Future[None] | None = None
-        for number, frame in enumerate(made, start=1):
+        for number, frame in enumerate(frames, start=1):
             if writing is not None:
                 writing.result()
                 after_frame(number - 1)
-            writing = writer.submit(write, number - 1, *frame)
+            writing = writer.submit(write, number - 1, frame)
         if writing is not None:
             writing.result()
             after_frame(number)

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from model import living_cell
 from model.card import SHIPPED_MODELS
 from model.domain import Grid, frame_times
 from model.engine.bricks import Bricks
 from model.engine.marching_cubes import extract_surface
 from model.engine.runs import bodies
 from model.engine.sparse import evaluate_sparse
+from model.living_cell import LivingCell
 from model.network.autodecoder import FoldedDecoder
 from model.network.checkpoint import load_checkpoint
 from model.spec import GenerationSpec
-from model.synthesis import LivingCell, living_cell
 
 MODELS = ("celegans", "a549")
 LATENTS: tuple[Mapping[str, object], ...] = (
@@ -55,7 +56,7 @@ def cases(name: str, latents: Sequence[Mapping[str, object]] = LATENTS) -> Itera
     checkpoint = load_checkpoint(SHIPPED_MODELS / name)
     for number, latent in enumerate(latents):
         spec = GenerationSpec.model_validate({"model": name, "seed": number, "rotation": "random", "latent": latent})
-        cell, _ = living_cell(spec.completed(), checkpoint, 0)
+        cell = living_cell.draw(spec.completed(), checkpoint, 0)
         lipschitz = cell.lipschitz()
         for moment, time in _moments(cell, lipschitz).items():
             yield Case(name, f"{latent['kind']} {number}, {moment}", cell, time, lipschitz)

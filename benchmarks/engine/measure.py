@@ -30,8 +30,6 @@ from model.domain import Field, Grid, frame_times
 from model.engine.bricks import Bricks
 from model.engine.marching_cubes import extract_surface
 from model.engine.sparse import Exact, evaluate_dense
-from model.engine.tracking import CellTracker
-from model.synthesis import frames as frames_of
 
 DENSE = ("method", "batched", "kernel")
 DENSE_MOST = 256  # the largest side at which a dense path is run whole
@@ -158,10 +156,10 @@ def doubling(case: Case, sides: Sequence[int]) -> list[dict[str, Any]]:
 
 def sequence(case: Case, side: int, *, frames: int) -> dict[str, Any]:
     """Measure the frames of a whole sequence as a job computes them, several at once; files are not written."""
-    grid, divides = Grid((side,) * 3), case.cell.checkpoint.card.topology == "division"
+    grid = Grid((side,) * 3)
 
     def run() -> None:
-        for _ in frames_of(case.cell, frame_times(frames), grid, CellTracker(divides=divides)):
+        for _ in case.cell.frames(frame_times(frames), grid):
             pass
 
     seconds = [timed(run) for _ in range(2)]

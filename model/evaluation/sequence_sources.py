@@ -16,22 +16,22 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from model import living_cell
 from model.domain import OMEGA, Grid, frame_times
 from model.engine.marching_cubes import extract_surface
 from model.engine.mask_surface import membrane_of_mask
 from model.engine.runs import inside
 from model.engine.sparse import SignedDistance, evaluate_sparse
-from model.engine.tracking import CellTracker
 from model.engine.triangle_distance import CellShape
 from model.errors import SurfaceError
 from model.evaluation.measures.descriptors import Triangles
 from model.learning.dataset import load_dataset
 from model.learning.imported_cells import load_shape
 from model.learning.sources import AnySource, ImportedSource, MaskSource, mask_files, mask_frames
+from model.living_cell import LivingCell
 from model.network.checkpoint import Checkpoint, load_checkpoint
 from model.phantoms import ShapeFrame, make_phantom
 from model.spec import GenerationSpec
-from model.synthesis import LivingCell, frames, living_cell
 
 HELD_OUT_SEED = 1_000_000
 """First seed of the phantoms that no model is trained on."""
@@ -216,20 +216,19 @@ class GeneratedSequences:
         """Model and index."""
         return f"{self.folder.name} {index}"
 
-    def cell(self, index: int) -> tuple[LivingCell, int]:
-        """Draw a cell; also how many codes the gate refused before it."""
+    def cell(self, index: int) -> LivingCell:
+        """Draw a cell."""
         spec = GenerationSpec(model=self.folder.name, seed=self.seed, count=self.count)
-        return living_cell(spec, _loaded(self.folder), index)
+        return living_cell.draw(spec, _loaded(self.folder), index)
 
     def snapshots(self, index: int, *, moments: int, grid: Grid) -> Iterator[Snapshot]:
         """Yield frames of a new cell."""
-        cell, rejected = self.cell(index)
+        cell = self.cell(index)
         card = cell.checkpoint.card
-        tracker = CellTracker(fragments="remove", divides=card.topology == "division")
-        for time, labelled, surface in frames(cell, frame_times(moments), grid, tracker):
+        for time, labelled, surface in cell.frames(frame_times(moments), grid):
             if not len(surface.faces):
                 raise SurfaceError(f"{self.name(index)} has no membrane at t = {time:.3f}")
-            yield Snapshot((time + 1.0) / 2.0 * card.minutes, surface, labelled.labels > 0, rejected)
+            yield Snapshot((time + 1.0) / 2.0 * card.minutes, surface, labelled.labels > 0, cell.rejected_codes)
 
 
 @cache

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from benchmarks.gate import codes, compared, judge
+from model import living_cell
 from model.network.checkpoint import Checkpoint
 from model.spec import GenerationSpec
-from model.synthesis import living_cell
 
 
 def test_codes_are_those_that_a_spec_draws_first(tiny_checkpoint: Checkpoint) -> None:
     spec = GenerationSpec.model_validate(
         {"model": "tiny", "seed": 1, "latent": {"kind": "sampled", "temperature": 0.0}}
     )
-    cell, rejected = living_cell(spec, tiny_checkpoint, 0)
-    assert rejected == 0
+    cell = living_cell.draw(spec, tiny_checkpoint, 0)
+    assert cell.rejected_codes == 0
     assert (list(codes(tiny_checkpoint, 0.0, draws=2))[1] == cell.latent).all()
 
 

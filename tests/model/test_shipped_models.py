@@ -10,19 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model import living_cell
 from model.card import SHIPPED_MODELS, find_models
 from model.domain import Grid, frame_times
 from model.engine.marching_cubes import extract_surface
 from model.engine.runs import bodies, inside
 from model.engine.sparse import Exact, SignedDistance, evaluate_dense, evaluate_sparse
-from model.engine.tracking import CellTracker
 from model.errors import EmptySurfaceError
 from model.evaluation.reconstruction import score_reconstruction
 from model.learning.recipe import TrainConfig
+from model.living_cell import LivingCell
 from model.network.checkpoint import Checkpoint, load_checkpoint
 from model.network.latent import draw_code
 from model.spec import GenerationSpec
-from model.synthesis import LivingCell, frames, living_cell
 
 NAMES = ("celegans", "a549")
 RECIPES = Path(__file__).parents[2] / "model" / "recipes"
@@ -74,10 +74,9 @@ def test_new_cells_live_as_their_type_does(checkpoint: Checkpoint) -> None:
     side = max(48, checkpoint.card.grid_min)
     grid = Grid((side, side, side))
     for index in range(2):
-        cell, _ = living_cell(cell_spec(checkpoint, rotation="random"), checkpoint, index)
+        cell = living_cell.draw(cell_spec(checkpoint, rotation="random"), checkpoint, index)
         counts, volumes = [], []
-        tracker = CellTracker(divides=checkpoint.card.topology == "division")
-        for _, labelled, surface in frames(cell, times, grid, tracker):
+        for _, labelled, surface in cell.frames(times, grid):
             assert surface.is_watertight
             counts.append(len(labelled.cells))
             volumes.append(surface.volume)
@@ -130,7 +129,7 @@ def test_sparse_evaluation_equals_dense_on_real_cells(
 
 @pytest.mark.slow
 def test_sparse_evaluation_equals_dense_on_fine_grids(checkpoint: Checkpoint) -> None:
-    cell, _ = living_cell(cell_spec(checkpoint, seed=11), checkpoint, 0)
+    cell = living_cell.draw(cell_spec(checkpoint, seed=11), checkpoint, 0)
     assert_sparse_equals_dense(cell.at(0.1), Grid((256, 256, 256)), lipschitz=cell.lipschitz())
     assert_sparse_equals_dense(cell.at(1.0), Grid((129, 200, 177)), lipschitz=cell.lipschitz())
 
@@ -139,7 +138,7 @@ def test_cells_of_different_seeds_differ(checkpoint: Checkpoint) -> None:
     grid = Grid((32, 32, 32))
     masks = []
     for seed in range(4):
-        cell, _ = living_cell(cell_spec(checkpoint, seed=seed), checkpoint, 0)
+        cell = living_cell.draw(cell_spec(checkpoint, seed=seed), checkpoint, 0)
         masks.append(inside(evaluate_sparse(cell.at(0.0), grid, lipschitz=cell.lipschitz())))
     for first in range(4):
         for second in range(first):

@@ -12,16 +12,16 @@ import pytest
 import tifffile
 import trimesh
 
+from model import living_cell
 from model.domain import Grid
 from model.engine.runs import inside
 from model.engine.sparse import evaluate_dense, evaluate_sparse
-from model.engine.tracking import CellTracker
 from model.errors import EmptySurfaceError, ExportError, ImplausibleError, SpecError
 from model.export.verify import verify_result
 from model.network.checkpoint import Checkpoint
 from model.network.plausibility import ATTEMPTS, is_plausible
 from model.spec import GenerationSpec, LearnedLatent
-from model.synthesis import Progress, frames, living_cell, synthesize
+from model.synthesis import Progress, synthesize
 
 
 def spec(**changes: object) -> GenerationSpec:
@@ -82,8 +82,8 @@ def test_sequences_of_one_request_lie_around_different_learned_cells(tiny_checkp
     """Without noise each learned code comes back once, unless the gate refused it."""
     codes = tiny_checkpoint.latent_codes
     recipe = spec(count=len(codes), latent={"kind": "sampled", "temperature": 0.0})
-    drawn = [living_cell(recipe, tiny_checkpoint, index) for index in range(len(codes))]
-    met = [int(np.abs(codes - cell.latent).max(axis=1).argmin()) for cell, rejected in drawn if rejected == 0]
+    drawn = [living_cell.draw(recipe, tiny_checkpoint, index) for index in range(len(codes))]
+    met = [int(np.abs(codes - cell.latent).max(axis=1).argmin()) for cell in drawn if cell.rejected_codes == 0]
     assert len(met) > 1
     assert len(set(met)) == len(met)
 
@@ -123,7 +123,7 @@ def test_rotation_turns_the_cell_and_keeps_its_volume(tiny_checkpoint: Checkpoin
 def test_sparse_evaluation_gives_the_dense_signs(
     tiny_checkpoint: Checkpoint, shape: tuple[int, int, int], latent: dict[str, object]
 ) -> None:
-    cell, _ = living_cell(spec(latent=latent, rotation="random"), tiny_checkpoint, 0)
+    cell = living_cell.draw(spec(latent=latent, rotation="random"), tiny_checkpoint, 0)
     grid, lipschitz = Grid(shape), cell.lipschitz()
     for time in (-1.0, 0.3, 1.0):
         sparse = evaluate_sparse(cell.at(time), grid, lipschitz=lipschitz)
@@ -145,11 +145,11 @@ def test_progress_counts_every_frame_and_can_stop_the_work(tiny_checkpoint: Chec
 
 
 def test_memory_does_not_grow_with_the_length_of_the_sequence(tiny_checkpoint: Checkpoint) -> None:
-    cell, _ = living_cell(spec(), tiny_checkpoint, 0)
+    cell = living_cell.draw(spec(), tiny_checkpoint, 0)
     peaks = []
     for count in (4, 40):
         tracemalloc.start()
-        for _ in frames(cell, np.linspace(-1, 1, count).astype(np.float32), Grid((32, 32, 32)), CellTracker()):
+        for _ in cell.frames(np.linspace(-1, 1, count).astype(np.float32), Grid((32, 32, 32))):
             pass
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()

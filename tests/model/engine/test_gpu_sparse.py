@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from model import living_cell
 from model.card import SHIPPED_MODELS
 from model.domain import Grid
 from model.engine import gpu_sparse
@@ -32,7 +33,6 @@ from model.network.autodecoder import FoldedDecoder, FoldedLayer
 from model.network.checkpoint import load_checkpoint
 from model.network.stacked_decoders import StackedDecoders
 from model.spec import GenerationSpec
-from model.synthesis import living_cell
 
 UNDECIDED = 2e-6  # so near to the membrane the last bits of a kernel may decide a sample's side
 NEAR = 1e-3  # of a step: how far vertices of two kernels may lie apart
@@ -292,7 +292,7 @@ def test_distinct_is_unique_without_a_sort(keys: list[int], size: int) -> None:
 def decoders(name: str, times: Sequence[float], **latent: object) -> tuple[list[FoldedDecoder], float]:
     checkpoint = load_checkpoint(SHIPPED_MODELS / name)
     spec = {"model": name, "seed": 2, "rotation": "random"} | ({"latent": latent} if latent else {})
-    cell, _ = living_cell(GenerationSpec.model_validate(spec).completed(), checkpoint, 0)
+    cell = living_cell.draw(GenerationSpec.model_validate(spec).completed(), checkpoint, 0)
     return [cell.at(time) for time in times], cell.lipschitz()
 
 

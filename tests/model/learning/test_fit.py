@@ -20,9 +20,9 @@ from model.errors import DatasetError
 from model.learning.fit import Fit, FitPlan, TargetFrame, fit_cell, score_fit
 from model.learning.fit_targets import read_target
 from model.learning.sources import mask_frames
+from model.living_cell import LivingCell
 from model.network.checkpoint import Checkpoint, load_checkpoint
 from model.network.latent import rotation_matrix
-from model.synthesis import LivingCell
 
 GRID = Grid((32, 32, 32))
 QUICK = FitPlan(restarts=2, steps=60, draws=8, points=256, frames=4)
