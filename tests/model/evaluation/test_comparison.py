@@ -36,7 +36,7 @@ def test_a_phantoms_life_is_measured_as_it_was_made() -> None:
     life = measure(PhantomSequences("celegans", 3, 1), 0)
     assert life.minutes == pytest.approx(np.linspace(0.0, phantom.minutes, MOMENTS))
     truth = [phantom.shape(float(t), resolution=64) for t in np.linspace(-1.0, 1.0, MOMENTS)]
-    assert life.admin.counts() == [shape.components for shape in truth]
+    assert life.counts() == [shape.components for shape in truth]
     cubic = phantom.micrometres**3
     assert life.volumes() == pytest.approx([shape.volume * cubic for shape in truth], rel=0.01)
     halves = [body.volume for body in life.bodies[-1]]
