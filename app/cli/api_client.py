@@ -40,7 +40,7 @@ class DamagedFileError(Exception):
 
 
 class ServiceClient:
-    """Speaks to one service."""
+    """An HTTP client of one service."""
 
     def __init__(self, address: str, *, key: str | None = None) -> None:
         self.address = address.rstrip("/")
@@ -53,7 +53,7 @@ class ServiceClient:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def is_ours(self) -> bool:
+    def is_cytosynth(self) -> bool:
         """Whether a cytosynth service answers."""
         try:
             return self.get("/v1/version").get("name") == "cytosynth"

@@ -75,7 +75,7 @@ def check_replaceable(folder: Path, *, overwrite: bool) -> None:
         raise FolderError(f"{folder} also holds {_some(strays)}, which no result wrote; it is left as it is")
 
 
-def faults_of(folder: Path) -> tuple[list[str], int]:
+def check_result(folder: Path) -> tuple[list[str], int]:
     """Compare a result with its manifest.
 
     Returns

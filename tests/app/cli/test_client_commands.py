@@ -11,7 +11,7 @@ import pytest
 from hostile.corpus_files import box_stl
 from served import cytosynth_here
 
-from app.cli.results import FolderError, faults_of, result_folder
+from app.cli.results import FolderError, check_result, result_folder
 from model import __version__
 
 STL = {"cell_0000/frame_0000.stl": b"solid one" * 10, "cell_0000/frame_0001.stl": b"solid two" * 10}
@@ -106,7 +106,7 @@ def test_a_manifest_that_points_outside_removes_nothing(tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="outside"), result_folder(folder, overwrite=True):
         pass
     with pytest.raises(FolderError, match="outside"):
-        faults_of(folder)
+        check_result(folder)
 
 
 def test_fetch_and_verify(run: Any, made: Any, tmp_path: Path) -> None:
