@@ -83,10 +83,6 @@ class Grid:
             found[:, column] = axis[index]
         return found
 
-    def to_point(self, index: NDArray[np.floating] | NDArray[np.integer]) -> Points:
-        """Coordinates (n, 3) float32 of indices (n, 3), which may lie between samples."""
-        return (np.asarray(index, dtype=np.float64) * self.step + OMEGA[0]).astype(np.float32)
-
     def to_index(self, points: Points) -> NDArray[np.float64]:
         """Indices (n, 3) float64 of points (n, 3) in Ω; a point between samples has a fraction."""
         return (np.asarray(points, dtype=np.float64) - OMEGA[0]) / self.step
@@ -118,11 +114,6 @@ def frame_times(frames: int) -> NDArray[np.float32]:
 def frame_to_time(frame: float, frames: int) -> float:
     """Time in τ of a frame, which may lie between two."""
     return TAU[0] + (TAU[1] - TAU[0]) * frame / (frames - 1) if frames > 1 else sum(TAU) / 2
-
-
-def time_to_frame(time: float, frames: int) -> float:
-    """Frame of a time in τ; a time between two frames has a fraction. The only frame of a still is 0."""
-    return (time - TAU[0]) / (TAU[1] - TAU[0]) * (frames - 1)
 
 
 def _ends_included(samples: int) -> NDArray[np.float32]:

@@ -39,7 +39,6 @@ from model.network.checkpoint import Checkpoint, load_checkpoint
 
 Part = Literal["all_frames", "time", "space"]
 PARTS: tuple[Part, ...] = ("all_frames", "time", "space")
-OURS = ("code", "adapted")
 BASIS = {"time": ("linear",), "space": ("mask_linear", "mask_spline", "distance_linear", "distance_spline")}
 """Plain ways of each part that a model must beat."""
 

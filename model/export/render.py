@@ -15,7 +15,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numba
@@ -214,42 +213,6 @@ def write_png(path: Path, picture: Picture) -> None:
     """
     try:
         path.write_bytes(encode_png(picture))
-    except OSError as error:
-        raise _told(path, error) from error
-
-
-def write_animation(path: Path, pictures: Sequence[Picture], *, frame_ms: int = 100) -> None:
-    """Write pictures as an endless animation.
-
-    Parameters
-    ----------
-    path
-        ``.gif`` (256 colours, one table for all frames) or ``.png`` (animated PNG, all colours).
-    pictures
-        At least one, of one size.
-    frame_ms
-        Time a frame is shown, in milliseconds.
-
-    Raises
-    ------
-    ExportError
-        If the file cannot be written, or its name ends otherwise.
-    """
-    frames = [Image.fromarray(picture) for picture in pictures]
-    if path.suffix == ".png":
-        _save(frames[0], path, format="PNG", save_all=True, append_images=frames[1:], duration=frame_ms, loop=0)
-    elif path.suffix == ".gif":
-        shown = np.concatenate(pictures[:: max(1, len(pictures) // 8)])
-        table = Image.fromarray(shown).quantize(256, method=Image.Quantize.MEDIANCUT)
-        indexed = [frame.quantize(palette=table, dither=Image.Dither.NONE) for frame in frames]
-        _save(indexed[0], path, format="GIF", save_all=True, append_images=indexed[1:], duration=frame_ms, loop=0)
-    else:
-        raise ExportError(f"an animation is written as .gif or .png, not {path.suffix!r}")
-
-
-def _save(image: Image.Image, path: Path, **options: Any) -> None:
-    try:
-        image.save(path, **options)
     except OSError as error:
         raise _told(path, error) from error
 

@@ -35,8 +35,8 @@ from model.phantoms import SignedDistance, make_phantom
 
 Floats = NDArray[np.float32]
 INDEX_FILE = "dataset.json"
-BANDS = ((0.45, 0.015), (0.30, 0.06))  # share of the points, standard deviation of their offset from the membrane
-FAR_SHARE = 0.25  # uniform in Ω
+# Share of the points, standard deviation of their offset from the membrane in units of Ω; the rest is uniform in Ω.
+BANDS = ((0.45, 0.015), (0.30, 0.06))
 SURFACE_POINTS = 8192  # of a frame, from which its bands are drawn
 NEIGHBOURS = 16  # points of the membrane whose spread tells how it bends; 8192 on a cell: within about 0.04 of Ω
 

@@ -32,7 +32,6 @@ from model.learning.recipe import TrainConfig
 from model.network.autodecoder import AutoDecoder
 from model.network.checkpoint import Checkpoint
 
-STATE_FILE = "state.safetensors"
 STATE_INDEX = "state.json"
 LOSS_MEMORY = 0.99  # of the running mean that is reported
 

@@ -14,7 +14,7 @@ from model.engine.marching_cubes import extract_surface
 from model.engine.sparse import evaluate_dense
 from model.engine.tracking import CellTracker, label_volume
 from model.errors import ExportError
-from model.export.render import PALETTES, Camera, Picture, Scene, montage, render_frames, vertex_labels, write_animation
+from model.export.render import PALETTES, Camera, Picture, Scene, montage, render_frames, vertex_labels
 from model.export.render import write_png as save
 
 GRID = Grid((40, 40, 40))
@@ -129,23 +129,7 @@ def test_png_bytes_are_repeatable_and_read_back(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(image), render_frames([TWO], size=SIZE, micrometres=3.0)[0])
 
 
-@pytest.mark.parametrize("suffix", ["gif", "png"])
-def test_an_animation_has_all_frames(tmp_path: Path, suffix: str) -> None:
-    pictures = render_frames([ONE, TWO, scene_of(shapes.sphere(0.3))], size=60)
-    path = tmp_path / f"cell.{suffix}"
-    write_animation(path, pictures, frame_ms=80)
-    with Image.open(path) as image:
-        assert image.n_frames == 3
-        assert image.info["duration"] == 80
-        assert image.info["loop"] == 0
-        image.seek(1)
-        error = np.abs(np.asarray(image.convert("RGB")).astype(int) - pictures[1]).mean()
-    assert error < (8 if suffix == "gif" else 1e-9)
-
-
-def test_unknown_animations_and_missing_folders_are_told_in_words(tmp_path: Path) -> None:
+def test_a_missing_folder_is_told_in_words(tmp_path: Path) -> None:
     (picture,) = render_frames([ONE], size=60)
-    with pytest.raises(ExportError, match=r"\.gif or \.png"):
-        write_animation(tmp_path / "cell.mp4", [picture])
     with pytest.raises(ExportError, match="could not be written"):
         save(tmp_path / "missing" / "cell.png", picture)
