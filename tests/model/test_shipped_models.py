@@ -52,6 +52,7 @@ def test_model_is_small_and_as_its_card_says(checkpoint: Checkpoint) -> None:
     assert card.parameters == sum(p.numel() for p in checkpoint.decoder.parameters())
 
 
+@pytest.mark.slow
 def test_card_states_the_dice_that_is_measured(checkpoint: Checkpoint) -> None:
     """Four sequences, a training and a left-out frame each: near the card's means over all sequences."""
     recipe = TrainConfig.read(RECIPES / f"{checkpoint.card.id}.toml")
