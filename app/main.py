@@ -1,7 +1,7 @@
-"""The web service: ``create_app`` builds it, importing this has no effect.
+"""The web application: :func:`create_app` builds it; importing this module has no side effects.
 
-Run it with ``cytosynth serve`` (broker and worker included), or with ``cytosynth web``. Another ASGI server runs it
-too, without the bounds of :mod:`app.server` on slow clients.
+Run it with ``cytosynth serve`` (with broker and workers) or ``cytosynth web``. Another ASGI server runs it as well, but
+without the limits of :mod:`app.server` on slow clients.
 """
 
 from __future__ import annotations
@@ -33,17 +33,19 @@ from app.server import STATE, Bounds, Connections
 from app.services.resources import open_resources
 from app.settings import AppSettings
 
-SWITCH_S = 0.0005
+# Seconds after which a thread must release the interpreter; Python's default is 0.005. A thread that submits a job
+# otherwise delays the event loop, and with it the slowest answers.
+SWITCH_INTERVAL_S = 0.0005
 ROUTERS = (generations.router, jobs.router, files.router, models.router, uploads.router, health.router, pages.router)
 
 
 def create_app(settings: AppSettings | None = None) -> FastAPI:
-    """Build the service.
+    """Build the web application.
 
     Parameters
     ----------
     settings
-        From the environment if absent.
+        Read from the environment if absent.
     """
     settings = settings or AppSettings()
     registry = CollectorRegistry()
@@ -52,13 +54,11 @@ def create_app(settings: AppSettings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
-        if not structlog.is_configured():  # uvicorn was told the factory; its default shows what frames hold, keys too
+        if not structlog.is_configured():  # started by another server; the default shows local variables, with keys
             configure_logs(settings)
         async with open_resources(settings) as resources:
-            # A thread that writes a job down hands the interpreter back sooner than after the usual 5 ms, and what was
-            # made at the start is not looked at by every later collection: both would show in the slowest answers.
-            sys.setswitchinterval(SWITCH_S)
-            gc.freeze()
+            sys.setswitchinterval(SWITCH_INTERVAL_S)
+            gc.freeze()  # garbage collections skip the objects made at the start, which stay
             app.state.resources = resources
             registry.register(QueueCollector(resources.records))
             yield {STATE: connections}
@@ -70,7 +70,7 @@ def create_app(settings: AppSettings | None = None) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
     app.mount("/static", RevalidatedFiles(directory=pages.WEB / "static"))
-    # The last one added is the first to see a request.
+    # The middleware added last is the first to receive a request.
     app.add_middleware(HeadMiddleware, routes=[route for router in ROUTERS for route in router.routes])
     app.add_middleware(LoadSheddingMiddleware)
     app.add_middleware(BodyLimitMiddleware, limit=settings.max_body_bytes, uploads=settings.max_upload_bytes)

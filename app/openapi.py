@@ -1,4 +1,4 @@
-"""The description of the interface: what FastAPI derives, with every error documented as what it really is."""
+"""The OpenAPI document: what FastAPI derives, with the problems, headers and examples of each operation."""
 
 from __future__ import annotations
 
@@ -38,26 +38,27 @@ from worker.errors import DiskFullError, UploadExistsError, UploadNotFoundError,
 from worker.kinds.table import KINDS
 
 TITLE = "cytosynth"
-SUMMARY = "Synthesises the shapes of living cells on demand."
+SUMMARY = "Generates the shapes of living cells on demand."
 DESCRIPTION = """\
-Name a cell type, a seed, a time resolution and a grid; a trained auto-decoder gives a signed distance function over
-space and time; the service returns its surfaces (STL, OBJ, PLY sequences) or label volumes (TIFF).
+A request names a model, a seed, a number of frames and a grid. The model, a trained auto-decoder, gives a signed
+distance function over space and time. The service returns its surfaces (STL, OBJ, PLY) or label volumes (TIFF).
 
-1. `POST /v1/generations` with a spec answers **202** with a job. The seed is drawn if you leave it out, and reported.
-2. `GET /v1/jobs/{id}/events` follows the job live; `GET /v1/jobs/{id}?wait=60` waits for its end.
-3. `GET /v1/jobs/{id}/archive` brings everything; `/manifest` and `/files/{name}` bring the parts, with checksums.
+1. `POST /v1/generations` with a spec returns a job with **202**. If the spec has no seed, the service draws one and
+   reports it in the job.
+2. `GET /v1/jobs/{id}/events` streams the progress of the job; `GET /v1/jobs/{id}?wait=60` answers when it has ended.
+3. `GET /v1/jobs/{id}/archive` downloads all files; `/manifest` and `/files/{name}` download one file each.
 
 The same spec and model give the same bytes. Errors are [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem
 documents; each kind is documented at [/problems](/problems).
 """
 TAGS = [
-    {"name": "generations", "description": "Ask for new living-cell sequences, or what they would cost."},
-    {"name": "jobs", "description": "The life of a job: list, look, follow, cancel, remove."},
-    {"name": "files", "description": "What a job has made."},
-    {"name": "models", "description": "The models, with their scale, limits and measured quality; and your own."},
-    {"name": "uploads", "description": "Label volumes, surfaces and weights that you bring."},
+    {"name": "generations", "description": "Request new living-cell sequences, or an estimate of their cost."},
+    {"name": "jobs", "description": "List jobs, show, follow, cancel, pin and remove them."},
+    {"name": "files", "description": "The results of a job."},
+    {"name": "models", "description": "Installed models and your own, with their scale, limits and measured quality."},
+    {"name": "uploads", "description": "Label volumes, surfaces and weights that you upload."},
     {"name": "health", "description": "For operators and orchestrators."},
-    {"name": "problems", "description": "Documentation of every error."},
+    {"name": "problems", "description": "The documentation of all errors."},
 ]
 
 _SPEC, _LARGE, _QUEUE = TABLE[tree.SpecError], TABLE[tree.TooLargeError], TABLE[job_errors.QueueUnavailableError]
@@ -70,7 +71,7 @@ _BODY = (MALFORMED, UNSUPPORTED, BODY_TOO_LONG)
 _DISK, _UPLOAD, _FILE = TABLE[DiskFullError], TABLE[UploadNotFoundError], TABLE[tree.UploadError]
 _FILES = (_JOB, _UNFINISHED, _EXPIRED, _QUEUE)
 
-# Which problems an operation can answer, besides 422 for its parameters and 500, which all can.
+# The problems of each operation, besides those that all have: 422 for parameters, and 500.
 PROBLEMS: dict[str, tuple[ProblemType, ...]] = {
     "createEstimate": _BODY,
     "listJobs": (_QUEUE,),
@@ -120,14 +121,17 @@ HEADERS: dict[str, dict[str, dict[str, str]]] = {
     "putUpload": {"201": {"Location": "Address of the upload."}, "200": {"Location": "Address of the upload."}},
     "createModel": {"201": {"Location": "Address of the model."}, "200": {"Location": "Address of the model."}},
     "listJobs": {"200": {"Link": "The next page, as rel=next."}},
-    "getFile": {"200": {"ETag": "SHA-256 of the file."}, "206": {"Content-Range": "Which part this is."}},
+    "getFile": {"200": {"ETag": "SHA-256 of the file."}, "206": {"Content-Range": "The range in the body."}},
     "getManifest": {"200": {"ETag": "SHA-256 of the manifest."}},
-    "getArchive": {"200": {"ETag": "Names the content."}, "206": {"Content-Range": "Which part this is."}},
+    "getArchive": {
+        "200": {"ETag": "Changes with the content."},
+        "206": {"Content-Range": "The range in the body."},
+    },
 }
 EVENTS = """\
 Server-sent events, each with `id`, `event` and one line of `data`, a JSON object. `event: state`: `state`, `attempts`
 and, of a failed job, `error` {`code`, `message`}. `event: progress`: `fraction`, `stage`, `frame`, `frames`, `eta_s`.
-Lines that begin with a colon keep the connection open. The stream ends after the job's final state.
+Lines that begin with a colon are comments that keep the connection open. The stream ends after the final state.
 """
 EVENTS_EXAMPLE = """\
 event: progress
@@ -142,7 +146,7 @@ id: 1764000000001-0
 
 
 def describe(app: FastAPI) -> None:
-    """Let ``app`` show our description."""
+    """Make ``app`` serve this document as its OpenAPI document."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -171,13 +175,15 @@ def _document(app: FastAPI) -> dict[str, Any]:
     schemas.update(problem.pop("$defs", {}))
     schemas["Problem"] = problem
     latent = schemas["GenerationSpec"]["properties"]["latent"]
-    latent["anyOf"] = latent.pop("oneOf")  # a latent without a kind is sampled: no single member tells them apart
+    latent["anyOf"] = latent.pop("oneOf")  # a latent without a kind is sampled, so no single member discriminates
     submissions = {kind.path for kind in KINDS.values()}
     for path, operation in _operations(document):
         guarded = not is_public(path)
         _document_events(operation)
         submits = path in submissions and "post" in document["paths"][path]
-        _document_problems(operation, guarded=guarded, judged=path.startswith(("/v1/", "/problems")), submits=submits)
+        _document_problems(
+            operation, guarded=guarded, strict_query=path.startswith(("/v1/", "/problems")), submits=submits
+        )
         _document_headers(operation, submits=submits)
         _document_answers(operation)
         operation["security"] = [{"key": []}, {}] if guarded else []
@@ -185,7 +191,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         "key": {
             "type": "http",
             "scheme": "bearer",
-            "description": "A key of this service, from the operator. None is needed while the service has no keys.",
+            "description": "An API key, from the operator. While the service has no keys, none is needed.",
         }
     }
     return document
@@ -198,15 +204,17 @@ def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
                 yield path, operation
 
 
-def _document_problems(operation: dict[str, Any], *, guarded: bool, judged: bool, submits: bool) -> None:
+def _document_problems(operation: dict[str, Any], *, guarded: bool, strict_query: bool, submits: bool) -> None:
     responses = operation["responses"] = {str(status): answer for status, answer in operation["responses"].items()}
     name = operation["operationId"]
     kinds = [*PROBLEMS.get(name, ()), *(SUBMISSION_PROBLEMS if submits else ()), INTERNAL]
-    if not judged and not any(400 <= kind.status < 500 for kind in kinds):
-        kinds.append(MALFORMED)  # by the server, of a request that is no HTTP
+    if not strict_query and not any(400 <= kind.status < 500 for kind in kinds):
+        kinds.append(MALFORMED)  # sent by the server for a request that is not HTTP
     if guarded:
         kinds += [UNAUTHORIZED, CLOSED, TOO_FAST]
-    if responses.pop("422", None) is not None or judged:  # the framework knows of declared parameters only
+    if (
+        responses.pop("422", None) is not None or strict_query
+    ):  # the framework documents 422 for declared parameters only
         kinds.append(_SPEC)
     by_status: dict[int, list[ProblemType]] = {}
     for kind in kinds:
@@ -244,7 +252,7 @@ def _document_answers(operation: dict[str, Any]) -> None:
 
 
 def _document_events(operation: dict[str, Any]) -> None:
-    """Replace what only OpenAPI 3.2 can say about a stream of events by an example."""
+    """Describe event streams by an example, in place of what only OpenAPI 3.2 can express."""
     for answer in operation["responses"].values():
         stream = answer.get("content", {}).get("text/event-stream")
         if stream is not None:

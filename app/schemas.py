@@ -1,4 +1,4 @@
-"""What leaves the building: plain views of jobs, models and files."""
+"""Schemas of the answers: jobs, files, models, uploads, estimates, health and problems."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ class _View(BaseModel):
 
 
 class ProgressView(_View):
-    """How far a job is."""
+    """Progress of a job."""
 
     fraction: float = Field(ge=0.0, le=1.0)
     stage: str = Field(description="What the worker does at the moment.")
-    frame: int = Field(description="Frames done.")
+    frame: int = Field(description="Finished frames of all sequences together.")
     frames: int = Field(description="Frames of all sequences together.")
-    eta_s: float | None = Field(description="Seconds that remain, as far as the worker can tell.")
+    eta_s: float | None = Field(description="Estimated seconds until the job ends; null if unknown.")
 
 
 class ModelRef(_View):
     """The exact model of a job."""
 
     id: str
-    sha256: str = Field(description="Of its weights.")
+    sha256: str = Field(description="SHA-256 of its weights.")
 
 
 class JobLinks(_View):
-    """Where to go from a job; the files answer 409 until it has succeeded."""
+    """Addresses that belong to a job. Those of manifest, files and archive answer 409 until the job has succeeded."""
 
     self: str
     events: str
@@ -60,40 +60,46 @@ class FailureView(_View):
 
 
 class LeaseView(_View):
-    """Which worker holds a running job."""
+    """The worker that runs a job."""
 
     worker: str = Field(description="Host name and process id of the worker.", examples=["node-7:4121"])
     since: Moment | None = Field(description="When this attempt began.")
 
 
 class WarningView(_View):
-    """Something to know of a job that succeeded nevertheless."""
+    """A warning about the result of a job that has succeeded."""
 
     code: str = Field(examples=["implausible_cell"])
     message: str
 
 
 class JobView(_View):
-    """One request and its life so far."""
+    """A job: one request, its state and its result."""
 
     id: str = Field(pattern=JOB_ID_PATTERN)
     kind: str = Field(examples=["generation"])
     state: JobStatus
     progress: ProgressView
-    queue_position: int | None = Field(description="1: the next to run. null: not queued.")
-    attempts: int = Field(description="How often a worker has started it.")
-    lost: int = Field(default=0, description="How many of these attempts ended because the worker died or fell silent.")
-    lease: LeaseView | None = Field(default=None, description="Who computes it now; null while it is not running.")
+    queue_position: int | None = Field(description="1: the next job to run. null: the job is not queued.")
+    attempts: int = Field(description="How often a worker has started the job.")
+    lost: int = Field(
+        default=0, description="How many attempts ended because the worker died or stopped renewing its lease."
+    )
+    lease: LeaseView | None = Field(
+        default=None, description="The worker that runs the job; null if the job is not running."
+    )
     created_at: Moment
     started_at: Moment | None
     finished_at: Moment | None
-    expires_at: Moment | None = Field(description="When the files are removed; null while they are pinned.")
+    expires_at: Moment | None = Field(
+        description="When the files are removed; null while the job is pinned or has no files."
+    )
     pinned: bool = Field(description="Whether the files are kept beyond their retention time.")
-    spec: dict[str, Any] = Field(description="The complete recipe; POST it again to have the same bytes made.")
+    spec: dict[str, Any] = Field(description="The complete spec, with the seed. POST it again to get the same bytes.")
     model: ModelRef
     links: JobLinks
     error: FailureView | None
-    warnings: list[WarningView] = Field(description="What the manifest warns of; empty until the job has succeeded.")
+    warnings: list[WarningView] = Field(description="Warnings of the manifest; empty until the job has succeeded.")
 
     @classmethod
     def of(cls, job: Job) -> Self:
@@ -143,7 +149,7 @@ class JobList(_View):
     """One page of jobs, newest first."""
 
     jobs: list[JobView]
-    next: str | None = Field(description="Address of the next page; null on the last one.")
+    next: str | None = Field(description="Address of the next page; null on the last page.")
 
 
 class FileView(_View):
@@ -163,7 +169,7 @@ class FileList(_View):
 
 
 class ModelView(ModelCard):
-    """A model card, and where it is found."""
+    """A model card with its address."""
 
     href: str
 
@@ -174,21 +180,21 @@ class ModelView(ModelCard):
 
 
 class ModelList(_View):
-    """The installed models."""
+    """The models that the caller may use."""
 
     models: list[ModelView]
 
 
 class UploadView(_View):
-    """One file that a client has brought."""
+    """An uploaded file."""
 
     name: str = Field(examples=["cells.tif"])
     kind: str = Field(examples=["tiff"])
     bytes: int
     sha256: str
     created_at: Moment
-    expires_at: Moment = Field(description="When it is removed.")
-    facts: dict[str, Any] = Field(description="What was found in it; the members depend on the kind.")
+    expires_at: Moment = Field(description="When the file is removed.")
+    facts: dict[str, Any] = Field(description="Results of the inspection; the members depend on the kind of file.")
     href: str
 
     @classmethod
@@ -210,24 +216,24 @@ class UploadList(_View):
     """The caller's uploads."""
 
     uploads: list[UploadView]
-    used: int = Field(description="Bytes that count towards the quota: uploads, and models made of them.")
+    used: int = Field(description="Bytes that count towards the quota: uploads, and models made from them.")
     quota: int
 
 
 class Limits(_View):
-    """What one job may take."""
+    """The limits of one job."""
 
     points: int = Field(description="Grid samples: count x frames x (x * y * z).")
     bytes: int
 
 
 class SecondsView(_View):
-    """Computing time of one worker, corrected by the jobs that workers measured."""
+    """Computing time of one worker in seconds, corrected by measured jobs."""
 
     expected: float
     low: float = Field(description="About one job in ten is faster.")
     high: float = Field(description="About one job in ten is slower.")
-    jobs: int = Field(description="Measured jobs that the correction rests on; 0: none yet, the spread is wide.")
+    jobs: int = Field(description="Number of measured jobs behind the correction; with 0, low and high are far apart.")
 
     @classmethod
     def of(cls, timing: Timing) -> Self:
@@ -238,7 +244,7 @@ class SecondsView(_View):
 
 
 class EstimateView(_View):
-    """What a spec would take, and whether the service would accept it."""
+    """What a job would take, and whether it is within the limits of the service."""
 
     kind: Literal["generation"]
     cost: Cost
@@ -261,7 +267,7 @@ class EstimateView(_View):
 
 
 class VersionView(_View):
-    """What runs here."""
+    """The version of the service and of its API."""
 
     name: Literal["cytosynth"] = "cytosynth"
     version: str
@@ -282,14 +288,14 @@ class CheckView(_View):
 
 
 class ReadyView(_View):
-    """Whether a job sent now would be carried out."""
+    """Whether a job submitted now would be carried out."""
 
     status: Literal["ready"] = "ready"
     checks: dict[str, CheckView]
 
 
 class ValidationIssue(_View):
-    """One member or parameter that is not as allowed."""
+    """One member or parameter that is not allowed."""
 
     pointer: str | None = Field(default=None, description="RFC 6901 JSON pointer into the body.")
     parameter: str | None = Field(default=None, description="Name of a path, query or header parameter.")
@@ -298,7 +304,7 @@ class ValidationIssue(_View):
 
 
 class Problem(BaseModel):
-    """RFC 9457 problem document: the body of every error."""
+    """A problem document (RFC 9457): the body of every error."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -307,9 +313,9 @@ class Problem(BaseModel):
     )
     title: str
     status: int = Field(ge=400, le=599)
-    detail: str = Field(description="What was asked, what is allowed, what to try.")
+    detail: str = Field(description="What was requested, what is allowed, and what to try.")
     code: str = Field(description="The kind of problem, for programs.", examples=["too_large"])
-    request_id: str | None = Field(description="Under this the service's log has more.")
+    request_id: str | None = Field(description="Identifier of the request in the service's log.")
     errors: list[ValidationIssue] | None = Field(
         default=None, description="With code invalid_spec: each member or parameter that is not allowed, and why."
     )
@@ -326,7 +332,7 @@ class ProblemTypeView(_View):
 
 
 class ProblemTypeList(_View):
-    """Every kind of problem this service can answer."""
+    """All kinds of problem that the service answers with."""
 
     problems: list[ProblemTypeView]
 

@@ -387,7 +387,7 @@ def refusal(kind: ProblemType, detail: str) -> Response:
     def build() -> Response:
         number = uuid4().hex
         correlation_id.set(number)
-        guarding = {name.decode(): value.decode() for name, value in SecurityHeadersMiddleware.GUARDING}
+        guarding = {name.decode(): value.decode() for name, value in SecurityHeadersMiddleware.HEADERS}
         return problem_response(kind, detail, headers={**guarding, "X-Request-ID": number, "Connection": "close"})
 
     return contextvars.copy_context().run(build)

@@ -1,9 +1,9 @@
-"""Who may come in: a key, or this very machine while there are none.
+"""Authentication by API keys; while there are no keys, only requests from the service's own machine are answered.
 
-Promises: every address that is not in :data:`PUBLIC` asks for a caller, also one that is added later; a caller is known
-before a byte of the body is read; without keys nobody but this machine is served, unless the operator says so, and no
-page of another site can reach the service through a browser here.
-Does not promise: secrecy on the wire; put TLS in front before a key crosses a network.
+Promises: every address outside :data:`PUBLIC` requires authentication, including addresses that are added later. The
+caller is known before the body is read. Without keys only this machine is served, unless the operator allows all
+clients; a page of another site cannot reach the service through a browser on this machine.
+Does not promise: encryption. Put a reverse proxy with TLS in front before a key is sent over a network.
 """
 
 from __future__ import annotations
@@ -30,35 +30,36 @@ from worker.jobs.quotas import Rates
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.access")
 
-# What says nothing of anybody: probes, pages, their styles and scripts, the description of the interface.
+# Addresses without data of callers: health checks, pages with their styles and scripts, the description of the API.
 PUBLIC = frozenset({"/", "/docs", "/openapi.json", "/favicon.ico", "/livez", "/readyz", "/v1/version", "/problems"})
 PUBLIC_BELOW = ("/static/", "/problems/")
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-# Browsers ask their user for a key and then send it with every request of the page, downloads and events included.
+# With Basic, a browser asks its user for the key and sends it with every request of the page, downloads and events
+# included.
 CHALLENGE = 'Bearer realm="cytosynth", Basic realm="cytosynth: any name, the key as password", charset="UTF-8"'
-OPEN_OWNER = ""  # owns what is made while there are no keys
+OPEN_OWNER = ""  # owner of everything that is created while there are no keys
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks. ``owner`` owns what the request makes and is all that it sees."""
+    """The caller of a request. The request sees only what ``owner`` owns, and what it creates belongs to ``owner``."""
 
     owner: str
 
 
 def caller_of(request: Request) -> Caller:
-    """Return who asks; a request that has passed no guard is a fault of ours."""
+    """Return the caller of a request that the middleware has authenticated."""
     caller: Caller = request.scope["cytosynth.caller"]
     return caller
 
 
 def is_public(path: str) -> bool:
-    """Whether an address is served to anybody."""
+    """Return whether an address is served without authentication."""
     return path in PUBLIC or path.startswith(PUBLIC_BELOW)
 
 
 class AuthenticationMiddleware:
-    """Let in whoever may come, slow down whoever asks too fast, and note who it is."""
+    """Authenticates callers, limits the rate of each, and notes the caller in the scope."""
 
     def __init__(self, app: ASGIApp, *, settings: AppSettings) -> None:
         """Wrap ``app``."""
@@ -67,27 +68,27 @@ class AuthenticationMiddleware:
         self._keys = Keys(settings.data_dir)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Judge one request."""
+        """Authenticate one request; refuse it or pass it on."""
         if scope["type"] != "http" or is_public(scope["path"]):
             await self.app(scope, receive, send)
             return
-        answer = self._judge(scope) or await self._pace(scope)
+        answer = self._authenticate(scope) or await self._limit_rate(scope)
         await (answer or self.app)(scope, receive, send)
 
-    def _judge(self, scope: Scope) -> Response | None:
-        """Note the caller, or return a refusal. The rest of a refused body is never read."""
+    def _authenticate(self, scope: Scope) -> Response | None:
+        """Note the caller, or return a refusal. The body of a refused request is not read."""
         headers = Headers(scope=scope)
         if scope["method"] not in SAFE and headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             return problem_response(CROSS_SITE, CROSS_SITE.help, headers={"Connection": "close"})
         try:
             if not self._keys.required():
-                if not (self._settings.allow_open or (_from_here(scope) and _to_here(headers))):
+                if not (self._settings.allow_open or (_is_from_here(scope) and _is_to_here(headers))):
                     return problem_response(CLOSED, CLOSED.help, headers={"Connection": "close"})
                 scope["cytosynth.caller"] = Caller(OPEN_OWNER)
                 return None
             key = self._keys.find(secret_of(headers.get("authorization", "")))
         except KeysError as error:
-            log.exception("the keys cannot be read; nobody is let in", reason=error.message)
+            log.exception("the keys cannot be read; all requests are refused", reason=error.message)
             key = None
         if key is None:
             refusal = {"WWW-Authenticate": CHALLENGE, "Connection": "close"}
@@ -96,8 +97,8 @@ class AuthenticationMiddleware:
         scope["cytosynth.caller"] = Caller(key.id)
         return None
 
-    async def _pace(self, scope: Scope) -> Response | None:
-        """Refuse a key that asks too fast. Without a broker there is no pace to keep, and little to ask for."""
+    async def _limit_rate(self, scope: Scope) -> Response | None:
+        """Return a refusal if the key sends requests too fast. If the broker does not answer, no rate is limited."""
         owner = scope["cytosynth.caller"].owner
         if owner == OPEN_OWNER:
             return None
@@ -109,13 +110,13 @@ class AuthenticationMiddleware:
             return None
         if wait <= 0:
             return None
-        detail = f"a key may send {rate:g} requests a second, and {burst} at once; try again after Retry-After"
+        detail = f"a key may send {rate:g} requests per second, and {burst} in a burst; try again after Retry-After"
         headers = {"Retry-After": str(math.ceil(wait)), "Connection": "close"}
         return problem_response(TOO_FAST, detail, headers=headers)
 
 
 def secret_of(authorization: str) -> str:
-    """Return the key in an Authorization header, a Bearer token or the password of Basic; empty if there is none."""
+    """Return the key of an Authorization header: the Bearer token or the Basic password; empty if there is none."""
     scheme, _, rest = authorization.strip().partition(" ")
     rest = rest.strip()
     if scheme.lower() == "bearer":
@@ -128,9 +129,9 @@ def secret_of(authorization: str) -> str:
     return ""
 
 
-@lru_cache(maxsize=1024)  # of every request; a rush comes from few addresses
+@lru_cache(maxsize=1024)  # called for every request; many requests come from few addresses
 def is_loopback(host: str) -> bool:
-    """Whether a name or an address means this machine only."""
+    """Return whether a host name or an IP address means this machine only."""
     if host.lower() in ("localhost", ""):
         return host != ""
     try:
@@ -139,17 +140,17 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _from_here(scope: Scope) -> bool:
-    # No address: a Unix socket, or a server without a network.
+def _is_from_here(scope: Scope) -> bool:
+    # There is no address on a Unix socket, and in tests without a network.
     client = scope.get("client")
     return client is None or is_loopback(client[0])
 
 
-def _to_here(headers: Headers) -> bool:
-    """Whether the request is addressed to this machine by its own name.
+def _is_to_here(headers: Headers) -> bool:
+    """Return whether the Host header names this machine.
 
-    A page of another site that has its name pointed at 127.0.0.1 (DNS rebinding) is same-origin to a browser, but it
-    cannot choose another Host.
+    A page of another site whose name resolves to 127.0.0.1 (DNS rebinding) is same-origin for a browser, but its Host
+    header holds the name of that site.
     """
     host = re.sub(r":\d*$", "", headers.get("host", ""))
     return is_loopback(host)

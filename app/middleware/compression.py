@@ -1,11 +1,10 @@
-"""Content coding by Accept-Encoding (RFC 9110 §12.5.3): zstd or gzip for text, and everything else as it is.
+"""Compression by Accept-Encoding (RFC 9110 §12.5.3): zstd or gzip for text; other bodies are sent unchanged.
 
-JSON, OBJ, pages and scripts shrink to a third and less; STL, TIFF, PNG, PLY and archives hardly do, and are sent as
-they lie on disk.
+JSON, OBJ, pages and scripts shrink to a third or less. STL, TIFF, PNG, PLY and archives hardly shrink.
 
-Promises: a body is encoded while it is sent and never held whole, unless it came whole. An encoded answer has a weak
-ETag, so that no byte range is ever joined to one of another coding; a request for a range is answered without coding.
-Streams of events are never encoded, for a compressor would hold events back.
+Promises: a body that is streamed is compressed while it is sent and never held in memory as a whole. A compressed
+answer has a weak ETag, so that no client joins byte ranges of different codings; a request for a range is answered
+without compression. Event streams are never compressed, because a compressor would delay events.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.responses.negotiation import weighted
 
-LEAST_BYTES = 1000  # a shorter body fits into a packet either way
+LEAST_BYTES = 1000  # shorter bodies are sent unchanged: they fit into one network packet anyway
 GZIP_LEVEL, ZSTD_LEVEL = 5, 3
 TEXTS = frozenset(
     {
@@ -45,12 +44,12 @@ def _zstd() -> _Encoder:
     return zstandard.ZstdCompressor(level=ZSTD_LEVEL).compressobj()
 
 
-# In the order in which they are preferred where a client has no preference.
+# In the order of our preference, for clients that have none.
 CODINGS: dict[str, Callable[[], _Encoder]] = {"zstd": _zstd, "gzip": _gzip}
 
 
 class CompressionMiddleware:
-    """Encodes the bodies of text."""
+    """Compresses bodies of text."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -67,7 +66,7 @@ class CompressionMiddleware:
 
 
 class _Answer:
-    """One answer on its way to the client."""
+    """The answer to one request, message by message."""
 
     def __init__(self, send: Send, *, coding: str | None, head: bool) -> None:
         self._send, self._coding, self._head = send, coding, head
@@ -75,14 +74,14 @@ class _Answer:
         self._encoder: _Encoder | None = None
 
     async def send(self, message: Message) -> None:
-        """Pass a message on, encoded if it should be."""
+        """Pass a message on, compressed if the answer is to be compressed."""
         if message["type"] == "http.response.start":
             if message["status"] == 304:
                 self._describe_unmodified(message)
             elif is_text(message):
                 MutableHeaders(raw=message["headers"]).add_vary_header("Accept-Encoding")
                 if self._coding is not None and message["status"] not in (204, 206):
-                    self._start = message  # until the body tells whether it is worth it
+                    self._start = message  # held back until the body shows its length
                     return
             await self._send(message)
         elif message["type"] == "http.response.body" and (self._start is not None or self._encoder is not None):
@@ -143,14 +142,14 @@ def _weaken(headers: MutableHeaders) -> None:
 
 
 def is_text(start: Message) -> bool:
-    """Whether an answer that begins with this message has a body that coding makes smaller."""
+    """Return whether the answer that begins with this message is text that is not compressed yet."""
     headers = Headers(raw=start["headers"])
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     return "content-encoding" not in headers and kind != EVENTS and (kind.startswith("text/") or kind in TEXTS)
 
 
 def preferred_coding(accepted: str | None) -> str | None:
-    """Return the coding of :data:`CODINGS` that Accept-Encoding wants most; None: none, or the header is absent."""
+    """Return the coding of :data:`CODINGS` that an Accept-Encoding header prefers; None if it accepts none."""
     weights = dict(weighted(accepted))
     others = weights.get("*", 0.0)
     ranked = {name: weights.get(name, others) for name in CODINGS}

@@ -9,14 +9,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class HeadMiddleware:
-    """Answer HEAD wherever GET is answered (RFC 9110 §9.3.2): the same status and headers, and no content."""
+    """Answers HEAD like GET, with the same status and headers and without content (RFC 9110 §9.3.2)."""
 
     def __init__(self, app: ASGIApp, *, routes: Sequence[BaseRoute]) -> None:
-        """Wrap ``app``; ``routes`` are all that it has."""
+        """Wrap ``app``; ``routes`` are all its routes."""
         self.app, self.routes = app, routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Ask as GET where no route knows HEAD, and end the answer where its content would begin."""
+        """Turn HEAD into GET if no route has HEAD; end the answer where its content would begin."""
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self.app(scope, receive, send)
             return
@@ -36,7 +36,7 @@ class HeadMiddleware:
         try:
             await self.app(scope, receive, heads)
         except* _AnsweredError:
-            pass  # a stream would go on
+            pass  # raised to end a stream, which would continue otherwise
         finally:
             scope["method"] = "HEAD"
 

@@ -1,6 +1,6 @@
-"""Figures for Prometheus, with labels from closed sets only: route templates, known methods, states.
+"""Metrics for Prometheus. Labels come from closed sets only: route templates, known methods, job states.
 
-Each application has a registry of its own, so that importing or testing has no effect on any other.
+Each application has its own registry, so that several applications in one process do not share metrics.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from worker.jobs import Job, JobQueue, JobStatus
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.http")
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-ROOMLESS = frozenset({429, 503})
-LATEST = 200
+OVERLOAD = frozenset({429, 503})
+LATEST = 200  # jobs that the quantiles are computed from
 QUANTILES = (0.5, 0.9, 0.99)
 BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 
 
 def refusal_counter(registry: CollectorRegistry) -> Counter:
-    """Return the counter of refusals, to which application and server add."""
+    """Return the counter of refusals; the application and the server increment it."""
     return Counter("cytosynth_refusals", "Requests answered by a problem, by its code.", ("code",), registry=registry)
 
 
 class MetricsMiddleware:
-    """Measure how long each request takes until its response begins, and log it."""
+    """Measures and logs the time from each request to the start of its response."""
 
     def __init__(self, app: ASGIApp, *, registry: CollectorRegistry, refusals: Counter) -> None:
         """Wrap ``app``."""
@@ -45,7 +45,7 @@ class MetricsMiddleware:
             buckets=BUCKETS,
             registry=registry,
         )
-        self._known: dict[tuple[str, str, int], Histogram] = {}  # from closed sets, so it stays small
+        self._known: dict[tuple[str, str, int], Histogram] = {}  # its keys come from closed sets, so it stays small
         self._refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,8 +66,8 @@ class MetricsMiddleware:
                     log.debug("request", **facts)
                 else:
                     self._refusals.labels(code).inc()
-                    # Refusals for want of room come by the thousand, just when nobody has time to write.
-                    tell = log.debug if message["status"] in ROOMLESS else log.info
+                    # An overloaded service refuses thousands of requests; logging each would add to the load.
+                    tell = log.debug if message["status"] in OVERLOAD else log.info
                     tell("refused", code=code, **facts)
             await send(message)
 
@@ -81,7 +81,7 @@ class MetricsMiddleware:
 
 
 def route_template(scope: Scope) -> str:
-    """Return the template of the route that answered: a closed set, whatever addresses clients try."""
+    """Return the template of the route that answered; addresses without a route count as one."""
     found = getattr(scope.get("route"), "path", None)
     if isinstance(found, str):
         return found
@@ -91,33 +91,33 @@ def route_template(scope: Scope) -> str:
 
 
 class QueueCollector(Collector):
-    """Ask the job records when Prometheus asks; a broker that is down is a figure, not an error."""
+    """Reads the job records when Prometheus asks. A broker that does not answer is a metric, not an error."""
 
     def __init__(self, jobs: JobQueue) -> None:
         """Read from ``jobs``."""
         self._jobs = jobs
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the figures of this moment."""
+        """Yield the current metrics."""
         up = GaugeMetricFamily("cytosynth_broker_up", "1 if the broker answers.")
         states = GaugeMetricFamily("cytosynth_jobs", "Jobs by state.", labels=("state",))
         depth = GaugeMetricFamily("cytosynth_queue_depth", "Jobs that wait for a worker.")
-        workers = GaugeMetricFamily("cytosynth_workers", "Workers that gave a sign of life lately.")
+        workers = GaugeMetricFamily("cytosynth_workers", "Workers that sent a heartbeat recently.")
         stages = GaugeMetricFamily(
             "cytosynth_job_seconds",
-            f"How long the latest {LATEST} succeeded jobs waited and were computed, as quantiles.",
+            f"Seconds that the latest {LATEST} succeeded jobs waited and were computed, as quantiles.",
             labels=("stage", "quantile"),
         )
         again = GaugeMetricFamily(
-            "cytosynth_jobs_repeated", f"Of the latest {LATEST} jobs, those that more than one worker has started."
+            "cytosynth_jobs_repeated", f"Jobs out of the latest {LATEST} that were started more than once."
         )
-        leases = CounterMetricFamily("cytosynth_leases_lost", "Leases that ran out: their worker died or hung.")
+        leases = CounterMetricFamily("cytosynth_leases_lost", "Leases that expired because their worker died or hung.")
         crashed = CounterMetricFamily(
             "cytosynth_jobs_worker_crashed", "Jobs that ended as worker_crashed, after too many lost leases."
         )
         damaged = CounterMetricFamily(
             "cytosynth_contents_damaged",
-            "Stored files and contents found missing or altered, when they were used or by a scrub.",
+            "Stored files found missing or damaged, by a request or by a scrub.",
         )
         try:
             counts, alive, tally = (
@@ -147,7 +147,7 @@ class QueueCollector(Collector):
 
 
 def stage_seconds(jobs: list[Job]) -> dict[str, list[float]]:
-    """Return how long each job waited and was computed, in ascending order."""
+    """Return the seconds that each job waited and was computed, in ascending order."""
     started = [(job, job.started_at) for job in jobs if job.started_at is not None]
     waited = sorted(at - job.created_at for job, at in started)
     computed = sorted(job.finished_at - at for job, at in started if job.finished_at is not None)

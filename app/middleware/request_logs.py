@@ -1,7 +1,7 @@
 """Logs of the web service: one line per event, with the request id; never bodies, never keys.
 
-Promises: what a client can cause at will (refusals, ended connections, errors) gets a few lines of each kind in an
-interval; the lines left out are counted, and the count is logged.
+Promises: events that clients can cause at will (refusals, ended connections, errors) are limited to a number of lines
+per kind and interval. The suppressed lines are counted, and the count is logged.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from app.settings import AppSettings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.logs")
-CAUSED_AT_WILL = frozenset({"refused", "connection ended"})  # by clients
-# The variables of a traceback's frames hold what was sent: bodies, and the headers with the key.
+CAUSED_BY_CLIENTS = frozenset({"refused", "connection ended"})
+# Local variables of a traceback hold request bodies, and headers with the key: they are not logged.
 WITHOUT_LOCALS = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 
 
-LINES_MAX = 20  # of one kind, in
+LINES_MAX = 20  # lines of one kind per interval
 INTERVAL_S = 10.0
-KINDS_MAX = 1000
-SERVER_LOGS = ("uvicorn.error", "asyncio")  # of the standard library; what they say about connections, clients cause
+KINDS_MAX = 1000  # kinds that are counted apart; all others count as one kind
+SERVER_LOGS = ("uvicorn.error", "asyncio")  # loggers of the standard library whose lines clients can cause
 
 
 class LineLimit:
-    """Lets a number of lines of each kind pass in an interval, and counts the others."""
+    """Passes a number of lines per kind and interval, and counts the others."""
 
     def __init__(self, *, lines: int = LINES_MAX, interval_s: float = INTERVAL_S) -> None:
         """Start with nothing suppressed."""
@@ -39,14 +39,14 @@ class LineLimit:
         self._seen: defaultdict[str, int] = defaultdict(int)
 
     def passes(self, kind: str) -> bool:
-        """Return whether one more line of this kind may be written; kinds beyond a number count as one."""
+        """Return whether one more line of this kind may be written."""
         if kind not in self._seen and len(self._seen) >= KINDS_MAX:
             kind = "others"
         self._seen[kind] += 1
         return self._seen[kind] <= self._lines
 
     def suppressed(self) -> dict[str, int]:
-        """Return the lines left out of each kind, once after each interval."""
+        """Return the number of suppressed lines by kind, once after each interval; otherwise nothing."""
         if time.monotonic() < self._ends:
             return {}
         counts = {kind: count - self._lines for kind, count in self._seen.items() if count > self._lines}
@@ -59,29 +59,29 @@ LIMIT = LineLimit()
 
 
 def report_suppressed(limit: LineLimit = LIMIT) -> None:
-    """Log how many lines were left out; whoever does so regularly begins a new interval with it."""
+    """Log how many lines were suppressed in the last interval, once; call it regularly."""
     for kind, lines in limit.suppressed().items():
         log.warning("lines suppressed", of=kind, lines=lines)
 
 
 def limit_lines(_: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Drop a line of a kind that has had its number. What was asked for (debug) and done (info) stays whole."""
+    """Drop a line beyond the limit of its kind. Debug and info lines that clients do not cause are not limited."""
     kind = "/".join(str(event[part]) for part in ("event", "code", "reason") if part in event)[:120]
-    bounded = method not in ("debug", "info") or event.get("event") in CAUSED_AT_WILL
+    bounded = method not in ("debug", "info") or event.get("event") in CAUSED_BY_CLIENTS
     if bounded and not LIMIT.passes(kind):
         raise structlog.DropEvent
     return event
 
 
 class _ServerLines(logging.Filter):
-    """The same for what uvicorn and the event loop log."""
+    """Applies the limit to the lines of uvicorn and the event loop."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return LIMIT.passes(f"{record.name}/{str(record.msg).partition(chr(10))[0][:80]}")
 
 
 def configure_logs(settings: AppSettings) -> None:
-    """Send our log to standard error, as text or JSON lines."""
+    """Send the log to standard error, as text or as JSON lines."""
     for name in SERVER_LOGS:
         logger = logging.getLogger(name)
         if not any(isinstance(known, _ServerLines) for known in logger.filters):
@@ -96,7 +96,7 @@ def configure_logs(settings: AppSettings) -> None:
     structlog.configure(
         processors=[
             limit_lines,
-            structlog.contextvars.merge_contextvars,  # which key asks
+            structlog.contextvars.merge_contextvars,  # the id of the caller's key
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _add_request_id,

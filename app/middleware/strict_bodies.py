@@ -1,8 +1,8 @@
 """Request bodies: bounded in length, and JSON that every parser reads alike.
 
-Promises: a body over the limit is refused before it is read (by its Content-Length) or as soon as it grows past the
-limit; a document that two parsers could read differently is refused.
-Does not promise: anything about the meaning of a document; the specs check that.
+Promises: a body over the limit is refused before it is read (by its Content-Length) or as soon as it exceeds the
+limit. A JSON document that two parsers could read differently is refused.
+Does not promise: that the document is valid; the specs check that.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.problems.handlers import ProblemError, problem_response
 from app.problems.types import BODY_TOO_LONG, MALFORMED, UNSUPPORTED
 
-DEPTH_MAX = 32  # a spec needs 3
+DEPTH_MAX = 32  # levels of nesting; a spec needs 3
 UPLOADS = "/v1/uploads/"
 
 
 class BodyLimitMiddleware:
-    """Refuse bodies over a number of bytes, announced or not."""
+    """Refuses bodies over a number of bytes, with or without a Content-Length."""
 
     def __init__(self, app: ASGIApp, *, limit: int, uploads: int) -> None:
-        """Wrap ``app``; ``uploads`` is the limit of uploads, ``limit`` that of everything else."""
+        """Wrap ``app``; ``uploads`` is the limit of uploads, ``limit`` that of all other bodies, in bytes."""
         self.app, self.limit, self.uploads = app, limit, uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Look at Content-Length first, then count what arrives."""
+        """Check Content-Length, then count the bytes that arrive."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         limit = self.uploads if scope["method"] == "PUT" and scope["path"].startswith(UPLOADS) else self.limit
-        detail = f"a body may have at most {limit} bytes here"
+        detail = f"the body may have at most {limit} bytes"
         announced = Headers(scope=scope).get("content-length", "0")
         if not (announced.isascii() and announced.isdigit()) or int(announced[:20]) > limit:
-            # The rest of the body is never read, so the connection cannot be used again.
+            # The body is not read, so the connection cannot be used for another request.
             response = problem_response(BODY_TOO_LONG, detail, headers={"Connection": "close"})
             await response(scope, receive, send)
             return
@@ -60,18 +60,18 @@ class BodyLimitMiddleware:
 
 
 class StrictRoute(APIRoute):
-    """A route whose JSON body is checked before the framework looks at it."""
+    """A route whose query and JSON body are checked before the framework validates them."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap the framework's handler."""
         handle = super().get_route_handler()
         takes_body = self.body_field is not None
-        # Probes and scrapers may add members of their own.
-        judged = self.path.startswith(("/v1/", "/problems"))
+        # Probes and scrapers add query parameters of their own.
+        strict_query = self.path.startswith(("/v1/", "/problems"))
         known = {field.alias for field in get_flat_params(self.dependant) if isinstance(field.field_info, params.Query)}
 
         async def strict(request: Request) -> Response:
-            if judged and request.scope["query_string"]:
+            if strict_query and request.scope["query_string"]:
                 check_query(request, known)
             return await handle(await _StrictRequest.read(request) if takes_body else request)
 
@@ -79,21 +79,21 @@ class StrictRoute(APIRoute):
 
 
 def check_query(request: Request, known: Collection[str]) -> None:
-    """Refuse members of the query that are not known or repeated: one would be ignored without a word.
+    """Refuse query parameters that are unknown or repeated, which the framework would ignore silently.
 
     Raises
     ------
     RequestValidationError
-        With the name of each.
+        With the name of each parameter.
     """
     counts = Counter(name for name, _ in request.query_params.multi_items())
-    faults = [
+    issues = [
         {"type": "repeated" if name in known else "extra_forbidden", "loc": ("query", name)}
         for name, count in counts.items()
         if name not in known or count > 1
     ]
-    if faults:
-        raise RequestValidationError(faults)
+    if issues:
+        raise RequestValidationError(issues)
 
 
 class _StrictRequest(Request):
@@ -116,12 +116,13 @@ class _StrictRequest(Request):
 
 
 def parse_json(body: bytes) -> Any:
-    """Parse one JSON document (RFC 8259), refusing what parsers disagree about.
+    """Parse one JSON document (RFC 8259); refuse everything that parsers read differently.
 
     Raises
     ------
     ProblemError
-        400: not UTF-8, a byte order mark, NaN or Infinity, a member given twice, too deep, or not JSON at all.
+        400 if the body is not UTF-8, begins with a byte order mark, holds NaN or Infinity, repeats a member, is nested
+        too deeply, or is not JSON.
     """
     try:
         text = body.decode("utf-8")
@@ -135,7 +136,7 @@ def parse_json(body: bytes) -> Any:
         _malformed(f"the body is not JSON: line {error.lineno}, column {error.colno}")
     except RecursionError:
         _too_deep()
-    except ValueError:  # an integer of thousands of digits
+    except ValueError:  # an integer with thousands of digits
         _malformed("a number in the body has too many digits")
     _check_depth(document)
     return document
@@ -144,7 +145,7 @@ def parse_json(body: bytes) -> Any:
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        _malformed("an object in the body has a member twice")
+        _malformed("an object in the body repeats a member")
     return members
 
 

@@ -1,8 +1,8 @@
-"""Errors on the wire: one table from error class to status, and RFC 9457 bodies for everything that can go wrong.
+"""Exception handlers: they turn every error into a problem document (RFC 9457).
 
-Promises: every failure is ``application/problem+json``; its ``type`` is documented at ``/problems/{slug}``; nothing a
-client sent is echoed; an unforeseen fault shows a request id and nothing of the inside.
-Does not promise: that ``detail`` keeps its wording. Programs should look at ``code``.
+Promises: every error is ``application/problem+json``; its ``type`` is documented at ``/problems/{slug}``. No answer
+repeats what the client sent. An unhandled exception is answered with a request id and no internal details.
+Does not promise: stable wording of ``detail``. Programs should read ``code``.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from model import errors as tree
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.app")
 
-ISSUES_MAX = 50  # nobody reads more
+ISSUES_MAX = 50  # entries of ``errors`` in one answer
 PROBLEM_JSON = "application/problem+json"
-PROBLEM_NOTE = "cytosynth.problem"  # in the message that starts a response
-REFUSED = "cytosynth.refused"  # in the scope: what the server has answered in place of the application
+PROBLEM_NOTE = "cytosynth.problem"  # key, in the message that starts a response, of the code of a problem
+REFUSED = "cytosynth.refused"  # key, in the scope, of the problem that the server sent instead of the application
 
 
 class ProblemError(Exception):
-    """A problem on its way out, with what only the place that raised it knows."""
+    """An error that is answered with a problem of a given kind, with headers and members of its own."""
 
     def __init__(
         self, kind: ProblemType, detail: str, /, *, headers: Mapping[str, str] | None = None, **members: Any
@@ -47,7 +47,7 @@ class ProblemError(Exception):
 def problem_response(
     kind: ProblemType, detail: str, /, *, headers: Mapping[str, str] | None = None, **members: Any
 ) -> Response:
-    """Build the answer. ASCII JSON, because a lone surrogate from a client cannot be encoded as UTF-8."""
+    """Build a problem document, in ASCII because a lone surrogate from a client cannot be encoded as UTF-8."""
     body: dict[str, Any] = {"type": kind.uri, "title": kind.title, "status": kind.status, "detail": detail}
     body |= {"code": kind.code, "request_id": correlation_id.get()} | members
     retry = {"Retry-After": str(kind.retry_after)} if kind.retry_after is not None else {}
@@ -58,7 +58,7 @@ def problem_response(
 
 
 class ProblemResponse(Response):
-    """A problem document, which leaves a note of its kind for the figures."""
+    """A problem document that notes its code for the metrics."""
 
     def __init__(self, content: str, *, kind: ProblemType, **options: Any) -> None:
         """Build the response."""
@@ -75,7 +75,7 @@ class ProblemResponse(Response):
 
 
 def install_errors(app: FastAPI, *, routes: Iterable[BaseRoute] = ()) -> None:
-    """Give the application our answers instead of the framework's; ``routes`` are all that it has."""
+    """Install the handlers; ``routes`` are all routes of the application."""
 
     @app.exception_handler(tree.CytosynthError)
     def known(_: Request, error: tree.CytosynthError) -> Response:
@@ -83,7 +83,7 @@ def install_errors(app: FastAPI, *, routes: Iterable[BaseRoute] = ()) -> None:
         if isinstance(error, tree.SpecError):
             fault = {"pointer": error.pointer, "detail": error.message}
             return problem_response(kind, error.message, errors=[fault])
-        # A fault of the installation may name folders: the client gets the advice, the log gets the message.
+        # The message of a server error may name folders: it goes to the log, and the client gets the help text.
         if kind.status == 500:
             log.error("request failed", code=kind.code, reason=error.message)
             return problem_response(kind, kind.help)
@@ -110,21 +110,21 @@ def install_errors(app: FastAPI, *, routes: Iterable[BaseRoute] = ()) -> None:
 
 
 def _allowed(request: Request, routes: Iterable[BaseRoute]) -> str:
-    """Return the methods of an address; the framework names only those of the first route that has it."""
+    """Return all methods of an address; the framework names only those of the first matching route."""
     here = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
     methods = {method for route in here for method in getattr(route, "methods", None) or ()}
     return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 class UnhandledErrorMiddleware:
-    """Outermost net: whatever nobody caught is logged with the request id and answered without internals."""
+    """Logs exceptions that no handler caught, with the request id, and answers 500 without details."""
 
     def __init__(self, app: ASGIApp) -> None:
         """Wrap ``app``."""
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on; answer 500 if it fails before the response has begun."""
+        """Pass the request on; answer 500 if it fails before the response has started."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -138,12 +138,12 @@ class UnhandledErrorMiddleware:
         try:
             await self.app(scope, receive, watched)
         except ClientDisconnect:
-            # Nobody listens any more: the answer is for the log and the figures.
+            # The client is gone: this answer is for logs and metrics.
             if not started:
                 kind = scope.get(REFUSED, CLIENT_GONE)
                 await problem_response(kind, kind.help)(scope, receive, send)
         except Exception:
-            log.exception("unforeseen error", path=scope["path"], method=scope["method"])
+            log.exception("unhandled error", path=scope["path"], method=scope["method"])
             if started:
-                raise  # the server must cut the connection: a short answer must not look whole
+                raise  # the server then breaks the connection, so that the client sees that the answer is incomplete
             await problem_response(INTERNAL, INTERNAL.help)(scope, receive, send)

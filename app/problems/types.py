@@ -1,7 +1,6 @@
-"""Every kind of problem: one table from error class to status, and what HTTP itself can refuse.
+"""Every kind of problem: one table from error class to HTTP status, and the kinds that have no error class.
 
-Each kind is documented at ``/problems/{slug}``; what happens to an error on its way out is in
-:mod:`app.problems.handlers`.
+Each kind is documented at ``/problems/{slug}``. :mod:`app.problems.handlers` turns errors into answers.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ class ProblemType:
     code: str
     status: int
     title: str
-    help: str  # what it means and what to do, shown on its page
+    help: str  # what the problem means and what to do, for its page
     retry_after: int | None = None
 
     @property
     def slug(self) -> str:
-        """The code as it is spelled in an address."""
+        """The code as it appears in an address."""
         return self.code.replace("_", "-")
 
     @property
@@ -54,71 +53,78 @@ def _of(
     return error, ProblemType(code=error.code, status=status, title=title, help=advice, retry_after=retry_after)
 
 
-# The table. A subclass without a row of its own would fall back on its parent's; a test forbids that.
+# A subclass without a row would have the row of its parent; a test requires a row for each.
 TABLE: dict[type[tree.CytosynthError], ProblemType] = dict(
     (
-        _of(tree.CytosynthError, 500, "Error", "Something failed in a way that has no better name. Report it."),
+        _of(
+            tree.CytosynthError, 500, "Error", "An error without a kind of its own occurred. Report it to the operator."
+        ),
         _of(
             tree.SpecError,
             422,
-            "The request cannot be carried out as written",
-            "Each entry of errors points at a member of the body (pointer) or names a parameter, and says what is "
-            "allowed there. Correct them and send the request again.",
+            "The request is not valid",
+            "Each entry of errors names a member of the body (pointer) or a parameter, and says what is allowed there. "
+            "Correct them and send the request again.",
         ),
         _of(
             tree.UnknownModelError,
             422,
-            "There is no such model",
-            "GET /v1/models lists the installed ones. A folder with weights and a card in one of the service's model "
-            "folders is found without a restart.",
+            "The model does not exist",
+            "GET /v1/models lists the models that you may use. The service finds a new model folder without a restart.",
         ),
         _of(
             tree.TooLargeError,
             413,
-            "The job is over the budget",
-            "detail says what was asked and what is allowed. Lower grid, frames or count, or split the job: sequences "
-            "are seeded from seed and index. POST /v1/estimates gives the cost of a spec without running it.",
+            "The job is too large",
+            "detail says how much was requested and how much is allowed. Lower grid, frames or count, or send several "
+            "smaller requests with different seeds. POST /v1/estimates returns the cost of a spec without running it.",
         ),
         _of(
             tree.CheckpointError,
             500,
             "The model cannot be loaded",
-            "Its weights or card are damaged or do not belong together. The operator must install it again.",
+            "Its weights or card are damaged, or do not belong to each other. The operator must install the model "
+            "again.",
         ),
         _of(
             tree.SurfaceError,
             422,
             "No surface can be extracted",
-            "The latent code leads to a field without a usable membrane. Try another seed or a lower temperature.",
+            "The latent code gives a field without a usable membrane. Try another seed or a lower temperature.",
         ),
         _of(
             tree.EmptySurfaceError,
             422,
             "The cell is empty",
-            "The signed distance never changes sign: the latent code lies far from the learned ones. Try another seed, "
-            "a lower temperature or less noise.",
+            "The signed distance has the same sign everywhere: the latent code is far from the learned ones. Try "
+            "another seed, a lower temperature or less noise.",
         ),
         _of(
             tree.InvalidFieldError,
             422,
-            "The field holds values that are not finite",
+            "The field contains values that are not finite",
             "The latent code is so far from the learned ones that the network overflows. Use smaller values.",
         ),
         _of(
             tree.ImplausibleError,
             422,
-            "No drawn code gives a plausible cell",
-            "The gate rejected every code that was drawn for a sequence, and on_implausible is fail. Try another seed "
-            "or a lower temperature, check the topology in the card of the model, or ask with on_implausible warn to "
-            "see the last draw.",
+            "No plausible cell was found",
+            "The plausibility check rejected every code that was drawn for a sequence, and on_implausible is fail. Try "
+            "another seed or a lower temperature, check the topology in the model's card, or set on_implausible to "
+            "warn to get the last draw.",
         ),
-        _of(tree.UploadError, 422, "The file cannot be used", "detail says what was found and what is allowed."),
+        _of(
+            tree.UploadError,
+            422,
+            "The file cannot be used",
+            "detail says what the inspection found and what is allowed.",
+        ),
         _of(tree.DatasetError, 422, "The training data cannot be used", "detail says what is missing or malformed."),
         _of(
             tree.ExportError,
             500,
             "The result cannot be written",
-            "The worker could not write its files, most often because the disk is full. The operator must act.",
+            "The worker could not write its files, usually because the disk is full. The operator must make room.",
         ),
         _of(
             job_errors.JobError,
@@ -129,128 +135,136 @@ TABLE: dict[type[tree.CytosynthError], ProblemType] = dict(
         _of(
             job_errors.JobNotFoundError,
             404,
-            "There is no such job",
-            "The identifier is unknown, the job was removed, or its record is older than the service keeps records.",
+            "The job does not exist",
+            "The identifier is unknown, the job was removed, or the retention time of its record has passed.",
         ),
         _of(
             job_errors.JobNotFinishedError,
             409,
             "The job is not finished",
-            "Its files do not exist yet. Follow /v1/jobs/{id}/events, or GET /v1/jobs/{id}?wait=60, then try again.",
+            "Its files do not exist yet. Follow /v1/jobs/{id}/events, or GET /v1/jobs/{id}?wait=60, then repeat the "
+            "request.",
             2,
         ),
         _of(
             job_errors.JobExpiredError,
             410,
-            "The files are gone",
-            "They were removed after the retention time. spec in this document is complete: POST it to have the same "
-            "bytes made again.",
+            "The files have expired",
+            "They were removed after the retention time. The member spec is complete: POST it to get the same bytes "
+            "again.",
         ),
         _of(
             job_errors.JobFailedError,
             409,
             "The job failed",
-            "It ended without files. error in the job document says why.",
+            "It has no files. The member error of the job says why.",
         ),
-        _of(job_errors.JobCanceledError, 409, "The job was cancelled", "It has no files. POST its spec to start anew."),
+        _of(
+            job_errors.JobCanceledError,
+            409,
+            "The job was cancelled",
+            "It has no files. POST its spec to start it again.",
+        ),
         _of(
             job_errors.JobActiveError,
             409,
             "The job is active",
-            "It is queued or running. Cancel it first: POST /v1/jobs/{id}/cancel.",
+            "It is queued or running. Cancel it first with POST /v1/jobs/{id}/cancel.",
         ),
         _of(
             job_errors.ArtifactNotFoundError,
             404,
-            "There is no such file",
+            "The file does not exist",
             "GET /v1/jobs/{id}/files lists the files of a job.",
         ),
         _of(
             job_errors.ArtifactDamagedError,
             410,
             "The stored file is damaged",
-            "The file is missing on the service's disk or is not what its manifest says, so it is not served. POST "
-            "spec of this document, with a new Idempotency-Key or none, to have it made anew; the damaged files are "
-            "not used for that. The other files of this job can still be downloaded.",
+            "The file is missing on the service's disk, or differs from its manifest, and is not served. POST the "
+            "member spec with a new Idempotency-Key or none to compute it again; the damaged files are not reused. "
+            "The other files of this job can still be downloaded.",
         ),
         _of(
             job_errors.LeaseLostError,
             409,
-            "Another worker owns the job now",
-            "A worker was silent for too long and its job was given to another one. Nothing to do.",
+            "Another worker has the job now",
+            "A worker did not renew its lease in time, and its job was given to another worker. No action is needed.",
         ),
         _of(
             job_errors.WorkerCrashedError,
             500,
             "The worker died",
-            "The workers that ran this job ended too often, most likely for lack of memory. Lower the grid, or ask the "
-            "operator to look at the worker's log.",
+            "Several workers died while they ran this job, most likely for lack of memory. Lower the grid, or ask the "
+            "operator to read the worker's log.",
         ),
         _of(
             job_errors.IdempotencyError,
             422,
-            "The Idempotency-Key was used for another body",
-            "A key names one request. Use a fresh key for a different body.",
+            "The Idempotency-Key was used with another request",
+            "A key belongs to one request. Use a new key for a different request.",
         ),
         _of(
             job_errors.QueueUnavailableError,
             503,
-            "The queue takes no work at the moment",
-            "The broker does not answer, or as many jobs are queued as the service allows. Try again after the time "
-            "in Retry-After.",
+            "The queue accepts no jobs at the moment",
+            "The broker does not answer, or the queue is full. Try again after the number of seconds in Retry-After.",
             5,
         ),
         _of(
             BrokerError,
             503,
             "The broker cannot be used",
-            "It does not start, or it is configured so that it may lose jobs. The operator must act.",
+            "It does not start, or its configuration may lose jobs. The operator must correct it.",
             30,
         ),
         _of(
             BrokerAwayError,
             503,
             "The broker does not answer",
-            "It is not started yet, is being restarted, or cannot be reached. Try again after the time in Retry-After.",
+            "It has not started yet, is restarting, or cannot be reached. Try again after the number of seconds in "
+            "Retry-After.",
             5,
         ),
         _of(
             KeysError,
             500,
-            "The keys cannot be used",
-            "The file that holds the keys is damaged, or a change to it makes no sense. The operator must act.",
+            "The API keys cannot be used",
+            "The file of the keys is damaged, or the requested change to it is not possible. The operator must "
+            "correct it.",
         ),
         _of(
             UploadNotFoundError,
             404,
-            "There is no such upload",
-            "The name is unknown, the upload was removed, or it has expired. GET /v1/uploads lists those there are.",
+            "The upload does not exist",
+            "The name is unknown, or the upload was removed or has expired. GET /v1/uploads lists your uploads.",
         ),
         _of(
             UploadExistsError,
             409,
-            "There is another upload of that name",
-            "An upload never changes, so that a recipe that names it always means the same. DELETE it first, or send "
-            "the new one under another name.",
+            "Another upload has this name",
+            "An upload never changes, so that a spec that names it always means the same file. DELETE it first, or "
+            "send the new file under another name.",
         ),
         _of(
             UploadDamagedError,
             410,
             "The stored upload is damaged",
-            "Its bytes on the service's disk are not those that were sent. Send the file again under the same name.",
+            "Its bytes on the service's disk differ from those that were sent. Send the file again under the same "
+            "name.",
         ),
         _of(
             UploadQuotaError,
             413,
-            "The uploads are over their quota",
-            "detail says what is allowed. DELETE uploads that nobody needs; each goes by itself when it expires.",
+            "The uploads exceed their quota",
+            "detail says how much is allowed. DELETE uploads that you no longer need, or wait until some expire.",
         ),
         _of(
             DiskFullError,
             507,
             "The disk is nearly full",
-            "What was asked would leave less free than the operator keeps in reserve. Remove finished jobs and uploads "
-            "that nobody needs, or ask the operator for room.",
+            "The request would leave less free space than the operator keeps in reserve. Remove finished jobs and "
+            "uploads that you no longer need, or ask the operator for more space.",
             60,
         ),
     )
@@ -261,120 +275,127 @@ def _http(code: str, status: int, title: str, advice: str, retry_after: int | No
     return ProblemType(code=code, status=status, title=title, help=advice, retry_after=retry_after)
 
 
-# What HTTP itself can refuse, before any of our errors is raised.
+# Refusals by HTTP itself, which have no error class.
 MALFORMED = _http(
     "malformed_json",
     400,
     "The body is not JSON",
-    "A body is one JSON value in UTF-8: no NaN or Infinity, no member twice, no deep nesting, nothing after it.",
+    "A body is one JSON value in UTF-8, without NaN, Infinity, repeated members or deep nesting, and nothing follows "
+    "it.",
 )
-BAD_REQUEST = _http("bad_request", 400, "The request is malformed", "detail says what cannot be understood.")
-NOT_FOUND = _http("not_found", 404, "There is nothing at this address", "/docs and /openapi.json list what there is.")
+BAD_REQUEST = _http("bad_request", 400, "The request is malformed", "detail says which part cannot be parsed.")
+NOT_FOUND = _http("not_found", 404, "The address does not exist", "/docs and /openapi.json list all addresses.")
 NOT_ALLOWED = _http(
-    "method_not_allowed", 405, "The method is not allowed here", "The Allow header lists the methods of this address."
+    "method_not_allowed", 405, "The method is not allowed", "The Allow header lists the methods of this address."
 )
 BODY_TOO_LONG = _http("body_too_long", 413, "The body is too long", "detail says how many bytes are allowed.")
 UNSUPPORTED = _http(
     "unsupported_media_type",
     415,
-    "The body is of the wrong type",
-    "Send JSON as Content-Type: application/json, files as they are, and neither with a Content-Encoding.",
+    "The type of the body is not supported",
+    "Send JSON with Content-Type: application/json, and files unchanged; neither with a Content-Encoding.",
 )
 RANGE = _http(
-    "range_not_satisfiable", 416, "The range lies outside the file", "Content-Range says how long the file is."
+    "range_not_satisfiable", 416, "The range is outside the file", "Content-Range holds the length of the file."
 )
 INTERNAL = _http(
     "internal",
     500,
-    "Something went wrong inside the service",
-    "Not your fault. Report request_id to the operator: the log has the details under it.",
+    "An internal error occurred",
+    "The request did not cause it. Report request_id to the operator: the log holds the details under it.",
 )
 NOT_READY = _http(
-    "not_ready", 503, "The service is not ready", "checks says which part is missing: broker, storage or worker.", 5
+    "not_ready",
+    503,
+    "The service is not ready",
+    "checks says which part is not in order: broker, storage or worker.",
+    5,
 )
-# Who may come in, and how much of it.
+# Authentication and rates.
 UNAUTHORIZED = _http(
     "unauthorized",
     401,
-    "A key is needed",
-    "Send Authorization: Bearer KEY with a key of this service that was not revoked. The operator makes one with "
-    "`cytosynth keys create NAME`. A browser asks for it: any name, the key as password.",
+    "An API key is required",
+    "Send Authorization: Bearer KEY with a key of this service that is not revoked. The operator creates keys with "
+    "`cytosynth keys create NAME`. A browser asks for a name and a password: enter any name, and the key as password.",
 )
 CLOSED = _http(
     "closed",
     403,
-    "The service is open to its own machine only",
-    "It has no keys yet, so it answers requests from this machine to 127.0.0.1 or localhost. The operator makes a key "
-    "with `cytosynth keys create NAME`, or sets CYTOSYNTH_ALLOW_OPEN=true to serve whoever reaches the port.",
+    "The service answers its own machine only",
+    "It has no API keys, so it answers only requests from its own machine to 127.0.0.1 or localhost. The operator "
+    "creates a key with `cytosynth keys create NAME`, or sets CYTOSYNTH_ALLOW_OPEN=true to serve all clients.",
 )
 CROSS_SITE = _http(
     "cross_site",
     403,
-    "A page of another site may not do this",
-    "The browser says that another site sent this request. Only pages of this service may change anything.",
+    "The request comes from another site",
+    "According to the browser, a page of another site sent this request. Only pages of this service may change data.",
 )
 TOO_FAST = _http(
     "too_fast",
     429,
     "Too many requests",
-    "A key may send so many requests a second, as detail says. Wait for the time in Retry-After.",
+    "detail says how many requests per second a key may send. Wait for the number of seconds in Retry-After.",
     1,
 )
 OVER_SHARE = _http(
     "over_share",
     429,
     "Too many active jobs",
-    "As many jobs of this key are queued or running as one key may have. Retry-After is the time in which one of them "
-    "has probably ended, as fast as jobs ended lately.",
+    "This key has as many queued and running jobs as one key may have. Retry-After estimates when one of them will "
+    "have ended, from the rate at which jobs ended lately.",
     30,
 )
 BUSY = _http(
     "busy",
     503,
-    "Too many requests at this moment",
-    "More requests arrived at once than can be written down without keeping everybody waiting. Retry-After spreads "
-    "those who come again.",
+    "Too many requests at the moment",
+    "More requests arrived than the service can accept without delaying all of them. Try again after the number of "
+    "seconds in Retry-After, which differs between clients so that they do not return together.",
     1,
 )
 # Uploads.
 DIGEST_MISMATCH = _http(
     "digest_mismatch",
     422,
-    "The body is not what its digest says",
-    "It was damaged on its way or the digest is of another file. Content-Digest is `sha-256=:BASE64:` (RFC 9530).",
+    "The body does not match its digest",
+    "The body was damaged in transit, or the digest is of another file. Content-Digest is `sha-256=:BASE64:` (RFC "
+    "9530).",
 )
 TOO_SLOW = _http(
     "too_slow",
     408,
     "The request arrives too slowly",
-    "Head or body took too long, or nothing arrived for too long; detail says what is allowed. Send the request again.",
+    "The headers or the body took too long, or nothing arrived for too long; detail says how long is allowed. Send the "
+    "request again.",
 )
-# What the server itself refuses.
+# Refusals by the server, before the application sees the request.
 CLIENT_GONE = _http(
     "client_gone",
     499,
-    "The client has left",
-    "The connection ended before the body did. Nobody receives this answer; only the log and the figures show it.",
+    "The client closed the connection",
+    "The connection ended before the body was complete. No client receives this answer; logs and metrics show it.",
 )
 ADDRESS_TOO_LONG = _http(
-    "address_too_long", 414, "The address is too long", "detail says how many bytes a request line may have."
+    "address_too_long", 414, "The address is too long", "detail says how long a request line may be."
 )
 HEAD_TOO_LONG = _http(
-    "head_too_long", 431, "The headers are too long", "detail says how many bytes request line and headers may have."
+    "head_too_long", 431, "The headers are too long", "detail says how long request line and headers may be together."
 )
 TOO_MANY_CONNECTIONS = _http(
     "too_many_connections",
     503,
     "Too many connections",
-    "As many connections are open, or as many requests are under way, as the service allows. Close those you do not "
-    "use, and try again after the time in Retry-After.",
+    "The service has as many open connections, or requests in progress, as it allows. Close connections that you do "
+    "not use, and try again after the number of seconds in Retry-After.",
     5,
 )
 MODEL_NOT_YOURS = _http(
     "model_not_yours",
     403,
     "The model belongs to the installation",
-    "Only a model that was made from an upload of this key can be removed here.",
+    "Only models that were made from uploads of this key can be removed.",
 )
 OTHERS = (
     MALFORMED,

@@ -1,4 +1,4 @@
-"""What is wrong with a request, in words: where, and what is allowed there; never what was sent."""
+"""Validation errors in words: where, and what is allowed there; never what the client sent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 _SENTENCES = {
     "missing": "is required",
-    "extra_forbidden": "is not known here; remove it (/docs lists the members)",
+    "extra_forbidden": "is unknown; remove it (/docs lists the members)",
     "greater_than_equal": "must be at least {ge}",
     "greater_than": "must be greater than {gt}",
     "less_than_equal": "must be at most {le}",
@@ -41,10 +41,10 @@ _SENTENCES = {
 
 
 def issues_of(errors: Sequence[Mapping[str, Any]], body: Any) -> Iterator[dict[str, str]]:
-    """Turn pydantic's list into entries of ``errors``: where, and what is allowed there; never what was sent.
+    """Turn pydantic's errors into entries of ``errors``.
 
-    A member with alternatives (an integer or three) fails once for each; entries that only say "not this type" are
-    dropped when another alternative says something better.
+    A member with alternatives (such as an integer or a list of three) has one error for each alternative. Errors that
+    only name a type are dropped if the error of another alternative is more specific.
     """
     found: dict[str, list[tuple[bool, dict[str, str]]]] = {}
     for error in errors:
@@ -66,7 +66,7 @@ def issues_of(errors: Sequence[Mapping[str, Any]], body: Any) -> Iterator[dict[s
 
 
 def _pointer(path: Sequence[str | int], body: Any, *, missing: bool) -> str:
-    """RFC 6901 pointer of a pydantic location, which also names the alternatives it tried: those are left out."""
+    """Return the RFC 6901 pointer of a pydantic location, without the names of alternatives that it contains."""
     parts: list[str] = []
     for step, part in enumerate(path):
         known = part in body if isinstance(body, dict) else isinstance(body, list) and part in range(len(body))
@@ -86,5 +86,5 @@ def _sentence(error: Mapping[str, Any]) -> str:
     """Say what is allowed, from the kind of the error and its bounds."""
     template = _SENTENCES.get(error["type"])
     if template is None:
-        return "is not as allowed"
+        return "is not allowed"
     return template.format(**{name: str(value) for name, value in error.get("ctx", {}).items()})

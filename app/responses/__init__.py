@@ -1,4 +1,5 @@
-"""Bodies that are made while they are sent: byte ranges of files, and zip archives.
+"""Parts of HTTP that belong to no single endpoint: byte ranges, content negotiation, static files, zip archives.
 
-``app.routes`` imports it; it knows neither jobs nor requests. Read :mod:`app.responses.zip_stream` first.
+``app.middleware``, ``app.routes`` and ``app.main`` import it; it knows no jobs. Read :mod:`app.responses.byte_ranges`
+first.
 """

@@ -18,7 +18,7 @@ from app.problems.types import RANGE
 
 
 def matches(if_none_match: str | None, etag: str) -> bool:
-    """Whether If-None-Match (RFC 9110 §13.1.2) names the tag; weak comparison."""
+    """Return whether If-None-Match (RFC 9110 §13.1.2) contains the tag, by weak comparison."""
     if if_none_match is None:
         return False
     tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
@@ -36,24 +36,24 @@ def not_modified(headers: Mapping[str, str], *, media_type: str, length: int) ->
 
 
 class RangedFile(FileResponse):
-    """A file of which one range may be asked; ranges that mean nothing are ignored, as RFC 9110 §14.2 wants."""
+    """A file response with one byte range; invalid ranges are ignored (RFC 9110 §14.2)."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Judge the Range header, then let the framework send the file."""
+        """Check the Range header, then let the framework send the file."""
         size = self.stat_result.st_size if self.stat_result else 0
         wanted = dict(scope["headers"]).get(b"range", b"").decode("latin-1")
-        verdict = judge_range(wanted, size) if scope["method"] == "GET" else None
-        if verdict is False:
-            response = problem_response(RANGE, f"the file has {size} bytes", headers=beyond(size))
+        satisfiable = is_satisfiable(wanted, size) if scope["method"] == "GET" else None
+        if satisfiable is False:
+            response = problem_response(RANGE, f"the file has {size} bytes", headers=unsatisfiable_headers(size))
             await response(scope, receive, send)
             return
-        if verdict is None:
+        if satisfiable is None:
             scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"range"]}
         await super().__call__(scope, receive, send)
 
 
-def judge_range(wanted: str, size: int) -> bool | None:
-    """Tell whether a Range header can be satisfied; None if it must be ignored."""
+def is_satisfiable(wanted: str, size: int) -> bool | None:
+    """Return whether a Range header can be satisfied; None if it must be ignored."""
     found = re.fullmatch(r"\s*bytes\s*=\s*(\d{0,18})-(\d{0,18})\s*", wanted, re.ASCII | re.IGNORECASE)
     if not found or found[1] == found[2] == "":
         return None
@@ -64,13 +64,13 @@ def judge_range(wanted: str, size: int) -> bool | None:
 
 
 def bounds(wanted: str, size: int) -> tuple[int, int]:
-    """Return the first and the last byte of a range that :func:`judge_range` finds satisfiable."""
+    """Return the first and the last byte, inclusive, of a range that is satisfiable."""
     first, _, last = wanted.partition("=")[2].strip().partition("-")
     if not first:
         return max(0, size - int(last)), size - 1
     return int(first), min(int(last), size - 1) if last else size - 1
 
 
-def beyond(size: int) -> dict[str, str]:
-    """Return the headers of the refusal of a range outside ``size`` bytes."""
+def unsatisfiable_headers(size: int) -> dict[str, str]:
+    """Return the headers of a 416 for a body of ``size`` bytes."""
     return {"Content-Range": f"bytes */{size}", "Accept-Ranges": "bytes"}

@@ -1,8 +1,11 @@
-"""All files of a job as one zip archive, or any part of it, made while it is sent.
+"""All files of a job as one zip archive, or a byte range of it, built while it is sent.
 
-Promises: the same files give the same bytes on any machine at any time; the length is known before the first byte; a
-part is made without what precedes it.
-Does not promise: compression. Meshes shrink little, and the bytes must not depend on a compressor.
+Promises: the same files give the same bytes on every machine at any time. The length is known before the first byte. A
+range is built without reading the files before it.
+Does not promise: compression. Meshes shrink little, and the bytes must not depend on the version of a compressor.
+
+zipstream-ng 1.9 does not replace this module: it knows the length in advance, but writes modification times, so that
+copies of the same files give different bytes, and it cannot start at a byte offset.
 """
 
 from __future__ import annotations
@@ -25,26 +28,26 @@ CHUNK = 256 * 1024
 
 @dataclass(frozen=True)
 class Entry:
-    """One file on its way into an archive."""
+    """One file of an archive."""
 
     name: str
     path: Path
     size: int
-    sha256: str | None = None  # what it must be; None: whatever it is
+    sha256: str | None = None  # the expected checksum; None: not checked
 
     @classmethod
     def of(cls, name: str, path: Path, *, sha256: str | None = None) -> Entry:
-        """Look at the file's size."""
+        """Read the size of a file."""
         return cls(name, path, path.stat().st_size, sha256)
 
     def crc(self) -> int:
-        """Return the CRC-32 of the content; computed once, as long as the file does not change."""
+        """Return the CRC-32 of the content; computed again only if the file changes."""
         facts = self.path.stat()
         return _known_crc(self, facts.st_mtime_ns, facts.st_ino)
 
 
 class _Pipe(io.RawIOBase):
-    """Where zipfile writes the directory, which begins at ``position``. It cannot seek."""
+    """A file object without seek, into which zipfile writes the directory that begins at ``position``."""
 
     def __init__(self, position: int) -> None:
         self._position = position
@@ -64,18 +67,18 @@ class _Pipe(io.RawIOBase):
 def archive(entries: Sequence[Entry], *, first: int = 0, last: int | None = None) -> Iterator[bytes]:
     """Yield the bytes ``first`` to ``last``, inclusive, of a zip archive.
 
-    Everything that could differ between two calls or machines (times, modes) is fixed. Sizes and checksums follow the
-    data (APPNOTE 6.3.9 §4.3.9): the beginning is sent before all of a file has been read.
+    Times and modes are fixed, so that two calls give the same bytes. Sizes and checksums follow the data of each file
+    (APPNOTE 6.3.9 §4.3.9), so that sending starts before the file has been read to its end.
 
     Raises
     ------
     ArtifactDamagedError
-        If a file is not what its entry says. The archive then ends within that file, without its directory.
+        If a file differs from its entry. The archive then ends within that file, without its directory.
     """
     stop = archive_length(entries) if last is None else last + 1
     offset = 0
     offsets = []
-    sums: dict[str, int] = {}  # of the files that are sent whole
+    sums: dict[str, int] = {}  # CRC-32 of the files that are sent completely
     for entry in entries:
         offsets.append(offset)
         header = _header(entry).FileHeader(_large(entry))
@@ -84,7 +87,7 @@ def archive(entries: Sequence[Entry], *, first: int = 0, last: int | None = None
         if first <= offset and offset + entry.size <= stop:
             sums[entry.name] = yield from _whole(entry)
         elif first < offset + entry.size and offset < stop:
-            entry.crc()  # a part of a damaged file does not show it
+            entry.crc()  # a range does not show whether the file is damaged, so the whole file is checked
             yield from _part(entry, max(0, first - offset), min(entry.size, stop - offset))
         offset += entry.size
         length = 24 if _large(entry) else 16
@@ -99,7 +102,7 @@ def archive(entries: Sequence[Entry], *, first: int = 0, last: int | None = None
 
 
 def archive_length(entries: Sequence[Entry]) -> int:
-    """Return the length of :func:`archive` without making it (APPNOTE 6.3.9 §4.3): headers depend on sizes only."""
+    """Return the length of :func:`archive` without building it; headers depend on sizes only (APPNOTE 6.3.9 §4.3)."""
     limit, position, directory = zipfile.ZIP64_LIMIT, 0, 0
     for entry in entries:
         name = len(entry.name.encode("utf-8"))
@@ -119,7 +122,7 @@ def _cut(data: bytes, first: int, stop: int) -> Iterator[bytes]:
 
 
 def _whole(entry: Entry) -> Generator[bytes, None, int]:
-    """Yield a file and return its CRC-32; raises ``ArtifactDamagedError`` at its end if it is not what it must be."""
+    """Yield a file and return its CRC-32; raises ``ArtifactDamagedError`` at its end if it differs from its entry."""
     sha256, crc, size = hashlib.sha256(), 0, 0
     with entry.path.open("rb") as source:
         while chunk := source.read(CHUNK):
@@ -154,7 +157,7 @@ def _directory(entries: Sequence[Entry], *, crcs: Sequence[int], offsets: Sequen
     with zipfile.ZipFile(pipe, "w", zipfile.ZIP_STORED) as target:
         for entry, crc, offset in zip(entries, crcs, offsets, strict=True):
             header = _header(entry)
-            header.FileHeader(_large(entry))  # notes the version that is needed to read it
+            header.FileHeader(_large(entry))  # sets the version that is needed to read it
             header.header_offset = offset
             header.CRC = crc
             header.file_size = header.compress_size = entry.size

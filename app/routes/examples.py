@@ -1,4 +1,4 @@
-"""Named examples for the documentation: one a use, each runs as it stands on a fresh install within seconds."""
+"""Examples for the API documentation. Each request runs unchanged on a new installation, within seconds."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def _example(summary: str, description: str, value: dict[str, Any]) -> Example:
 GENERATIONS: dict[str, Example] = {
     "new-cell": _example(
         "A new C. elegans cell that divides",
-        "Six frames from one cell to two, as surfaces. The code is drawn: this cell never lived.",
+        "Six frames, from one cell to two, as surfaces. The latent code is drawn: this cell is new.",
         {"model": "celegans", "seed": 7, "frames": 6, "grid": 48, "formats": ["stl"]},
     ),
     "protrusions": _example(
         "An A549 cell that grows filopodia",
-        "Label volumes for ImageJ, napari or Fiji beside the surfaces.",
+        "Surfaces, and label volumes for ImageJ, Fiji or napari.",
         {"model": "a549", "seed": 3, "frames": 4, "grid": 64, "formats": ["stl", "tiff"]},
     ),
     "label-volumes": _example(
@@ -36,7 +36,7 @@ GENERATIONS: dict[str, Example] = {
     ),
     "several-cells": _example(
         "Three cells in random orientations",
-        "Codes are seeded from seed and index, so that each cell can be made again alone.",
+        "The code of each cell is drawn from the seed and the number of the cell.",
         {
             "model": "celegans",
             "seed": 21,
@@ -49,7 +49,7 @@ GENERATIONS: dict[str, Example] = {
     ),
     "learned-cell": _example(
         "A cell of the training set",
-        "The first learned sequence, as the network remembers it.",
+        "The first training sequence, as the network reproduces it.",
         {
             "model": "a549",
             "seed": 1,
@@ -61,7 +61,7 @@ GENERATIONS: dict[str, Example] = {
     ),
     "variation": _example(
         "A variation of a learned cell",
-        "A learned code with noise, in units of the spread of all learned codes.",
+        "A learned code with noise; the noise is in units of the spread of the learned codes.",
         {
             "model": "celegans",
             "seed": 5,
@@ -73,7 +73,7 @@ GENERATIONS: dict[str, Example] = {
     ),
     "between-two": _example(
         "Halfway between two learned cells",
-        "The code lies between those of the first two training sequences.",
+        "The code is the mean of the codes of the first two training sequences.",
         {
             "model": "celegans",
             "seed": 5,
@@ -85,7 +85,7 @@ GENERATIONS: dict[str, Example] = {
     ),
     "slow-motion": _example(
         "Chosen times, close to the division",
-        "Time is continuous: ask for any moments of τ = [-1, 1] instead of frames.",
+        "Time is continuous: give any times in τ = [-1, 1] instead of a number of frames.",
         {"model": "celegans", "seed": 7, "times": [-0.2, -0.1, 0.0, 0.1, 0.2], "grid": 48, "formats": ["stl"]},
     ),
 }
@@ -199,30 +199,30 @@ METRICS = """\
 # TYPE cytosynth_jobs gauge
 cytosynth_jobs{state="queued"} 3.0
 cytosynth_jobs{state="running"} 1.0
-# HELP cytosynth_workers Workers that gave a sign of life lately.
+# HELP cytosynth_workers Workers that sent a heartbeat recently.
 # TYPE cytosynth_workers gauge
 cytosynth_workers 1.0
 """
-# By code: the detail of a problem as the service words it. The others are answered with the advice of their page.
+# By code: a detail as the service sends it. Problems of other codes are sent with the help text of their page.
 DETAILS: dict[str, str] = {
     "bad_upload": "the surface is open: an edge belongs to one triangle only",
-    "body_too_long": "a body may have at most 262144 bytes here",
+    "body_too_long": "the body may have at most 262144 bytes",
     "busy": "5 requests are being submitted at the moment, which is the most the service takes",
-    "digest_mismatch": "the SHA-256 of the body is not the one in Content-Digest",
+    "digest_mismatch": "the SHA-256 of the body differs from the one in Content-Digest",
     "disk_full": "1.2 GiB are free and 1.0 GiB are kept free; this takes about 0.50 GiB",
     "invalid_spec": "/frames must be at least 1",
     "job_active": f"job {FINISHED_JOB['id']} has not ended; cancel it before removing it",
     "job_canceled": "the job was canceled and has no files",
-    "job_expired": "the files of this job were removed after their retention time; POST spec to have them made again",
+    "job_expired": "the files of this job were removed after their retention time; POST spec to compute them again",
     "job_failed": "the job failed: the signed distance never changes sign",
-    "job_not_finished": "the job is running; its files come when it has succeeded",
+    "job_not_finished": "the job is running; its files exist when it has succeeded",
     "job_not_found": f"there is no job '{FINISHED_JOB['id']}'",
     "malformed_json": "the body is not JSON: line 1, column 11",
     "not_ready": "not in order: worker",
     "over_share": "this key has 1000 jobs queued or running; at most 1000 are allowed",
     "queue_unavailable": "10000 jobs are waiting, which is the most this service queues; try again later",
     "range_not_satisfiable": "the file has 48684 bytes",
-    "too_fast": "a key may send 50 requests a second, and 200 at once; try again after Retry-After",
+    "too_fast": "a key may send 50 requests per second, and 200 in a burst; try again after Retry-After",
     "too_large": "the job takes 2.52e+09 grid samples (count x frames x grid samples); at most 2.01e+09 are allowed: "
     "lower grid, frames or count",
     "too_slow": "nothing arrived for 30 seconds",
@@ -231,17 +231,17 @@ DETAILS: dict[str, str] = {
     "upload_not_found": "there is no upload of that name; GET /v1/uploads lists them",
     "upload_quota": "uploads and the models made of them may take 8589934592 bytes together; remove some first",
 }
-# Where an operation words it in a way of its own.
+# Details that one operation sends instead.
 OWN_DETAILS: dict[tuple[str, str], str] = {
-    ("getModel", "not_found"): "there is no such model; GET /v1/models lists those you may use",
-    ("deleteModel", "not_found"): "there is no such model; GET /v1/models lists those you may use",
-    ("getProblem", "not_found"): "there is no such kind of problem; GET /problems lists them",
+    ("getModel", "not_found"): "the model does not exist; GET /v1/models lists the models that you may use",
+    ("deleteModel", "not_found"): "the model does not exist; GET /v1/models lists the models that you may use",
+    ("getProblem", "not_found"): "there is no problem of this kind; GET /problems lists all kinds",
     ("getArchive", "range_not_satisfiable"): "the archive has 292810 bytes",
-    ("createModel", "bad_upload"): "a model is made of a safetensors upload; this one is tiff",
-    ("putUpload", "body_too_long"): "a body may have at most 268435456 bytes here",
+    ("createModel", "bad_upload"): "a model is made from a safetensors upload; this one is tiff",
+    ("putUpload", "body_too_long"): "the body may have at most 268435456 bytes",
     ("putUpload", "unsupported_media_type"): "send the file without Content-Encoding",
 }
-# Members that a problem of a code has besides those that all have.
+# By code: members besides those that all problems have.
 MEMBERS: dict[str, dict[str, Any]] = {
     "invalid_spec": {"errors": [{"pointer": "/frames", "detail": "must be at least 1"}]},
     "job_expired": {"spec": FINISHED_JOB["spec"], "kind": "generation"},
@@ -250,7 +250,7 @@ MEMBERS: dict[str, dict[str, Any]] = {
             "broker": {"ok": True, "detail": "3.2 ms"},
             "storage": {"ok": True, "detail": "72.5 GiB free"},
             "worker": {
-                "ok": False, "detail": "no worker gave a sign of life lately; jobs are kept until one does"
+                "ok": False, "detail": "no worker has sent a heartbeat recently; jobs are kept until a worker starts"
             },
         }
     },

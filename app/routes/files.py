@@ -1,4 +1,4 @@
-"""What a job has made: the manifest, single files and all of them in one archive."""
+"""The results of a job: the manifest, single files, and all files in one archive."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastapi.responses import StreamingResponse
 from app.middleware.strict_bodies import StrictRoute
 from app.problems.handlers import ProblemError, problem_response
 from app.problems.types import RANGE, TABLE
-from app.responses.byte_ranges import RangedFile, beyond, bounds, judge_range, matches, not_modified
+from app.responses.byte_ranges import RangedFile, bounds, is_satisfiable, matches, not_modified, unsatisfiable_headers
 from app.responses.negotiation import preferred_type
 from app.responses.zip_stream import Entry, archive, archive_length
 from app.routes.jobs import JobId
@@ -37,23 +37,31 @@ router = APIRouter(prefix="/v1/jobs/{id}", tags=["files"], route_class=StrictRou
 
 MANIFEST = "manifest.json"
 ZIP = "application/zip"
-CACHING = {"Cache-Control": "private, no-cache"}  # may be kept, but a removed job must be noticed
+CACHING = {"Cache-Control": "private, no-cache"}  # caches must revalidate, so that a removed job is noticed
 
 FileName = Annotated[
     str,
     PathParameter(
-        max_length=255, description="As in the manifest.", examples=["cell_0000/frame_0000.stl"], alias="name"
+        max_length=255,
+        description="Name of the file, as in the manifest.",
+        examples=["cell_0000/frame_0000.stl"],
+        alias="name",
     ),
 ]
 IfNoneMatch = Annotated[
-    str | None, Header(alias="If-None-Match", max_length=4096, description="Answer 304 if the file is still this one.")
+    str | None,
+    Header(
+        alias="If-None-Match",
+        max_length=4096,
+        description="ETag of an earlier answer; if it is still current, the answer is 304.",
+    ),
 ]
 BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
-NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The client has it already (If-None-Match)."}}
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The ETag in If-None-Match is still current."}}
 WHOLE_FILE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The file. `ETag` is its SHA-256, as in the manifest.",
-        # Generated clients decode by the first one.
+        # Generated clients decode by the first media type.
         "content": dict.fromkeys((OTHER, *sorted(set(MEDIA_TYPES.values()))), BINARY),
     },
     **NOT_MODIFIED,
@@ -67,8 +75,9 @@ WHOLE_MANIFEST: dict[int | str, dict[str, Any]] = {
 }
 WHOLE_ARCHIVE: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "A zip archive, the same bytes each time; named `application/octet-stream` if `Accept` asks so.",
-        # Some generated clients know no other type of binary content, and decode by the first one.
+        "description": "A zip archive, the same bytes each time. Its type is `application/octet-stream` if `Accept` "
+        "prefers that.",
+        # Some generated clients know no other type of binary content, and decode by the first media type.
         "content": {OTHER: BINARY, ZIP: BINARY},
     },
     **NOT_MODIFIED,
@@ -76,12 +85,12 @@ WHOLE_ARCHIVE: dict[int | str, dict[str, Any]] = {
 
 
 @router.get(
-    "/manifest", operation_id="getManifest", summary="What was made, with checksums",
+    "/manifest", operation_id="getManifest", summary="Show the manifest",
     response_class=Response, responses=WHOLE_MANIFEST,
 )  # fmt: skip
 @router.head("/manifest", include_in_schema=False, response_class=Response)
 def get_manifest(job_id: JobId, resources: CallerResources, if_none_match: IfNoneMatch = None) -> Response:
-    """Serve `manifest.json` byte for byte."""
+    """Return `manifest.json`: the spec, the model, and every file with its size and SHA-256."""
     with files_of(resources, job_id):
         content = resources.artifacts.path(job_id, MANIFEST).read_bytes()
     headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', **CACHING}
@@ -97,7 +106,7 @@ def get_manifest(job_id: JobId, resources: CallerResources, if_none_match: IfNon
     summary="List the files of a job",
 )
 def list_files(job_id: JobId, resources: CallerResources) -> FileList:
-    """List what the job has made, ordered by name, each with its address."""
+    """List the files of the job, ordered by name, each with its address."""
     with files_of(resources, job_id):
         entries = [(e["name"], e["bytes"], e["sha256"]) for e in resources.artifacts.manifest(job_id)["files"]]
     here = f"/v1/jobs/{job_id}/files/"
@@ -128,13 +137,19 @@ def get_file(
     resources: CallerResources,
     if_none_match: IfNoneMatch = None,
     _range: Annotated[
-        str | None, Header(alias="Range", description="One range of bytes; several are answered by the whole.")
+        str | None, Header(alias="Range", description="One range of bytes. If several are given, the whole is sent.")
     ] = None,
-    _if_range: Annotated[str | None, Header(alias="If-Range", description="Only if the ETag is still this.")] = None,
+    _if_range: Annotated[
+        str | None,
+        Header(
+            alias="If-Range",
+            description="ETag of the part received so far; if it is no longer current, the whole is sent.",
+        ),
+    ] = None,
 ) -> Response:
-    """Serve one file of the manifest. Downloads can be resumed with `Range` and `If-Range`."""
+    """Download one file of the manifest. Interrupted downloads can be resumed with `Range` and `If-Range`."""
     with files_of(resources, job_id):
-        if name == MANIFEST:  # which cannot list itself
+        if name == MANIFEST:  # a manifest does not list itself
             resources.artifacts.manifest(job_id)
             path = resources.artifacts.path(job_id, name)
             sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -150,7 +165,7 @@ def get_file(
 
 
 @router.get(
-    "/archive", operation_id="getArchive", summary="Download everything as one zip",
+    "/archive", operation_id="getArchive", summary="Download all files as one zip",
     response_class=Response,
     responses=WHOLE_ARCHIVE
     | {206: {"description": "The part named by `Range`.", "content": {OTHER: BINARY, ZIP: BINARY}}},
@@ -160,17 +175,25 @@ def get_archive(
     job_id: JobId,
     resources: CallerResources,
     request: Request,
-    cell: Annotated[int | None, Query(ge=0, lt=COUNT_MAX, description="Only the files of this cell, from 0.")] = None,
+    cell: Annotated[
+        int | None, Query(ge=0, lt=COUNT_MAX, description="Number of a cell, from 0: only its files.")
+    ] = None,
     if_none_match: IfNoneMatch = None,
     wanted: Annotated[
-        str | None, Header(alias="Range", description="One range of bytes; several are answered by the whole.")
+        str | None, Header(alias="Range", description="One range of bytes. If several are given, the whole is sent.")
     ] = None,
-    if_range: Annotated[str | None, Header(alias="If-Range", description="Only if the ETag is still this.")] = None,
+    if_range: Annotated[
+        str | None,
+        Header(
+            alias="If-Range",
+            description="ETag of the part received so far; if it is no longer current, the whole is sent.",
+        ),
+    ] = None,
 ) -> Response:
-    """Stream all files, or those of one cell, and the manifest.
+    """Download the manifest and all files, or the files of one cell.
 
-    The archive is made while it is sent; its length is known beforehand. Downloads can be resumed with `Range` and
-    `If-Range`.
+    The archive is built while it is sent, and its length is known in advance. Interrupted downloads can be resumed with
+    `Range` and `If-Range`.
     """
     with files_of(resources, job_id) as job:
         content = resources.artifacts.path(job_id, MANIFEST).read_bytes()
@@ -181,7 +204,7 @@ def get_archive(
                 path, _ = resources.artifacts.sized(job_id, listed["name"])
                 entries.append(Entry.of(listed["name"], path, sha256=listed["sha256"]))
         if part and len(entries) == 1:
-            raise ArtifactNotFoundError(f"this job has no cell {cell}; GET its files to see those it has")
+            raise ArtifactNotFoundError(f"this job has no cell {cell}; its list of files shows its cells")
         entries.sort(key=lambda entry: entry.name)
     kind = preferred_type(request.headers.get("accept"), (ZIP, OTHER)) or ZIP
     sha256 = hashlib.sha256(b"zip/1\0" + part.encode() + content).hexdigest()
@@ -198,27 +221,27 @@ def get_archive(
         return not_modified(headers, media_type=kind, length=size)
     if request.method == "HEAD":
         return Response(media_type=kind, headers=headers | {"Content-Length": str(size)})
-    verdict = judge_range(wanted or "", size) if if_range in (None, headers["ETag"]) else None
-    if verdict is False:
-        return problem_response(RANGE, f"the archive has {size} bytes", headers=beyond(size))
-    first, last = bounds(wanted or "", size) if verdict else (0, size - 1)
+    satisfiable = is_satisfiable(wanted or "", size) if if_range in (None, headers["ETag"]) else None
+    if satisfiable is False:
+        return problem_response(RANGE, f"the archive has {size} bytes", headers=unsatisfiable_headers(size))
+    first, last = bounds(wanted or "", size) if satisfiable else (0, size - 1)
     headers["Content-Length"] = str(last - first + 1)
-    if verdict:
+    if satisfiable:
         headers["Content-Range"] = f"bytes {first}-{last}/{size}"
     parts = reporting(archive(entries, first=first, last=last), lambda: resources.jobs.report_damage(job_id))
-    return StreamingResponse(parts, 206 if verdict else 200, media_type=kind, headers=headers)
+    return StreamingResponse(parts, 206 if satisfiable else 200, media_type=kind, headers=headers)
 
 
 @contextmanager
 def files_of(resources: Resources, job_id: str) -> Iterator[Job]:
-    """Give a job whose files are there to whoever reads them; if they go meanwhile, say why, as of then.
+    """Yield a finished job while its files are read; if they disappear meanwhile, raise the reason.
 
     Raises
     ------
     JobNotFoundError, JobNotFinishedError, JobFailedError, JobCanceledError
-        As :func:`finished_job`, before or after.
+        As :func:`finished_job`, before or after the files are read.
     ProblemError
-        As :func:`finished_job`; or that a file is damaged, with the spec, so that the request can be repeated.
+        As :func:`finished_job`; or 410 if a file is damaged, with the spec, so that the request can be repeated.
     ArtifactNotFoundError
         If the job has no such file.
     """
@@ -229,16 +252,16 @@ def files_of(resources: Resources, job_id: str) -> Iterator[Job]:
         job = finished_job(resources, job_id)
         if isinstance(error, ArtifactNotFoundError) and resources.artifacts.exists(job_id):
             raise
-        # Nothing that the manifest promises is there: a succeeded job without files is damaged, too.
+        # A succeeded job without files is damaged too.
         resources.jobs.report_damage(job_id)
-        detail = "files of this job, or what its manifest says of them, are missing; request the job again"
+        detail = "files of this job, or their entries in the manifest, are missing; submit the request again"
         if isinstance(error, ArtifactDamagedError):
             detail = error.message
         raise ProblemError(TABLE[ArtifactDamagedError], detail, spec=job.spec, kind=job.kind) from error
 
 
 def reporting(chunks: Iterator[bytes], report: Callable[[], None]) -> Iterator[bytes]:
-    """Pass an archive on; a damaged file in it is reported, and the connection cut before the archive is whole."""
+    """Pass an archive on. If a file is damaged, report it and break the connection."""
     try:
         yield from chunks
     except (ArtifactDamagedError, FileNotFoundError):
@@ -247,23 +270,23 @@ def reporting(chunks: Iterator[bytes], report: Callable[[], None]) -> Iterator[b
 
 
 def finished_job(resources: Resources, job_id: str) -> Job:
-    """Return a job whose files are there.
+    """Return a job that has files.
 
     Raises
     ------
     JobNotFoundError, JobNotFinishedError, JobFailedError, JobCanceledError, ProblemError
-        If there are none; an expired job's problem carries the spec, so that the request can be repeated.
+        If it has none; the problem of an expired job holds the spec, so that the request can be repeated.
     """
     job = resources.jobs.get(job_id)
     match job.status:
         case JobStatus.SUCCEEDED:
             return job
         case JobStatus.EXPIRED:
-            detail = "the files of this job were removed after their retention time; POST spec to have them made again"
+            detail = "the files of this job were removed after their retention time; POST spec to compute them again"
             raise ProblemError(TABLE[JobExpiredError], detail, spec=job.spec, kind=job.kind)
         case JobStatus.FAILED:
             raise JobFailedError(f"the job failed: {job.error.message if job.error else 'no reason is known'}")
         case JobStatus.CANCELED:
             raise JobCanceledError("the job was canceled and has no files")
         case _:
-            raise JobNotFinishedError(f"the job is {job.status}; its files come when it has succeeded")
+            raise JobNotFinishedError(f"the job is {job.status}; its files exist when it has succeeded")

@@ -1,4 +1,4 @@
-"""Is the service alive, ready, and what is it."""
+"""Health checks, metrics and the version, for operators and orchestrators."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ router = APIRouter(tags=["health"], route_class=StrictRoute)
 
 
 @router.get(
-    "/livez", operation_id="isAlive", response_description="The process answers.", summary="Does the process answer?"
+    "/livez",
+    operation_id="isAlive",
+    response_description="The process answers.",
+    summary="Check that the process answers",
 )
 @router.head("/livez", include_in_schema=False)
 async def livez() -> LiveView:
-    """Answer, without looking at anything else."""
+    """Answer without checking anything else."""
     return LiveView()
 
 
@@ -34,11 +37,11 @@ async def livez() -> LiveView:
     "/readyz",
     operation_id="isReady",
     response_description="A job submitted now would be carried out.",
-    summary="Would a job be carried out?",
+    summary="Check that jobs can be carried out",
 )
 @router.head("/readyz", include_in_schema=False)
 async def readyz(resources: SharedResources) -> ReadyView:
-    """Check that the broker answers and forgets nothing, results can be written and a worker lives."""
+    """Check that the broker answers and loses no jobs, that results can be stored, and that a worker runs."""
     found = await asyncio.gather(
         _check(resources.readiness.broker()),
         _check(resources.readiness.storage()),
@@ -56,17 +59,17 @@ async def readyz(resources: SharedResources) -> ReadyView:
     "/metrics",
     operation_id="getMetrics",
     response_description="The metrics in Prometheus' text format.",
-    summary="Figures for Prometheus",
+    summary="Metrics for Prometheus",
     response_class=PlainTextResponse,
 )
 def metrics(request: Request) -> Response:
-    """Show queue depth, jobs by state, living workers, lost leases, refusals and HTTP times."""
+    """Return queue depth, jobs by state, running workers, lost leases, refusals and HTTP response times."""
     return Response(generate_latest(request.app.state.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/v1/version", operation_id="getVersion", response_description="The versions.", summary="What runs here")
+@router.get("/v1/version", operation_id="getVersion", response_description="The versions.", summary="Show the version")
 async def version() -> VersionView:
-    """Show the versions of the service and its interface."""
+    """Return the version of the service and of its API."""
     return VersionView(version=__version__)
 
 

@@ -1,4 +1,4 @@
-"""The life of a job: list, look, follow, cancel, remove."""
+"""List jobs, show, follow, cancel, pin and remove them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ JobId = Annotated[
     Path(
         alias="id",
         max_length=64,
-        description="Identifier of a job: 32 hexadecimal digits.",
+        description="Identifier of the job: 32 hexadecimal digits.",
         examples=["0197f3a2b4c55d0e8f6a7b1c2d3e4f50"],
     ),
 ]
@@ -44,13 +44,13 @@ def list_jobs(
         str | None, Query(pattern=r"^[a-z]{1,32}$", description="Only jobs of this kind.", examples=["generation"])
     ] = None,
     cursor: Annotated[
-        str | None, Query(pattern=r"^[0-9]{1,16}$", description="From `next` of the page before.")
+        str | None, Query(pattern=r"^[0-9]{1,16}$", description="Taken from `next` of the previous page.")
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=200, description="Jobs a page.")] = 50,
+    limit: Annotated[int, Query(ge=1, le=200, description="Jobs per page.")] = 50,
 ) -> JobList:
-    """Show one page. `next`, also in the `Link` header, is the address of the page after it.
+    """Return one page of jobs. `next`, also in the `Link` header, is the address of the next page.
 
-    Jobs that arrive meanwhile do not shift the pages. A page may be short, even empty, where few jobs match.
+    New jobs do not shift the pages. A page may hold fewer jobs than `limit`, or none, if few jobs match.
     """
     page = resources.jobs.list(status=state, kind=kind, cursor=cursor, limit=limit)
     following = None
@@ -61,7 +61,7 @@ def list_jobs(
     return JobList(jobs=[JobView.of(job) for job in page.jobs], next=following)
 
 
-@router.get("/{id}", operation_id="getJob", response_description="The job as it is now.", summary="Look at one job")
+@router.get("/{id}", operation_id="getJob", response_description="The job as it is now.", summary="Show one job")
 async def get_job(
     job_id: JobId,
     resources: CallerResources,
@@ -70,7 +70,7 @@ async def get_job(
         int, Query(ge=0, le=60, description="Answer when the job has ended, or after this many seconds.")
     ] = 0,
 ) -> JobView:
-    """Show a job. With `wait` the answer comes as soon as the job has ended: a long poll."""
+    """Return a job. With `wait`, the answer is sent when the job has ended (long polling)."""
     job = await resources.wait_until_done(await resources.jobs.async_get(job_id), wait)
     if job.status.active:
         response.headers["Retry-After"] = "1"
@@ -85,7 +85,7 @@ async def get_job(
     summary="Cancel a job",
 )
 def cancel_job(job_id: JobId, resources: CallerResources) -> JobView:
-    """Cancel a job that is queued or running, at once. One that has ended is shown as it is."""
+    """Cancel a queued or running job immediately. A job that has ended is returned unchanged."""
     return JobView.of(resources.jobs.cancel(job_id))
 
 
@@ -93,12 +93,12 @@ def cancel_job(job_id: JobId, resources: CallerResources) -> JobView:
     "/{id}",
     operation_id="deleteJob",
     response_description="The job was active and is canceled now.",
-    summary="Cancel an active job, remove a finished one",
+    summary="Cancel an active job, or remove a finished one",
     response_model=JobView,
-    responses={204: {"description": "The job had ended; its record and its files are gone."}},
+    responses={204: {"description": "The job had ended; its record and its files are removed."}},
 )
 def delete_job(job_id: JobId, resources: CallerResources) -> Response:
-    """Cancel the job if it is queued or running (200, the canceled job); otherwise remove it and its files (204)."""
+    """Cancel a queued or running job (200, the canceled job); otherwise remove it with its files (204)."""
     if resources.jobs.get(job_id).status.active:
         job = resources.jobs.cancel(job_id)
         if job.status is JobStatus.CANCELED:
@@ -114,7 +114,7 @@ def delete_job(job_id: JobId, resources: CallerResources) -> Response:
     summary="Keep the files of a job",
 )
 def pin_job(job_id: JobId, resources: CallerResources) -> JobView:
-    """Keep the files beyond their retention time until the pin is removed; an active job can be pinned as well."""
+    """Keep the files beyond their retention time, until the pin is removed. Active jobs can be pinned too."""
     return JobView.of(resources.jobs.pin(job_id, pinned=True))
 
 
@@ -125,7 +125,7 @@ def pin_job(job_id: JobId, resources: CallerResources) -> JobView:
     summary="Unpin a job",
 )
 def unpin_job(job_id: JobId, resources: CallerResources) -> JobView:
-    """Unpin a job: the retention time of its files starts again. A job that is not pinned stays as it is."""
+    """Remove the pin. The retention time of the files starts again. A job that is not pinned is returned unchanged."""
     return JobView.of(resources.jobs.pin(job_id, pinned=False))
 
 
@@ -137,13 +137,14 @@ async def followed_job(
         Header(
             alias="Last-Event-ID",
             max_length=64,
-            description="Resume after this event, as browsers do. `0`: all that are kept.",
+            description="Id of the last event received; the stream continues after it. `0`: send all stored events.",
         ),
     ] = None,
 ) -> tuple[Job, str]:
-    """Return the job and the event to resume after; "" if the client names none.
+    """Return the job and the id of the event to continue after; "" if the client names none.
 
-    A client that has seen the end and reconnects, as browsers do by themselves, is told by 204 to stop.
+    Browsers reconnect after the end of a stream by themselves. 204 tells a client that has received the last event to
+    stop.
     """
     job = await resources.jobs.async_get(job_id)
     known = last_event_id is not None and re.fullmatch(r"0|\d{1,18}-\d{1,18}", last_event_id, re.ASCII)
@@ -157,18 +158,18 @@ async def followed_job(
     "/{id}/events",
     operation_id="followJob",
     response_description="The stream of events.",
-    summary="Follow a job as server-sent events",
+    summary="Follow a job by server-sent events",
     response_class=EventSourceResponse,
-    responses={204: {"description": "Nothing happened after Last-Event-ID, and nothing will: the job has ended."}},
+    responses={204: {"description": "The job has ended, and there is no event after Last-Event-ID."}},
 )
 async def follow_job(
     followed: Annotated[tuple[Job, str], Depends(followed_job)], resources: CallerResources
 ) -> AsyncIterable[ServerSentEvent]:
-    """Stream the latest state and progress of a job and what happens next, until it ends.
+    """Stream the latest state and progress of a job, then each new event, until the job ends.
 
-    `Last-Event-ID` asks for what happened after an event; with `0` all events that are kept are sent first. Events are
-    `state` and `progress`, each with an id to resume from and JSON data; the last one is a `state` event with a final
-    state. Comments keep idle connections open.
+    With `Last-Event-ID`, the stream continues after that event; with `0`, all stored events are sent first. Events are
+    `state` and `progress`, each with an id and JSON data; the last one is a `state` event with a final state. Comments
+    keep idle connections open.
     """
     job, after = followed
     first = latest(await resources.jobs.async_events(job)) if not after else []
@@ -181,12 +182,12 @@ async def follow_job(
         first = []
         job = await resources.jobs.async_get(job.id)
         if not job.status.active and not await resources.jobs.async_events(job, after=after or "0"):
-            # The record of events is shorter than the record of the job: say how it ended all the same.
+            # Events are kept for a shorter time than the job: report the final state without its event.
             yield ServerSentEvent(data={"state": job.status}, event="state")
             return
 
 
 def latest(events: list[JobEvent]) -> list[JobEvent]:
-    """Return the last state of a job and the last progress since: all that a new subscriber needs of the past."""
-    state = max((place for place, event in enumerate(events) if event.event == "state"), default=-1)
+    """Return the latest state event of a job and the latest progress event after it, for a new subscriber."""
+    state = max((number for number, event in enumerate(events) if event.event == "state"), default=-1)
     return events[max(0, state) : state + 1] + events[state + 1 :][-1:]

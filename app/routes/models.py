@@ -1,4 +1,4 @@
-"""The models: the installed ones, and those made of uploaded weights."""
+"""The models: installed ones, and those made from uploaded weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ModelId = Annotated[str, Path(alias="id", max_length=64, examples=["celegans"])]
     summary="List the models",
 )
 def list_models(resources: CallerResources) -> ModelList:
-    """Show the card of every model you may use: cell type, scale, licence, checksum, limits and measured quality."""
+    """Return the cards of your models and of the installed ones, with scale, limits and measured quality."""
     return ModelList(models=[ModelView.of(card) for card in resources.catalogue.cards(owner=resources.owner)])
 
 
@@ -34,16 +34,16 @@ def list_models(resources: CallerResources) -> ModelList:
     "",
     operation_id="createModel",
     response_description="The card of the new model.",
-    summary="Make a model of uploaded weights",
+    summary="Make a model from uploaded weights",
     status_code=201,
     response_model=ModelView,
-    responses={200: {"model": ModelView, "description": "It has been made before."}},
+    responses={200: {"model": ModelView, "description": "The model exists already."}},
 )
 def create_model(spec: Annotated[ModelSpec, Body()], resources: CallerResources, response: Response) -> ModelView:
-    """Make a model that you, and nobody else, can use at once. It stays when the upload expires.
+    """Make a model from an upload. It is private to you and usable immediately, and stays when the upload expires.
 
-    Weights that `python -m model train` wrote say what they are; a request needs `upload` and `id` alone, and what else
-    it states holds instead.
+    Weights written by `python -m model train` contain their card: the request needs only `upload` and `id`. Other
+    members of the request replace those of the card.
     """
     upload = resources.uploads.get(resources.owner, spec.upload)
     card = card_of(spec, upload, owner=resources.owner, installed=resources.catalogue.installed(upload.sha256))
@@ -55,9 +55,9 @@ def create_model(spec: Annotated[ModelSpec, Body()], resources: CallerResources,
     return ModelView.of(resources.catalogue.card(card.id, owner=resources.owner))
 
 
-@router.get("/{id}", operation_id="getModel", response_description="The model's card.", summary="Look at one model")
+@router.get("/{id}", operation_id="getModel", response_description="The model's card.", summary="Show one model")
 def get_model(model_id: ModelId, resources: CallerResources) -> ModelView:
-    """Show one model card."""
+    """Return the card of one model."""
     try:
         return ModelView.of(resources.catalogue.card(model_id, owner=resources.owner))
     except UnknownModelError:
@@ -68,11 +68,11 @@ def get_model(model_id: ModelId, resources: CallerResources) -> ModelView:
     "/{id}",
     operation_id="deleteModel",
     response_description="The model is removed.",
-    summary="Remove a model of your own",
+    summary="Remove one of your models",
     status_code=204,
 )
 def delete_model(model_id: ModelId, resources: CallerResources) -> Response:
-    """Remove a model that was made of an upload. Jobs that wait for it will fail; finished ones keep their files."""
+    """Remove a model that was made from an upload. Its queued jobs will fail; finished jobs keep their files."""
     if resources.uploads.models.uninstall(resources.owner, model_id):
         return Response(status_code=204)
     try:
@@ -83,4 +83,4 @@ def delete_model(model_id: ModelId, resources: CallerResources) -> Response:
 
 
 def _unknown() -> ProblemError:
-    return ProblemError(NOT_FOUND, "there is no such model; GET /v1/models lists those you may use")
+    return ProblemError(NOT_FOUND, "the model does not exist; GET /v1/models lists the models that you may use")

@@ -1,4 +1,4 @@
-"""Pages for people: the start page, the interactive documentation and the kinds of problems."""
+"""Pages for browsers: the start page, the API documentation and the kinds of problems."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def start_page() -> Response:
 @router.get("/docs", include_in_schema=False)
 @router.head("/docs", include_in_schema=False)
 def documentation() -> Response:
-    """Serve Swagger UI; all of it comes from this service."""
+    """Serve Swagger UI; all its files come from this service."""
     return FileResponse(WEB / "docs.html", headers={"Cache-Control": "no-cache"})
 
 
 @router.get("/favicon.ico", include_in_schema=False)
 def icon() -> Response:
-    """Serve the icon that browsers ask for by themselves."""
+    """Serve the icon that browsers request by themselves."""
     return FileResponse(WEB / "static" / "icon.svg", media_type="image/svg+xml")
 
 
@@ -54,12 +54,12 @@ def icon() -> Response:
     "/problems",
     operation_id="listProblems",
     response_description="The kinds of problem, ordered by status and code.",
-    summary="Every kind of problem",
+    summary="List the kinds of problem",
     tags=["problems"],
     response_model=ProblemTypeList,
 )
 def list_problems(accept: Accept = None) -> Response:
-    """Document every `type` a problem can have; a page for browsers, JSON for programs."""
+    """Return the documentation of all kinds of problem: a page for browsers, JSON for programs."""
     kinds = sorted(PROBLEM_TYPES.values(), key=lambda kind: (kind.status, kind.code))
     if _wants_page(accept):
         return _page("Problems", "".join(_section(kind, linked=True) for kind in kinds))
@@ -70,17 +70,17 @@ def list_problems(accept: Accept = None) -> Response:
     "/problems/{slug}",
     operation_id="getProblem",
     response_description="The kind of problem.",
-    summary="One kind of problem",
+    summary="Show one kind of problem",
     tags=["problems"],
     response_model=ProblemTypeView,
 )
 def get_problem(
     slug: Annotated[str, PathParameter(max_length=64, examples=["too-large"])], accept: Accept = None
 ) -> Response:
-    """Say what one kind of problem means and what to do about it."""
+    """Return what one kind of problem means and what to do about it."""
     kind = PROBLEM_TYPES.get(slug.replace("_", "-"))
     if kind is None:
-        raise ProblemError(NOT_FOUND, "there is no such kind of problem; GET /problems lists them")
+        raise ProblemError(NOT_FOUND, "there is no problem of this kind; GET /problems lists all kinds")
     return _page(kind.title, _section(kind, linked=False)) if _wants_page(accept) else _json(_view(kind))
 
 

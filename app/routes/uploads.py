@@ -1,4 +1,4 @@
-"""Files that clients bring: label volumes, surfaces, weights."""
+"""Files that clients upload: label volumes, surfaces, weights."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from worker.uploads.store import NAME, IncomingUpload
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=StrictRoute)
 
-PATIENCE_S = 30.0  # with a client that sends nothing
-WRITE_BYTES = 2**20  # a thread's errand is worth this much
+SILENCE_MAX_S = 30.0  # a client that sends nothing for this long is refused
+WRITE_BYTES = 2**20  # bytes that are collected before a thread writes them
 
 DIGEST = r"(^|,)\s*sha-256=:[A-Za-z0-9+/]{43}=:\s*(,|$)"
 
@@ -32,8 +32,8 @@ UploadName = Annotated[
     Path(
         alias="name",
         max_length=128,
-        description="Of your choosing: letters, digits, - and _, and the ending that says what it is: "
-        ".tif, .stl, .obj, .ply or .safetensors.",
+        description="A name of your choice: letters, digits, - and _, and an ending for the type of the file: .tif, "
+        ".stl, .obj, .ply or .safetensors.",
         examples=["cells.tif"],
     ),
 ]
@@ -43,7 +43,8 @@ Digest = Annotated[
         alias="Content-Digest",
         max_length=1000,
         json_schema_extra={"pattern": DIGEST},
-        description="`sha-256=:BASE64:` (RFC 9530): the upload is refused unless it arrives as it was sent.",
+        description="`sha-256=:BASE64:` (RFC 9530). The upload is refused if the file that arrives has another "
+        "SHA-256.",
     ),
 ]
 
@@ -52,14 +53,19 @@ Digest = Annotated[
     "/{name}",
     operation_id="putUpload",
     response_description="The file is stored.",
-    summary="Send a file",
+    summary="Upload a file",
     status_code=201,
     response_model=UploadView,
-    responses={200: {"model": UploadView, "description": "It is here already, and is kept for longer now."}},
+    responses={
+        200: {
+            "model": UploadView,
+            "description": "The service has the same file already; its retention time starts again.",
+        }
+    },
     openapi_extra={
         "requestBody": {
             "required": True,
-            "description": "The file as it is; no form, no archive, no Content-Encoding.",
+            "description": "The bytes of the file: no form, no archive, no Content-Encoding.",
             "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
         }
     },
@@ -67,13 +73,13 @@ Digest = Annotated[
 async def put_upload(
     name: UploadName, request: Request, resources: CallerResources, response: Response, content_digest: Digest = None
 ) -> UploadView:
-    """Receive a file, look into it, and keep it under its name. It never changes; sent again, it is kept for longer.
+    """Store a file under a name, after an inspection. An upload never changes; sending it again extends its retention.
 
-    `facts` in the answer is what was found: shapes, counts, volumes. A file that is not exactly what its ending says is
-    refused with 422, and the refusal says what is allowed.
+    `facts` in the answer holds the results of the inspection: shapes, counts, volumes. A file that does not match its
+    ending is refused with 422; the refusal says what is allowed.
     """
     if not NAME.fullmatch(name):
-        detail = f"a name has up to 100 letters, digits, - and _, and one of the endings {', '.join(KINDS)}"
+        detail = f"a name has at most 100 letters, digits, - and _, and one of the endings {', '.join(KINDS)}"
         raise ProblemError(UNSUPPORTED, detail)
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise ProblemError(UNSUPPORTED, "send the file without Content-Encoding")
@@ -82,7 +88,7 @@ async def put_upload(
     with resources.uploads.arriving(resources.owner) as arrived:
         await _receive(request, arrived)
         if wanted is not None and wanted != arrived.sha256:
-            raise ProblemError(DIGEST_MISMATCH, "the SHA-256 of the body is not the one in Content-Digest")
+            raise ProblemError(DIGEST_MISMATCH, "the SHA-256 of the body differs from the one in Content-Digest")
         await to_thread.run_sync(arrived.close)
         facts = await to_thread.run_sync(inspect_file, arrived.path, kind, limiter=resources.inspections)
         keep = partial(resources.uploads.keep, resources.owner, arrived, name=name, kind=kind, facts=facts)
@@ -100,7 +106,7 @@ async def put_upload(
     summary="List your uploads",
 )
 def list_uploads(resources: CallerResources) -> UploadList:
-    """Show what is kept, ordered by name, and how much room is left."""
+    """Return your uploads, ordered by name, the bytes that they use, and your quota."""
     uploads = resources.uploads.kept(resources.owner)
     quota = resources.settings.max_uploads_bytes
     return UploadList(
@@ -112,10 +118,10 @@ def list_uploads(resources: CallerResources) -> UploadList:
     "/{name}",
     operation_id="getUpload",
     response_description="What the inspection of the file found.",
-    summary="Look at one upload",
+    summary="Show one upload",
 )
 def get_upload(name: UploadName, resources: CallerResources) -> UploadView:
-    """Show what was found in a file, and until when it is kept."""
+    """Return the results of the inspection of a file, and when the file will be removed."""
     return UploadView.of(resources.uploads.get(resources.owner, name))
 
 
@@ -127,21 +133,21 @@ def get_upload(name: UploadName, resources: CallerResources) -> UploadView:
     status_code=204,
 )
 def delete_upload(name: UploadName, resources: CallerResources) -> Response:
-    """Remove an upload. A model that was made of it stays."""
+    """Remove an upload. A model that was made from it stays."""
     resources.uploads.remove(resources.owner, name)
     return Response(status_code=204)
 
 
 async def _receive(request: Request, arrived: IncomingUpload) -> None:
-    """Write a body down as it comes; a client that falls silent is not waited for."""
+    """Write a body to disk as it arrives; refuse a client that stops sending."""
     waiting = bytearray()
     parts = aiter(request.stream())
     while True:
         try:
-            part = await asyncio.wait_for(anext(parts, None), PATIENCE_S)
+            part = await asyncio.wait_for(anext(parts, None), SILENCE_MAX_S)
         except TimeoutError:
             raise ProblemError(
-                TOO_SLOW, f"nothing arrived for {PATIENCE_S:g} seconds", headers={"Connection": "close"}
+                TOO_SLOW, f"nothing arrived for {SILENCE_MAX_S:g} seconds", headers={"Connection": "close"}
             ) from None
         waiting += part or b""
         if part is None or len(waiting) >= WRITE_BYTES:
@@ -152,12 +158,12 @@ async def _receive(request: Request, arrived: IncomingUpload) -> None:
 
 
 def digest_of(header: str | None) -> str | None:
-    """Return the SHA-256 in a Content-Digest header, in hexadecimal digits; None if there is no header.
+    """Return the SHA-256 of a Content-Digest header as hexadecimal digits; None if there is no header.
 
     Raises
     ------
     ProblemError
-        If there is one without a readable sha-256.
+        If the header holds no valid sha-256.
     """
     if header is None:
         return None

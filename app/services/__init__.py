@@ -1,5 +1,5 @@
-"""What endpoints work with: submission, the caller's jobs, the model catalogue, uploaded models, readiness.
+"""The work behind the endpoints: submission, the caller's jobs, the model catalogue, uploaded models, readiness.
 
-``app.routes`` and ``app.main`` import it; it knows no HTTP beyond problem types. Read :mod:`app.services.resources`
+``app.routes`` and ``app.main`` import it; it knows no HTTP but problem types. Read :mod:`app.services.submission`
 first.
 """

@@ -1,7 +1,7 @@
-"""The job records as one caller may see and use them. Endpoints get nothing else, so none can forget whose they are.
+"""The jobs of one caller. Endpoints use only this class, so that none of them can reach the jobs of another caller.
 
-Promises: another caller's job and one that does not exist cannot be told apart; a caller never has more active jobs
-than its share; a refusal for want of room says when there will probably be some.
+Promises: a job of another caller is answered like a job that does not exist. A caller never has more active jobs than
+its share. A refusal because of the share or a full queue says when to try again.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.jobs")
 
 
 class CallerJobs:
-    """The jobs of ``owner``; ``share`` is how many of them may be active, None: as many as the queue holds."""
+    """The jobs of ``owner``, of which ``share`` may be active; without ``share``, as many as the queue holds."""
 
     def __init__(
         self, jobs: JobQueue, async_jobs: AsyncJobQueue, quota: Quota, *, owner: str, share: int | None
     ) -> None:
-        """Keep whose jobs these are."""
+        """Use the records of ``jobs`` and ``async_jobs``."""
         self._jobs, self._async, self._quota = jobs, async_jobs, quota
         self._owner, self._share = owner, share
 
@@ -36,9 +36,10 @@ class CallerJobs:
         Raises
         ------
         ProblemError
-            429 over the caller's share, 503 if the queue is full or cannot be reached; both with Retry-After.
+            429 if the caller has as many active jobs as its share, 503 if the queue is full or the broker does not
+            answer; both with Retry-After.
         IdempotencyError
-            If the key was used with another body.
+            If the key was used with another request.
         """
         request |= {"digest": digest, "idempotency_key": idempotency_key, "owner": self._owner}
         try:
@@ -54,10 +55,8 @@ class CallerJobs:
             detail = f"this key has {error.throughput.own} jobs queued or running; at most {self._share} are allowed"
             raise ProblemError(OVER_SHARE, detail, headers={"Retry-After": str(again)}) from None
         except QueueUnavailableError as error:
-            raise ProblemError(
-                TABLE[QueueUnavailableError], error.message, headers=self._when_there_is_room()
-            ) from None
-        log.info("job accepted" if new else "job known", job_id=job.id, kind=job.kind, state=job.status.value)
+            raise ProblemError(TABLE[QueueUnavailableError], error.message, headers=self._retry_after()) from None
+        log.info("job accepted" if new else "job exists", job_id=job.id, kind=job.kind, state=job.status.value)
         return job, new
 
     def get(self, job_id: str) -> Job:
@@ -77,9 +76,9 @@ class CallerJobs:
         return job
 
     def pin(self, job_id: str, *, pinned: bool) -> Job:
-        """Keep a job's files until they are let go; raises :class:`JobError` where there are none to keep."""
+        """Pin or unpin a job; raises :class:`JobError` if it has no files to keep."""
         job = self._jobs.pin(job_id, pinned=pinned, owner=self._owner)
-        log.info("job pinned" if pinned else "job let go", job_id=job.id)
+        log.info("job pinned" if pinned else "job unpinned", job_id=job.id)
         return job
 
     def delete(self, job_id: str) -> None:
@@ -88,7 +87,7 @@ class CallerJobs:
         log.info("job removed", job_id=job_id)
 
     def report_damage(self, job_id: str) -> None:
-        """Note that a file of this job is damaged: the next request for the same makes it anew."""
+        """Record that a file of this job is damaged, so that the next identical request computes it again."""
         self._jobs.leases.report_damage(job_id)
 
     async def async_get(self, job_id: str) -> Job:
@@ -96,15 +95,15 @@ class CallerJobs:
         return await self._async.async_get(job_id, owner=self._owner)
 
     async def async_wait(self, job_id: str, *, timeout_s: float) -> Job:
-        """Return the job as soon as it has ended, or as it is after ``timeout_s``."""
+        """Return the job when it has ended, or after ``timeout_s`` seconds."""
         return await self._async.async_wait(job_id, owner=self._owner, timeout_s=timeout_s)
 
     async def async_events(self, job: Job, *, after: str = "0", block_s: float = 0.0) -> builtins.list[JobEvent]:
-        """Return what happened to a job, which the caller has been given here, after the event ``after``."""
+        """Return the events of a job after the event ``after``; the job must come from this class."""
         return await self._async.async_events(job.id, after=after, block_s=block_s)
 
-    def _when_there_is_room(self) -> dict[str, str]:
+    def _retry_after(self) -> dict[str, str]:
         try:
             return {"Retry-After": str(self._quota.throughput(self._owner).until_room())}
         except QueueUnavailableError:
-            return {}  # nobody knows; the kind of problem has a time of its own
+            return {}  # unknown; the kind of problem has a default

@@ -9,17 +9,17 @@ from model.card import CARD_FILE, ModelCard, find_models, load_card
 from model.errors import CheckpointError, UnknownModelError
 from worker.uploads.installed_models import OWNER_FILE
 
-NOBODY = "\0"  # the owner of a model whose record of its owner is damaged
+NOBODY = "\0"  # owner of a model whose file ``owner`` is damaged: no caller has this name
 
 
 class ModelCatalogue:
-    """The models. Folders are looked at anew each time, so that a model appears without a restart.
+    """The models of some folders, which are read at each call, so that a new model is found without a restart.
 
-    A folder with a file ``owner`` was made from an upload: only its owner sees it.
+    A model whose folder holds a file ``owner`` was made from an upload; only its owner sees it.
     """
 
     def __init__(self, roots: list[Path]) -> None:
-        """Look into ``roots``, the first winning."""
+        """Search ``roots``; of two models with the same id, the one in the earlier folder counts."""
         self._roots = roots
         self._read: dict[Path, tuple[int, ModelCard]] = {}
 
@@ -32,7 +32,7 @@ class ModelCatalogue:
         return self._card(folders[model_id])
 
     def cards(self, *, owner: str) -> list[ModelCard]:
-        """Return all readable cards, ordered by id; one damaged model must not hide the others."""
+        """Return all readable cards, ordered by id; damaged models are left out."""
         found = []
         for _, folder in sorted(self._visible(owner).items()):
             try:
@@ -42,7 +42,7 @@ class ModelCatalogue:
         return found
 
     def installed(self, sha256: str) -> ModelCard | None:
-        """Return the card of the installed model that has these weights; models made of uploads do not count."""
+        """Return the card of the installed model with these weights; models made from uploads do not count."""
         for folder in find_models(self._roots).values():
             if owner_of(folder) is None:
                 with suppress(CheckpointError, OSError):
@@ -52,7 +52,7 @@ class ModelCatalogue:
         return None
 
     def has(self, model_id: str) -> bool:
-        """Whether a model of that name exists, whoever owns it."""
+        """Return whether a model of that name exists, for any owner."""
         return model_id in find_models(self._roots)
 
     def _visible(self, owner: str) -> dict[str, Path]:
@@ -70,10 +70,10 @@ class ModelCatalogue:
 
 
 def owner_of(folder: Path) -> str | None:
-    """Return who made a model from an upload; None: it belongs to the installation."""
+    """Return the owner of a model that was made from an upload; None for an installed model."""
     try:
         return (folder / OWNER_FILE).read_text(encoding="ascii")
     except FileNotFoundError:
         return None
-    except ValueError:  # damaged: better nobody's than everybody's
+    except ValueError:  # damaged: shown to no caller
         return NOBODY

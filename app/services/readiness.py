@@ -1,4 +1,8 @@
-"""Whether a job sent now would be carried out, as found a moment ago: a hanging disk must not hang the answer."""
+"""Whether a job submitted now would be carried out: the state of disk, broker and workers.
+
+The disk is checked in the background and the answer gives the latest result, so that a disk that hangs does not delay
+the answer.
+"""
 
 from __future__ import annotations
 
@@ -16,66 +20,67 @@ from worker.errors import BrokerAwayError, BrokerError, QueueUnavailableError
 from worker.jobs import AsyncJobQueue, JobQueue
 from worker.storage.disk import check_reserve
 
-EVERY_S = 2.0
-STALE_S = 15.0  # a disk that has taken this long to answer is out of order
-TRUST_S = 30.0  # in the settings of a broker that was found in order; they can be changed while it runs
+CHECK_INTERVAL_S = 2.0  # seconds between two checks of the disk, and the age at which a count of workers is renewed
+DISK_TIMEOUT_S = 15.0  # a check of the disk that takes longer counts as failed
+# Seconds between two checks of the broker's configuration, which may be changed while it runs.
+BROKER_INTERVAL_S = 30.0
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.readiness")
 
 
 class Readiness:
-    """Looks at data folder and broker now and again and remembers how that went; counts workers when asked."""
+    """Checks data folder and broker regularly and keeps the latest results; counts workers when asked."""
 
     def __init__(
         self, jobs: JobQueue, async_jobs: AsyncJobQueue, folder: Path, *, broker_url: str, reserve: int
     ) -> None:
-        """Know nothing yet; :meth:`check_storage` and :meth:`check_broker` change that."""
+        """Start without results; :meth:`check_storage` and :meth:`check_broker` provide them."""
         self._jobs, self._async, self._folder, self._reserve = jobs, async_jobs, folder, reserve
         self._broker_url = broker_url
-        self._judged_at = -math.inf
-        self._unfit: BrokerError | None = None
-        # Threads of its own: a busy pool must not make the service look dead.
+        self._broker_checked_at = -math.inf
+        self._broker_error: BrokerError | None = None
+        # Its own threads: a busy shared pool must not make the service appear down.
         self._threads = CapacityLimiter(4)
-        self._looked_at = self._counted_at = 0.0
-        self._error: CytosynthError | OSError | None = None
-        self._room = ""
+        self._disk_checked_at = self._workers_counted_at = 0.0
+        self._disk_error: CytosynthError | OSError | None = None
+        self._free = ""
         self._workers = 0
 
     async def watch(self) -> None:
-        """Look for ever."""
+        """Check regularly, until cancelled."""
         while True:
-            await sleep(EVERY_S)
+            await sleep(CHECK_INTERVAL_S)
             await self.check_storage()
-            if time.monotonic() - self._judged_at > TRUST_S:
+            if time.monotonic() - self._broker_checked_at > BROKER_INTERVAL_S:
                 await self._check_broker_again()
 
     async def check_storage(self) -> None:
-        """Prove that results can be stored, and remember how much room is left or what is wrong."""
+        """Write a file to the data folder, and keep the free space or the error."""
         try:
             free = await to_thread.run_sync(_write, self._folder, self._reserve, limiter=self._threads)
         except (CytosynthError, OSError) as error:
-            self._error = error
+            self._disk_error = error
         else:
-            self._error, self._room = None, f"{free / 2**30:.1f} GiB free"
-        self._looked_at = time.monotonic()
+            self._disk_error, self._free = None, f"{free / 2**30:.1f} GiB free"
+        self._disk_checked_at = time.monotonic()
 
     async def check_broker(self) -> None:
-        """Look whether the broker's settings let it lose jobs, if it answers.
+        """Check the configuration of the broker, if the broker answers.
 
         Raises
         ------
         BrokerError
-            If they do.
+            If it may lose jobs.
         """
         try:
             await to_thread.run_sync(check_server, self._broker_url, limiter=self._threads)
         except BrokerAwayError as error:
             log.warning("the broker does not answer yet; requests are refused until it does", reason=error.message)
         except BrokerError as error:
-            self._unfit = error
+            self._broker_error = error
             raise
         else:
-            self._unfit, self._judged_at = None, time.monotonic()
+            self._broker_error, self._broker_checked_at = None, time.monotonic()
 
     async def _check_broker_again(self) -> None:
         try:
@@ -84,48 +89,48 @@ class Readiness:
             log.critical("the broker may lose jobs", reason=error.message)
 
     async def broker(self) -> float:
-        """Return the seconds the broker took to answer.
+        """Return the seconds that the broker takes to answer.
 
         Raises
         ------
         QueueUnavailableError, BrokerError
-            If it does not, or if it answers and may lose jobs.
+            If it does not answer, or if its configuration may lose jobs.
         """
         seconds = await self._async.async_ping()
-        if self._judged_at == -math.inf and self._unfit is None:
+        if self._broker_checked_at == -math.inf and self._broker_error is None:
             await self._check_broker_again()
-        if self._unfit is not None:
-            raise self._unfit
+        if self._broker_error is not None:
+            raise self._broker_error
         return seconds
 
     async def storage(self) -> str:
-        """Say how much room is left.
+        """Return the free space in words.
 
         Raises
         ------
         DiskFullError, OSError
-            What came of the latest look; or that the disk does not answer.
+            The error of the latest check; or that the disk does not answer.
         """
-        if self._error is not None:
-            raise self._error
-        if time.monotonic() - self._looked_at > STALE_S:
-            raise TimeoutError(0, f"the disk has not answered for {STALE_S:g} seconds")
-        return self._room
+        if self._disk_error is not None:
+            raise self._disk_error
+        if time.monotonic() - self._disk_checked_at > DISK_TIMEOUT_S:
+            raise TimeoutError(0, f"the disk has not answered for {DISK_TIMEOUT_S:g} seconds")
+        return self._free
 
     async def workers(self) -> str:
-        """Say how many workers live; a good answer holds for a moment, a bad one is looked into again at once.
+        """Return the number of workers in words. A count above zero is kept for a moment.
 
         Raises
         ------
         QueueUnavailableError
-            If there is none, or nobody can tell.
+            If there is none, or the broker does not answer.
         """
-        if self._workers == 0 or time.monotonic() - self._counted_at > EVERY_S:
+        if self._workers == 0 or time.monotonic() - self._workers_counted_at > CHECK_INTERVAL_S:
             self._workers = 0
             self._workers = len(await to_thread.run_sync(self._jobs.admin.workers_alive, limiter=self._threads))
-            self._counted_at = time.monotonic()
+            self._workers_counted_at = time.monotonic()
         if self._workers == 0:
-            raise QueueUnavailableError("no worker gave a sign of life lately; jobs are kept until one does")
+            raise QueueUnavailableError("no worker has sent a heartbeat recently; jobs are kept until a worker starts")
         return f"{self._workers} alive"
 
 

@@ -1,4 +1,4 @@
-"""What a client says of weights that it has uploaded, and the card that becomes of it."""
+"""Models made from uploaded weights: what a client states about them, and the model card that follows."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ UNSTATED: dict[str, Any] = {
     "description": "", "cell_type": "unknown", "licence": "unstated", "topology": "single", "grid_min": 32,
     "grid_max": 256,
 }  # fmt: skip
-"""Of weights that say nothing of themselves."""
+"""Members of the card of weights that hold no card, where the request does not state them."""
 
 Finite = Annotated[float, Field(gt=0, lt=1e9, allow_inf_nan=False)]
 
 
 class ModelSpec(BaseModel):
-    """A model made of uploaded weights.
+    """A model made from uploaded weights.
 
-    What a member leaves open is what the weights say of themselves: `facts.card` of the upload, or the card of the
-    installed model that has the same weights. Weights that say nothing need `title`, `micrometres`, `minutes` and
-    `lipschitz`.
+    Members that are left out are taken from the card inside the weights (`facts.card` of the upload), or from the card
+    of the installed model that has the same weights. Without such a card, `title`, `micrometres`, `minutes` and
+    `lipschitz` are required.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
@@ -38,7 +38,7 @@ class ModelSpec(BaseModel):
         description="Name of an upload of kind safetensors.", examples=["mine.safetensors"]
     )
     id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")] = Field(
-        description="A short name; the service adds letters and digits that make it the only one."
+        description="A short name; the service appends a dash and 12 hexadecimal digits to make it unique."
     )
     title: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     description: Annotated[str, Field(max_length=4000)] | None = None
@@ -49,38 +49,38 @@ class ModelSpec(BaseModel):
     lipschitz: Annotated[float, Field(ge=0.1, le=1e3)] | None = Field(
         default=None,
         description=(
-            "Largest change of the signed distance per unit of Ω; too small a value costs parts of the surface."
+            "Largest change of the signed distance per unit of Ω. If it is too small, parts of the surface are missing."
         ),
     )
     topology: Literal["single", "division"] | None = Field(
-        default=None, description="single: always one body; division: one, then two."
+        default=None, description="single: one body in all frames; division: one body, later two."
     )
     grid_min: Annotated[int, Field(ge=8, le=512), WHOLE] | None = None
     grid_max: Annotated[int, Field(ge=8, le=512), WHOLE] | None = None
-    data: Annotated[str, Field(max_length=1000)] = Field(default="unstated", description="What it was trained on.")
+    data: Annotated[str, Field(max_length=1000)] = Field(default="unstated", description="The training data, in words.")
 
 
 def card_of(spec: ModelSpec, upload: Upload, *, owner: str, installed: ModelCard | None = None) -> ModelCard:
-    """Return the card of a model made of an upload.
+    """Return the card of a model made from an upload.
 
-    The id follows from owner, weights and what the model is: the same request again is the same model, and no two can
-    collide.
+    The id is derived from the owner, the weights and the members of the card: repeating a request gives the same model,
+    and different requests give different ids.
 
     Parameters
     ----------
     installed
-        The card of the installed model that has the same weights: what it says holds where the weights and the request
-        say nothing.
+        The card of the installed model that has the same weights. It fills the members that neither the request nor the
+        weights state.
 
     Raises
     ------
     ProblemError
-        If the upload holds no weights.
+        If the upload does not hold weights.
     SpecError
-        If neither the request nor the weights say what must be known; with the member's pointer.
+        If neither the request nor the weights state a required member; with its pointer.
     """
     if upload.kind != "safetensors":
-        raise ProblemError(TABLE[UploadError], f"a model is made of a safetensors upload; this one is {upload.kind}")
+        raise ProblemError(TABLE[UploadError], f"a model is made from a safetensors upload; this one is {upload.kind}")
     facts: dict[str, Any] = upload.facts
     spec = _resolved(spec, facts.get("card", {}), installed)
     named = hashlib.sha256(f"{owner}\0{upload.sha256}\0{spec.model_dump_json()}".encode()).hexdigest()[:12]
@@ -101,13 +101,12 @@ def card_of(spec: ModelSpec, upload: Upload, *, owner: str, installed: ModelCard
 
 
 def _resolved(spec: ModelSpec, stated: dict[str, Any], installed: ModelCard | None) -> ModelSpec:
-    """Fill in what a request leaves open."""
+    """Fill in the members that a request leaves out."""
     known = {**UNSTATED, **(installed.model_dump(include=set(CARRIED)) if installed else {}), **stated}
     missing = [name for name in CARRIED if getattr(spec, name) is None and known.get(name) is None]
     if missing:
         raise SpecError(
-            f"the weights do not say what the model's {', '.join(missing)} {'is' if len(missing) == 1 else 'are'}; "
-            "state what is missing in the request",
+            f"the weights do not state {', '.join(missing)}; add what is missing to the request",
             pointer=f"/{missing[0]}",
         )
     return spec.model_copy(update={name: known[name] for name in CARRIED if getattr(spec, name) is None})

@@ -17,7 +17,7 @@ import pytest
 from damage import cut, flip
 from served import cytosynth_here
 
-from app.responses.byte_ranges import judge_range
+from app.responses.byte_ranges import is_satisfiable
 from app.responses.zip_stream import Entry, archive, archive_length
 from worker.storage.artifacts import Artifacts
 
@@ -245,10 +245,10 @@ def test_an_archive_is_made_in_pieces_however_large_a_file_is(tmp_path: Path) ->
 
 
 def test_judging_a_range() -> None:
-    assert judge_range("bytes=0-0", 1) is True
-    assert judge_range("bytes=0-0", 0) is False
-    assert judge_range("bytes=-1", 0) is False
-    assert judge_range("", 10) is None
+    assert is_satisfiable("bytes=0-0", 1) is True
+    assert is_satisfiable("bytes=0-0", 0) is False
+    assert is_satisfiable("bytes=-1", 0) is False
+    assert is_satisfiable("", 10) is None
 
 
 # --------------------------------------------------------------------------------------------------------------- damage

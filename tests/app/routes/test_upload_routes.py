@@ -80,7 +80,7 @@ def test_the_same_file_again_is_the_same_upload_and_another_is_not(keyed: Keyed,
 
 
 def test_a_client_that_falls_silent_is_not_waited_for(keyed: Keyed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.routes.uploads.PATIENCE_S", 0.3)
+    monkeypatch.setattr("app.routes.uploads.SILENCE_MAX_S", 0.3)
     secret, _ = keyed.keys.create("silent")
     place = urlsplit(keyed.url)
     with socket.create_connection((place.hostname, place.port), timeout=10) as line:
