@@ -90,19 +90,21 @@ def _report(
     """Study each model against held-out sequences and write one report."""
     from model.card import SHIPPED_MODELS, find_model
     from model.evaluation.html_report import write_report
-    from model.evaluation.model_report import write_chapter
+    from model.evaluation.model_report import report_on_model
 
     started = time.monotonic()
     roots = [models] if models else [SHIPPED_MODELS] if held_out is None else []
-    chapters = []
+    reports = []
     for recipe in recipes:
         place = find_model(recipe.id, [*roots, Path("var/models"), SHIPPED_MODELS])
         with _progress() as begin:
-            chapters.append(
-                write_chapter(recipe, place, held_out=held_out, scope=scope, workers=workers, on_step=begin(recipe.id))
+            reports.append(
+                report_on_model(
+                    recipe, place, held_out=held_out, scope=scope, workers=workers, on_step=begin(recipe.id)
+                )
             )
     facts = {"command": "python -m model evaluate --report", "cells": scope.cells, "workers": workers}
-    summary = write_report(folder, chapters, facts={**facts, "seconds": round(time.monotonic() - started, 1)})
+    summary = write_report(folder, reports, facts={**facts, "seconds": round(time.monotonic() - started, 1)})
     for identifier, figures in summary["models"].items():
         table = Table("descriptor", "generated", "95 %", "training", "baseline", title=f"{identifier}: D to held-out")
         for name, sides in figures["descriptors"].items():
@@ -178,7 +180,7 @@ def upsample_study(
     from model.card import find_model, load_card
     from model.evaluation.model_report import unseen_source
     from model.evaluation.unseen_cells import unseen_cells
-    from model.evaluation.upsampling import FitScope, study_fits
+    from model.evaluation.upsampling import FitScope, compare_fits
     from model.learning.recipe import TrainConfig
 
     recipe = TrainConfig.read(config)
@@ -188,7 +190,7 @@ def upsample_study(
     folder = find_model(recipe.id, [models or Path("var/models")])
     cells = unseen_cells(source, fits, micrometres=load_card(folder).micrometres)
     with _progress() as begin:
-        found = study_fits(
+        found = compare_fits(
             folder, cells, scope=FitScope(grid_side=grid), workers=workers or os.cpu_count() or 1,
             on_part=begin("fits"),
         )  # fmt: skip

@@ -32,7 +32,7 @@ Voxel = Annotated[
 ]
 Interval = Annotated[float | None, typer.Option(min=1e-6, help="Minutes between frames, where the files say nothing.")]
 Tracks = Annotated[
-    Path | None, typer.Option(help="List of tracks of one footage: label, first frame, last frame, parent.")
+    Path | None, typer.Option(help="List of tracks of one recording: label, first frame, last frame, parent.")
 ]
 
 
@@ -68,27 +68,27 @@ def import_cells(
     from model.learning.import_report import as_lines, as_table, source_rows, taken_rows
     from model.learning.imported_cells import ImportPlan, import_sequences
     from model.learning.recipe_template import write_recipe
-    from model.readers.open import open_footages
+    from model.readers.open import open_recordings
     from model.readers.survey import survey
 
     chosen: Literal["shared", "sequence"] = "sequence" if scale == "sequence" else "shared"
     if chosen != scale:
         raise typer.BadParameter("shared or sequence", param_hint="--scale")
-    footages = open_footages(source, given=_given(voxel, interval), tracks=tracks)
+    recordings = open_recordings(source, given=_given(voxel, interval), tracks=tracks)
     with _progress() as begin:
-        surveyed = survey(footages, on_frame=begin("looking"))
-    console.print(as_lines(taken_rows(footages, surveyed)))
+        surveyed = survey(recordings, on_frame=begin("looking"))
+    console.print(as_lines(taken_rows(recordings, surveyed)))
     if faulty := [row for row in source_rows(surveyed) if row.findings]:
         console.print(as_table(faulty))
     if not any(one.is_usable for one in surveyed):
         console.print("[red]no sequence can be used as it is[/red]; put right what the table lists")
         raise typer.Exit(1)
-    minutes = next((f.calibration.minutes for f in footages if f.calibration.minutes), None)
+    minutes = next((f.calibration.minutes for f in recordings if f.calibration.minutes), None)
     plan = ImportPlan(
         margin=margin, scale=chosen, points_per_frame=points, bend_share=bend_share, minutes=minutes or 1.0
     )
     with _progress() as begin:
-        dataset = import_sequences(footages, surveyed, out, plan=plan, workers=workers, on_frame=begin("importing"))
+        dataset = import_sequences(recordings, surveyed, out, plan=plan, workers=workers, on_frame=begin("importing"))
     left_out = len(surveyed) - len(dataset.names)
     console.print(
         f"[green]imported[/green] {len(dataset.names)} sequences, {sum(map(len, dataset.samples))} frames"
@@ -111,16 +111,16 @@ def validate(
     """List what was read and what is wrong with each sequence, before any training; status 1 if there are errors."""
     from model.learning.dataset import INDEX_FILE
     from model.learning.import_report import as_json, as_lines, as_table, imported_rows, source_rows, taken_rows
-    from model.readers.open import open_footages
+    from model.readers.open import open_recordings
     from model.readers.survey import survey
 
     if (source / INDEX_FILE).is_file():
         rows, taken = imported_rows(source), []
     else:
-        footages = open_footages(source, given=_given(voxel, interval), tracks=tracks)
+        recordings = open_recordings(source, given=_given(voxel, interval), tracks=tracks)
         with _progress() as begin:
-            surveyed = survey(footages, on_frame=begin("looking"))
-        rows, taken = source_rows(surveyed), taken_rows(footages, surveyed)
+            surveyed = survey(recordings, on_frame=begin("looking"))
+        rows, taken = source_rows(surveyed), taken_rows(recordings, surveyed)
         console.print(as_lines(taken))
     report = as_json(rows, taken)
     console.print(as_table(rows))

@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 from model.evaluation.measures.descriptors import bodies_of, describe
 from model.evaluation.measures.harmonics import draw_rows, star_surface
 from model.evaluation.measures.statistics import DRAWS, Comparison, compare, compare_sets, distances
-from model.evaluation.sequence_measures import LIFE_NAMES, PROTRUSION_NAMES, Life, measure_lives, processes, profile_of
+from model.evaluation.sequence_measures import (
+    PROTRUSION_NAMES,
+    SEQUENCE_NAMES,
+    SequenceMeasures,
+    measure_sequences,
+    processes,
+    profile_of,
+)
 from model.evaluation.sequence_sources import Sequences
 from model.network.plausibility import is_plausible
 
@@ -31,7 +38,7 @@ BODY_NAMES = (
     "volume", "area", "sphericity", "solidity", "elongation", "middle_to_long", "short_to_long", "extent_long",
     "extent_middle", "extent_short", "mean_curvature", "curvature_spread", "concave",
 )  # fmt: skip
-NAMES = (*BODY_NAMES, *LIFE_NAMES, *PROTRUSION_NAMES)
+NAMES = (*BODY_NAMES, *SEQUENCE_NAMES, *PROTRUSION_NAMES)
 SAMPLED = 5  # every n-th sample of the grid is enough for an overlap; 5 and 64 share no divisor
 JUMP = 0.3  # of the volume from one moment to the next that is no longer plausible; moments are 4 frames of 30 apart
 
@@ -40,17 +47,17 @@ JUMP = 0.3  # of the volume from one moment to the next that is no longer plausi
 class Sides:
     """The measured sets."""
 
-    generated: list[Life]
-    held_out: list[Life]
-    training: list[Life]
-    baseline: list[Life]
+    generated: list[SequenceMeasures]
+    held_out: list[SequenceMeasures]
+    training: list[SequenceMeasures]
+    baseline: list[SequenceMeasures]
 
     @property
     def moments(self) -> int:
         """Frames that every set has: what sequences are compared at."""
-        return min(max(len(life.minutes) for life in lives) for lives in self.named().values())
+        return min(max(len(sequence.minutes) for sequence in sequences) for sequences in self.named().values())
 
-    def named(self) -> dict[str, list[Life]]:
+    def named(self) -> dict[str, list[SequenceMeasures]]:
         """Sets by the names that reports give them, the reference first."""
         return {
             "held-out": self.held_out,
@@ -66,7 +73,7 @@ def measure_sides(
     training: Sequences,
     held_out: Sequences | None,
     workers: int = 1,
-    on_life: Callable[[str], None] = lambda _name: None,
+    on_sequence: Callable[[str], None] = lambda _name: None,
 ) -> Sides:
     """Measure all sets of a study.
 
@@ -76,13 +83,13 @@ def measure_sides(
         Where they come from; without held-out sequences the training set is halved.
     workers
         Processes.
-    on_life
+    on_sequence
         Called with the name of every sequence that was measured.
     """
     with processes(workers) as mapped:
 
-        def measured(source: Sequences) -> list[Life]:
-            return measure_lives(source, mapped=mapped, on_life=lambda life: on_life(life.name))
+        def measured(source: Sequences) -> list[SequenceMeasures]:
+            return measure_sequences(source, mapped=mapped, on_sequence=lambda sequence: on_sequence(sequence.name))
 
         made, learned = measured(generated), measured(training)
         kept = measured(held_out) if held_out is not None else learned[1::2]
@@ -90,32 +97,34 @@ def measure_sides(
     return Sides(made, kept, learned, draw_baseline(learned, len(made), np.random.default_rng(0)))
 
 
-def draw_baseline(lives: list[Life], count: int, rng: np.random.Generator) -> list[Life]:
-    """Draw sequences from spherical harmonics with principal components, fitted to lives of equal length."""
-    frames = min(len(life.minutes) for life in lives)
-    usual = [life for life in lives if len(life.minutes) >= frames]
+def draw_baseline(sequences: list[SequenceMeasures], count: int, rng: np.random.Generator) -> list[SequenceMeasures]:
+    """Draw sequences from spherical harmonics with principal components, fitted to sequences of equal length."""
+    frames = min(len(sequence.minutes) for sequence in sequences)
+    usual = [sequence for sequence in sequences if len(sequence.minutes) >= frames]
     size = usual[0].radial.shape[1]
     rows = np.stack(
         [
-            np.concatenate([life.radial[:frames].ravel(), (life.centroids[:frames] - life.centroids[0]).ravel()])
-            for life in usual
+            np.concatenate(
+                [sequence.radial[:frames].ravel(), (sequence.centroids[:frames] - sequence.centroids[0]).ravel()]
+            )
+            for sequence in usual
         ]
     )
     drawn = draw_rows(rows, count, rng)
     return [
-        _star_life(f"baseline {number}", row[: frames * size].reshape(frames, size), row[frames * size :], usual[0])
+        _star_sequence(f"baseline {number}", row[: frames * size].reshape(frames, size), row[frames * size :], usual[0])
         for number, row in enumerate(drawn)
     ]
 
 
-def _star_life(name: str, radial: Doubles, path: Doubles, like: Life) -> Life:
+def _star_sequence(name: str, radial: Doubles, path: Doubles, like: SequenceMeasures) -> SequenceMeasures:
     frames = len(radial)
     bodies, profiles = [], []
     for coefficients in radial:
         found = bodies_of(star_surface(coefficients))
         bodies.append(tuple(describe(body) for body in found))
         profiles.append(profile_of(found))
-    return Life(
+    return SequenceMeasures(
         name=name,
         minutes=like.minutes[:frames],
         bodies=tuple(bodies),
@@ -140,14 +149,14 @@ def judge(sides: Sides, *, topology: Topology, rng: np.random.Generator, draws: 
     named = sides.named()
     reference = named.pop("held-out")
     for name in NAMES:
-        rows = {side: _compared(lives, reference, name, rng, draws) for side, lives in named.items()}
+        rows = {side: _compared(sequences, reference, name, rng, draws) for side, sequences in named.items()}
         found = {side: row.as_dict() for side, row in rows.items() if row is not None}
         if "generated" in found or "training" in found:
             descriptors[name] = found
     moments = sides.moments
-    profiles = {side: profile_rows(lives, moments) for side, lives in sides.named().items()}
+    profiles = {side: profile_rows(sequences, moments) for side, sequences in sides.named().items()}
     return {
-        "sequences": {side: len(lives) for side, lives in sides.named().items()},
+        "sequences": {side: len(sequences) for side, sequences in sides.named().items()},
         "moments": moments,
         "descriptors": descriptors,
         "sets": {
@@ -161,24 +170,31 @@ def judge(sides: Sides, *, topology: Topology, rng: np.random.Generator, draws: 
 
 
 def _compared(
-    lives: list[Life], reference: list[Life], name: str, rng: np.random.Generator, draws: int
+    sequences: list[SequenceMeasures],
+    reference: list[SequenceMeasures],
+    name: str,
+    rng: np.random.Generator,
+    draws: int,
 ) -> Comparison | None:
-    if name in PROTRUSION_NAMES and not (lives and lives[0].protrusions):
+    if name in PROTRUSION_NAMES and not (sequences and sequences[0].protrusions):
         return None
     return compare(
-        [life.values(name) for life in lives], [life.values(name) for life in reference], rng=rng, draws=draws
+        [sequence.values(name) for sequence in sequences],
+        [sequence.values(name) for sequence in reference],
+        rng=rng,
+        draws=draws,
     )
 
 
-def profile_rows(lives: list[Life], moments: int) -> Doubles:
-    """Rows (n, k) whose Euclidean distance is the root mean square difference of two lives' profiles, in µm."""
-    rows = np.stack([life.profiles[_spread(life, moments)].ravel() for life in lives])
+def profile_rows(sequences: list[SequenceMeasures], moments: int) -> Doubles:
+    """Rows (n, k) whose Euclidean distance is the root mean square difference of two sequences' profiles, in µm."""
+    rows = np.stack([sequence.profiles[_spread(sequence, moments)].ravel() for sequence in sequences])
     return np.asarray(rows / np.sqrt(rows.shape[1]))
 
 
-def _spread(life: Life, moments: int) -> NDArray[np.int64]:
-    """Return the frames of a life nearest to times spread over it."""
-    return np.linspace(0, len(life.minutes) - 1, moments).round().astype(np.int64)
+def _spread(sequence: SequenceMeasures, moments: int) -> NDArray[np.int64]:
+    """Return the frames of a sequence nearest to times spread over it."""
+    return np.linspace(0, len(sequence.minutes) - 1, moments).round().astype(np.int64)
 
 
 def novelty(sides: Sides) -> dict[str, float]:
@@ -188,7 +204,7 @@ def novelty(sides: Sides) -> dict[str, float]:
     copy.
     """
     sets, moments = (sides.training, sides.generated, sides.held_out), sides.moments
-    training, made, kept = (profile_rows(lives, moments) for lives in sets)
+    training, made, kept = (profile_rows(sequences, moments) for sequences in sets)
     of_made, of_kept = distances(made, training).min(axis=1), distances(kept, training).min(axis=1)
     overlap = _overlaps(sides.generated, sides.training, moments)
     usual = _overlaps(sides.held_out, sides.training, moments)
@@ -203,23 +219,23 @@ def novelty(sides: Sides) -> dict[str, float]:
     return {name: round(value, 4) for name, value in figures.items()}
 
 
-def _overlaps(lives: list[Life], others: list[Life], moments: int) -> Doubles:
-    """Dice, over all frames together, of each life with the other that it overlaps most: (n,)."""
+def _overlaps(sequences: list[SequenceMeasures], others: list[SequenceMeasures], moments: int) -> Doubles:
+    """Dice, over all frames together, of each sequence with the other that it overlaps most: (n,)."""
 
-    def unpacked(some: list[Life]) -> NDArray[np.float32]:
-        rows = [np.unpackbits(life.masks[_spread(life, moments)])[::SAMPLED] for life in some]
+    def unpacked(some: list[SequenceMeasures]) -> NDArray[np.float32]:
+        rows = [np.unpackbits(sequence.masks[_spread(sequence, moments)])[::SAMPLED] for sequence in some]
         return np.stack(rows).astype(np.float32)
 
-    one, two = unpacked(lives), unpacked(others)
+    one, two = unpacked(sequences), unpacked(others)
     sizes = one.sum(axis=1)[:, None] + two.sum(axis=1)
     return np.asarray((2.0 * one @ two.T / np.maximum(sizes, 1.0)).max(axis=1), dtype=np.float64)
 
 
-def plausibility(lives: list[Life], topology: Topology) -> dict[str, float]:
-    """Share of lives with the bodies that the cell type has, before the gate and after it."""
-    whole = [is_plausible(life.counts(), life.volumes(), topology, largest_jump=JUMP) for life in lives]
+def plausibility(sequences: list[SequenceMeasures], topology: Topology) -> dict[str, float]:
+    """Share of sequences with the bodies that the cell type has, before the gate and after it."""
+    whole = [is_plausible(sequence.counts(), sequence.volumes(), topology, largest_jump=JUMP) for sequence in sequences]
     return {
-        "before_gate": round(float(np.mean([life.rejected == 0 for life in lives])), 4),
+        "before_gate": round(float(np.mean([sequence.rejected == 0 for sequence in sequences])), 4),
         "after_gate": round(float(np.mean(whole)), 4),
-        "rejected_per_cell": round(float(np.mean([life.rejected for life in lives])), 4),
+        "rejected_per_cell": round(float(np.mean([sequence.rejected for sequence in sequences])), 4),
     }

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from model.domain import Grid
 from model.engine.marching_cubes import Surface
-from model.evaluation.sequence_measures import SIDE, Life
+from model.evaluation.sequence_measures import SIDE, SequenceMeasures
 from model.evaluation.sequence_sources import Sequences, Snapshot
 from model.export.render import Picture, Scene, encode_png, montage, render_frames
 
@@ -40,15 +40,15 @@ def label(name: str) -> str:
     return name.replace("_", " ") + (f" [{unit}]" if unit else "")
 
 
-def quantile_plots(sets: dict[str, list[Life]], names: Sequence[str]) -> bytes:
+def quantile_plots(sets: dict[str, list[SequenceMeasures]], names: Sequence[str]) -> bytes:
     """Quantiles of each set against those of the held-out set, a small plot a descriptor, as PNG."""
     figure, axes = _plots(len(names))
     levels = np.linspace(0.01, 0.99, 99)
     for ax, name in zip(axes, names, strict=True):
         reference = _pooled(sets["held-out"], name)
         across = np.quantile(reference, levels)
-        for side, lives in sets.items():
-            values = _pooled(lives, name) if side != "held-out" else np.zeros(0)
+        for side, sequences in sets.items():
+            values = _pooled(sequences, name) if side != "held-out" else np.zeros(0)
             if len(values):
                 ax.plot(across, np.quantile(values, levels), ".", ms=2.5, color=COLOURS[side], label=side)
         ends = [float(across.min()), float(across.max())]
@@ -57,11 +57,11 @@ def quantile_plots(sets: dict[str, list[Life]], names: Sequence[str]) -> bytes:
     return _png(figure, axes)
 
 
-def box_plots(sets: dict[str, list[Life]], names: Sequence[str]) -> bytes:
+def box_plots(sets: dict[str, list[SequenceMeasures]], names: Sequence[str]) -> bytes:
     """Median, quartiles and 5 to 95 % of each set, a small plot a descriptor, as PNG."""
     figure, axes = _plots(len(names))
     for ax, name in zip(axes, names, strict=True):
-        values = {side: _pooled(lives, name) for side, lives in sets.items()}
+        values = {side: _pooled(sequences, name) for side, sequences in sets.items()}
         shown = [side for side in values if len(values[side])]
         boxes = ax.boxplot(
             [values[side] for side in shown], whis=(5, 95), showfliers=False, patch_artist=True, widths=0.6
@@ -75,14 +75,14 @@ def box_plots(sets: dict[str, list[Life]], names: Sequence[str]) -> bytes:
     return _png(figure, [])
 
 
-def courses(sets: dict[str, list[Life]]) -> bytes:
+def courses(sets: dict[str, list[SequenceMeasures]]) -> bytes:
     """Median and quartiles of the largest body's descriptors over time, as PNG."""
     figure, axes = _plots(len(COURSES))
     for ax, name in zip(axes, COURSES, strict=True):
-        for side, lives in sets.items():
-            frames = min(len(life.minutes) for life in lives)
-            rows = np.array([[getattr(frame[0], name) for frame in life.bodies[:frames]] for life in lives])
-            minutes = np.median([life.minutes[:frames] for life in lives], axis=0)
+        for side, sequences in sets.items():
+            frames = min(len(sequence.minutes) for sequence in sequences)
+            rows = np.array([[getattr(frame[0], name) for frame in sequence.bodies[:frames]] for sequence in sequences])
+            minutes = np.median([sequence.minutes[:frames] for sequence in sequences], axis=0)
             low, middle, high = np.quantile(rows, [0.25, 0.5, 0.75], axis=0)
             ax.plot(minutes, middle, color=COLOURS[side], label=side, lw=1.2)
             ax.fill_between(minutes, low, high, color=COLOURS[side], alpha=0.15, lw=0)
@@ -130,8 +130,8 @@ def _scene(snapshot: Snapshot, caption: str, scale: float) -> Scene:
     )
 
 
-def _pooled(lives: list[Life], name: str) -> Doubles:
-    values = np.array([value for life in lives for value in life.values(name)], dtype=np.float64)
+def _pooled(sequences: list[SequenceMeasures], name: str) -> Doubles:
+    values = np.array([value for sequence in sequences for value in sequence.values(name)], dtype=np.float64)
     return values[np.isfinite(values)]
 
 

@@ -39,7 +39,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Chapter:
+class ModelReport:
     """What one model's study gives to a report.
 
     Attributes
@@ -62,14 +62,14 @@ class Chapter:
     pictures: list[Picture]
 
 
-def write_report(folder: Path, chapters: list[Chapter], *, facts: dict[str, Any]) -> dict[str, Any]:
+def write_report(folder: Path, reports: list[ModelReport], *, facts: dict[str, Any]) -> dict[str, Any]:
     """Write ``report.html``, ``summary.json``, and for each model its JSON and PNGs.
 
     Parameters
     ----------
     folder
         Made when missing.
-    chapters
+    reports
         One a model.
     facts
         How the study was made; written into the summary.
@@ -80,13 +80,13 @@ def write_report(folder: Path, chapters: list[Chapter], *, facts: dict[str, Any]
         What ``summary.json`` holds.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for chapter in chapters:
-        for picture in chapter.pictures:
-            (folder / f"{chapter.identifier}-{picture.name}.png").write_bytes(picture.png)
-        _write_json(folder / f"{chapter.identifier}.json", chapter.figures)
-    summary = {**facts, "models": {chapter.identifier: summarised(chapter.figures) for chapter in chapters}}
+    for report in reports:
+        for picture in report.pictures:
+            (folder / f"{report.identifier}-{picture.name}.png").write_bytes(picture.png)
+        _write_json(folder / f"{report.identifier}.json", report.figures)
+    summary = {**facts, "models": {report.identifier: summarised(report.figures) for report in reports}}
     _write_json(folder / "summary.json", summary)
-    (folder / "report.html").write_text(_page(chapters, facts), encoding="utf-8")
+    (folder / "report.html").write_text(_page(reports, facts), encoding="utf-8")
     return summary
 
 
@@ -117,8 +117,8 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _page(chapters: list[Chapter], facts: dict[str, Any]) -> str:
-    body = "".join(_chapter(chapter) for chapter in chapters)
+def _page(reports: list[ModelReport], facts: dict[str, Any]) -> str:
+    body = "".join(_section(report) for report in reports)
     said = ", ".join(f"{html.escape(name)}: {html.escape(str(value))}" for name, value in facts.items())
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Evaluation</title><style>{STYLE}</style>'
@@ -126,13 +126,13 @@ def _page(chapters: list[Chapter], facts: dict[str, Any]) -> str:
     )
 
 
-def _chapter(chapter: Chapter) -> str:
-    figures = chapter.figures
+def _section(report: ModelReport) -> str:
+    figures = report.figures
     counted = ", ".join(f"{count} {side}" for side, count in figures["sequences"].items())
     parts = [
-        f"<h1>{html.escape(chapter.title)}</h1>",
-        f'<p class="note">New cells of <code>{html.escape(chapter.identifier)}</code> against '
-        f"{html.escape(chapter.reference)}. Sequences: {counted}; {figures['moments']} moments each.</p>",
+        f"<h1>{html.escape(report.title)}</h1>",
+        f'<p class="note">New cells of <code>{html.escape(report.identifier)}</code> against '
+        f"{html.escape(report.reference)}. Sequences: {counted}; {figures['moments']} moments each.</p>",
         _descriptor_table(figures["descriptors"]),
         _small_table("Sets of sequences", figures["sets"]),
         _small_table("New cells", {key: figures[key] for key in ("plausibility", "novelty") if figures.get(key)}),
@@ -141,7 +141,7 @@ def _chapter(chapter: Chapter) -> str:
         parts.append(_small_table("Reconstruction", {"": figures["reconstruction"]}))
     if figures.get("fitting"):
         parts.append(_fit_table(figures["fitting"]))
-    for picture in chapter.pictures:
+    for picture in report.pictures:
         source = base64.b64encode(picture.png).decode("ascii")
         parts.append(
             f'<h2>{html.escape(picture.title)}</h2><p class="note">{html.escape(picture.note)}</p>'
@@ -180,16 +180,16 @@ def _descriptor_table(descriptors: dict[str, dict[str, dict[str, float]]]) -> st
 def _fit_table(fitting: dict[str, Any]) -> str:
     lines = []
     for part, title in PARTS_GIVEN.items():
-        ways = fitting.get(part, {})
-        for way, row in ways.items():
-            if way not in ("frames", "ahead"):
+        methods = fitting.get(part, {})
+        for method, row in methods.items():
+            if method not in ("frames", "ahead"):
                 told = "".join(f"<td>{_told(row[name]) if name in row else '–'}</td>" for name in FIT_COLUMNS)
-                lines.append(f"<tr><td>{title}</td><td>{html.escape(way.replace('_', ' '))}</td>{told}</tr>")
+                lines.append(f"<tr><td>{title}</td><td>{html.escape(method.replace('_', ' '))}</td>{told}</tr>")
     head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in FIT_COLUMNS)
     cells = html.escape(", ".join(fitting["cells"]))
     return (
         "<h2>Unseen cells, restored from a part</h2>"
-        f'<p class="note">{cells}. The code alone, and the network adapted to the cell, beside ways without a model; '
+        f'<p class="note">{cells}. The code alone, and the network adapted to the cell, beside methods without a model; '
         "what was given is judged only where all frames were. Distances of the surfaces in steps of the grid.</p>"
         f"<table><thead><tr><th>given</th><th>restored by</th>{head}</tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table>"

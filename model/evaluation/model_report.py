@@ -1,6 +1,6 @@
-"""One model's chapter of a report: what is measured of it, against what, and which figures show it.
+"""One model's report of a report: what is measured of it, against what, and which figures show it.
 
-Promises: the same recipe, checkpoint and scope give the same chapter.
+Promises: the same recipe, checkpoint and scope give the same report.
 Does not promise: held-out sequences of a user's own cells, unless they are given.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from model.evaluation import figures
 from model.evaluation.comparison import BODY_NAMES, Sides, judge, measure_sides
-from model.evaluation.html_report import Chapter, Picture
+from model.evaluation.html_report import ModelReport, Picture
 from model.evaluation.imported import score_imported
 from model.evaluation.reconstruction import FrameScore, score_reconstruction, summarise
 from model.evaluation.sequence_sources import (
@@ -26,7 +26,7 @@ from model.evaluation.sequence_sources import (
     training_sequences,
 )
 from model.evaluation.unseen_cells import unseen_cells
-from model.evaluation.upsampling import FitScope, study_fits
+from model.evaluation.upsampling import FitScope, compare_fits
 from model.export.render import PALETTES
 from model.learning.dataset import INDEX_FILE, load_dataset
 from model.learning.recipe import TrainConfig
@@ -70,7 +70,7 @@ class Scope:
         return cls(cells=6, scored=1, every=30, grid_side=64, draws=200, pictured=1, fits=0)
 
 
-def write_chapter(
+def report_on_model(
     recipe: TrainConfig,
     folder: Path,
     *,
@@ -78,7 +78,7 @@ def write_chapter(
     scope: Scope,
     workers: int = 1,
     on_step: Callable[[str], None] = lambda _note: None,
-) -> Chapter:
+) -> ModelReport:
     """Study one model.
 
     Parameters
@@ -101,7 +101,9 @@ def write_chapter(
     generated = GeneratedSequences(folder, scope.cells, has_protrusions=single)
     training = training_sequences(recipe.data, scope.cells, has_protrusions=single)
     reference, words = _reference(recipe, held_out, scope, single)
-    sides = measure_sides(generated=generated, training=training, held_out=reference, workers=workers, on_life=on_step)
+    sides = measure_sides(
+        generated=generated, training=training, held_out=reference, workers=workers, on_sequence=on_step
+    )
     measured = judge(sides, topology=checkpoint.card.topology, rng=np.random.default_rng(1), draws=scope.draws)
     scores = score_learned(
         checkpoint, recipe, grid_side=scope.grid_side, every=scope.every,
@@ -110,12 +112,12 @@ def write_chapter(
     measured["reconstruction"] = summarise(scores)
     unseen = unseen_source(recipe, held_out)
     if scope.fits and unseen is not None:
-        measured["fitting"] = study_fits(
+        measured["fitting"] = compare_fits(
             folder, unseen_cells(unseen, scope.fits, micrometres=checkpoint.card.micrometres),
             scope=FitScope(grid_side=scope.grid_side), workers=workers, on_part=on_step,
         )  # fmt: skip
     shown = {"held-out": reference or training, "generated": generated}
-    return Chapter(
+    return ModelReport(
         identifier=recipe.id,
         title=checkpoint.card.title,
         reference=words,
@@ -220,6 +222,6 @@ def _pictures(
         ),
         Picture(
             "courses", "Over time", "Median and quartiles of the largest body.",
-            figures.courses({side: lives for side, lives in sets.items() if bodies}),
+            figures.courses({side: sequences for side, sequences in sets.items() if bodies}),
         ),
     ]  # fmt: skip

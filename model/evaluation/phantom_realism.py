@@ -83,7 +83,7 @@ def phantom_bodies(
     workers: int = 1,
     on_cell: Callable[[str], None] = lambda _name: None,
 ) -> Measured:
-    """Measure phantoms at times spread over their lives; bodies in µm."""
+    """Measure phantoms at times spread over their sequences; bodies in µm."""
     chosen = list(seeds)
     job = partial(_phantom_cell, cell_type, moments)
     return _mapped(job, chosen, workers, on_cell, [f"{cell_type} {seed}" for seed in chosen])

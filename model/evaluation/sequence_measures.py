@@ -28,15 +28,15 @@ from model.evaluation.sequence_sources import Sequences, Snapshot
 Doubles = NDArray[np.float64]
 
 SIDE = 64  # samples along each side of Ω
-MOMENTS = 8  # of each life: sizes hardly change over a life, so more cells tell more than more frames
+MOMENTS = 8  # of each sequence: sizes hardly change over a sequence, so more cells tell more than more frames
 PROFILE_POINTS = 400  # of a membrane, whose distances are a profile
 QUANTILES = 32  # of those distances
 PROTRUSION_NAMES = ("protrusions", "protrusion_length", "protrusion_total_length", "protrusion_thickness")
-LIFE_NAMES = ("growth", "speed", "membrane_speed", "division_time", "asymmetry")
+SEQUENCE_NAMES = ("growth", "speed", "membrane_speed", "division_time", "asymmetry")
 
 
 @dataclass(frozen=True)
-class Life:
+class SequenceMeasures:
     """One sequence, measured. Lengths in µm, times in minutes from the first frame.
 
     Attributes
@@ -54,7 +54,7 @@ class Life:
     radial
         (T, h): the radius as spherical harmonics, in axes of its own.
     masks
-        (T, bytes): which samples of the grid are inside, eight to a byte; empty for lives that have no place in Ω.
+        (T, bytes): which samples of the grid are inside, eight to a byte; empty for sequences that have no place in Ω.
     membrane_speed
         Mean speed of the membrane along its normal, µm a minute.
     protrusions
@@ -75,9 +75,9 @@ class Life:
     rejected: int = 0
 
     def values(self, name: str) -> list[float]:
-        """Values of a descriptor over this life: of each body of each frame, of each frame, or of the whole life."""
-        if name in LIFE_NAMES:
-            return [self._of_life(name)]
+        """Values of a descriptor: one for each body of each frame, for each frame, or for the sequence."""
+        if name in SEQUENCE_NAMES:
+            return [self._of_sequence(name)]
         if name in PROTRUSION_NAMES:
             return [self._of_protrusions(name, frame) for frame in self.protrusions]
         return [float(getattr(body, name)) for frame in self.bodies for body in frame]
@@ -90,7 +90,7 @@ class Life:
         """Volume of all bodies in each frame, (T,)."""
         return np.array([sum(body.volume for body in frame) for frame in self.bodies], dtype=np.float64)
 
-    def _of_life(self, name: str) -> float:
+    def _of_sequence(self, name: str) -> float:
         volumes, counts = self.volumes(), self.counts()
         if name == "growth":
             return float(volumes[-1] / volumes[0] - 1.0) if volumes[0] > 0.0 else float("nan")
@@ -118,12 +118,12 @@ class Life:
         return float(found.lengths.mean()) if len(found.lengths) else float("nan")
 
 
-Mapped = Callable[..., Iterable[Life]]
+Mapped = Callable[..., Iterable[SequenceMeasures]]
 
 
-def measure_lives(
-    source: Sequences, *, mapped: Mapped = map, on_life: Callable[[Life], None] = lambda _life: None
-) -> list[Life]:
+def measure_sequences(
+    source: Sequences, *, mapped: Mapped = map, on_sequence: Callable[[SequenceMeasures], None] = lambda _sequence: None
+) -> list[SequenceMeasures]:
     """Measure every sequence of a source.
 
     Parameters
@@ -132,14 +132,14 @@ def measure_lives(
         Where the sequences come from; see :mod:`model.evaluation.sequence_sources`.
     mapped
         What :func:`processes` gives, to share the work.
-    on_life
+    on_sequence
         Called after each.
     """
-    lives = []
-    for life in mapped(measure, [source] * len(source), range(len(source))):
-        lives.append(life)
-        on_life(life)
-    return lives
+    sequences = []
+    for sequence in mapped(measure, [source] * len(source), range(len(source))):
+        sequences.append(sequence)
+        on_sequence(sequence)
+    return sequences
 
 
 @contextmanager
@@ -156,7 +156,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def measure(source: Sequences, index: int) -> Life:
+def measure(source: Sequences, index: int) -> SequenceMeasures:
     """Measure one sequence of a source."""
     scale = source.micrometres
     minutes, bodies, profiles, radial, masks, protrusions, centroids = [], [], [], [], [], [], []
@@ -178,7 +178,7 @@ def measure(source: Sequences, index: int) -> Life:
     areas = np.array([sum(body.area for body in frame) for frame in bodies])
     times = np.array(minutes, dtype=np.float64) - minutes[0]
     packed = np.stack(masks)
-    return Life(
+    return SequenceMeasures(
         name=source.name(index),
         minutes=times,
         bodies=tuple(bodies),

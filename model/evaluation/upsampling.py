@@ -1,11 +1,11 @@
-"""Fitting and upsampling: a model restores an unseen cell from a part of it, beside ways that need no model.
+"""Fitting and upsampling: a model restores an unseen cell from a part of it, beside methods that need no model.
 
 Three parts are given: all frames; every fourth frame, judged on the frames between; all frames as masks of 32³ samples,
 judged on a grid four times finer. Each is restored by the code alone and by the network adapted to the cell
 (:mod:`model.learning.fit`), and by what one would do without a model: in time, interpolation of the signed distances of
 the given frames; in space, interpolation of the mask or of its distance transform.
 
-Promises: all ways get the same frames and samples, and are judged on the same grid against the same truth; only frames
+Promises: all methods get the same frames and samples, and are judged on the same grid against the same truth; only frames
 and samples that were withheld are judged, unless all were given. In time the rivals get the same distances as the fit.
 Does not promise: that interpolation cannot be done better. Two stronger rivals stand beside the plain ones: cubics
 through four given frames in time, and in space the membrane that the fit itself starts from, without a network.
@@ -40,7 +40,7 @@ from model.network.checkpoint import Checkpoint, load_checkpoint
 Part = Literal["all_frames", "time", "space"]
 PARTS: tuple[Part, ...] = ("all_frames", "time", "space")
 BASIS = {"time": ("linear",), "space": ("mask_linear", "mask_spline", "distance_linear", "distance_spline")}
-"""Plain ways of each part that a model must beat."""
+"""Plain methods of each part that a model must beat."""
 
 EVERY = 4  # n-th frame is given in time
 COARSE = 32  # samples along each side of Ω that are given in space
@@ -71,22 +71,22 @@ class FitScope:
 
 @dataclass(frozen=True)
 class Restored:
-    """One part of one cell, restored in every way.
+    """One part of one cell, restored in every method.
 
     Attributes
     ----------
     cell
         Its name.
-    ways
-        Scores of the judged frames by the name of the way.
+    methods
+        Scores of the judged frames by the name of the method.
     """
 
     cell: str
     part: Part
-    ways: dict[str, list[FrameScore]]
+    methods: dict[str, list[FrameScore]]
 
 
-def study_fits(
+def compare_fits(
     folder: Path,
     cells: Sequence[UnseenCell],
     *,
@@ -124,7 +124,7 @@ def study_fits(
         restore_one = partial(_restore, folder, scope)
         one: Any
         for one in mapped(restore_one, *zip(*jobs, strict=True)):
-            judged = [score.dice for score in one.ways["adapted"]]
+            judged = [score.dice for score in one.methods["adapted"]]
             if not judged:  # the cell has too few frames for one to lie between those given
                 on_part(f"{one.cell}, {one.part}: nothing to judge")
                 continue
@@ -136,8 +136,8 @@ def study_fits(
 def parts_of(cell: UnseenCell) -> tuple[Part, ...]:
     """Parts that a cell can be restored from.
 
-    What is known by masks alone has no truth finer than they are; of a life of four frames, every fourth leaves none
-    between two.
+    What is known by masks alone has no truth finer than they are; of a sequence of four frames, every fourth leaves
+    none between two.
     """
     possible = {"all_frames": True, "time": len(cell.times) > EVERY, "space": cell.masks is None}
     return tuple(part for part in PARTS if possible[part])
@@ -148,7 +148,7 @@ def _restore(folder: Path, scope: FitScope, cell: UnseenCell, part: Part) -> Res
 
 
 def restore(checkpoint: Checkpoint, cell: UnseenCell, part: Part, *, scope: FitScope) -> Restored:
-    """Restore one cell from a part of it, in every way, and judge.
+    """Restore one cell from a part of it, in every method, and judge.
 
     Parameters
     ----------
@@ -179,12 +179,12 @@ def restore(checkpoint: Checkpoint, cell: UnseenCell, part: Part, *, scope: FitS
         target = [TargetFrame(float(cell.times[frame]), cell.shape(frame)) for frame in frames]
         rivals = {}
     fit = fit_cell(checkpoint, target, plan=scope.plan)
-    ways = {"code": _fitted(fit.before or fit, grid), "adapted": _fitted(fit, grid), **rivals}
-    scores: dict[str, list[FrameScore]] = {name: [] for name in ways}
+    methods = {"code": _fitted(fit.before or fit, grid), "adapted": _fitted(fit, grid), **rivals}
+    scores: dict[str, list[FrameScore]] = {name: [] for name in methods}
     for frame in judged:
         truth = cell.truth(frame, grid)
-        for name, way in ways.items():
-            found = way(float(cell.times[frame]))
+        for name, method in methods.items():
+            found = method(float(cell.times[frame]))
             scores[name].append(score_frame(cell.index, frame, truth, found, held_out=part != "all_frames"))
     return Restored(cell.name, part, scores)
 
@@ -216,7 +216,7 @@ def _in_time(given: list[TargetFrame], grid: Grid) -> dict[str, Way]:
     """Interpolation of the distances of given frames: of the two neighbouring ones, and of four by a cubic."""
     times = np.array([frame.time for frame in given])
 
-    def way(weigh: Callable[[NDArray[np.float64], float], NDArray[np.float64]], time: float) -> Mask:
+    def method(weigh: Callable[[NDArray[np.float64], float], NDArray[np.float64]], time: float) -> Mask:
         weights = weigh(times, time)
         used = [(weight, frame.shape) for weight, frame in zip(weights, given, strict=True) if weight != 0.0]
 
@@ -225,7 +225,7 @@ def _in_time(given: list[TargetFrame], grid: Grid) -> dict[str, Way]:
 
         return _sampled(mixed, grid, lipschitz=1.01 * float(np.abs(weights).sum()))  # each distance has slope 1
 
-    return {"linear": partial(way, linear_weights), "cubic": partial(way, cubic_weights)}
+    return {"linear": partial(method, linear_weights), "cubic": partial(method, cubic_weights)}
 
 
 def linear_weights(times: NDArray[np.float64], time: float) -> NDArray[np.float64]:
@@ -284,12 +284,12 @@ def _refined(coarse: NDArray[np.floating], grid: Grid, *, order: int) -> NDArray
 
 
 def summarise_fits(found: Sequence[Restored]) -> dict[str, Any]:
-    """Means of every measure over cells, for each part and way, and how far the adapted network is ahead.
+    """Means of every measure over cells, for each part and method, and how far the adapted network is ahead.
 
     Returns
     -------
     dict
-        ``cells``: names. For each part, ``frames`` judged of each cell; for each way its means over frames, then over
+        ``cells``: names. For each part, ``frames`` judged of each cell; for each method its means over frames, then over
         cells, and the Dice of the worst cell; ``ahead``: for each plain rival, the differences of the adapted network
         to it in Dice (mean and least over cells) and in the mean distance of the surfaces, positive where ours is
         better.
@@ -299,9 +299,9 @@ def summarise_fits(found: Sequence[Restored]) -> dict[str, Any]:
         cells = [one for one in found if one.part == part]
         if not cells:
             continue
-        rows: dict[str, Any] = {"frames": len(cells[0].ways["adapted"])}
-        for way in cells[0].ways:
-            rows[way] = _means([one.ways[way] for one in cells])
+        rows: dict[str, Any] = {"frames": len(cells[0].methods["adapted"])}
+        for method in cells[0].methods:
+            rows[method] = _means([one.methods[method] for one in cells])
         rows["ahead"] = {rival: _ahead(cells, rival) for rival in BASIS.get(part, ())}
         summary[part] = {name: row for name, row in rows.items() if row != {}}
     return summary
@@ -324,12 +324,14 @@ def _means(cells: list[list[FrameScore]]) -> dict[str, float]:
 
 
 def _ahead(cells: list[Restored], rival: str) -> dict[str, float]:
-    gains = [(_mean(one.ways["adapted"], "dice") or 0.0) - (_mean(one.ways[rival], "dice") or 0.0) for one in cells]
+    gains = [
+        (_mean(one.methods["adapted"], "dice") or 0.0) - (_mean(one.methods[rival], "dice") or 0.0) for one in cells
+    ]
     nearer = [
         theirs - ours
         for one in cells
-        if (ours := _mean(one.ways["adapted"], "distance")) is not None
-        and (theirs := _mean(one.ways[rival], "distance")) is not None
+        if (ours := _mean(one.methods["adapted"], "distance")) is not None
+        and (theirs := _mean(one.methods[rival], "distance")) is not None
     ]
     row = {"dice": float(np.mean(gains)), "dice_least": min(gains)}
     if nearer:

@@ -16,8 +16,8 @@ from model.domain import Grid, frame_times
 from model.engine.triangle_distance import CellShape
 from model.errors import DatasetError
 from model.learning.fit import TargetFrame
-from model.readers.open import open_footages
-from model.readers.recording import Calibration, Footage
+from model.readers.open import open_recordings
+from model.readers.recording import Calibration, Recording
 from model.readers.survey import wrong_size
 
 Place = Literal["centre", "omega"]
@@ -60,15 +60,15 @@ def read_target(
         not known.
     """
     opened = [
-        (footage, frame)
+        (recording, frame)
         for source in sources
-        for footage in open_footages(source, given=Calibration(voxel))
-        for frame in footage.frames
+        for recording in open_recordings(source, given=Calibration(voxel))
+        for frame in recording.frames
     ]
     for name, doubt in dict.fromkeys(
-        (footage.name, doubt.message)
-        for footage, _ in opened
-        for doubt in (*footage.calibration.doubts, *footage.taken.doubts)
+        (recording.name, doubt.message)
+        for recording, _ in opened
+        for doubt in (*recording.calibration.doubts, *recording.taken.doubts)
     ):
         on_doubt(f"{name}: {doubt}")
     if times is None:
@@ -76,35 +76,37 @@ def read_target(
     if len(times) != len(opened):
         raise DatasetError(f"{len(times)} times were given for {len(opened)} frames")
     return [
-        TargetFrame(time, _shape(footage, frame, micrometres=micrometres, place=place, labels=labels))
-        for (footage, frame), time in zip(opened, times, strict=True)
+        TargetFrame(time, _shape(recording, frame, micrometres=micrometres, place=place, labels=labels))
+        for (recording, frame), time in zip(opened, times, strict=True)
     ]
 
 
-def _shape(footage: Footage, frame: int, *, micrometres: float, place: Place, labels: list[int] | None) -> CellShape:
-    spacing = footage.calibration.spacing
+def _shape(
+    recording: Recording, frame: int, *, micrometres: float, place: Place, labels: list[int] | None
+) -> CellShape:
+    spacing = recording.calibration.spacing
     if spacing is None and place == "centre":
-        raise DatasetError(f"{footage.name} does not say how large a voxel is: give --voxel X Y Z (µm)")
-    seen = {sighting.label: sighting for sighting in footage.sightings(frame)}
+        raise DatasetError(f"{recording.name} does not say how large a voxel is: give --voxel X Y Z (µm)")
+    seen = {observation.label: observation for observation in recording.observations(frame)}
     wanted = [label for label in labels if label in seen] if labels else sorted(seen)
     if not wanted:
-        raise DatasetError(f"{footage.name}: frame {frame} does not show the cell")
+        raise DatasetError(f"{recording.name}: frame {frame} does not show the cell")
     if labels is None and len(wanted) > 1:
-        raise DatasetError(f"{footage.name}: frame {frame} shows the cells {wanted}; name one with --label")
+        raise DatasetError(f"{recording.name}: frame {frame} shows the cells {wanted}; name one with --label")
     cells = [seen[label] for label in wanted]
-    if (why := wrong_size(cells, footage)) is not None:
-        raise DatasetError(f"{footage.name}: frame {frame}: {why}")
+    if (why := wrong_size(cells, recording)) is not None:
+        raise DatasetError(f"{recording.name}: frame {frame}: {why}")
     if not all(cell.is_closed for cell in cells):
-        raise DatasetError(f"{footage.name}: frame {frame}: the surface has holes or loose edges; close it")
+        raise DatasetError(f"{recording.name}: frame {frame}: the surface has holes or loose edges; close it")
     if any(cell.nested for cell in cells):
-        raise DatasetError(f"{footage.name}: frame {frame}: a body lies in another and faces outward too; remove it")
-    membranes = footage.membranes(frame, wanted)
+        raise DatasetError(f"{recording.name}: frame {frame}: a body lies in another and faces outward too; remove it")
+    membranes = recording.membranes(frame, wanted)
     if place == "centre":
         weights = [seen[label].volume for label in wanted]
         centre = np.average([seen[label].centroid for label in wanted], axis=0, weights=weights)
         return CellShape([membrane.placed(centre, micrometres) for membrane in membranes])
-    if footage.grid_shape is None:
+    if recording.grid_shape is None:
         return CellShape([membrane.placed(np.zeros(3), micrometres) for membrane in membranes])
-    step = Grid(footage.grid_shape).step
+    step = Grid(recording.grid_shape).step
     factors = step / np.array(spacing or (1.0, 1.0, 1.0))
     return CellShape([membrane.stretched(factors).placed(np.ones(3), 1.0) for membrane in membranes])

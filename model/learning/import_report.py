@@ -18,7 +18,7 @@ from model.domain import OMEGA
 from model.errors import DatasetError
 from model.learning.dataset import load_dataset
 from model.learning.imported_cells import SURVEY_FILE
-from model.readers.recording import Calibration, Footage
+from model.readers.recording import Calibration, Recording
 from model.readers.survey import Finding, Surveyed
 
 SHOWN = 8  # frame numbers named in the table
@@ -37,7 +37,7 @@ class Row:
 
 @dataclass(frozen=True)
 class TakenRow:
-    """What was taken from one footage: files, axes, voxel, interval, order, labels and tracks, in words."""
+    """What was taken from one recording: files, axes, voxel, interval, order, labels and tracks, in words."""
 
     name: str
     said: dict[str, str]
@@ -45,18 +45,20 @@ class TakenRow:
 
 def source_rows(surveyed: list[Surveyed]) -> list[Row]:
     """Report on files that are not imported yet."""
-    return [_row(one.life.name, len(one.life.frames), one.volumes, one.findings) for one in surveyed]
+    return [_row(one.sequence.name, len(one.sequence.frames), one.volumes, one.findings) for one in surveyed]
 
 
-def taken_rows(footages: Sequence[Footage], surveyed: list[Surveyed]) -> list[TakenRow]:
-    """Tell what was taken from each footage."""
+def taken_rows(recordings: Sequence[Recording], surveyed: list[Surveyed]) -> list[TakenRow]:
+    """Tell what was taken from each recording."""
     rows = []
-    for number, footage in enumerate(footages):
-        labels = {label for one in surveyed if one.footage == number for some in one.life.labels for label in some}
-        scale, taken = footage.calibration, footage.taken
+    for number, recording in enumerate(recordings):
+        labels = {
+            label for one in surveyed if one.recording == number for some in one.sequence.labels for label in some
+        }
+        scale, taken = recording.calibration, recording.taken
         rows.append(
             TakenRow(
-                footage.name,
+                recording.name,
                 {
                     "files": taken.files,
                     "axes": taken.axes,
@@ -64,7 +66,7 @@ def taken_rows(footages: Sequence[Footage], surveyed: list[Surveyed]) -> list[Ta
                     "interval": _interval(scale),
                     "order": taken.order,
                     "labels": f"{_listed(labels)}{f' ({taken.labels})' if taken.labels else ''}",
-                    "tracks": taken.tracks or ("" if footage.grid_shape is None else _NO_TRACKS),
+                    "tracks": taken.tracks or ("" if recording.grid_shape is None else _NO_TRACKS),
                 },
             )
         )
@@ -72,7 +74,7 @@ def taken_rows(footages: Sequence[Footage], surveyed: list[Surveyed]) -> list[Ta
 
 
 def as_lines(rows: list[TakenRow]) -> Text:
-    """What was taken, for people; footages that were read alike share a block."""
+    """What was taken, for people; recordings that were read alike share a block."""
     alike: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for row in rows:
         alike.setdefault(tuple(row.said.items()), []).append(row.name)

@@ -38,7 +38,7 @@ from model.learning.dataset import (
     write_index,
 )
 from model.learning.sources import ImportedSource
-from model.readers.recording import Footage
+from model.readers.recording import Recording
 from model.readers.survey import Surveyed
 
 SURVEY_FILE = "survey.json"
@@ -72,16 +72,16 @@ class ImportPlan:
 
 @dataclass(frozen=True)
 class _Task:
-    """Everything to be made from one frame of one footage."""
+    """Everything to be made from one frame of one recording."""
 
-    footage: Footage
+    recording: Recording
     frame: int
     cells: list[tuple[int, int, tuple[int, ...], NDArray[np.float64], float]]
     """For each: sequence, its row, labels, centre in µm, µm of one unit of Ω."""
 
 
 def import_sequences(
-    footages: list[Footage],
+    recordings: list[Recording],
     surveyed: list[Surveyed],
     folder: Path,
     *,
@@ -93,7 +93,7 @@ def import_sequences(
 
     Parameters
     ----------
-    footages, surveyed
+    recordings, surveyed
         The open files, and what :func:`model.readers.survey.survey` found in them.
     folder
         Where the data set goes; must not hold one.
@@ -118,19 +118,21 @@ def import_sequences(
     folder.mkdir(parents=True, exist_ok=True)
     arrays = [folder / f"sequence_{number:04d}.npy" for number in range(len(usable))]
     for one, path in zip(usable, arrays, strict=True):
-        shape = (len(one.life.frames), plan.points_per_frame, 4)
+        shape = (len(one.sequence.frames), plan.points_per_frame, 4)
         np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
         (folder / MEMBRANES / path.stem[-4:]).mkdir(parents=True, exist_ok=True)
-    tasks = _tasks(footages, usable, scales)
+    tasks = _tasks(recordings, usable, scales)
     with _mapping(workers) as mapped:
         for done, _ in enumerate(mapped(_make_frame, [(task, folder, plan) for task in tasks]), 1):
             on_frame(done, len(tasks))
     entries = [
-        SequenceEntry(name=one.life.name, file=path.name, frames=len(one.life.frames), times=_times(one.life.frames))
+        SequenceEntry(
+            name=one.sequence.name, file=path.name, frames=len(one.sequence.frames), times=_times(one.sequence.frames)
+        )
         for one, path in zip(usable, arrays, strict=True)
     ]
-    _write_survey(folder, surveyed, dict(zip((one.life.name for one in usable), scales, strict=True)))
-    minutes = float(np.median([one.life.frames[-1] - one.life.frames[0] for one in usable])) * plan.minutes
+    _write_survey(folder, surveyed, dict(zip((one.sequence.name for one in usable), scales, strict=True)))
+    minutes = float(np.median([one.sequence.frames[-1] - one.sequence.frames[0] for one in usable])) * plan.minutes
     source = ImportedSource(kind="imported")
     index = DatasetIndex(
         source=source, micrometres=float(np.median(scales)), minutes=max(minutes, 1e-9), sequences=entries
@@ -170,11 +172,11 @@ def _times(frames: list[int]) -> list[float] | None:
     return [frame_to_time(frame - frames[0], length) for frame in frames]
 
 
-def _tasks(footages: list[Footage], usable: list[Surveyed], scales: list[float]) -> list[_Task]:
+def _tasks(recordings: list[Recording], usable: list[Surveyed], scales: list[float]) -> list[_Task]:
     wanted: dict[tuple[int, int], _Task] = {}
     for sequence, (one, scale) in enumerate(zip(usable, scales, strict=True)):
-        for row, (frame, labels) in enumerate(zip(one.life.frames, one.life.labels, strict=True)):
-            task = wanted.setdefault((one.footage, frame), _Task(footages[one.footage], frame, []))
+        for row, (frame, labels) in enumerate(zip(one.sequence.frames, one.sequence.labels, strict=True)):
+            task = wanted.setdefault((one.recording, frame), _Task(recordings[one.recording], frame, []))
             task.cells.append((sequence, row, labels, one.centres[row], scale))
     return list(wanted.values())
 
@@ -182,7 +184,7 @@ def _tasks(footages: list[Footage], usable: list[Surveyed], scales: list[float])
 def _make_frame(job: tuple[_Task, Path, ImportPlan]) -> None:
     task, folder, plan = job
     labels = sorted({label for _, _, some, _, _ in task.cells for label in some})
-    membranes = dict(zip(labels, task.footage.membranes(task.frame, labels), strict=True))
+    membranes = dict(zip(labels, task.recording.membranes(task.frame, labels), strict=True))
     for sequence, row, some, centre, scale in task.cells:
         shape = CellShape([membranes[label].placed(centre, scale) for label in some])
         surface = shape.sample(SURFACE_POINTS, np.random.default_rng([11, sequence, row]))
@@ -214,11 +216,11 @@ def _write_survey(folder: Path, surveyed: list[Surveyed], scales: dict[str, floa
     """Write what was found, and where each cell was: what the data set itself no longer tells."""
     rows = [
         {
-            "name": one.life.name,
+            "name": one.sequence.name,
             "imported": one.is_usable,
-            "micrometres": scales.get(one.life.name),
-            "frames": one.life.frames,
-            "labels": [list(labels) for labels in one.life.labels],
+            "micrometres": scales.get(one.sequence.name),
+            "frames": one.sequence.frames,
+            "labels": [list(labels) for labels in one.sequence.labels],
             "centres_um": one.centres.round(4).tolist(),
             "volumes_um3": one.volumes.round(4).tolist(),
             "findings": [finding.model_dump() for finding in one.findings],

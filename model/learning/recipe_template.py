@@ -61,7 +61,7 @@ def write_recipe(dataset: Dataset, surveyed: list[Surveyed], *, steps: int = 24_
         Of training: 24,000 take about 40 minutes on one shared core.
     """
     usable = [one for one in surveyed if one.is_usable]
-    dividing = sum(one.life.divides or one.parts_in_the_end == 2 for one in usable)
+    dividing = sum(one.sequence.divides or one.parts_in_the_end == 2 for one in usable)
     path = dataset.folder / RECIPE_FILE
     name = identifier(dataset.folder.name)
     frames = float(np.median([len(block) for block in dataset.samples]))

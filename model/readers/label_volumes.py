@@ -26,15 +26,15 @@ from model.readers.lineage import read_tracks
 from model.readers.naming import Ordered
 from model.readers.planes import Contents, read_contents, read_frame
 from model.readers.recording import (
+    FRAGMENT,
     ONLY_CELL,
-    SPECK,
     UNREMARKABLE,
     Calibration,
+    CellObservation,
     Doubt,
-    Sighting,
     Taken,
     Track,
-    without_specks,
+    count_bodies,
 )
 
 TIFF = (".tif", ".tiff")
@@ -77,7 +77,7 @@ class LabelVolumes:
         nz, ny, nx = read_frame(*self.places[self.frames[0]]).shape
         return nx, ny, nz
 
-    def sightings(self, frame: int) -> list[Sighting]:
+    def observations(self, frame: int) -> list[CellObservation]:
         """Look at all cells of a frame."""
         (volume, labels), spacing = self._read(frame), np.array(self.calibration.spacing or _SPACE_UNKNOWN)
         found = []
@@ -86,17 +86,17 @@ class LabelVolumes:
             low = np.array([side.start for side in box])
             high = np.array([side.stop for side in box])
             numbers, count = ndimage.label(inside, _TOUCHING)
-            bodies, specks = without_specks(np.bincount(numbers.reshape(-1), minlength=count + 1)[1:].astype(float))
+            bodies, fragments = count_bodies(np.bincount(numbers.reshape(-1), minlength=count + 1)[1:].astype(float))
             centre = np.array(ndimage.center_of_mass(inside)) + low
             found.append(
-                Sighting(
+                CellObservation(
                     label=label,
                     volume=float(inside.sum() * spacing.prod()),
                     centroid=centre * spacing,
                     low=(low - 0.5) * spacing,
                     high=(high - 0.5) * spacing,
                     bodies=bodies,
-                    specks=specks,
+                    fragments=fragments,
                     samples=int(inside.sum()),
                     cut=bool((low == 0).any() or (high == volume.shape).any()),
                 )
@@ -104,7 +104,7 @@ class LabelVolumes:
         return found
 
     def membranes(self, frame: int, labels: list[int]) -> list[Membrane]:
-        """Find the membranes of some cells of a frame, specks left out."""
+        """Find the membranes of some cells of a frame, fragments left out."""
         (volume, known), spacing = self._read(frame), self.calibration.spacing or _SPACE_UNKNOWN
         boxes = ndimage.find_objects(volume)
         found = []
@@ -113,7 +113,7 @@ class LabelVolumes:
                 raise DatasetError(f"{self.name}: frame {frame} does not show cell {label}")
             number = known.index(label) + 1
             box = boxes[number - 1]
-            inside = _without_specks(volume[box] == number)
+            inside = _without_fragments(volume[box] == number)
             membrane = membrane_of_mask(inside, spacing)
             first = np.array([side.start for side in box]) * np.array(spacing)
             found.append(Membrane(membrane.vertices + first, membrane.faces))
@@ -253,10 +253,10 @@ def _numbered(volume: NDArray[Any]) -> tuple[NDArray[np.int32], list[int]]:
     return numbers, [int(label) for label in found]
 
 
-def _without_specks(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _without_fragments(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     numbers, count = ndimage.label(inside, _TOUCHING)
     if count <= 1:
         return inside
     sizes = np.bincount(numbers.reshape(-1))
     sizes[0] = 0
-    return np.asarray((sizes >= SPECK * sizes.sum())[numbers])
+    return np.asarray((sizes >= FRAGMENT * sizes.sum())[numbers])

@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 
 from model.errors import DatasetError
-from model.readers.recording import Sighting, Track
+from model.readers.recording import CellObservation, Track
 
 REACH = 0.25  # of the mother's box: how far outside it the middle of a daughter may lie
 VOLUME = (0.5, 1.6)  # of both daughters together over the mother's
 
 
 @dataclass(frozen=True)
-class Life:
+class CellSequence:
     """The frames of one training sequence, ascending, and the labels that belong to it in each."""
 
     name: str
@@ -38,18 +38,18 @@ class Life:
         return any(len(found) > 1 for found in self.labels)
 
 
-def guess_tracks(sightings: dict[int, dict[int, Sighting]]) -> list[Track]:
+def guess_tracks(observations: dict[int, dict[int, CellObservation]]) -> list[Track]:
     """Find lives and divisions from what was seen.
 
     Parameters
     ----------
-    sightings
+    observations
         For each frame, ascending, the cells by label.
     """
-    frames = list(sightings)
+    frames = list(observations)
     seen: dict[int, list[int]] = {}
     for number, frame in enumerate(frames):
-        for label in sightings[frame]:
+        for label in observations[frame]:
             seen.setdefault(label, []).append(number)
     born: dict[int, list[int]] = {}
     for label, numbers in seen.items():
@@ -58,7 +58,7 @@ def guess_tracks(sightings: dict[int, dict[int, Sighting]]) -> list[Track]:
     for mother, numbers in seen.items():
         if (last := numbers[-1]) + 1 >= len(frames):
             continue
-        before, after = sightings[frames[last]][mother], sightings[frames[last + 1]]
+        before, after = observations[frames[last]][mother], observations[frames[last + 1]]
         newborn = [label for label in born.get(last + 1, []) if label not in parents]
         daughters = [label for label in newborn if _beside(before, after[label])]
         total = sum(after[label].volume for label in daughters)
@@ -137,7 +137,7 @@ def read_tracks(path: Path) -> list[Track]:
     return list(tracks.values())
 
 
-def lives(tracks: list[Track], present: dict[int, set[int]], name: str) -> list[Life]:
+def cell_sequences(tracks: list[Track], present: dict[int, set[int]], name: str) -> list[CellSequence]:
     """Make sequences of tracks.
 
     Parameters
@@ -147,7 +147,7 @@ def lives(tracks: list[Track], present: dict[int, set[int]], name: str) -> list[
     present
         For each frame the labels that are really there; a label that is missing leaves a gap.
     name
-        Of the footage; sequences are called after it and the mother's label.
+        Of the recording; sequences are called after it and the mother's label.
     """
     tracks = with_known_parents(tracks)
     by_parent: dict[int, list[Track]] = {}
@@ -173,7 +173,7 @@ def lives(tracks: list[Track], present: dict[int, set[int]], name: str) -> list[
                     labels[frame] = (both[0][frame], both[1][frame])
         if labels:
             frames = sorted(labels)
-            found.append(Life(f"{name}-{track.label}", frames, [labels[frame] for frame in frames]))
+            found.append(CellSequence(f"{name}-{track.label}", frames, [labels[frame] for frame in frames]))
     return found
 
 
@@ -200,7 +200,7 @@ def _some(labels: list[int]) -> str:
     return ", ".join(map(str, labels[:6])) + (" …" if len(labels) > 6 else "")
 
 
-def _beside(mother: Sighting, daughter: Sighting) -> bool:
+def _beside(mother: CellObservation, daughter: CellObservation) -> bool:
     """Whether the middle of a daughter lies where the mother was."""
     slack = REACH * (mother.high - mother.low)
     inside = (daughter.centroid >= mother.low - slack) & (daughter.centroid <= mother.high + slack)

@@ -26,7 +26,7 @@ from scipy.io import loadmat
 from model.engine.mask_surface import membrane_of_field
 from model.engine.triangle_distance import Membrane
 from model.errors import DatasetError
-from model.readers.recording import ONLY_CELL, UNREMARKABLE, Calibration, Sighting, Taken, Track, without_specks
+from model.readers.recording import ONLY_CELL, UNREMARKABLE, Calibration, CellObservation, Taken, Track, count_bodies
 from model.readers.winding import Facing, facing_outward
 
 MESHES = (".stl", ".obj", ".ply")
@@ -57,10 +57,10 @@ class MeshSequence:
         """None: a mesh has no samples."""
         return None
 
-    def sightings(self, frame: int) -> list[Sighting]:
+    def observations(self, frame: int) -> list[CellObservation]:
         """Look at the cell."""
         facing = read_mesh(self.files[frame], self.calibration)
-        seen = _sighting(facing.membrane, cut=False)
+        seen = _observed(facing.membrane, cut=False)
         return [replace(seen, turned=facing.turned, nested=facing.nested)]
 
     def membranes(self, frame: int, labels: list[int]) -> list[Membrane]:
@@ -90,7 +90,7 @@ class FieldSequence:
         nx, ny, nz = self._read(0).shape
         return nx, ny, nz
 
-    def sightings(self, frame: int) -> list[Sighting]:
+    def observations(self, frame: int) -> list[CellObservation]:
         """Look at the cell."""
         values = self._read(frame)
         if not (values < 0).any():
@@ -102,7 +102,7 @@ class FieldSequence:
             return []
         inside = values < 0
         cut = any(bool(np.take(inside, end, axis=axis).any()) for axis in range(3) for end in (0, -1))
-        return [_sighting(self.membranes(frame, [ONLY_CELL])[0], cut=cut)]
+        return [_observed(self.membranes(frame, [ONLY_CELL])[0], cut=cut)]
 
     def membranes(self, frame: int, labels: list[int]) -> list[Membrane]:
         """Find the zero level set."""
@@ -178,18 +178,18 @@ def open_field(path: Path) -> FieldSequence:
     return FieldSequence(path.stem, path, taken=taken)
 
 
-def _sighting(membrane: Membrane, *, cut: bool) -> Sighting:
+def _observed(membrane: Membrane, *, cut: bool) -> CellObservation:
     volumes = membrane.bodies()
     walls = volumes < 0  # of cavities: they belong to the body around them
-    bodies, specks = without_specks(volumes if walls.all() else volumes[~walls])
-    return Sighting(
+    bodies, fragments = count_bodies(volumes if walls.all() else volumes[~walls])
+    return CellObservation(
         label=ONLY_CELL,
         volume=membrane.volume,
         centroid=membrane.centroid,
         low=membrane.vertices.min(axis=0),
         high=membrane.vertices.max(axis=0),
         bodies=bodies,
-        specks=specks,
+        fragments=fragments,
         samples=len(membrane.faces),
         cut=cut,
         is_closed=membrane.is_closed,

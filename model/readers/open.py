@@ -1,7 +1,7 @@
 """What lies in a folder, and how to open it.
 
 Promises: the kind of data is told by names and file contents, never by opening a pickle; a folder of folders is a set
-of sequences; what is chosen or left out is told with a footage, and where the choice is not sure it is refused.
+of sequences; a recording says what was chosen or left out, and an uncertain choice is refused.
 Does not promise: to find images under other names than those listed in docs/how-to/train-on-your-own-cells.md.
 """
 
@@ -26,7 +26,7 @@ from model.readers.lineage import read_tracks
 from model.readers.meshes import FIELDS, MESHES, FieldSequence, MeshSequence, open_field
 from model.readers.naming import in_order_of_time, is_image_name, is_mask_name, one_a_frame, without_images
 from model.readers.planes import ARRAY, is_label_array, leading_files
-from model.readers.recording import Calibration, Doubt, Footage, Taken
+from model.readers.recording import Calibration, Doubt, Recording, Taken
 
 _MARKERS = Doubt(
     "markers",
@@ -35,7 +35,7 @@ _MARKERS = Doubt(
 )
 
 
-def open_footages(source: Path, *, given: Calibration, tracks: Path | None = None) -> list[Footage]:
+def open_recordings(source: Path, *, given: Calibration, tracks: Path | None = None) -> list[Recording]:
     """Open everything that a file or folder holds.
 
     Parameters
@@ -63,10 +63,10 @@ def open_footages(source: Path, *, given: Calibration, tracks: Path | None = Non
         raise DatasetError(f"{source} holds no cells: none of {kinds}, nor a folder of them")
     if tracks is not None:
         if len(found) != 1 or not isinstance(found[0], LabelVolumes):
-            raise DatasetError(f"--tracks belongs to one footage of label volumes; {source} holds {len(found)}")
+            raise DatasetError(f"--tracks belongs to one recording of label volumes; {source} holds {len(found)}")
         taken = replace(found[0].taken, tracks=f"from {tracks.name}")
         found = [replace(found[0], tracks=read_tracks(tracks), taken=taken)]
-    return [replace(footage, calibration=footage.calibration.known(given)) for footage in found]
+    return [replace(recording, calibration=recording.calibration.known(given)) for recording in found]
 
 
 _Opened = LabelVolumes | MeshSequence | FieldSequence
@@ -138,7 +138,7 @@ def _open_arrays(fields: list[Path], folder: Path) -> list[_Opened]:
     arrays = [path for path in fields if path.suffix.lower() == ARRAY and is_label_array(path)]
     if arrays == fields and len(arrays) > 1 and not any(frame_count(path)[1] for path in arrays):
         return [open_frames(ordered, folder.name) for ordered in in_order_of_time(arrays)]
-    return [footage for path in fields for footage in _open_file(path)]
+    return [recording for path in fields for recording in _open_file(path)]
 
 
 def _open_challenge(folder: Path) -> LabelVolumes:
@@ -197,6 +197,6 @@ def _with_taken(found: Iterable[_Opened], taken: Taken) -> list[_Opened]:
 
 
 def _named(found: list[_Opened], folder: Path, path: Path) -> list[_Opened]:
-    """Name footages of a nested folder after the path to it, so that names stay distinct."""
+    """Name recordings of a nested folder after the path to it, so that names stay distinct."""
     prefix = path.relative_to(folder).as_posix()
     return [one if one.name == prefix else replace(one, name=f"{prefix}/{one.name}") for one in found]

@@ -17,12 +17,12 @@ from model.engine.triangle_distance import Membrane
 Doubles = NDArray[np.float64]
 Spacing = tuple[float, float, float]
 
-SPECK = 0.02  # of a cell's volume: smaller bodies are dirt and are left out
+FRAGMENT = 0.02  # of a cell's volume: smaller detached bodies are errors of the segmentation and are left out
 ONLY_CELL = 1  # the label of the cell where files hold no labels
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sighting:
+class CellObservation:
     """One cell in one frame, looked at in passing.
 
     Attributes
@@ -34,9 +34,9 @@ class Sighting:
     centroid, low, high
         (3,) centre of mass and box, x, y, z in µm.
     bodies
-        Connected bodies, specks left out.
-    specks
-        Bodies under 2 % of the cell.
+        Connected bodies, fragments left out.
+    fragments
+        Small detached components, under 2 % of the cell's volume.
     samples
         Voxels inside, or triangles of a mesh.
     cut
@@ -55,7 +55,7 @@ class Sighting:
     low: Doubles
     high: Doubles
     bodies: int = 1
-    specks: int = 0
+    fragments: int = 0
     samples: int
     cut: bool = False
     is_closed: bool = True
@@ -65,7 +65,7 @@ class Sighting:
 
 @dataclass(frozen=True)
 class Track:
-    """The life of one cell: first and last frame, and the cell it was born from (0: none known)."""
+    """The track of one cell: first and last frame, and the cell it was born from (0: none known)."""
 
     label: int
     first: int
@@ -164,7 +164,7 @@ class Calibration:
         )
 
 
-class Footage(Protocol):
+class Recording(Protocol):
     """Frames of one or several cells on disk."""
 
     @property
@@ -197,7 +197,7 @@ class Footage(Protocol):
         """Samples of a volume along (x, y, z); None for meshes."""
         ...
 
-    def sightings(self, frame: int) -> list[Sighting]:
+    def observations(self, frame: int) -> list[CellObservation]:
         """Look at all cells of a frame.
 
         Raises
@@ -218,8 +218,8 @@ class Footage(Protocol):
         ...
 
 
-def without_specks(volumes: Doubles) -> tuple[int, int]:
-    """Count bodies and specks among the volumes of connected bodies."""
+def count_bodies(volumes: Doubles) -> tuple[int, int]:
+    """Count bodies and fragments among the volumes of connected bodies."""
     sizes = np.abs(volumes)
-    large = int((sizes >= SPECK * sizes.sum()).sum())
+    large = int((sizes >= FRAGMENT * sizes.sum()).sum())
     return large, len(sizes) - large

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from model.errors import DatasetError
-from model.readers.lineage import Life, doubts_of_tracks, guess_tracks, lives
-from model.readers.recording import Calibration, Footage, Sighting
+from model.readers.lineage import CellSequence, cell_sequences, doubts_of_tracks, guess_tracks
+from model.readers.recording import Calibration, CellObservation, Recording
 from model.upload_checks.surface_mesh import LENGTH_MAX, LENGTH_MIN
 
 FRAMES_MIN = 3
@@ -52,8 +52,8 @@ class Surveyed:
         Bodies in the last frame: 2 where a division is told by shape, not by labels.
     """
 
-    footage: int
-    life: Life
+    recording: int
+    sequence: CellSequence
     centres: NDArray[np.float64]
     reaches: NDArray[np.float64]
     volumes: NDArray[np.float64]
@@ -67,51 +67,53 @@ class Surveyed:
 
 
 def survey(
-    footages: Sequence[Footage], *, on_frame: Callable[[int, int], None] = lambda _done, _total: None
+    recordings: Sequence[Recording], *, on_frame: Callable[[int, int], None] = lambda _done, _total: None
 ) -> list[Surveyed]:
-    """Look at every frame of every footage.
+    """Look at every frame of every recording.
 
     Parameters
     ----------
-    footages
-        What :func:`model.readers.open.open_footages` found.
+    recordings
+        What :func:`model.readers.open.open_recordings` found.
     on_frame
         Called with (frames done, frames in all).
     """
     found: list[Surveyed] = []
-    total, done = sum(len(footage.frames) for footage in footages), 0
-    for number, footage in enumerate(footages):
-        seen: dict[int, dict[int, Sighting]] = {}
+    total, done = sum(len(recording.frames) for recording in recordings), 0
+    for number, recording in enumerate(recordings):
+        seen: dict[int, dict[int, CellObservation]] = {}
         unreadable: dict[int, str] = {}
-        for frame in footage.frames:
+        for frame in recording.frames:
             try:
-                seen[frame] = {sighting.label: sighting for sighting in footage.sightings(frame)}
+                seen[frame] = {observation.label: observation for observation in recording.observations(frame)}
             except DatasetError as error:
                 seen[frame], unreadable[frame] = {}, str(error)
             done += 1
             on_frame(done, total)
         present = {frame: set(cells) for frame, cells in seen.items()}
-        tracks = footage.tracks if footage.tracks is not None else guess_tracks(seen)
-        doubts = doubts_of_tracks(footage.tracks, present) if footage.tracks is not None else []
-        made = lives(tracks, present, footage.name)
-        lost = [f for f in footage.frames if not seen[f]]
+        tracks = recording.tracks if recording.tracks is not None else guess_tracks(seen)
+        doubts = doubts_of_tracks(recording.tracks, present) if recording.tracks is not None else []
+        made = cell_sequences(tracks, present, recording.name)
+        lost = [f for f in recording.frames if not seen[f]]
         if not made:
-            faults = [*_of_scale(footage.calibration), *_of_doubts(footage)]
+            faults = [*_of_scale(recording.calibration), *_of_doubts(recording)]
             faults += [*_of_frames(lost, unreadable), *_of_tracks(doubts, None)]
-            found.append(_surveyed(number, Life(footage.name, [], []), seen, faults))
+            found.append(_surveyed(number, CellSequence(recording.name, [], []), seen, faults))
         single = len(made) == 1
-        for life in made:
-            named = Life(footage.name, life.frames, life.labels) if single else life
-            inner = [f for f in lost if life.frames[0] <= f <= life.frames[-1] or single]
-            mine = [*_of_scale(footage.calibration), *_of_doubts(footage)]
-            mine += [*_of_frames(inner, unreadable), *_of_tracks(doubts, life), *_of_size(named, seen, footage)]
-            found.append(_surveyed(number, named, seen, [*mine, *_of_life(named, seen, footage.frames)]))
+        for sequence in made:
+            named = CellSequence(recording.name, sequence.frames, sequence.labels) if single else sequence
+            inner = [f for f in lost if sequence.frames[0] <= f <= sequence.frames[-1] or single]
+            mine = [*_of_scale(recording.calibration), *_of_doubts(recording)]
+            mine += [*_of_frames(inner, unreadable), *_of_tracks(doubts, sequence), *_of_size(named, seen, recording)]
+            found.append(_surveyed(number, named, seen, [*mine, *_of_sequence(named, seen, recording.frames)]))
     return found
 
 
-def _surveyed(number: int, life: Life, seen: dict[int, dict[int, Sighting]], findings: list[Finding]) -> Surveyed:
+def _surveyed(
+    number: int, sequence: CellSequence, seen: dict[int, dict[int, CellObservation]], findings: list[Finding]
+) -> Surveyed:
     centres, reaches, volumes, bodies = [], [], [], 1
-    for cells in _cells(life, seen):
+    for cells in _cells(sequence, seen):
         weights = np.array([max(cell.volume, 0.0) for cell in cells])
         middle = np.average([cell.centroid for cell in cells], axis=0, weights=weights if weights.sum() > 0 else None)
         low, high = np.min([cell.low for cell in cells], axis=0), np.max([cell.high for cell in cells], axis=0)
@@ -120,8 +122,8 @@ def _surveyed(number: int, life: Life, seen: dict[int, dict[int, Sighting]], fin
         volumes.append(weights.sum())
         bodies = sum(cell.bodies for cell in cells)
     return Surveyed(
-        footage=number,
-        life=life,
+        recording=number,
+        sequence=sequence,
         centres=np.array(centres).reshape(-1, 3),
         reaches=np.array(reaches).reshape(-1, 3),
         volumes=np.array(volumes),
@@ -130,8 +132,10 @@ def _surveyed(number: int, life: Life, seen: dict[int, dict[int, Sighting]], fin
     )
 
 
-def _cells(life: Life, seen: dict[int, dict[int, Sighting]]) -> list[list[Sighting]]:
-    return [[seen[frame][label] for label in labels] for frame, labels in zip(life.frames, life.labels, strict=True)]
+def _cells(sequence: CellSequence, seen: dict[int, dict[int, CellObservation]]) -> list[list[CellObservation]]:
+    return [
+        [seen[frame][label] for label in labels] for frame, labels in zip(sequence.frames, sequence.labels, strict=True)
+    ]
 
 
 def _of_scale(calibration: Calibration) -> list[Finding]:
@@ -145,9 +149,9 @@ def _of_scale(calibration: Calibration) -> list[Finding]:
     return []
 
 
-def _of_doubts(footage: Footage) -> list[Finding]:
+def _of_doubts(recording: Recording) -> list[Finding]:
     """Warn of what the reader was not sure of."""
-    doubts = dict.fromkeys((*footage.calibration.doubts, *footage.taken.doubts))
+    doubts = dict.fromkeys((*recording.calibration.doubts, *recording.taken.doubts))
     return [Finding(severity="warning", code=doubt.code, message=doubt.message) for doubt in doubts]
 
 
@@ -160,39 +164,43 @@ def _of_frames(empty: list[int], unreadable: dict[int, str]) -> list[Finding]:
     return found
 
 
-def _of_tracks(doubts: list[tuple[set[int], str]], life: Life | None) -> list[Finding]:
+def _of_tracks(doubts: list[tuple[set[int], str]], sequence: CellSequence | None) -> list[Finding]:
     """Doubts about the list of tracks that concern a sequence, or all if there is none."""
-    labels = {label for found in life.labels for label in found} if life else set()
-    concerned = [text for about, text in doubts if life is None or not about or about & labels]
+    labels = {label for found in sequence.labels for label in found} if sequence else set()
+    concerned = [text for about, text in doubts if sequence is None or not about or about & labels]
     return [Finding(severity="warning", code="tracks", message=text) for text in concerned]
 
 
-def wrong_size(cells: Sequence[Sighting], footage: Footage) -> str | None:
+def wrong_size(cells: Sequence[CellObservation], recording: Recording) -> str | None:
     """Say why cells cannot be as long as they are, and what to try; None where they can, or where no scale is known."""
-    if footage.calibration.spacing is None or not cells:
+    if recording.calibration.spacing is None or not cells:
         return None
     length = float(np.max(np.max([c.high for c in cells], axis=0) - np.min([c.low for c in cells], axis=0)))
     if LENGTH_MIN <= length <= LENGTH_MAX:
         return None
     allowed = f"the cell is {length:.3g} µm long; allowed are {LENGTH_MIN:g} to {LENGTH_MAX:g} µm"
-    if footage.grid_shape is not None:
+    if recording.grid_shape is not None:
         return f"{allowed}: give the distance of voxels in µm with --voxel X Y Z"
     unit = "--voxel 1e6 1e6 1e6 for metres" if length < LENGTH_MIN else "--voxel 0.001 0.001 0.001 for nanometres"
     return f"{allowed}: meshes are taken in µm, and --voxel scales them: {unit}"
 
 
-def _of_size(life: Life, seen: dict[int, dict[int, Sighting]], footage: Footage) -> list[Finding]:
+def _of_size(
+    sequence: CellSequence, seen: dict[int, dict[int, CellObservation]], recording: Recording
+) -> list[Finding]:
     wrong = {
         frame: why
-        for frame, cells in zip(life.frames, _cells(life, seen), strict=True)
-        if (why := wrong_size(cells, footage)) is not None
+        for frame, cells in zip(sequence.frames, _cells(sequence, seen), strict=True)
+        if (why := wrong_size(cells, recording)) is not None
     }
     if not wrong:
         return []
     return [Finding(severity="error", code="size", message=next(iter(wrong.values())), frames=list(wrong))]
 
 
-def _of_life(life: Life, seen: dict[int, dict[int, Sighting]], frames: list[int]) -> list[Finding]:
+def _of_sequence(
+    sequence: CellSequence, seen: dict[int, dict[int, CellObservation]], frames: list[int]
+) -> list[Finding]:
     """Judge one sequence."""
     found: list[Finding] = []
 
@@ -200,45 +208,50 @@ def _of_life(life: Life, seen: dict[int, dict[int, Sighting]], frames: list[int]
         if where:
             found.append(Finding(severity=severity, code=code, message=message, frames=where))
 
-    def where(holds: Callable[[list[Sighting]], bool]) -> list[int]:
-        return [frame for frame, cells in zip(life.frames, cells_of, strict=True) if holds(cells)]
+    def where(holds: Callable[[list[CellObservation]], bool]) -> list[int]:
+        return [frame for frame, cells in zip(sequence.frames, cells_of, strict=True) if holds(cells)]
 
-    cells_of = _cells(life, seen)
-    if len(life.frames) < FRAMES_MIN:
-        message = f"{len(life.frames)} frames; a life needs at least {FRAMES_MIN}"
-        found.append(Finding(severity="error", code="short", message=message, frames=life.frames))
+    cells_of = _cells(sequence, seen)
+    if len(sequence.frames) < FRAMES_MIN:
+        message = f"{len(sequence.frames)} frames; a sequence needs at least {FRAMES_MIN}"
+        found.append(Finding(severity="error", code="short", message=message, frames=sequence.frames))
     add("error", "border", "the cell is cut by the border of the volume", where(lambda c: any(s.cut for s in c)))
     add("error", "open", "the surface has holes or loose edges", where(lambda c: not all(s.is_closed for s in c)))
     nested = "a body lies in another and faces outward too: remove it, or turn it inward if it is the wall of a cavity"
     add("error", "nested", nested, where(lambda c: any(s.nested for s in c)))
     turned = "the triangles of a body faced inward; it was turned outward"
     add("warning", "turned", turned, where(lambda c: any(s.turned for s in c)))
-    add("error", "bodies", "the cell is in pieces", _in_pieces(life, cells_of))
-    missing = [f for f in frames if life.frames[0] < f < life.frames[-1] and f not in life.frames and seen[f]]
-    skipped = sorted({*range(life.frames[0], life.frames[-1] + 1)} - {*frames})
+    add("error", "bodies", "the cell is in pieces", _in_pieces(sequence, cells_of))
+    missing = [
+        f for f in frames if sequence.frames[0] < f < sequence.frames[-1] and f not in sequence.frames and seen[f]
+    ]
+    skipped = sorted({*range(sequence.frames[0], sequence.frames[-1] + 1)} - {*frames})
     add("warning", "gap", "frames are missing between; their times are kept free", sorted([*missing, *skipped]))
     add(
-        "warning", "specks", "small bodies (under 2 % of the cell) beside it", where(lambda c: any(s.specks for s in c))
+        "warning",
+        "specks",
+        "small bodies (under 2 % of the cell) beside it",
+        where(lambda c: any(s.fragments for s in c)),
     )
     add("warning", "coarse", f"fewer than {SAMPLES_MIN} samples", where(_is_coarse))
     volumes = [sum(cell.volume for cell in cells) for cells in cells_of]
     jumps = [
-        f for f, (a, b) in zip(life.frames[1:], pairwise(volumes), strict=True) if abs(b - a) > JUMP * max(a, 1e-9)
+        f for f, (a, b) in zip(sequence.frames[1:], pairwise(volumes), strict=True) if abs(b - a) > JUMP * max(a, 1e-9)
     ]
     add("warning", "jump", f"the volume changes by more than {JUMP:.0%} from the frame before", jumps)
     return found
 
 
-def _in_pieces(life: Life, cells_of: list[list[Sighting]]) -> list[int]:
+def _in_pieces(sequence: CellSequence, cells_of: list[list[CellObservation]]) -> list[int]:
     """Frames with more bodies than a cell, or than two daughters once it has divided."""
-    if life.divides:
-        return [f for f, cells in zip(life.frames, cells_of, strict=True) if any(cell.bodies > 1 for cell in cells)]
+    if sequence.divides:
+        return [f for f, cells in zip(sequence.frames, cells_of, strict=True) if any(cell.bodies > 1 for cell in cells)]
     counts = [sum(cell.bodies for cell in cells) for cells in cells_of]
     divided = next((k for k, count in enumerate(counts) if count > 1), len(counts))
     if all(count == 2 for count in counts[divided:]) and 0 < divided < len(counts):
         return []  # a division that no labels tell of
-    return [frame for frame, count in zip(life.frames, counts, strict=True) if count > 1]
+    return [frame for frame, count in zip(sequence.frames, counts, strict=True) if count > 1]
 
 
-def _is_coarse(cells: list[Sighting]) -> bool:
+def _is_coarse(cells: list[CellObservation]) -> bool:
     return any(cell.samples < SAMPLES_MIN for cell in cells)

@@ -16,8 +16,8 @@ from tiny_model import build_tiny_model, recipe
 from model.domain import Grid
 from model.evaluation.comparison import Sides, draw_baseline, judge
 from model.evaluation.html_report import write_report
-from model.evaluation.model_report import Scope, write_chapter
-from model.evaluation.sequence_measures import MOMENTS, Life, measure
+from model.evaluation.model_report import Scope, report_on_model
+from model.evaluation.sequence_measures import MOMENTS, SequenceMeasures, measure
 from model.evaluation.sequence_sources import GeneratedSequences, PhantomSequences, RealSequences
 from model.learning.sources import MaskSource
 from model.phantoms import make_phantom
@@ -26,24 +26,24 @@ ROOT = Path(__file__).parents[3]
 
 
 @cache
-def phantom_lives() -> list[Life]:
+def phantom_sequences() -> list[SequenceMeasures]:
     source = PhantomSequences("a549", 40, 4, has_protrusions=True)
     return [measure(source, index) for index in range(len(source))]
 
 
 def test_a_phantoms_life_is_measured_as_it_was_made() -> None:
     phantom = make_phantom("celegans", 3)
-    life = measure(PhantomSequences("celegans", 3, 1), 0)
-    assert life.minutes == pytest.approx(np.linspace(0.0, phantom.minutes, MOMENTS))
+    sequence = measure(PhantomSequences("celegans", 3, 1), 0)
+    assert sequence.minutes == pytest.approx(np.linspace(0.0, phantom.minutes, MOMENTS))
     truth = [phantom.shape(float(t), resolution=64) for t in np.linspace(-1.0, 1.0, MOMENTS)]
-    assert life.counts() == [shape.components for shape in truth]
+    assert sequence.counts() == [shape.components for shape in truth]
     cubic = phantom.micrometres**3
-    assert life.volumes() == pytest.approx([shape.volume * cubic for shape in truth], rel=0.01)
-    halves = [body.volume for body in life.bodies[-1]]
-    assert life.values("asymmetry") == pytest.approx([(halves[0] - halves[1]) / sum(halves)])
-    (divided,) = life.values("division_time")
+    assert sequence.volumes() == pytest.approx([shape.volume * cubic for shape in truth], rel=0.01)
+    halves = [body.volume for body in sequence.bodies[-1]]
+    assert sequence.values("asymmetry") == pytest.approx([(halves[0] - halves[1]) / sum(halves)])
+    (divided,) = sequence.values("division_time")
     assert 0.0 <= divided - (phantom.scission + 1.0) / 2.0 * phantom.minutes <= phantom.minutes / (MOMENTS - 1)
-    (growth,) = life.values("growth")
+    (growth,) = sequence.values("growth")
     assert growth == pytest.approx(truth[-1].volume / truth[0].volume - 1.0, abs=0.01)
 
 
@@ -56,15 +56,17 @@ def test_a_mask_is_what_the_shape_contains() -> None:
 
 
 def test_filopodia_of_phantoms_are_found() -> None:
-    numbers = [value for life in phantom_lives() for value in life.values("protrusions")]
-    thickness = [value for life in phantom_lives() for value in life.values("protrusion_thickness")]
+    numbers = [value for sequence in phantom_sequences() for value in sequence.values("protrusions")]
+    thickness = [value for sequence in phantom_sequences() for value in sequence.values("protrusion_thickness")]
     assert 2.0 <= np.mean(numbers) <= 9.0
     assert 1.6 < np.nanmean(thickness) < 3.5, "made 1.7 µm thick and more"
 
 
 def test_a_set_agrees_with_itself_and_its_copies_are_no_news() -> None:
-    lives = phantom_lives()
-    found = judge(Sides(lives, lives, lives, lives), topology="single", rng=np.random.default_rng(0), draws=50)
+    sequences = phantom_sequences()
+    found = judge(
+        Sides(sequences, sequences, sequences, sequences), topology="single", rng=np.random.default_rng(0), draws=50
+    )
     assert {rows["generated"]["distance"] for rows in found["descriptors"].values()} == {0.0}
     assert found["sets"]["generated"] == {"one_nn": 0.0, "coverage": 1.0, "matching": 0.0}
     assert found["novelty"]["dice_with_nearest_training"] == 1.0
@@ -73,11 +75,13 @@ def test_a_set_agrees_with_itself_and_its_copies_are_no_news() -> None:
 
 
 def test_the_baseline_keeps_sizes_and_cannot_make_filopodia() -> None:
-    lives = phantom_lives()
-    drawn = draw_baseline(lives, 6, np.random.default_rng(0))
-    volumes = [value for life in drawn for value in life.volumes()]
-    assert np.mean(volumes) == pytest.approx(np.mean([life.volumes() for life in lives]), rel=0.25)
-    solid = [np.median([value for life in side for value in life.values("solidity")]) for side in (drawn, lives)]
+    sequences = phantom_sequences()
+    drawn = draw_baseline(sequences, 6, np.random.default_rng(0))
+    volumes = [value for sequence in drawn for value in sequence.volumes()]
+    assert np.mean(volumes) == pytest.approx(np.mean([sequence.volumes() for sequence in sequences]), rel=0.25)
+    solid = [
+        np.median([value for sequence in side for value in sequence.values("solidity")]) for side in (drawn, sequences)
+    ]
     assert solid[0] > solid[1] + 0.03
 
 
@@ -90,19 +94,19 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_users_model_is_studied_against_the_users_cells(tiny: Path, tmp_path: Path) -> None:
     scope = Scope(cells=4, scored=1, every=2, grid_side=24, draws=30, pictured=1, fits=1)
-    chapter = write_chapter(
+    report = report_on_model(
         recipe(tiny / "masks"), tiny / "models" / "tiny", held_out=tiny / "masks", scope=scope, workers=1
     )
-    assert chapter.figures["sequences"] == {"held-out": 3, "generated": 4, "training": 3, "baseline": 4}
-    rows = chapter.figures["descriptors"]
+    assert report.figures["sequences"] == {"held-out": 3, "generated": 4, "training": 3, "baseline": 4}
+    rows = report.figures["descriptors"]
     assert rows["volume"]["training"]["distance"] == 0.0, "held-out cells are the training cells here"
     assert 0.0 < rows["volume"]["generated"]["distance"] <= 1.0
-    assert chapter.figures["reconstruction"]["dice_training_frames"] > 0.8
-    fitting = chapter.figures["fitting"]
+    assert report.figures["reconstruction"]["dice_training_frames"] > 0.8
+    fitting = report.figures["fitting"]
     assert fitting["cells"] == ["cell_0"]
     assert fitting["all_frames"]["adapted"]["dice"] > 0.95
 
-    summary = write_report(tmp_path / "report", [chapter], facts={"command": "test", "seconds": 1.0})
+    summary = write_report(tmp_path / "report", [report], facts={"command": "test", "seconds": 1.0})
     read = json.loads((tmp_path / "report" / "summary.json").read_text())
     assert read == json.loads(json.dumps(summary).replace("NaN", "null"))
     volume = read["models"]["tiny"]["descriptors"]["volume"]["generated"]
@@ -110,19 +114,19 @@ def test_a_users_model_is_studied_against_the_users_cells(tiny: Path, tmp_path: 
     assert read["models"]["tiny"]["fitting"] == fitting
     page = (tmp_path / "report" / "report.html").read_text()
     assert f"<td>all frames</td><td>adapted</td><td>{fitting['all_frames']['adapted']['dice']:.4g}</td>" in page
-    assert page.count('src="data:image/png;base64,') == len(chapter.pictures) == 4
+    assert page.count('src="data:image/png;base64,') == len(report.pictures) == 4
     assert not re.search(r'(?:src|href)="(?!data:)', page), "the page needs no other file"
-    for picture in chapter.pictures:
+    for picture in report.pictures:
         assert (tmp_path / "report" / f"tiny-{picture.name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_masks_are_measured_at_their_own_frames_and_scale(tiny: Path) -> None:
     source = MaskSource(kind="masks", folder=tiny / "masks", micrometres=10.0, minutes=6.0)
     real = RealSequences.of(source, has_protrusions=False)
-    life = measure(real, 0)
-    assert life.minutes == pytest.approx([0.0, 2.0, 4.0, 6.0])
+    sequence = measure(real, 0)
+    assert sequence.minutes == pytest.approx([0.0, 2.0, 4.0, 6.0])
     truth = 4.0 / 3.0 * np.pi * 0.35 * 0.45 * 0.55 * 1000.0 * (1.0 + 0.08 * np.arange(4)) ** 3
-    assert life.volumes() == pytest.approx(truth, rel=0.03)
+    assert sequence.volumes() == pytest.approx(truth, rel=0.03)
 
 
 def test_new_cells_are_the_same_for_the_same_seeds(tiny: Path) -> None:

@@ -14,12 +14,12 @@ from model.evaluation.unseen_cells import UnseenCell, shape_of_mask, unseen_cell
 from model.evaluation.upsampling import (
     FitScope,
     Restored,
+    compare_fits,
     cubic_weights,
     distance_transform,
     linear_weights,
     parts_of,
     restore,
-    study_fits,
     summarise_fits,
 )
 from model.learning.fit import FitPlan
@@ -96,21 +96,23 @@ def slow_phantom() -> UnseenCell:
 def test_in_time_only_frames_between_given_ones_are_judged(tiny_checkpoint: Checkpoint) -> None:
     cell = slow_phantom()
     found = restore(tiny_checkpoint, cell, "time", scope=SCOPE)
-    assert {score.frame for score in found.ways["adapted"]} == {1, 2, 3}
-    assert set(found.ways) == {"code", "adapted", "linear", "cubic"}
+    assert {score.frame for score in found.methods["adapted"]} == {1, 2, 3}
+    assert set(found.methods) == {"code", "adapted", "linear", "cubic"}
     # frames 0 and 4 are the only ones given: a cubic through two samples is the line
-    assert [s.dice for s in found.ways["linear"]] == pytest.approx([s.dice for s in found.ways["cubic"]], abs=1e-3)
+    assert [s.dice for s in found.methods["linear"]] == pytest.approx(
+        [s.dice for s in found.methods["cubic"]], abs=1e-3
+    )
     grid = cell.grid(SCOPE.grid_side)
     mean = 0.5 * (cell.shape(0)(grid.points()) + cell.shape(4)(grid.points())).reshape(grid.shape)
-    assert found.ways["linear"][1].dice == pytest.approx(dice(cell.truth(2, grid), mean < 0.0), abs=1e-6)
+    assert found.methods["linear"][1].dice == pytest.approx(dice(cell.truth(2, grid), mean < 0.0), abs=1e-6)
 
 
 def test_in_space_a_found_membrane_is_nearer_than_interpolated_masks(tiny_checkpoint: Checkpoint) -> None:
     found = restore(tiny_checkpoint, slow_phantom(), "space", scope=SCOPE)
-    assert set(found.ways) == {
+    assert set(found.methods) == {
         "code", "adapted", "membrane", "mask_linear", "mask_spline", "distance_linear", "distance_spline",
     }  # fmt: skip
-    means = {way: np.mean([score.dice for score in scores]) for way, scores in found.ways.items()}
+    means = {way: np.mean([score.dice for score in scores]) for way, scores in found.methods.items()}
     rivals = [value for way, value in means.items() if way.startswith(("mask", "distance"))]
     assert min(rivals) > 0.9, "on the grid, in the right place"
     assert means["membrane"] > max(rivals)
@@ -126,7 +128,7 @@ def test_masks_are_restored_from_all_and_from_every_fourth_frame(tiny_models: Pa
     tifffile.imwrite(tmp_path / "new.tif", masks)
     cells = unseen_cells(MaskSource(kind="masks", folder=tmp_path, micrometres=10.0), 4, micrometres=10.0)
     notes: list[str] = []
-    summary = study_fits(tiny_models / "tiny", cells, scope=SCOPE, on_part=notes.append)
+    summary = compare_fits(tiny_models / "tiny", cells, scope=SCOPE, on_part=notes.append)
     assert [note.split(":")[0] for note in notes] == ["new, all_frames", "new, time"]
     assert summary["cells"] == ["new"]
     assert "space" not in summary, "there is no truth finer than the masks"

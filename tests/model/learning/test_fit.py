@@ -33,7 +33,9 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def lives(checkpoint: Checkpoint, code: np.ndarray, rotation: list[float], frames: int = FRAMES) -> list[TargetFrame]:
+def cell_frames(
+    checkpoint: Checkpoint, code: np.ndarray, rotation: list[float], frames: int = FRAMES
+) -> list[TargetFrame]:
     """Frames of the cell that a code and a rotation name."""
     cell = LivingCell(checkpoint, code, rotation)
     found = []
@@ -52,7 +54,7 @@ def unseen(checkpoint: Checkpoint) -> np.ndarray:
 
 
 def test_the_cell_of_a_hidden_code_is_found_again(tiny_checkpoint: Checkpoint, one_thread: None) -> None:
-    target = lives(tiny_checkpoint, unseen(tiny_checkpoint), [1.0, 0.0, 0.0, 0.0])
+    target = cell_frames(tiny_checkpoint, unseen(tiny_checkpoint), [1.0, 0.0, 0.0, 0.0])
     fit = fit_cell(tiny_checkpoint, target, plan=QUICK)
     learned = [
         np.mean([s.dice for s in score_fit(fit_of(tiny_checkpoint, code), target, grid=GRID)])
@@ -70,7 +72,7 @@ def fit_of(checkpoint: Checkpoint, code: np.ndarray) -> Fit:
 
 
 def test_the_same_plan_gives_the_same_code(tiny_checkpoint: Checkpoint, one_thread: None) -> None:
-    target = lives(tiny_checkpoint, unseen(tiny_checkpoint), [1.0, 0.0, 0.0, 0.0])
+    target = cell_frames(tiny_checkpoint, unseen(tiny_checkpoint), [1.0, 0.0, 0.0, 0.0])
     plan = FitPlan(restarts=1, steps=5, draws=4, points=64)
     first, second = (fit_cell(tiny_checkpoint, target, plan=plan) for _ in range(2))
     assert np.array_equal(first.latent, second.latent)
@@ -80,7 +82,7 @@ def test_rotation_and_place_are_found(tiny_checkpoint: Checkpoint, one_thread: N
     """The cell is an ellipsoid with three axes: turned back by what was found, it lies in its place."""
     turn = [0.8, 0.1, -0.4, 0.4]
     turn = [float(q) for q in np.array(turn) / np.linalg.norm(turn)]
-    target = lives(tiny_checkpoint, tiny_checkpoint.latent_codes[0], turn)
+    target = cell_frames(tiny_checkpoint, tiny_checkpoint.latent_codes[0], turn)
     moved = [
         TargetFrame(
             frame.time, CellShape([part.placed(np.array([-0.06, 0.04, 0.0]), 1.0) for part in frame.shape.parts])
@@ -95,7 +97,7 @@ def test_rotation_and_place_are_found(tiny_checkpoint: Checkpoint, one_thread: N
     pole = target[0].shape.outline.vertices[axis]
     pole /= np.linalg.norm(pole)
     # the long axis of the cell as the model knows it, turned by what was found, is the long axis that was given
-    learned = lives(tiny_checkpoint, fit.latent, [1.0, 0.0, 0.0, 0.0])[0].shape.outline.vertices
+    learned = cell_frames(tiny_checkpoint, fit.latent, [1.0, 0.0, 0.0, 0.0])[0].shape.outline.vertices
     long = learned[int(np.argmax(np.linalg.norm(learned, axis=1)))]
     found = rotation_matrix(fit.rotation) @ (long / np.linalg.norm(long))
     assert abs(found @ pole) > 0.97
@@ -127,7 +129,7 @@ def test_adapting_meets_a_cell_that_no_code_does(tiny_checkpoint: Checkpoint, tm
 
 def test_a_perfect_fit_scores_perfectly_and_a_shifted_one_by_its_shift(tiny_checkpoint: Checkpoint) -> None:
     code = tiny_checkpoint.latent_codes[1]
-    target = lives(tiny_checkpoint, code, [1.0, 0.0, 0.0, 0.0])
+    target = cell_frames(tiny_checkpoint, code, [1.0, 0.0, 0.0, 0.0])
     perfect = score_fit(fit_of(tiny_checkpoint, code), target, grid=GRID)
     assert min(score.dice for score in perfect) == 1.0
     assert max(score.distance_95 for score in perfect) < 1e-3

@@ -20,7 +20,7 @@ from model.learning.recipe import TrainConfig
 from model.learning.recipe_template import write_recipe
 from model.learning.sources import ImportedSource
 from model.readers.label_volumes import read_frame
-from model.readers.open import open_footages
+from model.readers.open import open_recordings
 from model.readers.recording import Calibration
 from model.readers.survey import Surveyed, survey
 
@@ -29,19 +29,19 @@ NOTHING = Calibration()
 
 
 def surveyed(source: Path, given: Calibration = NOTHING, tracks: Path | None = None) -> list[Surveyed]:
-    return survey(open_footages(source, given=given, tracks=tracks))
+    return survey(open_recordings(source, given=given, tracks=tracks))
 
 
 def imported(
     source: Path, folder: Path, given: Calibration = NOTHING, *, points: int = 2048, workers: int = 1, **plan: object
 ) -> Dataset:
-    footages = open_footages(source, given=given)
+    recordings = open_recordings(source, given=given)
     chosen = ImportPlan(points_per_frame=points, **plan)  # type: ignore[arg-type]
-    return import_sequences(footages, survey(footages), folder, plan=chosen, workers=workers)
+    return import_sequences(recordings, survey(recordings), folder, plan=chosen, workers=workers)
 
 
 def codes(found: list[Surveyed]) -> dict[str, set[str]]:
-    return {one.life.name: {finding.code for finding in one.findings} for one in found}
+    return {one.sequence.name: {finding.code for finding in one.findings} for one in found}
 
 
 def by_name(dataset: Dataset, ending: str) -> int:
@@ -100,7 +100,7 @@ def test_each_sequence_may_fill_omega(movie: Path, tmp_path: Path) -> None:
 
 
 def test_the_scale_is_read_from_imagej_and_ome(movie: Path, tmp_path: Path) -> None:
-    assert open_footages(movie, given=NOTHING)[0].calibration == Calibration(disk.SPACING, 1.5)
+    assert open_recordings(movie, given=NOTHING)[0].calibration == Calibration(disk.SPACING, 1.5)
     path = tmp_path / "cells.ome.tif"
     tifffile.imwrite(
         path,
@@ -113,9 +113,9 @@ def test_the_scale_is_read_from_imagej_and_ome(movie: Path, tmp_path: Path) -> N
             "TimeIncrement": 1.5, "TimeIncrementUnit": "min",
         },
     )  # fmt: skip
-    assert open_footages(path, given=NOTHING)[0].calibration == Calibration(disk.SPACING, 1.5)
+    assert open_recordings(path, given=NOTHING)[0].calibration == Calibration(disk.SPACING, 1.5)
     given = Calibration((0.1, 0.1, 0.1))
-    assert open_footages(path, given=given)[0].calibration == Calibration((0.1, 0.1, 0.1), 1.5)
+    assert open_recordings(path, given=given)[0].calibration == Calibration((0.1, 0.1, 0.1), 1.5)
 
 
 def test_points_can_gather_where_membranes_bend(from_movie: Dataset, movie: Path, tmp_path: Path) -> None:
@@ -144,8 +144,8 @@ def test_the_same_cells_give_the_same_sequences_in_every_format(
             tifffile.imwrite(source / f"t{frame}.tif", disk.labels(frame), photometric="minisblack")
         if how == "tracks":
             tracks = disk.write_challenge(tmp_path / "x") / "man_track.txt"
-    footages = open_footages(source, given=GIVEN, tracks=tracks)
-    dataset = import_sequences(footages, survey(footages), tmp_path / "out", plan=ImportPlan(points_per_frame=2048))
+    recordings = open_recordings(source, given=GIVEN, tracks=tracks)
+    dataset = import_sequences(recordings, survey(recordings), tmp_path / "out", plan=ImportPlan(points_per_frame=2048))
     assert [name.rpartition("-")[2] for name in dataset.names] == [str(disk.MOTHER), str(disk.OTHER)]
     assert all(np.array_equal(a, b) for a, b in zip(dataset.samples, from_movie.samples, strict=True))
 
@@ -205,7 +205,7 @@ def test_hdf5_without_its_reader_says_what_to_install(tmp_path: Path, monkeypatc
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
     (tmp_path / "cell.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     with pytest.raises(DatasetError, match="install the package h5py"):
-        open_footages(tmp_path / "cell.h5", given=NOTHING)
+        open_recordings(tmp_path / "cell.h5", given=NOTHING)
 
 
 def test_frames_are_read_one_by_one(movie: Path, tmp_path: Path) -> None:
@@ -219,15 +219,15 @@ def test_a_mask_of_255_is_one_cell_not_255(tmp_path: Path) -> None:
     masks = np.stack([(disk.labels(frame) == disk.OTHER) * np.uint8(255) for frame in range(4)])
     disk.write_imagej(tmp_path / "cell.tif", masks)
     found = surveyed(tmp_path / "cell.tif")
-    assert [(one.life.name, one.life.labels) for one in found] == [("cell", [(1,)] * 4)]
+    assert [(one.sequence.name, one.sequence.labels) for one in found] == [("cell", [(1,)] * 4)]
     assert codes(found) == {"cell": set()}
 
 
 def test_a_single_cell_that_divides_later_is_labelled_all_the_same(tmp_path: Path) -> None:
     renamed = np.select([disk.stack() == label for label in (disk.MOTHER, *disk.DAUGHTERS)], [1, 2, 3], 0)
     disk.write_imagej(tmp_path / "cell.tif", renamed.astype(np.uint8))
-    life = surveyed(tmp_path / "cell.tif")[0].life
-    assert life.labels == [(1,)] * disk.DIVISION + [(2, 3)] * (disk.FRAMES - disk.DIVISION)
+    sequence = surveyed(tmp_path / "cell.tif")[0].sequence
+    assert sequence.labels == [(1,)] * disk.DIVISION + [(2, 3)] * (disk.FRAMES - disk.DIVISION)
 
 
 # ------------------------------------------------------------------------------------------------------------ findings
@@ -266,7 +266,7 @@ def damaged(volume: NDArray[np.uint16], fault: str) -> NDArray[np.uint16]:
 )
 def test_every_fault_is_found_where_it_is(fault: str, severity: str, frames: list[int], tmp_path: Path) -> None:
     disk.write_imagej(tmp_path / "cells.tif", damaged(disk.stack(), fault))
-    other = next(one for one in surveyed(tmp_path / "cells.tif") if one.life.name.endswith(f"-{disk.OTHER}"))
+    other = next(one for one in surveyed(tmp_path / "cells.tif") if one.sequence.name.endswith(f"-{disk.OTHER}"))
     found = {finding.code: finding for finding in other.findings}
     assert found[fault].severity == severity
     assert found[fault].frames == frames
@@ -373,16 +373,16 @@ def test_an_import_is_never_overwritten(movie: Path, from_movie: Dataset) -> Non
 def test_what_is_no_data_is_refused_with_the_reason(name: str, content: bytes, words: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DatasetError, match=words):
-        open_footages(tmp_path / name, given=NOTHING)
+        open_recordings(tmp_path / name, given=NOTHING)
     with pytest.raises(DatasetError, match="there is no"):
-        open_footages(tmp_path / "nowhere", given=NOTHING)
+        open_recordings(tmp_path / "nowhere", given=NOTHING)
 
 
 def test_flat_images_and_channels_are_refused_by_their_axes(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "flat.tif", np.zeros((5, 8, 8), np.uint8), imagej=True, metadata={"axes": "TYX"})
     with pytest.raises(DatasetError, match="axes TYX"):
-        open_footages(tmp_path / "flat.tif", given=NOTHING)
+        open_recordings(tmp_path / "flat.tif", given=NOTHING)
     volume = np.zeros((2, 4, 3, 8, 8), np.uint8)
     tifffile.imwrite(tmp_path / "colour.tif", volume, imagej=True, metadata={"axes": "TZCYX"})
     with pytest.raises(DatasetError, match="axes TZCYX"):
-        open_footages(tmp_path / "colour.tif", given=NOTHING)
+        open_recordings(tmp_path / "colour.tif", given=NOTHING)

@@ -24,7 +24,7 @@ from model.engine.triangle_distance import Membrane
 from model.errors import DatasetError
 from model.learning.fit_targets import read_target
 from model.readers.naming import in_order_of_time
-from model.readers.open import open_footages
+from model.readers.open import open_recordings
 from model.readers.recording import Calibration
 from model.readers.survey import Surveyed, survey
 from model.readers.winding import facing_outward
@@ -44,7 +44,7 @@ def text(result: Result) -> str:
 
 
 def surveyed(source: Path, spacing: tuple[float, float, float] | None = None) -> list[Surveyed]:
-    return survey(open_footages(source, given=Calibration(spacing)))
+    return survey(open_recordings(source, given=Calibration(spacing)))
 
 
 def codes(one: Surveyed) -> set[str]:
@@ -133,7 +133,7 @@ def test_decimal_times_keep_their_distances(tmp_path: Path) -> None:
 def test_names_that_do_not_tell_the_order_are_refused(names: list[str], words: str, tmp_path: Path) -> None:
     folder = write(tmp_path / "cells", {f"{name}.stl": ball() for name in names})
     with pytest.raises(DatasetError, match=words):
-        open_footages(folder, given=Calibration())
+        open_recordings(folder, given=Calibration())
 
 
 def test_names_without_numbers_are_taken_with_a_warning(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_cells_numbered_in_one_folder_are_sequences_of_their_own(tmp_path: Path)
     radii = {f"cell{cell}_t{t}": 3.0 + cell + 0.1 * t for cell in (1, 2, 10) for t in range(3)}
     folder = write(tmp_path / "cells", {f"{name}.stl": ball(radius) for name, radius in radii.items()})
     found = surveyed(folder)
-    assert [one.life.name for one in found] == ["cell1", "cell2", "cell10"]
+    assert [one.sequence.name for one in found] == ["cell1", "cell2", "cell10"]
     for one, cell in zip(found, (1, 2, 10), strict=True):
         assert np.allclose(one.volumes, [ball(radii[f"cell{cell}_t{t}"]).volume for t in range(3)], rtol=1e-5)
 
@@ -200,7 +200,7 @@ def result_of_the_service(folder: Path) -> Path:
 def test_each_frame_is_read_once_of_several_formats(tmp_path: Path) -> None:
     folder = result_of_the_service(tmp_path / "result")
     found = surveyed(folder)
-    assert [one.life.name for one in found] == ["cell_0000", "cell_0001"]
+    assert [one.sequence.name for one in found] == ["cell_0000", "cell_0001"]
     for cell, one in enumerate(found):
         assert np.allclose(one.volumes, [ball(4.0 + cell + 0.2 * k).volume for k in range(3)], rtol=1e-5)
     output = text(run("validate", folder))
@@ -208,7 +208,7 @@ def test_each_frame_is_read_once_of_several_formats(tmp_path: Path) -> None:
     assert "labels.tif beside the files that are read: not read" in output
     assert "left_out" not in output
     (folder / "cell_0000" / "frame_0001.stl").unlink()
-    assert len(surveyed(folder)[0].life.frames) == 3
+    assert len(surveyed(folder)[0].sequence.frames) == 3
     assert "not every frame is there in every format" in text(run("validate", folder))
 
 
@@ -227,7 +227,7 @@ def test_masks_are_read_and_the_images_beside_them_are_not(image: str, mask: str
     )
     (tmp_path / "cells" / mask.format(1)).unlink()
     with pytest.raises(DatasetError, match="give a folder with the masks only"):
-        open_footages(tmp_path / "cells", given=Calibration())
+        open_recordings(tmp_path / "cells", given=Calibration())
 
 
 def test_cellpose_arrays_and_folders_of_images_are_not_read_as_cells(tmp_path: Path) -> None:
@@ -237,8 +237,8 @@ def test_cellpose_arrays_and_folders_of_images_are_not_read_as_cells(tmp_path: P
         write_tiff(tmp_path / "b" / "images" / f"t{t}.tif", labels((1, 6, 8, 8)))
         write_tiff(tmp_path / "b" / "masks" / f"t{t}.tif", labels((1, 6, 8, 8)))
     with pytest.raises(DatasetError, match="save the masks as TIFF"):
-        open_footages(tmp_path / "a", given=Calibration())
-    assert [one.life.name for one in surveyed(tmp_path / "b")] == ["masks"]
+        open_recordings(tmp_path / "a", given=Calibration())
+    assert [one.sequence.name for one in surveyed(tmp_path / "b")] == ["masks"]
 
 
 def test_what_lies_beside_and_is_not_read_is_named(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_what_lies_beside_and_is_not_read_is_named(tmp_path: Path) -> None:
     write_tiff(tmp_path / "stacks" / "a.tif", np.stack([labels((1, 6, 8, 8))] * 3))
     write_tiff(tmp_path / "stacks" / "b.tif", labels((1, 6, 8, 8)))
     with pytest.raises(DatasetError, match=r"of all frames .* and of one frame"):
-        open_footages(tmp_path / "stacks", given=Calibration())
+        open_recordings(tmp_path / "stacks", given=Calibration())
 
 
 @pytest.mark.parametrize("how", ["loop", "broken", "empty", "hidden", "folder named as a file"])
@@ -267,14 +267,14 @@ def test_odd_folders_are_refused_in_one_sentence(how: str, tmp_path: Path) -> No
     elif how == "folder named as a file":
         (folder / "t0.stl").mkdir()
     with pytest.raises(DatasetError, match=r"remove|holds no cells"):
-        open_footages(folder, given=Calibration())
+        open_recordings(folder, given=Calibration())
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read every file")
 def test_a_folder_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cells").mkdir(mode=0)
     with pytest.raises(DatasetError, match="cannot be read"):
-        open_footages(tmp_path / "cells", given=Calibration())
+        open_recordings(tmp_path / "cells", given=Calibration())
 
 
 # ----------------------------------------------------------------------------------------- the Cell Tracking Challenge
@@ -297,14 +297,16 @@ def write_dataset(folder: Path, *, silver: bool = True, slices: bool = True) -> 
 @pytest.mark.parametrize("slices", [True, False])
 def test_a_data_set_as_unpacked_gives_silver_masks_with_the_tracks(slices: bool, tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "Fluo-N3DH-XX", slices=slices)
-    found = {one.life.name: one for one in surveyed(folder, (1.0, 1.0, 1.0))}
+    found = {one.sequence.name: one for one in surveyed(folder, (1.0, 1.0, 1.0))}
     assert [*found] == ["01-1", "01-5"]
-    assert found["01-1"].life.labels == [(1,), (1,), (2, 3), (2, 3)]
+    assert found["01-1"].sequence.labels == [(1,), (1,), (2, 3), (2, 3)]
     assert found["01-1"].volumes.tolist() == [123.0, 123.0, 246.0, 246.0]
     output = text(run("validate", folder, *VOXEL))
     assert "masks of 01_ST/SEG; images and markers of the data set are not read" in output
     assert "tracks: from 01_GT/TRA/man_track.txt" in output
-    again = open_footages(folder / "01_ST/SEG", given=Calibration((1, 1, 1)), tracks=folder / "01_GT/TRA/man_track.txt")
+    again = open_recordings(
+        folder / "01_ST/SEG", given=Calibration((1, 1, 1)), tracks=folder / "01_GT/TRA/man_track.txt"
+    )
     assert [one.volumes.tolist() for one in survey(again)] == [one.volumes.tolist() for one in found.values()]
 
 
@@ -312,7 +314,7 @@ def test_markers_are_refused_or_told_of(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "Fluo-N3DH-XX", silver=False)
     for given in (folder, folder / "01_GT"):
         with pytest.raises(DatasetError, match=r"01_ST/SEG --tracks 01_GT/TRA/man_track\.txt"):
-            open_footages(given, given=Calibration())
+            open_recordings(given, given=Calibration())
     assert "hold markers, not shapes" in text(run("validate", folder / "01_GT/TRA", *VOXEL))
 
 
@@ -336,7 +338,7 @@ def test_no_cell_is_lost_to_a_parent_that_cannot_be_one(lines: str, told: str | 
         write_tiff(tmp_path / "clip" / f"mask{t:03d}.tif", labels((10, 6, 8, 8), (4, 6, 8, 22)))
     (tmp_path / "clip" / "res_track.txt").write_text(lines)
     found = surveyed(tmp_path / "clip", (1.0, 1.0, 1.0))
-    assert [one.life.name for one in found] == ["clip-4", "clip-10"]
+    assert [one.sequence.name for one in found] == ["clip-4", "clip-10"]
     assert all(one.volumes.tolist() == [257.0] * 3 and one.is_usable for one in found)
     messages = [finding.message for one in found for finding in one.findings]
     assert messages == [] if told is None else any(told in message for message in messages)
@@ -363,7 +365,7 @@ def test_a_list_of_tracks_that_makes_no_sense_is_refused(content: bytes, words: 
     (tmp_path / "tracks.txt").write_bytes(content)
     for tracks, said in ((tmp_path / "tracks.txt", words), (tmp_path / "none.txt", "there is no list of tracks")):
         with pytest.raises(DatasetError, match=said):
-            open_footages(tmp_path / "t0.tif", given=Calibration(), tracks=tracks)
+            open_recordings(tmp_path / "t0.tif", given=Calibration(), tracks=tracks)
 
 
 # -------------------------------------------------------------------------------------------------------------- meshes

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from model.__main__ import cli
 from model.errors import DatasetError
 from model.learning.fit_targets import read_target
-from model.readers.open import open_footages
-from model.readers.recording import Calibration, Footage
+from model.readers.open import open_recordings
+from model.readers.recording import Calibration, Recording
 from model.readers.survey import Surveyed, survey
 
 CASES = Path(__file__).parents[3].parent / "shared" / "cases"
@@ -60,13 +60,13 @@ def write_imagej(
     return path
 
 
-def opened(path: Path, given: Calibration | None = None) -> Footage:
-    (footage,) = open_footages(path, given=given or Calibration())
-    return footage
+def opened(path: Path, given: Calibration | None = None) -> Recording:
+    (recording,) = open_recordings(path, given=given or Calibration())
+    return recording
 
 
 def looked_at(path: Path, given: Calibration | None = None) -> list[Surveyed]:
-    return survey(open_footages(path, given=given or Calibration((1.0, 1.0, 1.0))))
+    return survey(open_recordings(path, given=given or Calibration((1.0, 1.0, 1.0))))
 
 
 def volumes(path: Path) -> list[float]:
@@ -284,7 +284,7 @@ def test_whole_numbers_in_floating_point_are_labels(dtype: str, tmp_path: Path) 
     path = tmp_path / "cells.tif"
     tifffile.imwrite(path, two_cells(dtype=dtype), metadata={"axes": "TZYX"}, photometric="minisblack")
     found = looked_at(path)
-    assert [(one.life.labels[0], one.volumes[0]) for one in found] == [((1,), 150.0), ((2,), 180.0)]
+    assert [(one.sequence.labels[0], one.volumes[0]) for one in found] == [((1,), 150.0), ((2,), 180.0)]
 
 
 @pytest.mark.parametrize("value", [0.35, float("nan"), float("inf")])
@@ -308,7 +308,7 @@ def test_labels_are_no_mask_though_only_the_middle_frames_show_the_second(tmp_pa
         volume[[0, -1]] = np.where(volume[[0, -1]] == other, 0, volume[[0, -1]])
         path = tmp_path / f"cells{one}.tif"
         tifffile.imwrite(path, volume, metadata={"axes": "TZYX"}, photometric="minisblack")
-        sizes = {one.life.labels[0][0]: one.volumes.tolist() for one in looked_at(path)}
+        sizes = {one.sequence.labels[0][0]: one.volumes.tolist() for one in looked_at(path)}
         assert sizes == {one: [150.0] * 4, other: [180.0] * 2}
 
 
@@ -322,7 +322,7 @@ def test_labels_are_no_mask_though_only_the_middle_frames_show_the_second(tmp_pa
 def test_large_labels_keep_their_values(one: int, other: int, dtype: str, tmp_path: Path) -> None:
     path = tmp_path / "cells.tif"
     tifffile.imwrite(path, two_cells(one, other, dtype), metadata={"axes": "TZYX"}, photometric="minisblack")
-    found = {life.life.labels[0][0]: life.volumes[0] for life in looked_at(path)}
+    found = {sequence.sequence.labels[0][0]: sequence.volumes[0] for sequence in looked_at(path)}
     assert found == {one: 150.0, other: 180.0}
     membranes = opened(path, Calibration((1.0, 1.0, 1.0))).membranes(0, [one, other])
     assert [membrane.centroid[0] for membrane in membranes] == pytest.approx([4.0, 9.5], abs=0.01)
@@ -384,7 +384,7 @@ def test_distances_of_images_lie_as_the_labels_of_the_same_images(suffix: str, t
     given = Calibration((1.0, 2.0, 3.0))
     field, labels = opened(path, given), opened(tmp_path / "cell.tif", given)
     assert field.grid_shape == labels.grid_shape == (22, 18, 14)
-    (one,), (other,) = field.sightings(0), labels.sightings(0)
+    (one,), (other,) = field.observations(0), labels.observations(0)
     assert np.allclose(one.high - one.low, [14, 18, 18])
     assert np.allclose(one.low, other.low)
     assert np.allclose(one.high, other.high)
@@ -538,7 +538,7 @@ def test_an_hdf5_group_of_that_name_is_refused(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_group("sdf_vid")
     with pytest.raises(DatasetError, match="holds no dataset sdf_vid"):
-        open_footages(tmp_path / "a.h5", given=Calibration())
+        open_recordings(tmp_path / "a.h5", given=Calibration())
 
 
 # ------------------------------------------------------------------------------------------ the files of the laboratory
@@ -570,7 +570,7 @@ def test_the_files_of_the_laboratory_give_the_right_volumes(case: str) -> None:
     if not (CASES / case).exists():
         pytest.skip(f"no files of laboratories beside the repository ({case})")
     given, expected = EXPECTED[case]
-    found = {one.life.labels[0][0]: one.volumes.tolist() for one in looked_at(CASES / case, given)}
+    found = {one.sequence.labels[0][0]: one.volumes.tolist() for one in looked_at(CASES / case, given)}
     assert found == {label: pytest.approx(sizes) for label, sizes in expected.items()}
 
 
