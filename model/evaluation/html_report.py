@@ -189,8 +189,9 @@ def _fit_table(fitting: dict[str, Any]) -> str:
     cells = html.escape(", ".join(fitting["cells"]))
     return (
         "<h2>Unseen cells, restored from a part</h2>"
-        f'<p class="note">{cells}. The code alone, and the network adapted to the cell, beside methods without a model; '
-        "what was given is judged only where all frames were. Distances of the surfaces in steps of the grid.</p>"
+        f'<p class="note">{cells}. The code alone, and the network adapted to the cell, beside methods without a '
+        "model; what was given is judged only where all frames were. Distances of the surfaces in steps of "
+        "the grid.</p>"
         f"<table><thead><tr><th>given</th><th>restored by</th>{head}</tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table>"
     )

@@ -5,8 +5,9 @@ judged on a grid four times finer. Each is restored by the code alone and by the
 (:mod:`model.learning.fit`), and by what one would do without a model: in time, interpolation of the signed distances of
 the given frames; in space, interpolation of the mask or of its distance transform.
 
-Promises: all methods get the same frames and samples, and are judged on the same grid against the same truth; only frames
-and samples that were withheld are judged, unless all were given. In time the rivals get the same distances as the fit.
+Promises: all methods get the same frames and samples, and are judged on the same grid against the same truth; only
+frames and samples that were withheld are judged, unless all were given. In time the rivals get the same
+distances as the fit.
 Does not promise: that interpolation cannot be done better. Two stronger rivals stand beside the plain ones: cubics
 through four given frames in time, and in space the membrane that the fit itself starts from, without a network.
 
@@ -289,10 +290,10 @@ def summarise_fits(found: Sequence[Restored]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``cells``: names. For each part, ``frames`` judged of each cell; for each method its means over frames, then over
-        cells, and the Dice of the worst cell; ``ahead``: for each plain rival, the differences of the adapted network
-        to it in Dice (mean and least over cells) and in the mean distance of the surfaces, positive where ours is
-        better.
+        ``cells``: names. For each part, ``frames`` judged of each cell; for each method its means over frames, then
+        over cells, and the Dice of the worst cell; ``ahead``: for each plain rival, the differences of the adapted
+        network to it in Dice (mean and least over cells) and in the mean distance of the surfaces, positive where the
+        adapted network is better.
     """
     summary: dict[str, Any] = {"cells": list(dict.fromkeys(one.cell for one in found))}
     for part in PARTS:
