@@ -58,6 +58,7 @@ DIMPLE_SLOPE = 0.185  # of one dimple, typically
 SMOOTH_RING = 0.50  # how far from the ring the furrow smooths the dimples, in mother radii
 TRIAL = 0.30  # scale at which volumes are measured
 TRIAL_TIMES = [k / 10.0 for k in range(-10, 11)]  # at which a cell is looked at when it is drawn
+COUNTED_BLOCK = 4  # samples along a side of the blocks that are skipped where daughters are counted
 FINE, COARSE = 96, 48  # sampling grids: of a frame; of its volume
 FINER, NEAR_SCISSION = 160, 0.07  # sampling grid and span of time where neck or gap is fine
 
@@ -242,12 +243,19 @@ class CelegansPhantom:
 
     def daughters_log_ratio(self, t: float) -> float:
         """Return ln(V1 / V2) of the daughters, counted on a coarse grid, at a time when there are two."""
-        axis = np.linspace(-0.8, 0.8, 48)
-        points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+        axis = np.linspace(-0.8, 0.8, 48).reshape(-1, COUNTED_BLOCK)
         implicit = self._implicit(t, scale=TRIAL, turn=np.eye(3))
-        inside = points[implicit(points) < 0.0]
-        first = np.count_nonzero(implicit.heights(inside) < 0.0)
-        return math.log(first / (len(inside) - first))
+        # Blocks of samples whose centre is too far outside to hold any of the cell are not evaluated.
+        ends = axis[:, [0, -1]].mean(axis=1)
+        centres = np.stack(np.meshgrid(ends, ends, ends, indexing="ij"), axis=-1)
+        reach = LIPSCHITZ * np.sqrt(3.0) * (axis[0, -1] - axis[0, 0]) / 2.0
+        near = np.argwhere(implicit(centres.reshape(-1, 3)).reshape(centres.shape[:3]) <= reach)
+        x, y, z = (axis[near[:, k]] for k in range(3))  # (b, COUNTED_BLOCK) each
+        points = np.stack(np.broadcast_arrays(x[:, :, None, None], y[:, None, :, None], z[:, None, None, :]), axis=-1)
+        values, heights = implicit.evaluate(points.reshape(-1, 3))
+        inside = values < 0.0
+        first = np.count_nonzero(heights[inside] < 0.0)
+        return math.log(first / (np.count_nonzero(inside) - first))
 
     def _turn(self, t: float) -> Doubles:
         """Return the rotation (3, 3) from the cell's own frame to Ω."""
@@ -278,9 +286,17 @@ class CelegansPhantom:
         near = abs(t - self.scission) < NEAR_SCISSION
         return near or (trial.bodies() == trial.components and trial.least_slope() > LEAST_SLOPE)
 
-    def reach(self, t: float, trial: ShapeFrame) -> float:
-        """Return the greatest distance of the membrane from the origin at a time of τ, units of Ω."""
-        return float(np.linalg.norm(trial.surface_points, axis=1).max() * np.cbrt(self.target_volume(t) / trial.volume))
+    def reach(self, trials: dict[float, ShapeFrame]) -> float:
+        """Return the greatest distance of the membrane from the origin at some times of τ, units of Ω."""
+        scales = {t: np.cbrt(self.target_volume(t) / trial.volume) for t, trial in trials.items()}
+        # Points of the surface are drawn only where they may reach farther than those that were seen.
+        bounds = {t: trial.farthest * scales[t] for t, trial in trials.items()}
+        farthest = 0.0
+        for t in sorted(bounds, key=lambda t: -bounds[t]):
+            if bounds[t] < farthest:
+                break
+            farthest = max(farthest, float(np.linalg.norm(trials[t].surface_points, axis=1).max() * scales[t]))
+        return farthest
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,14 +320,13 @@ class _Implicit:
 
     def __call__(self, points: Doubles) -> Doubles:
         """Return the values at points (n, 3) of Ω, (n,): negative inside, about a distance near the membrane."""
-        return self._evaluate(points)[0]
+        return self.evaluate(points)[0]
 
-    def heights(self, points: Doubles) -> Doubles:
-        """Return how far along the axis of division points (n, 3) lie beyond the neck, (n,): first daughter below 0."""
-        return self._evaluate(points)[1]
+    def evaluate(self, points: Doubles) -> tuple[Doubles, Doubles]:
+        """Return the values, and how far along the axis of division the points (n, 3) lie beyond the neck, each (n,).
 
-    def _evaluate(self, points: Doubles) -> tuple[Doubles, Doubles]:
-        """Return values and heights, each (n,)."""
+        The height is negative in the first daughter.
+        """
         values, heights = _membrane(
             points,
             self.to_cell,
@@ -436,8 +451,7 @@ def make(seed: int) -> CelegansPhantom:
         if all(phantom.is_sound(t, trial) for t, trial in trials.items()):
             break
         phantom = replace(phantom, directions=0.8 * phantom.directions, dimple_heights=0.94 * phantom.dimple_heights)
-    reach = max(phantom.reach(t, trial) for t, trial in trials.items())
-    return replace(phantom, volume=phantom.volume * min(1.0, ROOM / reach) ** 3)
+    return replace(phantom, volume=phantom.volume * min(1.0, ROOM / phantom.reach(trials)) ** 3)
 
 
 def _draw(seed: int, rng: np.random.Generator) -> CelegansPhantom:

@@ -22,6 +22,7 @@ Does not promise
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import numba
 import numpy as np
@@ -43,6 +44,7 @@ Implicit = Callable[[Doubles], Doubles]
 """Points (n, 3) float64 in Ω to values (n,) float64, negative inside."""
 
 BLOCK = 4  # cells of the sampling grid along the side of a block that is skipped or kept as one
+FINEST_BLOCK = 2  # the same after blocks that are kept were halved; 1 would evaluate more centres than it saves samples
 LEAF = 4  # triangles in a leaf of the tree, about
 SHORTEST = 0.3  # least curvature factor 1 + κ d a step along the surface is divided by
 DIFFERENCE = 1e-5  # step of the forward differences that give normals, units of Ω
@@ -155,6 +157,12 @@ class ShapeFrame:
         return float(flat + bulged)
 
     @cached_property
+    def farthest(self) -> float:
+        """Bound on the distance of the surface from the origin, units of Ω: its vertices', and what bulges beyond."""
+        bulges = _bulges(self._vertices, self._normals, faces=self._faces)
+        return float(np.linalg.norm(self._vertices, axis=1).max() + bulges.max(initial=0.0) / 3.0 + 1e-6)
+
+    @cached_property
     def area(self) -> float:
         """Area of the surface, square units of Ω."""
         return float(_areas(self._vertices, self._faces).sum())
@@ -181,18 +189,27 @@ class ShapeFrame:
 
 
 def _sample(implicit: Implicit, *, resolution: int, lipschitz: float) -> Doubles:
-    """Sample an implicit function on a grid of Ω, in full only in blocks that may meet its zero set."""
-    blocks = resolution // BLOCK
-    step = 2.0 / resolution
-    places = np.indices((blocks, blocks, blocks)).reshape(3, -1).T  # (blocks³, 3)
-    centres = np.asarray(-1.0 + step * BLOCK * (places + 0.5), dtype=np.float64)
-    coarse = implicit(centres)
-    near = np.abs(coarse) <= lipschitz * step * BLOCK * np.sqrt(3.0) / 2.0
-    cube = np.ones((BLOCK, BLOCK, BLOCK))
-    values = np.pad(np.kron(coarse.reshape(blocks, blocks, blocks), cube), (0, 1), mode="edge")
+    """Sample an implicit function on a grid of Ω, in full only in blocks that may meet its zero set.
+
+    Blocks are judged by their centres' values, first those of ``BLOCK`` cells a side, then halves of those that are
+    left. Samples elsewhere get a value of the right sign: that of their block's centre.
+    """
+    side, step = BLOCK, 2.0 / resolution
+    near = np.ones((resolution // side,) * 3, dtype=np.bool_)
+    levels = np.zeros(near.shape)
+    while True:
+        at = np.argwhere(near)
+        found = implicit(np.asarray(-1.0 + step * side * (at + 0.5), dtype=np.float64))
+        levels[near] = found
+        near[near] = np.abs(found) <= lipschitz * step * side * np.sqrt(3.0) / 2.0
+        if side == FINEST_BLOCK:
+            break
+        side //= 2
+        near, levels = _halved(near), _halved(levels)
+    values = np.pad(_repeated(levels, side), (0, 1), mode="edge")
     # A sample is needed if any block that touches it, also by its upper faces, is near.
     needed = np.zeros(values.shape, dtype=np.bool_)
-    kept = np.kron(near.reshape(blocks, blocks, blocks), cube > 0.0)
+    kept = _repeated(near, side)
     for i in (0, 1):
         for j in (0, 1):
             for k in (0, 1):
@@ -202,6 +219,15 @@ def _sample(implicit: Implicit, *, resolution: int, lipschitz: float) -> Doubles
     if values.min() >= 0.0:
         raise ValueError("nothing is inside the implicit function")
     return np.asarray(values, dtype=np.float64)
+
+
+def _repeated(blocks: NDArray[Any], side: int) -> NDArray[Any]:
+    """Return an array in which every element of ``blocks`` fills a cube of ``side``³."""
+    return blocks.repeat(side, axis=0).repeat(side, axis=1).repeat(side, axis=2)
+
+
+def _halved(blocks: NDArray[Any]) -> NDArray[Any]:
+    return _repeated(blocks, 2)
 
 
 def _mesh(implicit: Implicit, values: Doubles) -> tuple[Doubles, Doubles, Integers]:
