@@ -1,35 +1,31 @@
 """Exact signed distances to a closed triangulated surface.
 
-A tree of boxes finds the nearest triangle of a point; the angle-weighted normal of the face, edge or corner that holds
-the nearest point tells the side.
+A tree of boxes finds the nearest triangle of a point (:mod:`model.engine.triangle_tree`); the angle-weighted normal of
+the face, edge or corner that holds the nearest point tells the side.
 
 Promises: the distance is that to the nearest point of the surface, up to rounding, so |∇d| = 1 off the medial axis;
 the sign is right everywhere for a closed surface that does not meet itself.
 Does not promise: a meaningful sign near a hole; :attr:`Membrane.is_closed` tells whether there is one.
 
-References: nearest point of a triangle by its Voronoi regions, Ericson 2005 (Real-Time Collision Detection, 5.1.5);
-angle-weighted pseudonormals, Bærentzen and Aanæs 2005, doi:10.1109/TVCG.2005.49.
+References: angle-weighted pseudonormals, Bærentzen and Aanæs 2005, doi:10.1109/TVCG.2005.49.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from model.engine.jit import compiled
+from model.engine.triangle_tree import TriangleTree
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
-_LEAF = 4  # triangles in a leaf of the tree
-_FACE = 6  # features of a triangle: corners 0 1 2, edges ab bc ca 3 4 5, face 6
-_SCALE = 2**10  # cells of the curve along which triangles are ordered, along each axis
+_FACE = 6  # feature of a foot inside a triangle, as :class:`model.engine.triangle_tree.Nearest` numbers them
 
 
 @dataclass(frozen=True)
@@ -118,21 +114,19 @@ class TriangleDistance:
     """
 
     def __init__(self, membrane: Membrane) -> None:
-        corners = membrane.corners
-        order = np.argsort(_curve(corners.mean(axis=1)), kind="stable")
-        self._corners = np.ascontiguousarray(corners[order])
-        self._normals = _pseudonormals(membrane)[order]
-        leaves = 1 << max(0, int(np.ceil(np.log2(max(1, -(-len(order) // _LEAF))))))
-        self._boxes = np.empty((2 * leaves, 6))
-        _build(self._corners, self._boxes, leaves)
-        self._leaves = leaves
+        middles = membrane.corners.mean(axis=1)
+        low, high = middles.min(axis=0), middles.max(axis=0)
+        side = max(float((high - low).max()), 1e-300)
+        self._tree = TriangleTree(membrane.corners, low=low, side=side)
+        self._normals = _pseudonormals(membrane)[self._tree.order]
 
     def __call__(self, points: Floats) -> Floats:
         """Signed distances (n,) float32 of points (n, 3) float32, negative inside."""
         exact = np.ascontiguousarray(points, dtype=np.float64)
-        found = np.empty(len(exact))
-        _signed(exact, self._corners, self._normals, self._boxes, self._leaves, found)
-        return found.astype(np.float32)
+        distances, faces, weights, features = self._tree.nearest(exact)
+        foot = np.einsum("ij,ijk->ik", weights, self._tree.corners[faces])
+        side = np.einsum("ij,ij->i", exact - foot, self._normals[faces, features])
+        return np.where(side < 0.0, -distances, distances).astype(np.float32)
 
 
 class CellShape:
@@ -167,17 +161,6 @@ class CellShape:
         return self.outline.sample(count, rng)
 
 
-def _curve(points: Doubles) -> NDArray[np.int64]:
-    """Order of points (n, 3) along a Z-curve: neighbours on it are neighbours in space."""
-    low, high = points.min(axis=0), points.max(axis=0)
-    cell = ((points - low) / max(float((high - low).max()), 1e-300) * (_SCALE - 1)).astype(np.int64)
-    code = np.zeros(len(points), dtype=np.int64)
-    for bit in range(10):
-        for axis in range(3):
-            code |= ((cell[:, axis] >> bit) & 1) << (3 * bit + axis)
-    return code
-
-
 def _pseudonormals(membrane: Membrane) -> Doubles:
     """Direction that tells the side at each corner, edge and face, (f, 7, 3); only the direction counts."""
     faces, corners = membrane.faces.astype(np.int64), membrane.corners
@@ -200,96 +183,3 @@ def _pseudonormals(membrane: Membrane) -> Doubles:
     found[:, 0:3] = at_vertex[faces]
     found[:, 3:6] = at_edge[edge.reshape(3, -1)].swapaxes(0, 1)
     return found
-
-
-@compiled
-def _build(corners: Any, boxes: Any, leaves: int) -> None:
-    """Boxes (lower corner, upper corner) of a complete binary tree: node i has the children 2 i and 2 i + 1."""
-    for leaf in range(leaves):
-        box = boxes[leaves + leaf]
-        for axis in range(3):
-            box[axis], box[3 + axis] = np.inf, -np.inf
-        for t in range(leaf * len(corners) // leaves, (leaf + 1) * len(corners) // leaves):
-            for k in range(3):
-                for axis in range(3):
-                    box[axis] = min(box[axis], corners[t, k, axis])
-                    box[3 + axis] = max(box[3 + axis], corners[t, k, axis])
-    for node in range(leaves - 1, 0, -1):
-        for axis in range(3):
-            boxes[node, axis] = min(boxes[2 * node, axis], boxes[2 * node + 1, axis])
-            boxes[node, 3 + axis] = max(boxes[2 * node, 3 + axis], boxes[2 * node + 1, 3 + axis])
-
-
-@compiled
-def _to_box(box: Any, x: float, y: float, z: float) -> Any:
-    dx = max(box[0] - x, x - box[3], 0.0)
-    dy = max(box[1] - y, y - box[4], 0.0)
-    dz = max(box[2] - z, z - box[5], 0.0)
-    return dx * dx + dy * dy + dz * dz
-
-
-@compiled
-def _foot(t: Any, x: float, y: float, z: float) -> tuple[float, float, float, int]:
-    """Vector from the nearest point of a triangle (3 corners, 3) to a point, and the feature that holds the former."""
-    abx, aby, abz = t[1, 0] - t[0, 0], t[1, 1] - t[0, 1], t[1, 2] - t[0, 2]
-    acx, acy, acz = t[2, 0] - t[0, 0], t[2, 1] - t[0, 1], t[2, 2] - t[0, 2]
-    apx, apy, apz = x - t[0, 0], y - t[0, 1], z - t[0, 2]
-    ab2, ac2, abac = (
-        abx * abx + aby * aby + abz * abz,
-        acx * acx + acy * acy + acz * acz,
-        abx * acx + aby * acy + abz * acz,
-    )
-    d1, d2 = abx * apx + aby * apy + abz * apz, acx * apx + acy * apy + acz * apz
-    d3, d4, d5, d6 = d1 - ab2, d2 - abac, d1 - abac, d2 - ac2
-    va, vb, vc = d3 * d6 - d5 * d4, d5 * d2 - d1 * d6, d1 * d4 - d3 * d2
-    if d1 <= 0.0 and d2 <= 0.0:
-        v, w, feature = 0.0, 0.0, 0
-    elif d3 >= 0.0 and d4 <= d3:
-        v, w, feature = 1.0, 0.0, 1
-    elif d6 >= 0.0 and d5 <= d6:
-        v, w, feature = 0.0, 1.0, 2
-    elif vc <= 0.0 and d1 >= 0.0 and d3 <= 0.0:
-        v, w, feature = d1 / (d1 - d3), 0.0, 3
-    elif va <= 0.0 and d4 - d3 >= 0.0 and d5 - d6 >= 0.0:
-        w = (d4 - d3) / ((d4 - d3) + (d5 - d6))
-        v, feature = 1.0 - w, 4
-    elif vb <= 0.0 and d2 >= 0.0 and d6 <= 0.0:
-        v, w, feature = 0.0, d2 / (d2 - d6), 5
-    else:
-        total = va + vb + vc
-        v, w, feature = vb / total, vc / total, 6
-    return apx - v * abx - w * acx, apy - v * aby - w * acy, apz - v * abz - w * acz, feature
-
-
-@compiled
-def _signed(points: Any, corners: Any, normals: Any, boxes: Any, leaves: int, out: Any) -> None:
-    stack, bound = np.empty(128, dtype=np.int64), np.empty(128)
-    for q in range(len(points)):
-        x, y, z = points[q, 0], points[q, 1], points[q, 2]
-        best, side, top = np.inf, 1.0, 1
-        stack[0], bound[0] = 1, 0.0
-        while top > 0:
-            top -= 1
-            node = stack[top]
-            if bound[top] >= best:
-                continue
-            if node >= leaves:
-                leaf = node - leaves
-                for t in range(leaf * len(corners) // leaves, (leaf + 1) * len(corners) // leaves):
-                    dx, dy, dz, feature = _foot(corners[t], x, y, z)
-                    square = dx * dx + dy * dy + dz * dz
-                    if square < best:
-                        best, n = square, normals[t, feature]
-                        side = dx * n[0] + dy * n[1] + dz * n[2]
-                continue
-            near, far = 2 * node, 2 * node + 1
-            to_near, to_far = _to_box(boxes[near], x, y, z), _to_box(boxes[far], x, y, z)
-            if to_far < to_near:
-                near, far, to_near, to_far = far, near, to_far, to_near
-            if to_far < best:  # the nearer child is taken from the stack first
-                stack[top], bound[top] = far, to_far
-                top += 1
-            if to_near < best:
-                stack[top], bound[top] = near, to_near
-                top += 1
-        out[q] = -np.sqrt(best) if side < 0.0 else np.sqrt(best)
