@@ -1,12 +1,12 @@
-"""The HTTP server and its bounds: how long a client may take, and how many connections there may be.
+"""The HTTP server and its limits: how slow a client may be, and how many connections may be open.
 
-Promises: a head, a body and a reader that are too slow lose their connection; the number of connections leaves file
-descriptors for everything else; what the server refuses by itself is a problem document; each reason is counted, and
-its log lines are limited.
+Promises: the server closes a connection whose client sends headers or a body too slowly, or does not read the answer.
+The number of connections leaves file descriptors for the rest of the process. A refusal by the server is a problem
+document; refusals are counted by reason, and their log lines are limited.
 Does not promise: fairness between addresses. A reverse proxy may limit connections by address.
 
-uvicorn parses HTTP and calls the application. It takes the protocol class from its setting ``http``; the bounds are a
-subclass of its own class. docs/decisions/0010-bounds-in-a-protocol-class.md compares the alternatives.
+uvicorn parses HTTP and calls the application. The limits are in a subclass of its protocol class, which it takes from
+its setting ``http``. docs/decisions/0010-bounds-in-a-protocol-class.md compares the alternatives.
 """
 
 from __future__ import annotations
@@ -44,32 +44,32 @@ from app.settings import AppSettings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.server")
 
-STATE = "connections"  # in the state that the application's lifespan hands to the server
-HEALTH = frozenset({"/livez", "/readyz"})  # answered even if as many requests are under way as there may be
-HEAD_BYTES = 16 * 1024  # of a request line with its headers
-LINGER_S = 1.0  # how long a refused client may take to read why
-SWEEP_MAX_S = 1.0  # between two looks at all connections
-DRAIN_S, DRAIN_BYTES = 1.0, 64 * 1024  # of a body, before its request is refused
-QUEUED = 2048  # connections that the kernel holds until they are accepted
-OTHER_FILES = 128  # descriptors for the broker, the workers' pipes, the libraries and the log
-FILES_WANTED = 16_384  # more are of no use: one process serves them all
+STATE = "connections"  # key in the state that the application's lifespan passes to the server
+HEALTH = frozenset({"/livez", "/readyz"})  # answered also when the limit of requests is reached
+HEAD_BYTES = 16 * 1024  # most bytes of request line and headers
+LINGER_S = 1.0  # seconds for which a refused client may read the refusal
+SWEEP_MAX_S = 1.0  # most seconds between two checks of all connections
+DRAIN_S, DRAIN_BYTES = 1.0, 64 * 1024  # time and bytes of a body that are read before its request is refused
+BACKLOG = 2048  # connections that the kernel holds until they are accepted
+OTHER_FILES = 128  # descriptors for the broker, pipes to the workers, libraries and the log
+FILES_WANTED = 16_384  # descriptors requested from the system; more have no effect because of CONNECTIONS_MAX
 CONNECTIONS_MAX = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """What a client may take."""
+    """Limits on clients and connections."""
 
-    connections: int  # at a time
-    requests: int  # under way at a time; each may hold further descriptors, for a file or the broker
-    head_s: float  # from the first byte of a head to its end, and from the connection to the first byte
+    connections: int  # open at a time
+    requests: int  # in progress at a time; each may hold further descriptors, for a file or the broker
+    head_s: float  # seconds from the first byte of the headers to their end, and from the connection to that byte
     body_grace_s: float
-    body_rate: float  # bytes a second, on average after the grace
-    write_s: float  # without the client reading anything of what is sent
+    body_rate: float  # bytes per second, on average after the grace
+    write_s: float  # seconds for which a client may read nothing of an answer
 
     @classmethod
     def of(cls, settings: AppSettings, *, files: int | None = None) -> Bounds:
-        """Derive them from the settings and from ``files``, the limit on open files (that of this process)."""
+        """Derive the limits from the settings and ``files``, the limit on open files (by default of this process)."""
         files = file_limit() if files is None else files
         room = max(8, (files - OTHER_FILES - 4 * accepted_at_once(files)) * 2 // 3)
         connections = min(room, settings.max_connections or CONNECTIONS_MAX)
@@ -84,7 +84,7 @@ class Bounds:
 
     @property
     def sweep_s(self) -> float:
-        """How often the bounds are checked."""
+        """Seconds between two checks of the limits."""
         return min(SWEEP_MAX_S, min(self.head_s, self.body_grace_s, self.write_s) / 4)
 
 
@@ -95,7 +95,7 @@ def file_limit() -> int:
 
 
 def raise_file_limit() -> None:
-    """Use what the system allows of open files; the usual limit is a quarter of what a crowd needs, or less."""
+    """Raise the limit on open files as far as the system allows; the usual limit is too low for many clients."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, FILES_WANTED)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -103,19 +103,19 @@ def raise_file_limit() -> None:
 
 
 def accepted_at_once(files: int) -> int:
-    """Return how many connections one turn of the event loop accepts; several turns may be held at a time."""
+    """Return how many connections one turn of the event loop accepts."""
     return min(128, max(8, files // 32))
 
 
 class Connections:
-    """What all connections of one server share."""
+    """State that all connections of one server share."""
 
     def __init__(
         self, bounds: Bounds, *, registry: CollectorRegistry | None = None, refusals: Counter | None = None
     ) -> None:
-        """Start without any; the figures go to ``registry``, and refusals to the application's own counter."""
+        """Start without connections; metrics go to ``registry``, and refusals to the counter of the application."""
         self.bounds = bounds
-        self.waiting: dict[BoundedProtocol, None] = {}  # without a request under way, the longest first
+        self.waiting: dict[BoundedProtocol, None] = {}  # idle connections, the one that is idle for longest first
         self._ended = Counter(
             "cytosynth_connections_ended", "Connections ended by the server, by reason.", ("reason",), registry=registry
         )
@@ -123,7 +123,7 @@ class Connections:
         self._sweeping = False
 
     def ended(self, reason: str) -> None:
-        """Count a connection that the server ends, and log it."""
+        """Count and log a connection that the server ends."""
         self._ended.labels(reason).inc()
         (log.info if reason == "client_gone" else log.warning)("connection ended", reason=reason)
 
@@ -133,7 +133,7 @@ class Connections:
             self._refusals.labels(kind.code).inc()
 
     def sweep(self, connections: set[Any], loop: asyncio.AbstractEventLoop) -> None:
-        """Check all connections from now on, as long as there are any."""
+        """Check all connections regularly, as long as there are any."""
         if not self._sweeping:
             self._sweeping = True
             loop.call_later(self.bounds.sweep_s, self._check, connections, loop)
@@ -150,11 +150,11 @@ class Connections:
 
 @dataclass
 class _Clock:
-    """Since when a connection is in its present state."""
+    """Times and counts of one connection, in seconds of the event loop's clock."""
 
     head_since: float
     head_begun: bool = False
-    body_since: float | None = None  # while a body arrives
+    body_since: float | None = None  # set while a body arrives
     body_bytes: int = 0
     checked: float = 0.0
     written: tuple[int, int] = (0, 0)  # changes whenever the client has read something
@@ -164,7 +164,7 @@ class _Clock:
 
 
 class BoundedProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 connection, with bounds."""
+    """uvicorn's HTTP/1.1 protocol with limits."""
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ class BoundedProtocol(H11Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        """Take the bounds from the state of the application's lifespan."""
+        """Take the limits from the state of the application's lifespan."""
         super().__init__(config, server_state, app_state, _loop)
         if STATE not in app_state:
             app_state[STATE] = Connections(Bounds.of(AppSettings()))
@@ -183,10 +183,10 @@ class BoundedProtocol(H11Protocol):
         self.app = self._admit
         self._clock = _Clock(self.loop.time())
 
-    # ---------------------------------------------------------------------------------------------- what arrives
+    # ---------------------------------------------------------------------------------------------- arriving data
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a connection; at the limit, the one that has waited longest for a request makes room."""
+        """Accept a connection; at the limit, close the connection that has been idle for longest."""
         super().connection_made(transport)
         self._clock = _Clock(self.loop.time())
         self.shared.sweep(self.connections, self.loop)
@@ -207,17 +207,17 @@ class BoundedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what arrives, and keep the time."""
+        """Parse arriving data and note the time."""
         clock = self._clock
         if clock.refused_at is not None:
-            return  # nobody reads it, but it has to be taken from the socket for the client to see the answer
+            return  # discarded; it is read from the socket only so that the client receives the refusal
         if self.conn.their_state is h11.IDLE and not clock.head_begun:
             clock.head_begun, clock.head_since = True, self.loop.time()
         super().data_received(data)
-        self._look(len(data))
+        self._update_clock(len(data))
 
-    def _look(self, arrived: int = 0) -> None:
-        """Note which part of a request is awaited."""
+    def _update_clock(self, arrived: int = 0) -> None:
+        """Note which part of a request is expected next."""
         clock, state = self._clock, self.conn.their_state
         if state is not h11.IDLE:
             clock.head_begun = False
@@ -230,7 +230,7 @@ class BoundedProtocol(H11Protocol):
             clock.body_bytes += arrived
 
     def on_response_complete(self) -> None:
-        """Wait for the next request."""
+        """Expect the next request."""
         super().on_response_complete()
         if self.transport.is_closing() or self._clock.refused_at is not None:
             return
@@ -238,24 +238,24 @@ class BoundedProtocol(H11Protocol):
             self._clock.head_begun = bool(self.conn.trailing_data[0])
             self._clock.head_since = self.loop.time()
             self.shared.waiting[self] = None
-        self._look()
+        self._update_clock()
 
     def resume_writing(self) -> None:
-        """Note that the client reads."""
+        """Note that the client has read something."""
         self._clock.resumed += 1
         super().resume_writing()
 
     def shutdown(self) -> None:
-        """End with the server."""
+        """Close the connection when the server stops."""
         if self._clock.refused_at is not None:
             self.transport.abort()
         else:
             super().shutdown()
 
-    # ------------------------------------------------------------------------------------------------ the bounds
+    # ------------------------------------------------------------------------------------------------ the limits
 
     def check(self, now: float) -> None:
-        """End the connection if its client takes too long."""
+        """Close the connection if its client is too slow."""
         clock, bounds = self._clock, self.shared.bounds
         if clock.refused_at is not None:
             if now - clock.refused_at > LINGER_S:
@@ -265,11 +265,13 @@ class BoundedProtocol(H11Protocol):
         elif self.transport.is_closing():
             pass
         elif clock.body_since is not None:
-            if self.flow.read_paused:  # the application is busy with what is there
+            if self.flow.read_paused:  # the application has not taken the arrived data yet
                 clock.body_since += now - clock.checked
             elif now - clock.body_since > bounds.body_grace_s + clock.body_bytes / bounds.body_rate:
                 rate, grace = bounds.body_rate, bounds.body_grace_s
-                detail = f"a body must arrive at {rate:g} bytes a second on average, after the first {grace:g} seconds"
+                detail = (
+                    f"a body must arrive at {rate:g} bytes per second on average, after the first {grace:g} seconds"
+                )
                 self._refuse(TOO_SLOW, detail, reason="body_too_slow")
         elif self in self.shared.waiting and now - clock.head_since > bounds.head_s:
             if clock.head_begun:
@@ -280,16 +282,16 @@ class BoundedProtocol(H11Protocol):
         clock.checked = now
 
     def _unread(self, now: float) -> bool:
-        """Return whether the client has read nothing for too long of what is ready for it."""
+        """Return whether the client has not read the answer for too long."""
         clock, held = self._clock, self.transport.get_write_buffer_size()
-        mark = (clock.resumed, held)
-        if not held or mark != clock.written:
-            clock.written, clock.written_at = mark, now
+        state = (clock.resumed, held)
+        if not held or state != clock.written:
+            clock.written, clock.written_at = state, now
             return False
         return now - clock.written_at > self.shared.bounds.write_s
 
     def make_room(self) -> None:
-        """End this connection in favour of another."""
+        """Close this connection so that another can be accepted."""
         self.shared.waiting.pop(self, None)
         if self._clock.head_begun and self._clock.refused_at is None:
             self._refuse(TOO_MANY_CONNECTIONS, self._crowded(), reason="made_room")
@@ -298,7 +300,7 @@ class BoundedProtocol(H11Protocol):
             self._end("made_room")
 
     def _end(self, reason: str) -> None:
-        """Cut the connection."""
+        """Close the connection immediately."""
         self.shared.ended(reason)
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
@@ -307,17 +309,19 @@ class BoundedProtocol(H11Protocol):
     # -------------------------------------------------------------------------------------------------- refusals
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP: uvicorn calls this when the parser has given up."""
+        """Answer a request that is not HTTP; uvicorn calls this method when its parser fails."""
         arrived = self.conn.trailing_data[0]
         if len(arrived) <= HEAD_BYTES:
             self._refuse(BAD_REQUEST, "this is not an HTTP/1.1 request", reason="malformed")
         elif b"\n" in arrived:
-            self._refuse(HEAD_TOO_LONG, f"request line and headers may have {HEAD_BYTES} bytes", reason="malformed")
+            self._refuse(
+                HEAD_TOO_LONG, f"request line and headers may have at most {HEAD_BYTES} bytes", reason="malformed"
+            )
         else:
-            self._refuse(ADDRESS_TOO_LONG, f"the request line may have {HEAD_BYTES} bytes", reason="malformed")
+            self._refuse(ADDRESS_TOO_LONG, f"the request line may have at most {HEAD_BYTES} bytes", reason="malformed")
 
     def _refuse(self, kind: ProblemType, detail: str, *, reason: str) -> None:
-        """Answer with a problem in place of the application, and end the connection."""
+        """Answer with a problem instead of the application, and close the connection."""
         self._unset_keepalive_if_required()
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
@@ -328,7 +332,7 @@ class BoundedProtocol(H11Protocol):
             cycle.disconnected = True
             cycle.message_event.set()
         else:
-            self.shared.refused(kind)  # the application has not seen it
+            self.shared.refused(kind)  # the application has not counted it
         self.shared.ended(reason)
         self._clock.refused_at = self.loop.time()
         response = refusal(kind, detail)
@@ -339,20 +343,20 @@ class BoundedProtocol(H11Protocol):
                 self.conn.send(h11.Data(data=bytes(response.body))),
                 self.conn.send(h11.EndOfMessage()),
             ]
-        except h11.LocalProtocolError:  # an answer is complete, but not its request
+        except h11.LocalProtocolError:  # the answer was sent before the request was complete
             self.transport.abort()
             return
         self.transport.write(b"".join(part or b"" for part in parts))
-        # The client may still be sending. A socket closed with unread data would take the answer back.
+        # The client may still be sending. Closing a socket with unread data would discard the refusal.
         self.transport.write_eof()
         self.flow.resume_reading()
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on to the application if there is room for it."""
+        """Pass a request on to the application unless a limit is exceeded."""
         if len(scope["raw_path"]) + len(scope["query_string"]) > HEAD_BYTES:
-            problem = (ADDRESS_TOO_LONG, f"the request line may have {HEAD_BYTES} bytes")
+            problem = (ADDRESS_TOO_LONG, f"the request line may have at most {HEAD_BYTES} bytes")
         elif sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_BYTES:
-            problem = (HEAD_TOO_LONG, f"request line and headers may have {HEAD_BYTES} bytes")
+            problem = (HEAD_TOO_LONG, f"request line and headers may have at most {HEAD_BYTES} bytes")
         elif len(self.tasks) > self.shared.bounds.requests and scope["path"] not in HEALTH:
             problem = (TOO_MANY_CONNECTIONS, self._crowded())
         else:
@@ -364,11 +368,11 @@ class BoundedProtocol(H11Protocol):
 
     def _crowded(self) -> str:
         bounds = self.shared.bounds
-        return f"{bounds.connections} connections and {bounds.requests} requests at a time are allowed"
+        return f"at most {bounds.connections} connections and {bounds.requests} requests at a time are allowed"
 
 
 async def _drain(receive: Receive) -> None:
-    """Read a short body, so that the client does not see its connection reset before it reads the answer."""
+    """Read a short body, so that the connection is not reset before the client has read the answer."""
     left = DRAIN_BYTES
     try:
         async with asyncio.timeout(DRAIN_S):
@@ -382,13 +386,13 @@ async def _drain(receive: Receive) -> None:
 
 
 def refusal(kind: ProblemType, detail: str) -> Response:
-    """Build a problem document outside of the application, with the headers that it adds to every answer."""
+    """Build a problem document outside the application, with the headers that the application adds to all answers."""
 
     def build() -> Response:
         number = uuid4().hex
         correlation_id.set(number)
-        guarding = {name.decode(): value.decode() for name, value in SecurityHeadersMiddleware.HEADERS}
-        return problem_response(kind, detail, headers={**guarding, "X-Request-ID": number, "Connection": "close"})
+        security = {name.decode(): value.decode() for name, value in SecurityHeadersMiddleware.HEADERS}
+        return problem_response(kind, detail, headers={**security, "X-Request-ID": number, "Connection": "close"})
 
     return contextvars.copy_context().run(build)
 
@@ -397,20 +401,20 @@ def refusal(kind: ProblemType, detail: str) -> Response:
 
 
 class PortInUseError(Exception):
-    """Somebody else listens there."""
+    """Another process listens on the port."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take the port before anything is started, so that a second service says so at once."""
+    """Open the port, before anything else is started, so that a second service fails immediately."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=QUEUED)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise PortInUseError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
 
 
 def server_config(app: Callable[..., Any], *, grace_s: int | None = None) -> uvicorn.Config:
-    """Configure uvicorn: the only place that does."""
+    """Return the configuration of uvicorn; no other place configures it."""
     return uvicorn.Config(
         app,
         http=BoundedProtocol,
@@ -424,15 +428,15 @@ def server_config(app: Callable[..., Any], *, grace_s: int | None = None) -> uvi
 
 
 class BoundedServer(uvicorn.Server):
-    """uvicorn's server on a socket that listens already, which accepts few connections in one turn of the loop."""
+    """uvicorn's server on a listening socket; one turn of the event loop accepts a limited number of connections."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start; the event loop has made the queue of the kernel as short as its own turns."""
+        """Start, then restore the backlog of the kernel, which the event loop has set to the limit of one turn."""
         await super().startup(sockets)
         for listener in sockets or ():
-            listener.listen(QUEUED)
+            listener.listen(BACKLOG)
 
 
 def serve_web(app: Callable[..., Any], listener: socket.socket) -> None:
-    """Run the web application alone until a signal ends it."""
+    """Run the web application, without broker and workers, until a signal ends it."""
     BoundedServer(server_config(app)).run(sockets=[listener])

@@ -14,12 +14,12 @@ from model.card import SHIPPED_MODELS
 
 
 class AppSettings(BaseSettings):
-    """Read from ``CYTOSYNTH_*`` variables and ``.env``; every default suits one machine."""
+    """Settings from ``CYTOSYNTH_*`` environment variables and ``.env``. The defaults suit a single machine."""
 
     model_config = SettingsConfigDict(
         env_prefix="CYTOSYNTH_",
         env_file=".env",
-        env_ignore_empty=True,  # compose files and .env templates set what they do not use to nothing
+        env_ignore_empty=True,  # compose files and .env templates set unused variables to an empty string
         extra="ignore",
         frozen=True,
         protected_namespaces=(),
@@ -28,51 +28,75 @@ class AppSettings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     allow_open: bool = Field(
-        default=False, description="Without keys, serve whoever reaches the port, not this machine only."
+        default=False, description="Without keys, serve all clients, not only those on this machine."
     )
     redis_url: str | None = Field(
         default=None,
-        repr=False,  # it may hold a password
-        description="redis://, rediss:// or redis+socket:// of the broker; unset: the embedded broker of data_dir.",
+        repr=False,  # the address may hold a password
+        description="Address of the broker: redis://, rediss:// or redis+socket://. Unset: the embedded broker in "
+        "data_dir.",
     )
-    data_dir: Path = Field(default=Path("var"), description="Results, requests and the embedded broker's data.")
+    data_dir: Path = Field(
+        default=Path("var"), description="Folder for results, requests and the data of the embedded broker."
+    )
     model_dirs: Annotated[list[Path], NoDecode] = Field(
-        default_factory=list, description="Folders of models besides the shipped ones, separated like PATH or as JSON."
+        default_factory=list, description="Folders with further models, separated like PATH or as a JSON list."
     )
     max_points: int = Field(
-        default=4 * 30 * 256**3, ge=1, description="Grid samples one job may take: count x frames x (x * y * z)."
+        default=4 * 30 * 256**3, ge=1, description="Most grid samples of one job: count x frames x (x * y * z)."
     )
-    max_bytes: int = Field(default=8 * 2**30, ge=1, description="Bytes of files one job may be expected to write.")
+    max_bytes: int = Field(default=8 * 2**30, ge=1, description="Most bytes of files of one job, as estimated.")
     max_body_bytes: int = Field(default=256 * 1024, ge=1024, description="Longest JSON body, in bytes.")
-    max_queue: int = Field(default=10_000, ge=1, description="More queued jobs are refused.")
+    max_queue: int = Field(default=10_000, ge=1, description="Most queued jobs; more are refused.")
     reuse: bool = Field(
-        default=True, description="A request that was carried out before is answered with its finished job; same bytes."
+        default=True,
+        description="Return the finished job for a request that is identical to an earlier one; the "
+        "bytes are the same.",
     )
-    max_active: int = Field(default=1000, ge=1, description="Queued and running jobs one key may have.")
-    max_rate: float = Field(default=50.0, gt=0, description="Requests a second that one key may send for long,")
-    max_burst: int = Field(default=200, ge=1, description="and at once.")
+    max_active: int = Field(default=1000, ge=1, description="Most queued and running jobs of one key.")
+    max_rate: float = Field(default=50.0, gt=0, description="Requests per second that one key may send, on average.")
+    max_burst: int = Field(default=200, ge=1, description="Requests that one key may send in a burst.")
     max_connections: int | None = Field(
         default=None,
         ge=1,
-        description="Connections at a time; unset, and at most: what the limit on open files allows.",
+        description="Most connections at a time. Unset: as many as the limit on open files allows, which is also the "
+        "upper bound.",
     )
-    header_seconds: float = Field(default=10.0, gt=0, description="A request's line and headers must arrive within.")
-    min_body_rate: float = Field(default=1024.0, gt=0, description="Least bytes a second of a body, on average,")
-    body_grace_seconds: float = Field(default=20.0, gt=0, description="after this long.")
+    header_seconds: float = Field(
+        default=10.0, gt=0, description="Seconds within which request line and headers must arrive."
+    )
+    min_body_rate: float = Field(
+        default=1024.0,
+        gt=0,
+        description="Lowest rate of a body, in bytes per second, on average after body_grace_seconds.",
+    )
+    body_grace_seconds: float = Field(
+        default=20.0, gt=0, description="Seconds during which a body may arrive at any rate."
+    )
     write_seconds: float = Field(
-        default=30.0, gt=0, description="A client may read nothing of an answer for this long."
+        default=30.0, gt=0, description="Seconds for which a client may read nothing of an answer."
     )
     max_upload_bytes: int = Field(default=256 * 2**20, ge=1024, description="Longest upload, in bytes.")
-    max_uploads_bytes: int = Field(default=8 * 2**30, ge=1024, description="Bytes of uploads one key may keep.")
-    upload_days: float = Field(default=7.0, gt=0, description="An upload is kept this long.")
-    disk_reserve_bytes: int = Field(default=2**30, ge=0, description="Nothing is accepted that would leave less free.")
-    max_wait_seconds: float = Field(default=60.0, ge=0.0, le=60.0, description="Longest wait in one call.")
-    retention_days: float = Field(default=7.0, gt=0, description="Files are kept this long after a job has succeeded.")
-    record_days: float = Field(default=30.0, gt=0, description="A finished job stays listed this long.")
-    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$", description="Least level logged.")
+    max_uploads_bytes: int = Field(default=8 * 2**30, ge=1024, description="Most bytes of uploads of one key.")
+    upload_days: float = Field(default=7.0, gt=0, description="Days for which an upload is kept.")
+    disk_reserve_bytes: int = Field(
+        default=2**30, ge=0, description="Bytes of disk space that requests must leave free."
+    )
+    max_wait_seconds: float = Field(
+        default=60.0, ge=0.0, le=60.0, description="Longest wait in one request, in seconds."
+    )
+    retention_days: float = Field(
+        default=7.0, gt=0, description="Days for which files are kept after a job has succeeded."
+    )
+    record_days: float = Field(default=30.0, gt=0, description="Days for which a finished job stays listed.")
+    log_level: str = Field(
+        default="info", pattern="^(debug|info|warning|error)$", description="Lowest level that is logged."
+    )
     log_json: bool = Field(default=False, description="Log JSON lines instead of text.")
-    server: str | None = Field(default=None, description="Address of the service the command line talks to.")
-    api_key: str | None = Field(default=None, repr=False, description="The key the command line shows to that service.")
+    server: str | None = Field(default=None, description="Address of the service that the command line uses.")
+    api_key: str | None = Field(
+        default=None, repr=False, description="API key that the command line sends to that service."
+    )
 
     @field_validator("model_dirs", mode="before")
     @classmethod
@@ -85,14 +109,14 @@ class AppSettings(BaseSettings):
 
     @property
     def model_roots(self) -> list[Path]:
-        """Folders that hold models: the operator's own, those made of uploads, the shipped ones."""
+        """Folders of models, in the order of precedence: the operator's, those made from uploads, the shipped ones."""
         return [*self.model_dirs, self.data_dir / "models", SHIPPED_MODELS]
 
 
 def child_environment(settings: AppSettings, *, workers: int = 1) -> dict[str, str]:
-    """Return this process's environment with ``settings`` spelled out, for one of ``workers`` that must agree with it.
+    """Return the environment for a worker process that must have the same ``settings`` as this process.
 
-    Several workers on one machine share its processors, unless the operator has said how many threads each may use.
+    If ``workers`` is above 1, each worker gets an equal share of the processors, unless CYTOSYNTH_THREADS is set.
     """
     shared = {
         "CYTOSYNTH_DATA_DIR": str(settings.data_dir.resolve()),
@@ -105,7 +129,7 @@ def child_environment(settings: AppSettings, *, workers: int = 1) -> dict[str, s
     }
     if settings.redis_url is not None:
         shared["CYTOSYNTH_REDIS_URL"] = settings.redis_url
-    # The tree may be run without being installed; a child must find the same one wherever it is started.
+    # The code may run from a checkout; the child must import the same code, in any working folder.
     path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
     threads = {"CYTOSYNTH_THREADS": str(max(1, (os.cpu_count() or 1) // workers))} if workers > 1 else {}
     return {**threads, **os.environ, **shared, "PYTHONPATH": path}

@@ -1,4 +1,4 @@
-"""The command ``cytosynth``: the HTTP client on the command line, API keys, and ``cytosynth serve``.
+"""The command ``cytosynth``: a client of the HTTP API, the management of API keys, and ``cytosynth serve``.
 
-Nothing imports it; it may import everything else in ``app``. Read :mod:`app.cli.commands` first.
+Nothing in ``app`` imports it; it may import everything else in ``app``. Read :mod:`app.cli.commands` first.
 """

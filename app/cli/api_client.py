@@ -1,4 +1,4 @@
-"""The command line's side of the interface: plain HTTP, as any other client would speak it."""
+"""The HTTP client of the command line. It uses the same API as any other client."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ import httpx
 
 CHUNK = 2**18
 FINAL = frozenset({"succeeded", "failed", "canceled", "expired"})
-START_S = 90.0
+START_S = 90.0  # a service started for one command must answer within this time
 Json = dict[str, Any]
 
 
 class UnreachableError(Exception):
-    """Nobody answers, or not in our words."""
+    """No service answers, or what answers is not a cytosynth service."""
 
 
 class RefusedError(Exception):
-    """The service understood the request and declined; ``problem`` says why."""
+    """The service refused the request; ``problem`` is the problem document."""
 
     def __init__(self, problem: Json) -> None:
         super().__init__(problem.get("detail") or problem.get("title") or "refused")
@@ -36,7 +36,7 @@ class RefusedError(Exception):
 
 
 class DamagedFileError(Exception):
-    """A file is not what the manifest says."""
+    """A downloaded file differs from the manifest."""
 
 
 class ServiceClient:
@@ -54,7 +54,7 @@ class ServiceClient:
         self._http.close()
 
     def is_cytosynth(self) -> bool:
-        """Whether a cytosynth service answers."""
+        """Return whether a cytosynth service answers."""
         try:
             return self.get("/v1/version").get("name") == "cytosynth"
         except (UnreachableError, RefusedError):
@@ -77,7 +77,7 @@ class ServiceClient:
         return self._json("DELETE", path)
 
     def upload(self, path: Path, name: str, *, on_bytes: Callable[[int], None]) -> Json:
-        """Send a file under a name, checked on arrival by its SHA-256; return what was found in it."""
+        """Send a file with its SHA-256, which the service checks; return the upload."""
         sha256 = hashlib.sha256()
         with path.open("rb") as file:
             while chunk := file.read(CHUNK):
@@ -94,7 +94,7 @@ class ServiceClient:
         return self._json("PUT", f"/v1/uploads/{name}", content=chunks(), headers=headers)
 
     def follow(self, job: Json, *, on_event: Callable[[str, Json], None]) -> Json:
-        """Hand on every event of a job until it ends; return the job as it ended. A cut stream is resumed."""
+        """Call ``on_event`` for each event of a job until the job ends; return the job. A broken stream is resumed."""
         last_id, failures = "", 0
         while job["state"] not in FINAL:
             try:
@@ -104,18 +104,18 @@ class ServiceClient:
             except httpx.TransportError as error:
                 failures += 1
                 if failures > 5:
-                    raise UnreachableError(f"{self.address} does not answer any more: {error}") from error
+                    raise UnreachableError(f"{self.address} no longer answers: {error}") from error
                 time.sleep(min(2.0**failures / 4, 4.0))
             job = self.get(job["links"]["self"])
         return job
 
     def download(self, job: Json, folder: Path, *, on_bytes: Callable[[int], None]) -> list[Path]:
-        """Fetch every file of a job and the manifest, checking each against its SHA-256.
+        """Download all files of a job and its manifest, and check the SHA-256 of each file.
 
         Raises
         ------
         DamagedFileError
-            If a file differs from what the manifest says, or would lie outside ``folder``.
+            If a file differs from the manifest, or its name leads outside ``folder``.
         """
         files = self.get(job["links"]["files"])["files"]
         written = [self._fetch(file, folder, on_bytes) for file in files]
@@ -139,7 +139,7 @@ class ServiceClient:
                     target.write(chunk)
                     on_bytes(len(chunk))
             if sha256.hexdigest() != file["sha256"]:
-                raise DamagedFileError(f"{file['name']} arrived damaged: its SHA-256 is not the manifest's")
+                raise DamagedFileError(f"{file['name']} was damaged on the way: its SHA-256 differs from the manifest")
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
@@ -188,7 +188,7 @@ class ServiceClient:
 
 @contextmanager
 def private_service(environment: dict[str, str]) -> Iterator[str]:
-    """Run a service of our own for the duration and yield its address. It ends with us, however we end."""
+    """Start a service with its own data folder and yield its address; it ends with this process, even after a kill."""
     with tempfile.TemporaryDirectory(prefix="cytosynth-", ignore_cleanup_errors=True) as scratch:
         ready, output = Path(scratch) / "ready.json", Path(scratch) / "serve.log"
         command = [sys.executable, "-m", "app.cli", "serve", "--port", "0", "--host", "127.0.0.1"]
@@ -216,4 +216,4 @@ def _await_address(service: subprocess.Popen[bytes], ready: Path, output: Path) 
             return str(json.loads(ready.read_text(encoding="utf-8"))["address"])
         time.sleep(0.02)
     last = "\n".join(output.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
-    raise UnreachableError(f"a service of our own does not start:\n{last}")
+    raise UnreachableError(f"the service does not start:\n{last}")

@@ -1,9 +1,9 @@
-"""Results in folders on the client's disk: where a result may be written, and whether one is still as it was made.
+"""Folders of results on the client's disk: where a result may be written, and whether it is still intact.
 
-A result is a folder with ``manifest.json``, which names every file with its size and SHA-256. Nothing here needs a
-service or a numerical library; ``python -m model verify`` also opens the meshes and volumes.
+A result is a folder with ``manifest.json``, which names every file with its size and SHA-256. This module needs neither
+a service nor a numerical library; ``python -m model verify`` also opens the meshes and volumes.
 
-Promises: a folder is replaced whole or not at all, and nothing that a manifest does not name is ever removed.
+Promises: a folder is replaced as a whole or not at all. Files that no manifest names are never removed.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ CHUNK = 2**20
 
 
 class FolderError(Exception):
-    """A folder cannot be used as asked; the message says what to do."""
+    """A folder cannot be used as requested; the message says what to do."""
 
 
 @contextmanager
 def result_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield a draft folder; when the block ends without an error it takes the place of ``folder``.
+    """Yield a draft folder; it replaces ``folder`` when the block ends without an error.
 
     Parameters
     ----------
     folder
-        Absent, empty or, with ``overwrite``, an earlier result.
+        Absent, empty, or, with ``overwrite``, an earlier result.
     overwrite
-        Whether an earlier result is replaced: its own files are removed. A folder that holds anything else is refused.
+        Replace an earlier result. A folder that holds other files is refused.
 
     Raises
     ------
     FolderError
-        Before anything is computed: if ``folder`` is a file, is not empty, or cannot be made.
+        Before the block runs: if ``folder`` is a file, is not empty, or cannot be created.
     """
     check_replaceable(folder, overwrite=overwrite)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
-        raise FolderError(f"{folder} cannot be made: {error.strerror}; choose another folder with --out") from None
+        raise FolderError(f"{folder} cannot be created: {error.strerror}; choose another folder with --out") from None
     try:
         yield draft
-        check_replaceable(folder, overwrite=overwrite)  # it may have been filled meanwhile
+        check_replaceable(folder, overwrite=overwrite)  # another process may have written to it meanwhile
         draft.chmod(0o755)
         if folder.is_dir():
             shutil.rmtree(folder)
@@ -63,16 +63,18 @@ def check_replaceable(folder: Path, *, overwrite: bool) -> None:
     if not folder.exists() and not folder.is_symlink():
         return
     if not folder.is_dir():
-        raise FolderError(f"{folder} is a file; --out names the folder that the files go into")
+        raise FolderError(f"{folder} is a file; --out must name a folder")
     held = _files_in(folder)
     if not held:
         return
     if MANIFEST not in held:
-        raise FolderError(f"{folder} is not empty and holds no result of cytosynth; choose another folder with --out")
+        raise FolderError(f"{folder} is not empty and holds no cytosynth result; choose another folder with --out")
     if not overwrite:
-        raise FolderError(f"{folder} holds an earlier result; choose another folder with --out, or --overwrite it")
-    if strays := sorted(held - {MANIFEST} - {entry["name"] for entry in _entries(folder)}):
-        raise FolderError(f"{folder} also holds {_some(strays)}, which no result wrote; it is left as it is")
+        raise FolderError(
+            f"{folder} holds an earlier result; choose another folder with --out, or replace it with --overwrite"
+        )
+    if others := sorted(held - {MANIFEST} - {entry["name"] for entry in _entries(folder)}):
+        raise FolderError(f"{folder} also holds {_some(others)}, which the manifest does not name; nothing was changed")
 
 
 def check_result(folder: Path) -> tuple[list[str], int]:
@@ -81,7 +83,7 @@ def check_result(folder: Path) -> tuple[list[str], int]:
     Returns
     -------
     tuple of list of str and int
-        What is wrong, a sentence a file, and how many files the manifest names.
+        The differences, one sentence per file, and the number of files in the manifest.
 
     Raises
     ------
@@ -89,12 +91,12 @@ def check_result(folder: Path) -> tuple[list[str], int]:
         If ``folder`` holds no result, or its manifest cannot be read.
     """
     if not folder.is_dir() or not (folder / MANIFEST).is_file():
-        raise FolderError(f"{folder} holds no {MANIFEST}; name the folder of a result")
+        raise FolderError(f"{folder} holds no {MANIFEST}; it is not the folder of a result")
     entries = _entries(folder)
     held = _files_in(folder)
     faults = [fault for entry in entries if (fault := _fault(folder, entry, held))]
-    strays = held - {MANIFEST} - {entry["name"] for entry in entries}
-    return faults + [f"{name} is not named in the manifest" for name in sorted(strays)], len(entries)
+    others = held - {MANIFEST} - {entry["name"] for entry in entries}
+    return faults + [f"{name} is not named in the manifest" for name in sorted(others)], len(entries)
 
 
 def _fault(folder: Path, entry: dict[str, Any], held: set[str]) -> str | None:
@@ -108,7 +110,9 @@ def _fault(folder: Path, entry: dict[str, Any], held: set[str]) -> str | None:
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
             sha256.update(chunk)
-    return None if sha256.hexdigest() == entry["sha256"] else f"{name} is damaged: its SHA-256 is not the manifest's"
+    return (
+        None if sha256.hexdigest() == entry["sha256"] else f"{name} is damaged: its SHA-256 differs from the manifest"
+    )
 
 
 def _entries(folder: Path) -> list[dict[str, Any]]:
@@ -116,7 +120,9 @@ def _entries(folder: Path) -> list[dict[str, Any]]:
         document = json.loads((folder / MANIFEST).read_bytes())
         entries = [{"name": f["name"], "bytes": int(f["bytes"]), "sha256": str(f["sha256"])} for f in document["files"]]
     except (OSError, ValueError, KeyError, TypeError):
-        raise FolderError(f"the {MANIFEST} in {folder} cannot be read; it is damaged or of another program") from None
+        raise FolderError(
+            f"the {MANIFEST} in {folder} cannot be read; it is damaged or was written by another program"
+        ) from None
     for entry in entries:
         name = PurePosixPath(str(entry["name"]))
         if name.is_absolute() or ".." in name.parts:

@@ -1,9 +1,9 @@
 """The whole service in one process tree: broker, workers and web, started and stopped together.
 
-Promises: Ctrl-C, SIGTERM and SIGHUP end the web first, then the workers (which give their jobs back), then the
-broker; kill -9 of this process leaves nothing behind, because every child ends with the pipe it holds; a worker that
-dies, or is frozen for long, is replaced, and so is a broker that dies. A broker that will not start again ends the
-service.
+Promises: Ctrl-C, SIGTERM and SIGHUP stop the web first, then the workers (which release their jobs), then the broker.
+After kill -9 of this process all children end too, because each of them ends with a pipe that this process holds. A
+worker that dies, or sends no heartbeat for long, is replaced; so is a broker that dies. If the broker cannot be
+restarted, the service ends.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ __all__ = ["ExposedError", "Plan", "PortInUseError", "check_exposure", "listen",
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.serve")
 
-WEB_GRACE_S = 3  # for answers under way; waiting calls end by themselves within this
+WEB_GRACE_S = 3  # seconds for answers in progress; requests that wait for a job end within this time
 WORKER_NICENESS = 10
-WORKER_GRACE_S = 15.0  # a frame, and giving the job back
-STEADY_S = 60.0  # a worker that lived this long had no trouble starting
-BACKOFF_MAX_S = 30.0
-LOOK_S = 2.0  # between two looks at the broker and the workers
-SILENT_S = 120.0  # a worker that gives no sign of life for this long is frozen
+WORKER_GRACE_S = 15.0  # seconds for a worker to finish a frame and release its job
+STEADY_S = 60.0  # after this many seconds the start of a worker counts as successful
+BACKOFF_MAX_S = 30.0  # most seconds between two starts of a worker that keeps failing
+CHECK_INTERVAL_S = 2.0  # seconds between two checks of the broker and the workers
+HEARTBEAT_TIMEOUT_S = 120.0  # a worker that sends no heartbeat for this many seconds is replaced
 
 
 class ExposedError(Exception):
-    """The service would be open to others without a key."""
+    """Other machines could use the service without a key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +60,12 @@ class Plan:
     settings: AppSettings
     workers: int = 1
     ready_file: Path | None = None  # written once the service answers
-    until_stdin_ends: bool = False  # end together with whoever started us
-    silent_s: float = SILENT_S
+    until_stdin_ends: bool = False  # end when standard input is closed, that is with the parent process
+    heartbeat_timeout_s: float = HEARTBEAT_TIMEOUT_S
 
 
 def run_service(plan: Plan, *, announce: Callable[[str], None]) -> None:
-    """Run the service until it is told to stop; ``announce`` gets its address.
+    """Run the service until a signal stops it; ``announce`` is called with its address.
 
     Raises
     ------
@@ -92,22 +92,22 @@ def run_service(plan: Plan, *, announce: Callable[[str], None]) -> None:
 
 
 def check_exposure(settings: AppSettings) -> None:
-    """Refuse to listen where others can reach the service while anybody may use it.
+    """Check that other machines cannot use the service without a key.
 
     Raises
     ------
     ExposedError
-        If there are no keys and the operator has not said that this is meant.
+        If they can: there are no keys, and the operator has not allowed open access.
     """
     if not (is_loopback(settings.host) or settings.allow_open or Keys(settings.data_dir).required()):
         raise ExposedError(
-            f"{settings.host} can be reached from outside and there are no keys: whoever finds the port could use the "
-            "service. Make a key with `cytosynth keys create NAME`, or say --allow-open if that is meant"
+            f"{settings.host} can be reached from other machines and there are no keys: any of them could use the "
+            "service. Create a key with `cytosynth keys create NAME`, or add --allow-open to allow that"
         )
 
 
 class _Server(BoundedServer):
-    """A web server that leaves the signals to us, and says when it answers."""
+    """A web server that leaves signals to the supervisor, and reports when it answers."""
 
     def __init__(self, config: uvicorn.Config, *, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -157,16 +157,16 @@ class _Service:
             await asyncio.gather(watch, *workers)
 
     async def _watch_broker(self) -> None:
-        """End the service when its broker is gone for good."""
+        """End the service when its broker cannot be restarted."""
         while not self._stopping.is_set():
             if self._broker is not None and self._broker.lost:
                 log.critical("the broker died and does not start again; the service ends")
                 self._stop()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), LOOK_S)
+                await asyncio.wait_for(self._stopping.wait(), CHECK_INTERVAL_S)
 
     def _stop(self) -> None:
-        # A second time: somebody is in a hurry, so answers under way are cut.
+        # The second signal breaks off the answers in progress.
         self._server.force_exit = self._server.should_exit
         self._server.should_exit = True
         self._stopping.set()
@@ -190,7 +190,7 @@ class _Service:
         self._announce(address)
 
     async def _keep_worker(self, number: int) -> None:
-        """Run one worker, and another after it as long as the service runs."""
+        """Run a worker; start another when it ends, as long as the service runs."""
         pause = 1.0
         while not self._stopping.is_set():
             started = time.monotonic()
@@ -208,50 +208,50 @@ class _Service:
             *worker_command(),
             f"--loglevel={level}",
             env=self._worker_environment(),
-            stdin=asyncio.subprocess.PIPE,  # its end tells the worker to stop, however we end
+            stdin=asyncio.subprocess.PIPE,  # its end tells the worker to stop, also after a kill of this process
             stdout=asyncio.subprocess.DEVNULL,  # celery's banner; its log goes to standard error
-            start_new_session=True,  # Ctrl-C in the terminal is for us; we stop the worker in good order
+            start_new_session=True,  # Ctrl-C in the terminal reaches this process only, which stops the worker
         )
-        # Workers take every processor they can get; answers go first.
+        # Workers use all processors; the web process goes first.
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, worker.pid, WORKER_NICENESS)
         ended, stopping = asyncio.create_task(worker.wait()), asyncio.create_task(self._stopping.wait())
-        frozen = asyncio.create_task(self._until_frozen(worker.pid))
-        await asyncio.wait((ended, stopping, frozen), return_when=asyncio.FIRST_COMPLETED)
+        silent = asyncio.create_task(self._until_silent(worker.pid))
+        await asyncio.wait((ended, stopping, silent), return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
-        if frozen.done() and frozen.exception() is None and not ended.done() and not self._stopping.is_set():
-            log.error("a worker gives no sign of life and is killed", pid=worker.pid)
+        if silent.done() and silent.exception() is None and not ended.done() and not self._stopping.is_set():
+            log.error("a worker sends no heartbeat and is killed", pid=worker.pid)
             worker.kill()
-        frozen.cancel()
+        silent.cancel()
         if not ended.done():
             if worker.stdin is not None:
                 worker.stdin.close()
             try:
                 await asyncio.wait_for(asyncio.shield(ended), WORKER_GRACE_S)
             except TimeoutError:
-                log.warning("a worker did not stop in time and is killed; its job is taken up again later")
+                log.warning("a worker did not stop in time and is killed; its job is started again later")
                 worker.kill()
         return await ended
 
-    async def _until_frozen(self, pid: int) -> None:
-        """Return when a worker that has shown life has shown none for long, though the broker hears others."""
+    async def _until_silent(self, pid: int) -> None:
+        """Return when a worker has stopped sending heartbeats, while the broker answers."""
         jobs, seen = JobQueue.connect(self._settings.redis_url or "", wake_up=lambda _: None), None
         try:
-            patience = self._plan.silent_s / 2
-            while seen is None or time.monotonic() - seen < patience:
+            timeout_s = self._plan.heartbeat_timeout_s / 2
+            while seen is None or time.monotonic() - seen < timeout_s:
                 try:
-                    beats = await asyncio.to_thread(jobs.admin.workers_alive, within_s=patience)
+                    beats = await asyncio.to_thread(jobs.admin.workers_alive, within_s=timeout_s)
                 except QueueUnavailableError:
-                    seen = None if seen is None else time.monotonic()  # nobody could be heard
+                    seen = None if seen is None else time.monotonic()  # unknown: the broker does not answer
                 else:
                     if any(beat.pid == pid and beat.hostname == socket.gethostname() for beat in beats):
                         seen = time.monotonic()
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(CHECK_INTERVAL_S)
         finally:
             await asyncio.to_thread(jobs.close)
 
     def _worker_environment(self) -> dict[str, str]:
-        """Return what a worker must agree with us about; models made of uploads are found like the operator's own."""
+        """Return the environment of a worker; the folder of models made from uploads is one of its model folders."""
         roots = [str(root.resolve()) for root in self._settings.model_roots if root != SHIPPED_MODELS]
         shared = child_environment(self._settings, workers=self._plan.workers)
         return shared | {"CYTOSYNTH_MODEL_DIRS": json.dumps(roots)}

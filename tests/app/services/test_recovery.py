@@ -24,7 +24,7 @@ from pathlib import Path
 from app.settings import AppSettings
 from app.cli.supervisor import Plan, run_service
 settings = AppSettings(port=0, data_dir=Path(sys.argv[1]))
-run_service(Plan(settings=settings, silent_s=8.0), announce=lambda address: print(address, flush=True))
+run_service(Plan(settings=settings, heartbeat_timeout_s=8.0), announce=lambda address: print(address, flush=True))
 """
 
 
