@@ -1,11 +1,11 @@
-// The start page. Everything it does goes through the public interface; see /docs.
+// The start page. It uses the public API only; see /docs.
 const $ = (id) => document.getElementById(id);
 const FINAL = new Set(["succeeded", "failed", "canceled", "expired"]);
-const SAID = { queued: "Waiting for a worker", running: "Being made", succeeded: "Done", failed: "Failed", canceled: "Cancelled", expired: "Files removed" };
+const SAID = { queued: "Waiting for a worker", running: "Running", succeeded: "Done", failed: "Failed", canceled: "Cancelled", expired: "Files removed" };
 let models = [];
-let stream = null; // of the job that is shown
+let stream = null; // events of the job that is shown
 let shown = null; // its id
-let turn = 0; // counts the jobs shown, so that what was started for an earlier one ends
+let turn = 0; // counts the jobs shown; work that was started for an earlier job compares it and stops
 let viewer = null;
 
 class Problem extends Error {
@@ -14,7 +14,7 @@ class Problem extends Error {
     this.errors = errors; // as in the problem document: pointer and detail
   }
 }
-class Away extends Problem {} // no answer, or one that says to try again
+class Away extends Problem {} // no answer, or an answer that says to try again
 
 const AWAY = "The service does not answer.";
 
@@ -76,13 +76,13 @@ function spec() {
 }
 
 function body() {
-  // A seed has up to 64 bits; a JavaScript number has 53. It goes into the text as it was typed.
+  // A seed has up to 64 bits, a JavaScript number 53. The digits of the seed go into the text unchanged.
   const seed = $("seed").value.trim().replace(/^0+(?=\d)/, "");
   const text = JSON.stringify(spec());
   return /^\d{1,20}$/.test(seed) ? `${text.slice(0, -1)},"seed":${seed}}` : text;
 }
 
-// ------------------------------------------------------------------------------------------------------------- its faults
+// ------------------------------------------------------------------------------------------------------------- its errors
 
 const FIELDS = ["model", "frames", "grid", "count", "seed", "rotation", "latent", "index", "first", "second", "temperature", "noise", "weight"];
 const SEED_MAX = 2n ** 64n - 1n;
@@ -91,7 +91,7 @@ const inputs = (field) => field === "formats" ? boxes() : [$(field)];
 const label = (field) => field === "formats" ? "Files" : document.querySelector(`label[for=${field}]`).firstChild.textContent.trim();
 
 function fault(field, text) {
-  // Say beside a field what is wrong with it; no text: nothing is.
+  // Show an error beside a field; without a text, remove it.
   const id = `${field}-fault`;
   if (!text) $(id)?.remove();
   else if ($(id)) $(id).textContent = text;
@@ -105,7 +105,7 @@ function fault(field, text) {
 }
 
 function check() {
-  // What the page itself can tell. Returns the fields at fault, from the first to the last.
+  // Check what can be checked without the service. Returns the fields with errors, in order.
   const found = {};
   for (const field of FIELDS) {
     const input = $(field);
@@ -114,13 +114,13 @@ function check() {
   }
   const seed = $("seed").value.trim();
   if (seed && !(/^\d{1,40}$/.test(seed) && BigInt(seed) <= SEED_MAX)) found.seed = `Seed must be a whole number from 0 to ${SEED_MAX}, or empty.`;
-  if (!boxes().some((box) => box.checked)) found.formats = "Choose at least one kind of file.";
+  if (!boxes().some((box) => box.checked)) found.formats = "Choose at least one file format.";
   for (const field of [...FIELDS, "formats"]) fault(field, found[field]);
   return Object.keys(found);
 }
 
 function refused(problem) {
-  // Say what the service refuses beside the fields it concerns. Returns these fields and the words for the rest.
+  // Show the errors of a refusal beside their fields. Returns these fields, and the texts of all other errors.
   const fields = [];
   const rest = [];
   for (const { pointer, parameter, detail } of problem.errors) {
@@ -152,7 +152,7 @@ function turnTo(field) {
 // -------------------------------------------------------------------------------------------------------------- its changes
 
 let pending = 0;
-let asked = 0; // estimates; a later one wins
+let asked = 0; // estimates requested; only the answer to the latest one is shown
 
 function changed() {
   arrange();
@@ -166,12 +166,12 @@ function arrange() {
   const kind = $("latent").value;
   for (const part of document.querySelectorAll("[data-for]")) {
     part.hidden = !part.dataset.for.split(" ").includes(kind);
-    for (const input of part.querySelectorAll("input")) input.disabled = part.hidden; // what is hidden is not validated
+    for (const input of part.querySelectorAll("input")) input.disabled = part.hidden; // hidden inputs are not validated
   }
   for (const id of ["temperature", "noise", "weight"]) $(`${id}-value`).textContent = Number($(id).value).toFixed(2);
   const card = models.find((m) => m.id === $("model").value);
   if (card) {
-    $("model-note").textContent = `${card.cell_type}: ${card.latent_codes} learned cells over ${figure(card.minutes)} minutes. Grids from ${card.grid_min} keep the finest parts.`;
+    $("model-note").textContent = `${card.cell_type}: ${card.latent_codes} learned cells over ${figure(card.minutes)} minutes. Use a grid of ${card.grid_min} or more to keep thin structures.`;
     if (arrange.of !== card.id) fit(card);
     arrange.of = card.id;
   }
@@ -179,7 +179,7 @@ function arrange() {
 }
 
 function fit(card) {
-  // Another model has learned other cells and allows other grids: what it does not have becomes the nearest it has.
+  // Models differ in their learned cells and grids: values that the model does not have change to the nearest it has.
   for (const id of ["index", "first", "second"]) {
     $(id).max = card.latent_codes - 1;
     if (Number($(id).value) > card.latent_codes - 1) $(id).value = card.latent_codes - 1;
@@ -218,8 +218,8 @@ async function estimate() {
   try {
     const { cost, seconds, within_limits } = await post("/v1/estimates", body());
     said(within_limits
-      ? `${cost.frames} frames, about ${span(seconds.expected)}${spread(seconds)} of computing, about ${size(cost.bytes)} of files.`
-      : "More than this service allows in one job: lower grid, frames or cells.");
+      ? `${cost.frames} frames, about ${span(seconds.expected)}${spread(seconds)} of computing time, about ${size(cost.bytes)} of files.`
+      : "This is more than the service allows in one job: lower grid, frames or cells.");
   } catch (problem) {
     if (mine === asked) said(refused(problem).rest);
   }
@@ -254,9 +254,9 @@ async function send(event) {
 // --------------------------------------------------------------------------------------------------------- the result
 
 const NO_CELL = {
-  queued: "It appears here once it is made.", running: "It appears here once it is made.", succeeded: "Loading…",
+  queued: "The cell appears here when the job has finished.", running: "The cell appears here when the job has finished.", succeeded: "Loading…",
   canceled: "This job was cancelled: there is no cell to show.", failed: "This job failed: there is no cell to show.",
-  expired: "The files of this job were removed after their retention time. Make it again with the same seed.",
+  expired: "The files of this job were removed after their retention time. Generate it again with the same seed.",
 };
 const asks = () => new URLSearchParams(location.search);
 
@@ -269,7 +269,7 @@ function address(id, cell, replace = false) {
 }
 
 async function visit() {
-  // Show what the address names.
+  // Show the job and the cell that the address names.
   const id = asks().get("job");
   if (id === shown) {
     const cell = $("cell").options[Number(asks().get("cell") ?? 0)];
@@ -297,12 +297,12 @@ function stage(text) {
 }
 
 async function follow(job) {
-  // Show a job until it has ended. While the service does not answer, say so and try again.
+  // Follow a job until it has ended. While the service does not answer, report that and try again.
   blank(job.id);
   const mine = turn;
   $("progress").hidden = false;
   if (job.state) tell(job.state, job.progress);
-  else $("state").textContent = "Looking for the job";
+  else $("state").textContent = "Loading the job";
   $("cancel").hidden = !job.state || FINAL.has(job.state);
   let known = job.state ? job : null;
   for (let pause = 1; mine === turn; pause = Math.min(10, 2 * pause)) {
@@ -327,7 +327,7 @@ async function follow(job) {
 }
 
 function streamed(job, mine) {
-  // Tell the events of a job until its stream ends; resolves with whether there was any.
+  // Report the events of a job until its stream ends; resolves with whether there was any event.
   return new Promise((done) => {
     const source = stream = new EventSource(job.links.events);
     let told = false;
@@ -388,18 +388,18 @@ async function finished(job, mine) {
   show(job, files.filter((f) => f.name.endsWith(".stl")), mine);
 }
 
-let loads = 0; // a later one wins
+let loads = 0; // viewers loaded; only the latest one is shown
 
 async function show(job, files, mine) {
   if (files.length === 0) {
-    return stage("Ask for STL to turn it here.");
+    return stage("Choose STL to view the cell here.");
   }
   try {
     const { CellViewer } = await import("/static/viewer.js");
     viewer ??= new CellViewer($("canvas"));
   } catch {
     viewer = null;
-    return stage("This browser cannot show it; the files are below.");
+    return stage("This browser cannot display surfaces; the files are listed below.");
   }
   if (mine !== turn) return;
   const cells = Map.groupBy ? Map.groupBy(files, (f) => f.name.split("/")[0]) : groups(files);
@@ -415,7 +415,7 @@ async function show(job, files, mine) {
     try {
       await viewer.load(frames.map((f) => f.href), (loaded) => { if (choice === loads && mine === turn) stage(`Loading frame ${loaded} of ${frames.length}`); });
     } catch {
-      if (choice === loads && mine === turn) stage("The surfaces cannot be loaded; the files are below.");
+      if (choice === loads && mine === turn) stage("The surfaces cannot be loaded; the files are listed below.");
       return;
     }
     if (choice !== loads || mine !== turn) return;
@@ -469,7 +469,7 @@ async function recent() {
   try {
     ({ jobs } = await call("/v1/jobs?limit=8"));
   } catch {
-    return; // the table stays as it was
+    return; // the table stays unchanged
   }
   const rows = jobs.map((job) => {
     const row = element("tr");
@@ -506,7 +506,7 @@ async function answered(path) {
 }
 
 async function start() {
-  $("make").noValidate = true; // the page says it in its own words
+  $("make").noValidate = true; // the page shows its own messages
   $("make").addEventListener("input", changed);
   $("make").addEventListener("submit", send);
   $("cancel").onclick = cancel;
