@@ -185,7 +185,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
             operation, guarded=guarded, strict_query=path.startswith(("/v1/", "/problems")), submits=submits
         )
         _document_headers(operation, submits=submits)
-        _document_answers(operation)
+        _document_answers(operation, submits=submits)
         operation["security"] = [{"key": []}, {}] if guarded else []
     document["components"]["securitySchemes"] = {
         "key": {
@@ -243,11 +243,12 @@ def _example_of(kind: ProblemType, operation: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _document_answers(operation: dict[str, Any]) -> None:
+def _document_answers(operation: dict[str, Any], *, submits: bool) -> None:
+    name = "createGeneration" if submits else operation["operationId"]  # all kinds are answered with a job
     for status, answer in operation["responses"].items():
-        if operation["operationId"] == "getMetrics" and status == "200":
+        if name == "getMetrics" and status == "200":
             answer["content"]["text/plain"]["example"] = METRICS
-        if (body := answers().get((operation["operationId"], status))) is not None:
+        if (body := answers().get((name, status))) is not None:
             answer["content"]["application/json"]["example"] = body
 
 

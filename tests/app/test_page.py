@@ -134,7 +134,7 @@ def test_errors_stand_beside_their_field(page: chromium.Page) -> None:
     page.click("#send")
     assert page.text("#frames-fault") == "Frames must be a whole number from 1 to 1000."
     assert str(SEED) in page.text("#seed-fault")
-    assert page.text("#formats-fault") == "Choose at least one kind of file."
+    assert page.text("#formats-fault") == "Choose at least one file format."
     field = "document.activeElement"
     assert page.run(f"{field}.id") == "frames"
     assert page.run(f"[{field}.getAttribute('aria-invalid'), {field}.getAttribute('aria-describedby')]") == [
