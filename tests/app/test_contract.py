@@ -44,7 +44,7 @@ BEYOND_SCHEMA = re.compile(
 
 @pytest.fixture(autouse=True)
 def worker(house: Any) -> Iterator[None]:
-    """A sign of life, so that the service counts as ready."""
+    """A heartbeat, so that the service counts as ready."""
     house.jobs.admin.announce(name="contract", hostname="h", pid=1, device="cpu")
     yield
     house.jobs.admin.retire("contract")
