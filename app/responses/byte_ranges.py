@@ -7,10 +7,10 @@ range outside the body is 416 with the length in Content-Range.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from fastapi import Response
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.problems.handlers import problem_response
@@ -42,14 +42,47 @@ class RangedFile(FileResponse):
         """Check the Range header, then let the framework send the file."""
         size = self.stat_result.st_size if self.stat_result else 0
         wanted = dict(scope["headers"]).get(b"range", b"").decode("latin-1")
-        satisfiable = is_satisfiable(wanted, size) if scope["method"] == "GET" else None
+        if_range = dict(scope["headers"]).get(b"if-range", b"").decode("latin-1")
+        applies = scope["method"] == "GET" and if_range in ("", self.headers["etag"], self.headers["last-modified"])
+        satisfiable = is_satisfiable(wanted, size) if applies else None
         if satisfiable is False:
-            response = problem_response(RANGE, f"the file has {size} bytes", headers=unsatisfiable_headers(size))
-            await response(scope, receive, send)
+            await unsatisfiable("file", size)(scope, receive, send)
             return
         if satisfiable is None:
             scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"range"]}
         await super().__call__(scope, receive, send)
+
+
+def ranged_stream(
+    content: Callable[[int, int], Iterator[bytes]],
+    size: int,
+    *,
+    wanted: str | None,
+    media_type: str,
+    headers: Mapping[str, str],
+    name: str,
+) -> Response:
+    """Stream a body, or one byte range of it.
+
+    Parameters
+    ----------
+    content
+        Yields the bytes from a first to a last position, inclusive.
+    size
+        Bytes of the whole body.
+    wanted
+        The Range header; None if it does not apply.
+    name
+        What the body is called in a refusal.
+    """
+    satisfiable = is_satisfiable(wanted or "", size)
+    if satisfiable is False:
+        return unsatisfiable(name, size)
+    first, last = bounds(wanted or "", size) if satisfiable else (0, size - 1)
+    told = {**headers, "Accept-Ranges": "bytes", "Content-Length": str(last - first + 1)}
+    if satisfiable:
+        told["Content-Range"] = f"bytes {first}-{last}/{size}"
+    return StreamingResponse(content(first, last), 206 if satisfiable else 200, media_type=media_type, headers=told)
 
 
 def is_satisfiable(wanted: str, size: int) -> bool | None:
@@ -71,6 +104,7 @@ def bounds(wanted: str, size: int) -> tuple[int, int]:
     return int(first), min(int(last), size - 1) if last else size - 1
 
 
-def unsatisfiable_headers(size: int) -> dict[str, str]:
-    """Return the headers of a 416 for a body of ``size`` bytes."""
-    return {"Content-Range": f"bytes */{size}", "Accept-Ranges": "bytes"}
+def unsatisfiable(name: str, size: int) -> Response:
+    """Build the 416 for a body of ``size`` bytes."""
+    headers = {"Content-Range": f"bytes */{size}", "Accept-Ranges": "bytes"}
+    return problem_response(RANGE, f"the {name} has {size} bytes", headers=headers)

@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi import Path as PathParameter
-from fastapi.responses import StreamingResponse
 
 from app.middleware.strict_bodies import StrictRoute
-from app.problems.handlers import ProblemError, problem_response
-from app.problems.types import RANGE, TABLE
-from app.responses.byte_ranges import RangedFile, bounds, is_satisfiable, matches, not_modified, unsatisfiable_headers
+from app.responses.byte_ranges import RangedFile, matches, not_modified, ranged_stream
 from app.responses.negotiation import preferred_type
-from app.responses.zip_stream import Entry, archive, archive_length
+from app.responses.zip_stream import archive, archive_length
 from app.routes.jobs import JobId
 from app.schemas import FileList, FileView
-from app.services.resources import CallerResources, Resources
+from app.services.job_files import MANIFEST, archive_entries, reading_files, report_damage
+from app.services.resources import CallerResources
 from model.formats import MEDIA_TYPES, OTHER, media_type
 from model.spec import COUNT_MAX
-from worker.errors import (
-    ArtifactDamagedError,
-    ArtifactNotFoundError,
-    JobCanceledError,
-    JobExpiredError,
-    JobFailedError,
-    JobNotFinishedError,
-)
-from worker.jobs import Job, JobStatus
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["files"], route_class=StrictRoute)
 
-MANIFEST = "manifest.json"
 ZIP = "application/zip"
 CACHING = {"Cache-Control": "private, no-cache"}  # caches must revalidate, so that a removed job is noticed
 
@@ -91,7 +78,7 @@ WHOLE_ARCHIVE: dict[int | str, dict[str, Any]] = {
 @router.head("/manifest", include_in_schema=False, response_class=Response)
 def get_manifest(job_id: JobId, resources: CallerResources, if_none_match: IfNoneMatch = None) -> Response:
     """Return `manifest.json`: the spec, the model, and every file with its size and SHA-256."""
-    with files_of(resources, job_id):
+    with reading_files(resources, job_id):
         content = resources.artifacts.path(job_id, MANIFEST).read_bytes()
     headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', **CACHING}
     if matches(if_none_match, headers["ETag"]):
@@ -107,7 +94,7 @@ def get_manifest(job_id: JobId, resources: CallerResources, if_none_match: IfNon
 )
 def list_files(job_id: JobId, resources: CallerResources) -> FileList:
     """List the files of the job, ordered by name, each with its address."""
-    with files_of(resources, job_id):
+    with reading_files(resources, job_id):
         entries = [(e["name"], e["bytes"], e["sha256"]) for e in resources.artifacts.manifest(job_id)["files"]]
     here = f"/v1/jobs/{job_id}/files/"
     return FileList(
@@ -148,7 +135,7 @@ def get_file(
     ] = None,
 ) -> Response:
     """Download one file of the manifest. Interrupted downloads can be resumed with `Range` and `If-Range`."""
-    with files_of(resources, job_id):
+    with reading_files(resources, job_id):
         if name == MANIFEST:  # a manifest does not list itself
             resources.artifacts.manifest(job_id)
             path = resources.artifacts.path(job_id, name)
@@ -195,98 +182,24 @@ def get_archive(
     The archive is built while it is sent, and its length is known in advance. Interrupted downloads can be resumed with
     `Range` and `If-Range`.
     """
-    with files_of(resources, job_id) as job:
-        content = resources.artifacts.path(job_id, MANIFEST).read_bytes()
-        entries = [Entry.of(MANIFEST, resources.artifacts.path(job_id, MANIFEST))]
-        part = "" if cell is None else f"cell_{cell:04d}"
-        for listed in resources.artifacts.manifest(job_id)["files"]:
-            if not part or listed["name"].startswith(f"{part}/"):
-                path, _ = resources.artifacts.sized(job_id, listed["name"])
-                entries.append(Entry.of(listed["name"], path, sha256=listed["sha256"]))
-        if part and len(entries) == 1:
-            raise ArtifactNotFoundError(f"this job has no cell {cell}; its list of files shows its cells")
-        entries.sort(key=lambda entry: entry.name)
+    with reading_files(resources, job_id) as job:
+        entries, sha256 = archive_entries(resources, job_id, cell=cell)
     kind = preferred_type(request.headers.get("accept"), (ZIP, OTHER)) or ZIP
-    sha256 = hashlib.sha256(b"zip/1\0" + part.encode() + content).hexdigest()
-    part = part and f"-{part}"
+    part = "" if cell is None else f"-cell_{cell:04d}"
     size = archive_length(entries)
     headers = {
         "ETag": f'"{sha256}"',
         "Content-Disposition": f'attachment; filename="cytosynth-{job.model_id}-{job.digest[:12]}{part}.zip"',
-        "Accept-Ranges": "bytes",
         "Vary": "Accept",
         **CACHING,
     }
     if matches(if_none_match, headers["ETag"]):
         return not_modified(headers, media_type=kind, length=size)
     if request.method == "HEAD":
-        return Response(media_type=kind, headers=headers | {"Content-Length": str(size)})
-    satisfiable = is_satisfiable(wanted or "", size) if if_range in (None, headers["ETag"]) else None
-    if satisfiable is False:
-        return problem_response(RANGE, f"the archive has {size} bytes", headers=unsatisfiable_headers(size))
-    first, last = bounds(wanted or "", size) if satisfiable else (0, size - 1)
-    headers["Content-Length"] = str(last - first + 1)
-    if satisfiable:
-        headers["Content-Range"] = f"bytes {first}-{last}/{size}"
-    parts = reporting(archive(entries, first=first, last=last), lambda: resources.jobs.report_damage(job_id))
-    return StreamingResponse(parts, 206 if satisfiable else 200, media_type=kind, headers=headers)
+        return Response(media_type=kind, headers=headers | {"Accept-Ranges": "bytes", "Content-Length": str(size)})
 
+    def content(first: int, last: int) -> Iterator[bytes]:
+        return report_damage(resources, job_id, archive(entries, first=first, last=last))
 
-@contextmanager
-def files_of(resources: Resources, job_id: str) -> Iterator[Job]:
-    """Yield a finished job while its files are read; if they disappear meanwhile, raise the reason.
-
-    Raises
-    ------
-    JobNotFoundError, JobNotFinishedError, JobFailedError, JobCanceledError
-        As :func:`finished_job`, before or after the files are read.
-    ProblemError
-        As :func:`finished_job`; or 410 if a file is damaged, with the spec, so that the request can be repeated.
-    ArtifactNotFoundError
-        If the job has no such file.
-    """
-    job = finished_job(resources, job_id)
-    try:
-        yield job
-    except (ArtifactNotFoundError, ArtifactDamagedError, FileNotFoundError, KeyError) as error:
-        job = finished_job(resources, job_id)
-        if isinstance(error, ArtifactNotFoundError) and resources.artifacts.exists(job_id):
-            raise
-        # A succeeded job without files is damaged too.
-        resources.jobs.report_damage(job_id)
-        detail = "files of this job, or their entries in the manifest, are missing; submit the request again"
-        if isinstance(error, ArtifactDamagedError):
-            detail = error.message
-        raise ProblemError(TABLE[ArtifactDamagedError], detail, spec=job.spec, kind=job.kind) from error
-
-
-def reporting(chunks: Iterator[bytes], report: Callable[[], None]) -> Iterator[bytes]:
-    """Pass an archive on. If a file is damaged, report it and break the connection."""
-    try:
-        yield from chunks
-    except (ArtifactDamagedError, FileNotFoundError):
-        report()
-        raise
-
-
-def finished_job(resources: Resources, job_id: str) -> Job:
-    """Return a job that has files.
-
-    Raises
-    ------
-    JobNotFoundError, JobNotFinishedError, JobFailedError, JobCanceledError, ProblemError
-        If it has none; the problem of an expired job holds the spec, so that the request can be repeated.
-    """
-    job = resources.jobs.get(job_id)
-    match job.status:
-        case JobStatus.SUCCEEDED:
-            return job
-        case JobStatus.EXPIRED:
-            detail = "the files of this job were removed after their retention time; POST spec to compute them again"
-            raise ProblemError(TABLE[JobExpiredError], detail, spec=job.spec, kind=job.kind)
-        case JobStatus.FAILED:
-            raise JobFailedError(f"the job failed: {job.error.message if job.error else 'no reason is known'}")
-        case JobStatus.CANCELED:
-            raise JobCanceledError("the job was canceled and has no files")
-        case _:
-            raise JobNotFinishedError(f"the job is {job.status}; its files exist when it has succeeded")
+    wanted = wanted if if_range in (None, headers["ETag"]) else None
+    return ranged_stream(content, size, wanted=wanted, media_type=kind, headers=headers, name="archive")

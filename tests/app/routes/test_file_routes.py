@@ -115,6 +115,9 @@ def test_download_is_resumed_only_if_the_file_is_still_the_same(house: Any, fini
     assert house.get(link, Range="bytes=4-", **{"If-Range": etag}).status_code == 206
     assert house.get(link, Range="bytes=4-", **{"If-Range": '"other"'}).status_code == 200
     assert house.get(link, Range="bytes=4-", **{"If-Range": f"W/{etag}"}).status_code == 200
+    # If-Range is evaluated first: a range of another version is ignored, also where it lies outside this one.
+    assert house.get(link, Range="bytes=999999-", **{"If-Range": '"other"'}).status_code == 200
+    assert house.get(link, Range="bytes=999999-", **{"If-Range": etag}).status_code == 416
 
 
 def test_head_tells_what_get_would(house: Any, finished: Any) -> None:

@@ -1,0 +1,110 @@
+"""The files of finished jobs: which of them exist, and what to answer when they are missing, expired or damaged.
+
+Promises: a file that is missing or damaged is recorded, so that the next identical request computes it again; its
+answer holds the spec. Files that disappear while they are read are answered with the reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from app.problems.handlers import ProblemError
+from app.problems.types import TABLE
+from app.responses.zip_stream import Entry
+from app.services.resources import Resources
+from worker.errors import (
+    ArtifactDamagedError,
+    ArtifactNotFoundError,
+    JobCanceledError,
+    JobExpiredError,
+    JobFailedError,
+    JobNotFinishedError,
+)
+from worker.jobs import Job, JobStatus
+
+MANIFEST = "manifest.json"
+
+
+def finished_job(resources: Resources, job_id: str) -> Job:
+    """Return a job that has files.
+
+    Raises
+    ------
+    JobNotFoundError, JobNotFinishedError, JobFailedError, JobCanceledError, ProblemError
+        If it has none; the problem of an expired job holds the spec, so that the request can be repeated.
+    """
+    job = resources.jobs.get(job_id)
+    match job.status:
+        case JobStatus.SUCCEEDED:
+            return job
+        case JobStatus.EXPIRED:
+            detail = "the files of this job were removed after their retention time; POST spec to compute them again"
+            raise ProblemError(TABLE[JobExpiredError], detail, spec=job.spec, kind=job.kind)
+        case JobStatus.FAILED:
+            raise JobFailedError(f"the job failed: {job.error.message if job.error else 'no reason is known'}")
+        case JobStatus.CANCELED:
+            raise JobCanceledError("the job was canceled and has no files")
+        case _:
+            raise JobNotFinishedError(f"the job is {job.status}; its files exist when it has succeeded")
+
+
+@contextmanager
+def reading_files(resources: Resources, job_id: str) -> Iterator[Job]:
+    """Yield a finished job while its files are read; if they disappear meanwhile, raise the reason.
+
+    Raises
+    ------
+    JobNotFoundError, JobNotFinishedError, JobFailedError, JobCanceledError
+        As :func:`finished_job`, before or after the files are read.
+    ProblemError
+        As :func:`finished_job`; or 410 if a file is damaged, with the spec, so that the request can be repeated.
+    ArtifactNotFoundError
+        If the job has no such file.
+    """
+    job = finished_job(resources, job_id)
+    try:
+        yield job
+    except (ArtifactNotFoundError, ArtifactDamagedError, FileNotFoundError, KeyError) as error:
+        job = finished_job(resources, job_id)
+        if isinstance(error, ArtifactNotFoundError) and resources.artifacts.exists(job_id):
+            raise
+        # A succeeded job without files is damaged too.
+        resources.jobs.report_damage(job_id)
+        detail = "files of this job, or their entries in the manifest, are missing; submit the request again"
+        if isinstance(error, ArtifactDamagedError):
+            detail = error.message
+        raise ProblemError(TABLE[ArtifactDamagedError], detail, spec=job.spec, kind=job.kind) from error
+
+
+def archive_entries(resources: Resources, job_id: str, *, cell: int | None) -> tuple[list[Entry], str]:
+    """Return the entries of a job's archive, ordered by name, and the SHA-256 that identifies its content.
+
+    Raises
+    ------
+    ArtifactNotFoundError
+        If the job has no such cell.
+    ArtifactDamagedError
+        If a file differs in size from the manifest.
+    """
+    manifest = resources.artifacts.path(job_id, MANIFEST)
+    entries = [Entry.of(MANIFEST, manifest)]
+    folder = "" if cell is None else f"cell_{cell:04d}"
+    for listed in resources.artifacts.manifest(job_id)["files"]:
+        if not folder or listed["name"].startswith(f"{folder}/"):
+            path, _ = resources.artifacts.sized(job_id, listed["name"])
+            entries.append(Entry.of(listed["name"], path, sha256=listed["sha256"]))
+    if folder and len(entries) == 1:
+        raise ArtifactNotFoundError(f"this job has no cell {cell}; its list of files shows its cells")
+    entries.sort(key=lambda entry: entry.name)
+    return entries, hashlib.sha256(b"zip/1\0" + folder.encode() + manifest.read_bytes()).hexdigest()
+
+
+def report_damage(resources: Resources, job_id: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Pass an archive on. If a file is damaged, report it and break the connection."""
+    try:
+        yield from chunks
+    except (ArtifactDamagedError, FileNotFoundError):
+        resources.jobs.report_damage(job_id)
+        raise
