@@ -1,4 +1,4 @@
-"""``python -m model``: train a model, measure it, make cells, without the service."""
+"""``python -m model``: train, evaluate, synthesise and verify without the service."""
 
 from __future__ import annotations
 

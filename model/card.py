@@ -1,9 +1,9 @@
-"""What a checkpoint is, in plain words and without opening its weights.
+"""The model card: a description of a checkpoint that is readable without opening the weights.
 
-A model is a folder: ``weights.safetensors`` and ``card.json``. The card carries everything a client or a scheduler must
-know (physical scale, limits, quality, checksum), so that the web process never loads a numerical library.
+A model is a folder with ``weights.safetensors`` and ``card.json``. The card holds what a client or a scheduler needs
+(physical scale, limits, quality, checksum), so that the web process never loads a numerical library.
 
-Promises: a card that loads is complete and its bounds are sane.
+Promises: a card that loads is complete, and its values lie within their bounds.
 Does not promise: that the weights match their checksum; :func:`model.network.checkpoint.load_checkpoint` checks that.
 """
 

@@ -1,7 +1,8 @@
-"""The domain a cell lives in, Ω = [−1, 1]³ in space and τ = [−1, 1] in time, and how samples sit in it.
+"""The domain of a cell, Ω = [−1, 1]³ in space and τ = [−1, 1] in time, and the samples in it.
 
-Promises: sample ``i`` of ``n`` lies at ``2 i / (n − 1) − 1``, ends included, in space and in time; both directions are
-computed in float64 and rounded once, so that index → coordinate → index is the identity. No other file converts.
+Promises: sample ``i`` of ``n`` lies at ``2 i / (n − 1) − 1``, ends included, in space and in time. Coordinates are
+computed in float64 and rounded once, so that rounding :meth:`Grid.to_index` gives the index back. No other file
+converts between indices and coordinates.
 Does not promise: physical units; :mod:`model.export.exporter` alone knows micrometres and minutes.
 """
 

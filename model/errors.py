@@ -13,7 +13,7 @@
     ├── DatasetError            training data cannot be used
     └── ExportError             a result cannot be written
 
-Errors know nothing of HTTP. Each class has a stable ``code``; each message is fit for a client and says what was
+The classes know nothing of HTTP. Each has a stable ``code``. Each message is written for a client: it says what was
 asked, what is allowed and what to try.
 """
 

@@ -1,10 +1,9 @@
-"""The specs: complete recipes of what to make, validated once and never changed afterwards.
+"""Specs: complete recipes of what to synthesise, validated once and then immutable.
 
-A spec is parsed at the border (HTTP body, command line, file), completed once (:meth:`GenerationSpec.completed` fills
-in the seed) and then travels unchanged to the arithmetic. The same completed spec and the same checkpoint give the same
-bytes.
+A spec is parsed where it enters (HTTP body, command line, file), completed once (:meth:`GenerationSpec.completed` fills
+in the seed) and then passed on unchanged. The same completed spec and the same checkpoint give the same bytes.
 
-Promises: unknown members are refused, NaN and infinity are refused, every bound is stated in the message.
+Promises: unknown members, NaN and infinity are refused; every message states the bound.
 Does not promise: that the model exists, or that the service's budget allows the spec; the caller checks both.
 """
 

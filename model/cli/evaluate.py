@@ -1,6 +1,6 @@
-"""Verbs of ``python -m model`` that judge: evaluate, upsample-study and compare-phantoms.
+"""Commands of ``python -m model`` that evaluate: evaluate, upsample-study and compare-phantoms.
 
-Heavy libraries are imported when a verb runs, so that ``--help`` answers at once.
+Heavy libraries are imported when a command runs, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Verbs of ``python -m model`` for a user's own cells: import, validate, fit, import-released.
+"""Commands of ``python -m model`` for a user's own cells: import, validate, fit, import-released.
 
-Heavy libraries are imported when a verb runs, so that ``--help`` answers at once.
+Heavy libraries are imported when a command runs, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations

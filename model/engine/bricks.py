@@ -1,11 +1,12 @@
-"""Storage for a signed distance that is known only near the membrane.
+"""Storage for a signed distance that is known near the membrane only.
 
-Samples lie in bricks of 8 × 8 × 8; a brick takes memory when its first sample is stored. In a brick those samples come
-first whose indices are divisible by 4, then by 2: an evaluation that goes from coarse to fine finds what it has seen in
-one line of the processor's cache. Samples around Ω belong to the storage too, so that surfaces can be closed there.
+Samples are stored in bricks of 8 × 8 × 8. A brick takes memory when its first sample is stored. Within a brick, samples
+whose indices are divisible by 4 come first, then those divisible by 2: a coarse-to-fine evaluation finds the samples of
+its earlier levels in one cache line. One layer of samples outside Ω is stored too, so that surfaces can be closed
+there.
 
-Promises: reading and writing cost the same for any grid; memory that was never written is never touched, so that the
-resident size follows the surface, not the volume; one storage serves frame after frame.
+Promises: reading and writing take the same time for any grid. Memory that was never written is never touched, so the
+resident size follows the surface, not the volume. One storage serves frame after frame.
 Does not promise: that neighbours of a stored sample are stored.
 """
 

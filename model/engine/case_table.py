@@ -1,9 +1,9 @@
-"""The table of marching cubes, derived rather than listed.
+"""The case table of marching cubes, derived by a program instead of listed.
 
-A cell's corner (a, b, c) has the number 4 a + 2 b + c; a case is the set of corners inside, as bits. On each face the
-surface runs around every stretch of outside corners by itself, so that inside corners across a face's diagonal are
-joined. These lines close to loops through the cell; a loop is cut into triangles without a diagonal between two edges
-of one face. The neighbour behind a face draws the same lines on it, and no others: every edge of the surface belongs
+Corner (a, b, c) of a grid cell has the number 4 a + 2 b + c. A case is the set of corners inside, as bits. On each face
+of the cell the surface separates each connected group of outside corners, so that inside corners on a face's diagonal
+are joined. The lines on the six faces form closed loops. Each loop is cut into triangles without a diagonal between two
+edges of one face. The neighbouring cell draws the same lines on the shared face, so every edge of the surface belongs
 to exactly two triangles, whatever the signs.
 
 References: Lorensen, Cline 1987, doi:10.1145/37402.37422.

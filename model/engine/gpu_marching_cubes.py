@@ -1,13 +1,13 @@
-"""Triangles and runs of many frames at once, made where the distances are: gathers and sums in torch.
+"""Triangles and runs of many frames at once, in torch, on the device that holds the distances.
 
-The counterpart of :mod:`model.engine.marching_cubes` and :mod:`model.engine.runs` for the cells that
-:mod:`model.engine.gpu_sparse` has found. Nothing is sorted but the ends of the runs: numbers of vertices are running
-counts of marks.
+The counterpart of :mod:`model.engine.marching_cubes` and :mod:`model.engine.runs` for the grid cells that
+:mod:`model.engine.gpu_sparse` has found. Vertices are numbered by cumulative sums of marks; only the ends of the runs
+are sorted.
 
-Promises: from the same distances the same surface as :func:`model.engine.marching_cubes.extract_surface` gives, vertex
-by vertex to the bit and triangle by triangle, only in another order (that of the cells along x, y, z); the same runs as
+Promises: from the same distances, the same surface as :func:`model.engine.marching_cubes.extract_surface`, with
+bit-identical vertices and the same triangles in another order (grid cells ascending along x, y, z); the same runs as
 :func:`model.engine.runs.bodies`.
-Does not promise: anything for cells of which a neighbour is missing.
+Does not promise: anything for grid cells of which a neighbour is missing.
 """
 
 from __future__ import annotations

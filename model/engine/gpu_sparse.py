@@ -1,16 +1,16 @@
 """All frames of a cell at once on a torch device: distances, triangles and runs, level by level.
 
-The certified way of :mod:`model.engine.sparse` without loops over samples: a lattice over Ω is halved until its blocks
-are single cells, and in each step one tensor holds the blocks of all frames. The number of steps depends on the grid
-alone. A sample gets a bound from the corners around it, by the Lipschitz bound of its frame; it is evaluated only if no
-bound tells its sign, or if the membrane crosses a cell beside it.
+The ``certified`` method of :mod:`model.engine.sparse` without loops over samples. A lattice over Ω is halved until its
+blocks are single grid cells; in each step one tensor holds the blocks of all frames. The number of steps depends on the
+grid alone. Each sample gets a bound from the block's corners, by the Lipschitz bound of its frame. The sample is
+evaluated only if the bound does not decide its sign, or if the membrane crosses a grid cell beside it.
 
-Promises: with a true Lipschitz bound the signs are those of a dense evaluation by the same arithmetic, everywhere; a
-frame does not depend on those beside it. A bound that the distances contradict, or that leaves a gap in the surface, is
-doubled until neither is so: surfaces are closed whatever the bound. Products are made in float32, never in TF32.
-Memory follows the surfaces of the frames held at once; beyond it two bits a sample.
-Does not promise: the last bits of :mod:`model.network.sine_kernel`; a sample so near to the membrane that they decide
-its sign (about 1e-6) may have the other label.
+Promises: with a true Lipschitz bound the signs are those of a dense evaluation by the same arithmetic, everywhere. A
+frame does not depend on the other frames. If a distance contradicts the bound, or the surface has a gap, the bound is
+doubled and the frames are evaluated again: surfaces are closed whatever the bound. Products are computed in float32,
+never in TF32. Memory follows the surfaces of the frames held at once, and two bits a sample.
+Does not promise: the last bits of :mod:`model.network.sine_kernel`. A sample within about 1e-6 of the membrane may get
+the other label.
 
 References: marching cubes after Lorensen, Cline 1987, doi:10.1145/37402.37422.
 """

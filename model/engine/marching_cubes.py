@@ -1,10 +1,10 @@
-"""Triangles from signed distances.
+"""Marching cubes: closed triangulated surfaces from signed distances.
 
-Promises: any field that is finite and changes sign gives a closed surface: every edge belongs to exactly two triangles,
-which run along it in opposite directions; triangles face outward (the enclosed volume is positive), no two vertices
-coincide, and none leaves Ω by more than 1e-3 of a step. Bodies of the surface are the 18-connected sets of inside
-samples, the same that :mod:`model.engine.tracking` labels.
-Does not promise: that parts thinner than a step survive, or sharp edges.
+Promises: any finite field that changes sign gives a closed surface. Every edge belongs to exactly two triangles, which
+run along it in opposite directions. Triangles face outward (the enclosed volume is positive). No two vertices coincide.
+No vertex lies more than 1e-3 of a step outside Ω. Bodies of the surface are the 18-connected sets of inside samples
+that :mod:`model.engine.tracking` labels.
+Does not promise: that parts thinner than a step, or sharp edges, survive.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
-"""Membranes from masks: where between the voxels the surface lies.
+"""Membranes from binary masks, with sub-voxel accuracy.
 
-A mask says of each voxel's centre on which side it is, and no more: the surface that it was cut from lies anywhere
-between the centres. Smoothing finds a likely one but draws it inward wherever it is curved. So the smoothing is undone
-for what it does: a surface is wanted that, sampled and smoothed, gives the smoothed mask. Starting with the smoothed
-mask, its own sampled and smoothed image is subtracted a few times; the error of position falls to 0.1 voxel and the
-shrinking to 0.03 voxel, down to radii of two voxels (tests/model/engine/test_mask_surface.py has the figures).
+A mask tells only on which side of the membrane each voxel's centre lies. Smoothing a mask gives a plausible surface but
+shrinks curved parts. The shrinking is therefore corrected: the result is a field that, sampled and smoothed again,
+gives the smoothed mask. Starting from the smoothed mask, the difference to its own sampled and smoothed image is added
+a few times (van Cittert's iteration). The position error falls to 0.1 voxel and the shrinking to 0.03 voxel, down to
+radii of two voxels (tests/model/engine/test_mask_surface.py has the figures).
 
-Thick slices are first filled in between by shape: distances within two neighbouring slices are interpolated, not their
-grey values. The surface is then triangulated, and distances to triangles are exact
+Thick slices are first interpolated by shape: the signed distances within neighbouring slices are interpolated, not
+their grey values. The surface is then triangulated; distances to triangles are exact
 (:mod:`model.engine.triangle_distance`).
 
-Promises: a closed surface; no part of a mask with even spacing is lost, not even one voxel's.
-Does not promise: what a mask does not hold. With thick slices the ends of a cell are guessed halfway to the next slice,
-and a thin part that moves sideways by more than its thickness from one slice to the next comes apart.
+Promises: a closed surface. No part of a mask with even spacing is lost, not even a single voxel.
+Does not promise: detail that the mask does not hold. With thick slices the ends of a cell are assumed halfway to the
+next slice, and a thin part that moves sideways by more than its thickness between two slices is disconnected.
 
 References: shape-based interpolation, Raya and Udupa 1990, doi:10.1109/42.52980; iterated correction of a known blur,
 van Cittert 1931, doi:10.1007/BF01391351.

@@ -1,9 +1,9 @@
-"""The compiled steps of the sparse evaluation: which blocks to skip, which samples to ask for.
+"""Compiled steps of the sparse evaluation: which blocks to skip, which samples to evaluate.
 
-Each step reads what is stored and lists the samples whose distance the next one needs; :mod:`model.engine.sparse`
-evaluates them in between. A block that cannot be skipped by the Lipschitz bound alone may, near the membrane, be judged
-by what its corners show: corners whose distances rise in one direction lie beside a sheet, and a sheet crosses the
-cells that a linear guess says, or their neighbours.
+Each step reads the stored samples and lists those whose distance the next step needs; :mod:`model.engine.sparse`
+evaluates them in between. A block that the Lipschitz bound alone cannot rule out may, near the membrane, be judged by
+its corners: if their distances rise in one direction, the block lies beside a nearly plane sheet, and the sheet crosses
+only the grid cells that a linear interpolation predicts, and their neighbours.
 """
 
 from __future__ import annotations

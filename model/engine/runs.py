@@ -1,7 +1,7 @@
-"""Label volumes as runs: the samples inside, row by row along z.
+"""Label volumes as run-length encoding: the inside samples, row by row along z.
 
-A surface of area A on a grid of step h leaves about A / h² runs, where a label volume has 8 / h³ samples: bodies are
-told apart, measured and compared without a volume ever being painted.
+A surface of area A on a grid of step h leaves about A / h² runs, where a label volume has 8 / h³ samples. Bodies are
+separated, measured and compared without a label volume.
 
 Promises: bodies are the 18-connected sets of inside samples, the same that :mod:`model.engine.marching_cubes` closes a
 surface around.

@@ -1,9 +1,9 @@
-"""Signed distances on a grid: everywhere, or only where the membrane can be.
+"""Evaluate a signed distance function on a grid: at every sample, or near its zero level set only.
 
-The sparse evaluation goes from coarse to fine. A block of grid cells whose corners lie farther from the membrane than
-the signed distance can change on the way is skipped; the others are split, down to single cells. Cells whose corners
-differ in sign meet the membrane; from them the evaluation continues across every face that the membrane crosses, until
-no cell is left.
+The sparse evaluation goes from coarse to fine. A block of grid cells is skipped if its corners lie farther from the
+membrane than the signed distance can change across the block. The other blocks are split, down to single grid cells.
+Grid cells whose corners differ in sign meet the membrane. From them the evaluation continues across every face that the
+membrane crosses, until no new grid cell is found.
 
     >>> from model.engine.marching_cubes import extract_surface
     >>> grid = Grid((129, 129, 129))
@@ -13,13 +13,13 @@ no cell is left.
     >>> field.evaluations < grid.size // 50
     True
 
-Promises: a value that is stored as known is what the dense evaluation gives, bit for bit. With a true Lipschitz bound
-and ``exact="certified"`` the signs equal the dense ones everywhere and every grid cell that the zero level set crosses
-has all eight corners known. The default, ``"adaptive"``, uses slopes measured in the block itself for the last steps:
-it loses nothing that the continuation can reach. What lies apart from everything else it finds from a radius of two
-steps on; of smaller crumbs, a few samples each, about one in five is lost (put beside a perfect ball; no shipped model
-lost any). Where even those count, ask for ``"certified"``, at about twice the evaluations.
-Does not promise: anything when the bound is too small.
+Promises: a value stored as known equals the dense evaluation bit for bit. With a true Lipschitz bound,
+``exact="certified"`` gives the dense signs everywhere, and every grid cell that the zero level set crosses has all
+eight corners known. The default, ``"adaptive"``, uses slopes measured in the block itself for the last levels: it loses
+nothing that is connected to a part it has found. Detached components are found from a radius of two grid steps on; of
+smaller ones, a few samples each, about one in five is missed (measured beside a perfect ball; no shipped model missed
+any). ``"certified"`` misses none and takes about twice the evaluations.
+Does not promise: anything when the Lipschitz bound is too small.
 """
 
 from __future__ import annotations

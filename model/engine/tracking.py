@@ -1,10 +1,10 @@
-"""Cell labels: which samples belong to which cell, and who descends from whom.
+"""Cell labels: which samples belong to which cell, and which cell descends from which.
 
 Promises: a body is an 18-connected set of samples with negative distance, exactly what
-:func:`model.engine.marching_cubes.extract_surface` makes one surface of; labels are stable over time, every label is
-present in each frame of its track, and a track starts in the frame after its parent's last. One frame is held, and the
-labels of the one before.
-Does not promise: biology. A body is a cell because it is large (2 % of the frame's cell volume), not because it lives.
+:func:`model.engine.marching_cubes.extract_surface` makes one surface of. Labels are stable over time: every label is
+present in each frame of its track, and a track starts in the frame after its parent's last. One frame and the labels of
+the frame before are in memory.
+Does not promise: biological meaning. A body counts as a cell by its size alone (2 % of the frame's cell volume).
 """
 
 from __future__ import annotations

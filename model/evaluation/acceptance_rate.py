@@ -1,4 +1,4 @@
-"""Plausibility of new cells: how many the gate passes at once, how many stay whole after it on a finer grid."""
+"""Plausibility of new cells: the share that the gate accepts, and the share that stays plausible on a finer grid."""
 
 from __future__ import annotations
 

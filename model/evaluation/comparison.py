@@ -1,11 +1,11 @@
-"""The study of one model: its new cells against held-out ones, beside a ceiling and a floor.
+"""Comparison of a model's new cells with held-out cells, between an upper and a lower reference.
 
 Three sets of sequences are compared with the held-out set by every descriptor: the model's new cells; the sequences it
-was trained on, which is as good as any model of them can be; and draws of the baseline, which is the least a model must
-beat. Without held-out sequences the training set is halved, and the second half stands for them.
+was trained on, which are the best that any model of them can reach; and draws of the baseline, which a model must beat.
+Without held-out sequences the training set is halved, and its second half is held out.
 
 Promises: the same plan gives the same figures.
-Does not promise: that a descriptor that is not listed agrees.
+Does not promise: agreement in descriptors that are not listed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Figures of a study: quantile plots, box plots, courses over time, and pictures of cells side by side.
+"""Figures of a model report: quantile plots, box plots, courses over time, and pictures of cells side by side.
 
-Promises: needs no display; the same study gives the same figures.
-Does not promise: measurements; the numbers are in the study.
+Promises: needs no display; the same measurements give the same figures.
+Does not promise: exact values; they are in the report's JSON.
 """
 
 from __future__ import annotations

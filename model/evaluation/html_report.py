@@ -1,4 +1,4 @@
-"""The report: one HTML page with its figures inside, the same figures as PNG, the numbers as JSON.
+"""The evaluation report: one HTML page with embedded figures, the same figures as PNG, and the numbers as JSON.
 
 Promises: the page needs no other file and no network.
 Does not promise: more digits than the numbers deserve; the JSON has them.

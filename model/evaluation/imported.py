@@ -1,8 +1,8 @@
-"""How well a freshly trained model knows the cells it was trained on: figures for its card, and a picture.
+"""Reconstruction of imported training cells by a newly trained model: figures for its card, and a picture.
 
-Promises: the truth is the membrane that was found at import, sampled where the model is; frames left out of training
-are scored as such.
-Does not promise: anything about new cells; ``python -m model evaluate`` draws some and judges them.
+Promises: the reference is the membrane found at import, sampled on the model's grid. Frames left out of training are
+scored as such.
+Does not promise: anything about new cells; ``python -m model evaluate`` draws and judges some.
 """
 
 from __future__ import annotations

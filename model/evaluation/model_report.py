@@ -1,4 +1,4 @@
-"""One model's report of a report: what is measured of it, against what, and which figures show it.
+"""The report on one model: what is measured, against which reference, and which figures show it.
 
 Promises: the same recipe, checkpoint and scope give the same report.
 Does not promise: held-out sequences of a user's own cells, unless they are given.

@@ -1,12 +1,12 @@
-"""Realism: phantoms beside real cells, by the effect size for which they are calibrated.
+"""Realism of phantoms: their descriptors beside those of real cells, by the effect size used for calibration.
 
 A real cell is a binary mask of one body a frame; a phantom's frame gives each of its bodies. Surfaces of masks are
 recovered with sub-voxel accuracy (:mod:`model.engine.mask_surface`), those of phantoms are known. Where the size of a
-pixel is not known, lengths, areas and volumes agree only up to a common scale: ``volume_of_median`` and
-``area_of_median`` compare what is left when each side is divided by its median.
+voxel is unknown, lengths, areas and volumes agree only up to a common scale: ``volume_of_median`` and
+``area_of_median`` compare them after dividing each side by its median.
 
-Promises: frames of one cell are never taken for independent cells: intervals draw whole cells again.
-Does not promise: that real cells were cut out well.
+Promises: frames of one cell are not treated as independent cells: confidence intervals resample whole cells.
+Does not promise: that the real cells were segmented well.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Reconstruction: how well a learned code gives back the sequence it was learned from, unseen frames included.
+"""Reconstruction: agreement of a learned code's cell with the sequence it was learned from, unseen frames included.
 
-Promises: truth and reconstruction are sampled on the same grid; the Dice coefficient 2|A∩B| / (|A| + |B|) is taken
-frame by frame and averaged; that of thin parts counts only what an opening with a ball takes away from either, by the
-ball that the truth gives.
+Promises: truth and reconstruction are sampled on the same grid. The Dice coefficient 2|A∩B| / (|A| + |B|) is computed
+frame by frame and averaged. The Dice coefficient of thin parts counts only what a morphological opening with a ball
+removes from either; the ball's radius follows from the truth.
 Does not promise: anything about new codes; distances finer than the grid's step.
 
 References: Dice 1945, doi:10.2307/1932409.

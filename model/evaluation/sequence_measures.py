@@ -1,8 +1,8 @@
-"""Lives: whole sequences, measured. Phantoms, real cells and generated cells pass through the same hands.
+"""Measure whole sequences. Phantoms, real and generated cells go through the same code.
 
-Promises: all sides are sampled at the same moments and on the same grid, and measured by the same code; the same source
-gives the same figures, with any number of processes.
-Does not promise: that a profile tells mirror images apart.
+Promises: all sequences are sampled at the same number of moments and on the same grid, and measured by the same code.
+The same source gives the same figures with any number of processes.
+Does not promise: that a profile distinguishes mirror images.
 
 References: distributions of distances as a signature of shape, Osada et al. 2002, doi:10.1145/571647.571648.
 """

@@ -1,7 +1,7 @@
-"""Where the sequences come from that are measured: phantoms, imported cells, masks, a model's new cells.
+"""Sources of the sequences to be measured: phantoms, imported cells, masks, new cells of a model.
 
-Promises: each source gives one sequence alone, whichever were asked for before; every frame comes with its surface,
-what is inside on the grid, and its time.
+Promises: a sequence does not depend on which others were read before. Every frame comes with its surface, the inside
+samples on the grid, and its time.
 Does not promise: frames between those that real cells have; the nearest ones are taken.
 """
 

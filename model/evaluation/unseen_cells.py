@@ -1,8 +1,8 @@
-"""Cells that a model has not seen, whole: what a study gives away in part and judges in full.
+"""Whole cells that a model has not seen: an evaluation gives the model a part and judges the whole.
 
-Promises: shapes are in the units of the model's Ω, with exact distances; where a cell is known by masks only, the truth
+Promises: shapes are in the units of the model's Ω, with exact distances. Where a cell is known by masks only, the truth
 is those masks, on their own grid.
-Does not promise: that a model has not seen them; the caller chooses the source.
+Does not promise: that the model has not seen them; the caller chooses the source.
 """
 
 from __future__ import annotations

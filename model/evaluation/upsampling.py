@@ -1,15 +1,14 @@
-"""Fitting and upsampling: a model restores an unseen cell from a part of it, beside methods that need no model.
+"""Fitting and upsampling: a model restores an unseen cell from a part of it, compared with methods without a model.
 
 Three parts are given: all frames; every fourth frame, judged on the frames between; all frames as masks of 32³ samples,
-judged on a grid four times finer. Each is restored by the code alone and by the network adapted to the cell
-(:mod:`model.learning.fit`), and by what one would do without a model: in time, interpolation of the signed distances of
-the given frames; in space, interpolation of the mask or of its distance transform.
+judged on a grid four times finer. Each part is restored by the code alone, by the network adapted to the cell
+(:mod:`model.learning.fit`), and by interpolation without a model: in time, of the signed distances of the given frames;
+in space, of the mask or of its distance transform.
 
-Promises: all methods get the same frames and samples, and are judged on the same grid against the same truth; only
-frames and samples that were withheld are judged, unless all were given. In time the rivals get the same
-distances as the fit.
-Does not promise: that interpolation cannot be done better. Two stronger rivals stand beside the plain ones: cubics
-through four given frames in time, and in space the membrane that the fit itself starts from, without a network.
+Promises: all methods get the same frames and samples, and are judged on the same grid against the same truth. Only
+withheld frames and samples are judged, unless all were given. In time all methods get the same distances.
+Does not promise: that interpolation cannot be done better. Two stronger methods are compared too: cubic interpolation
+through four given frames in time, and in space the membrane that the fit itself starts from.
 
 References: shape-based interpolation, Raya and Udupa 1990, doi:10.1109/42.52980.
 """

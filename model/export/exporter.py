@@ -1,10 +1,10 @@
-"""The folder of one result: opens its files, remembers their checksums, writes the manifest that lists them.
+"""The folder of one result: opens files, records their checksums, writes the manifest that lists them.
 
 Promises: this is the one change of units (Ω → µm, τ → minutes) and the one transposition ([x, y, z] → z, y, x). The
-origin of mesh coordinates is the centre of Ω, and label volumes say so, so that both lie on one another in ImageJ.
-Files are written forward, frame by frame, and hold no date, host or path: the same cells give the same bytes. Checksums
-are taken from the bytes as they are written.
-Does not promise: atomicity or durability; the worker publishes a finished folder whole.
+origin of mesh coordinates is the centre of Ω; label volumes state it, so that both coincide in ImageJ. Files are
+written forward only, frame by frame, and hold no date, host or path: the same cells give the same bytes. Checksums are
+computed from the bytes as they are written.
+Does not promise: atomicity or durability; the worker publishes a finished folder.
 """
 
 from __future__ import annotations

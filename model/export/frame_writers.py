@@ -1,11 +1,11 @@
-"""The writers of all formats that a spec asks for, as one.
+"""Writers of all formats that a spec asks for, combined into one.
 
 A format's module, named in its row of :data:`model.formats.FORMATS`, holds one function::
 
     def open_writer(cell: CellFiles) -> AbstractContextManager[WriteFrame]
 
-It is entered before the first frame of a cell and gives a function that takes the frames one after another; it is left
-after the last one, when what remains is written. Left by an exception it only closes what it opened.
+The context is entered before the first frame of a cell. Its value is called with each frame in order. Leaving it
+completes the files; leaving it by an exception only closes them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,10 @@
 """TIFF hyperstacks for ImageJ, written page by page.
 
-Promises: ImageJ and tifffile see axes TZYX, the spacing in µm, the frame interval and the origin. The file is written
-forward only, one frame in memory at a time, and the same volumes give the same bytes.
+``tifffile.TiffWriter`` is not used: it seeks back to fill in counts, so that checksums cannot be computed while
+writing.
+
+Promises: ImageJ and tifffile read axes TZYX, the spacing in µm, the frame interval and the origin. The file is written
+forward only, with one frame in memory. The same volumes give the same bytes.
 Does not promise: files over 4 GiB. ImageJ does not read its own hyperstacks from BigTIFF, so they are refused.
 """
 

@@ -1,8 +1,7 @@
 """The manifest: what a result holds, how it was made, and the checksum of each file.
 
-Promises: the same cells give the same bytes, because nothing in it differs from one run to the next: no date, host or
-path.
-Does not promise: that the files are there; whoever opens one compares checksums.
+Promises: the same cells give the same bytes; the manifest holds no date, host or path.
+Does not promise: that the files exist or are intact; a reader compares checksums.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One picture a cell: some of its frames beside one another, rendered without a display."""
+"""A preview picture of each cell: some frames side by side, rendered without a display."""
 
 from __future__ import annotations
 

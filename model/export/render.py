@@ -1,11 +1,11 @@
-"""Pictures of surfaces: a small software renderer for documents, previews and reports.
+"""A small software renderer of surfaces, for documents, previews and reports.
 
-Orthographic z-buffer, smooth normals, key, fill and rim light, screen-space ambient occlusion, and a glow where a cell
-is thin, as in fluorescence microscopy. Colours follow cell labels.
+Orthographic z-buffer, smooth normals, key, fill and rim light, screen-space ambient occlusion, and brighter thin parts,
+as in fluorescence microscopy. Colours follow cell labels.
 
-Promises: needs no display and no graphics library; the same surfaces give the same pixels; all frames of one call share
-their scale and camera, so that growth and movement are seen.
-Does not promise: physical light. Pictures are for people, measurements are made on surfaces.
+Promises: needs no display and no graphics library. The same surfaces give the same pixels. All frames of one call share
+scale and camera, so that growth and movement are visible.
+Does not promise: physically correct light. Measurements are made on surfaces, not on pictures.
 """
 
 from __future__ import annotations

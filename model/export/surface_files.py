@@ -1,4 +1,4 @@
-"""What the mesh formats share: a file a frame, vertices in µm."""
+"""Shared by the mesh formats: one file a frame, vertices in µm."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Checking a downloaded result: whether the files are those that were made, and open as what they claim to be.
+"""Verification of a downloaded result: whether its files are intact and hold what the manifest says.
 
-Promises: every file of the manifest is read back with an independent reader (trimesh, tifffile) and compared with the
+Promises: every file of the manifest is read with an independent reader (trimesh, tifffile) and compared with the
 manifest: checksum, closed and outward surfaces, volume in µm³, axes, labels. Files that the manifest does not name are
-reported; hidden ones, which file managers leave, are not.
+reported, except hidden ones.
 Does not promise: that the cell is plausible; see :mod:`model.network.plausibility`.
 """
 

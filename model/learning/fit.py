@@ -1,16 +1,16 @@
-"""Fitting: the code of a cell that the model has never seen, from some frames of it.
+"""Fitting: find the latent code of a cell that the model has never seen, from some frames of it.
 
-The code, and if asked for the cell's rotation and place, are found by gradient descent on the same error that training
-minimises. Many codes are tried at a few points first: the learned ones, draws from the prior, each in several
-orientations. The best few descend a while, the best of those to the end.
+The code and, if asked for, the cell's rotation and position are found by gradient descent on the error that training
+minimises. First many codes are tried at a few points: the learned codes and draws from the prior, each in several
+orientations. The best few are optimised for some steps, the best of those to the end.
 
-A model of a few dozen cells has no code for every other cell. So the network itself can be adapted afterwards: trained
-on, gently, from the found code, on this one cell. What it knows of cells then fills the gaps between the given frames
-and samples. An adapted network is a model of its own, with one code. The steps of all this are in
+A model of a few dozen cells has no code for every other cell. The network itself can therefore be adapted afterwards:
+its weights are trained from the found code on this one cell at a low rate, and what the network has learned fills the
+gaps between the given frames and samples. An adapted network is a model of its own, with one code. The steps are in
 :mod:`model.learning.latent_search`.
 
-Promises: the same target, plan and seed give the same code on the same machine; what is reported as Dice and distance
-is measured with exact distances, not on the points that were fitted.
+Promises: the same target, plan and seed give the same code on the same machine. The reported Dice and distances are
+measured with exact distances, not on the points that were fitted.
 Does not promise: the best code.
 
 References: Park et al. 2019 (DeepSDF), doi:10.1109/CVPR.2019.00025, section 4.2; Dice 1945, doi:10.2307/1932409.

@@ -1,4 +1,4 @@
-"""The verb ``fit``: from frames of an unseen cell to its code, a score, and the cell again at any resolution."""
+"""Output of ``python -m model fit``: the code, the scores, and the cell at any resolution."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Frames of an unseen cell, as the fit wants them: shapes in Ω with their times.
+"""Frames of an unseen cell as targets of a fit: shapes in Ω with their times.
 
-Promises: the same readers, and the same membranes, as the import.
-Does not promise: to find the same cell in several frames where labels change; the labels are the caller's.
+Promises: the same readers and the same membranes as the import.
+Does not promise: to find one cell in several frames where its label changes; the caller gives the labels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is wrong, sequence by sequence, as a table for people and as JSON for programs."""
+"""The findings of a survey, sequence by sequence, as a table for people and as JSON for programs."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
-"""From a user's cells to training sequences: the same folder format that phantoms are trained from.
+"""Training sequences from a user's own cells, in the folder format of :mod:`model.learning.dataset`.
 
-Every frame is read once and all its cells are worked out from it: their membranes, exact distances of points around
-them, and the membranes themselves, by which a trained model is judged later. Each frame is centred on its cell; one
-scale holds for the whole set, so that sizes stay comparable over time and between cells, unless each sequence is to
-have its own.
+Every frame is read once. For each of its cells the membrane is found, exact distances of points around it are computed,
+and the membrane is stored for the later evaluation of a trained model. Each frame is centred on its cell. By default
+one scale holds for the whole set, so that sizes stay comparable over time and between cells.
 
-Promises: one frame a process is in memory at a time; the same files give the same bytes, with any number of processes;
-the folder is a data set only when everything is in it.
-Does not promise: to keep where a cell was; its path is in ``survey.json``.
+Promises: one frame a process is in memory at a time. The same files give the same bytes with any number of processes.
+The folder becomes a data set only when everything is in it.
+Does not promise: to keep the position of a cell in Ω; its path is in ``survey.json``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Descent: the steps by which a code, and then the network itself, come nearer to given frames of a cell.
+"""The search for a latent code, and the adaptation of the network, on given frames of a cell.
 
-Codes move downhill on the error that training minimises. When the network is adapted to the cell, all its weights move,
-the square matrices of the trunk by Muon as in training: 600 steps leave half the error that Adam leaves. Between given
-frames nothing is asked of it; what it knows of cells, and its smoothness in time, fill them. Drawing it there to an
-interpolation of the given frames was tried and left out (docs/explanation/upsampling.md).
+Codes are optimised by gradient descent on the error that training minimises. When the network is adapted, all its
+weights are optimised, the hidden matrices by Muon as in training: 600 steps leave half the error that Adam leaves. The
+times between given frames have no loss; the network's knowledge of cells and its smoothness in time fill them. A loss
+that draws them to an interpolation of the given frames was tried and left out (docs/explanation/upsampling.md).
 
 Promises: the same target, plan and seed give the same steps on the same machine.
 Does not promise: that the error falls with every step.

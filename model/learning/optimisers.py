@@ -1,16 +1,15 @@
-"""Optimisers of a network together with latent codes: what training and fitting share.
+"""Optimisers of a network together with latent codes, for training and fitting.
 
-Adam takes everything, or Muon the square matrices of the trunk and Adam what is left. Muon moves a matrix in all its
-directions at one rate, where Adam hardly moves those with small gradients; a sine trunk learns fine detail several
+Adam optimises everything; or Muon the hidden matrices, and Adam the rest. Muon moves a matrix in all singular
+directions at one rate, where Adam hardly moves those with small gradients; a sine network learns fine detail several
 times faster by it (docs/explanation/science.md).
 
-Hidden layers may be multiplied in bfloat16, which trains about twice as fast where the processor has units for it, and
-ten times slower where it has not: :func:`multiplies_bfloat16` tells. For the same reason Muon is written out here, in
-float32 and for all matrices at once; torch's own orthogonalises in bfloat16.
+Hidden layers may multiply in bfloat16. Training is then about twice as fast on processors with units for it, and ten
+times slower on others: :func:`multiplies_bfloat16` tells. For the same reason Muon is implemented here, in float32 and
+for all matrices at once; torch's own orthogonalises in bfloat16.
 
-Promises: every group remembers its rate as ``highest``, for schedules that set ``lr`` as a share of it.
-Does not promise: Muon for networks other than ours; theirs mix coordinates into hidden layers. The same weights on
-processors with and without such units.
+Promises: every parameter group holds its full rate as ``highest``, for schedules that set ``lr`` as a share of it.
+Does not promise: Muon for networks without hidden matrices; the same weights on processors with and without bfloat16.
 
 References: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks", scaled as by Liu et al. 2025,
 arXiv:2502.16982.

@@ -1,4 +1,4 @@
-"""The recipe of a model: a TOML file that says which data, which network, and how long and how fast to train."""
+"""The recipe of a model: a TOML file with the data, the network, and the length and rates of training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipe that an import leaves beside its data set: ready to train with, meant to be edited."""
+"""The recipe that an import writes beside its data set: ready for training, meant to be edited."""
 
 from __future__ import annotations
 

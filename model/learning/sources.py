@@ -1,4 +1,4 @@
-"""Sources of training sequences, as a recipe names them: phantoms, folders of masks, imported cells."""
+"""Sources of training sequences, as named in a recipe: phantoms, folders of masks, imported cells."""
 
 from __future__ import annotations
 

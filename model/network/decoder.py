@@ -1,4 +1,4 @@
-"""What the rest of the library knows of a trained network, whatever its architecture."""
+"""The interface of a trained network, whatever its architecture."""
 
 from __future__ import annotations
 

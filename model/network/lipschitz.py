@@ -1,4 +1,4 @@
-"""What a fresh network must be measured for before it is served: how fast its distances change."""
+"""A Lipschitz bound for a newly trained network: how fast its distances change in space."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The gate: tells whether a newly drawn code is a living cell.
+"""The plausibility gate: rejects newly drawn codes that do not give a plausible cell.
 
-A code far from the learned ones can give a cell that falls apart, fuses again or vanishes. The gate looks at the cell
-on a coarse grid over its whole life and counts its bodies; what the cell type does not allow is rejected and redrawn.
+A code far from the learned ones can give a cell that falls apart, fuses again or vanishes. The gate evaluates the cell
+on a coarse grid over its whole sequence and counts its bodies. A cell that its topology does not allow is rejected, and
+another code is drawn.
 
 Promises: deterministic; the number of rejections is reported.
 Does not promise: that a finer grid shows the same bodies; see docs/explanation/science.md for what was measured.

@@ -1,12 +1,12 @@
-r"""The inner loop of everything: a sine network evaluated at many points, fused and compiled on first use.
+r"""Evaluation of a sine network at many points: the innermost loop, compiled on first use.
 
-A tile of points goes through all layers while its activations stay in the first-level cache: products, bias and sine
-in one pass, in explicit SIMD vectors with one fused multiply-add per weight and lane. The machine code is made by numba
-for the processor at hand; no compiler need be installed.
+A tile of points passes through all layers while its activations stay in the first-level cache. Products, bias and sine
+are computed in one pass, in explicit SIMD vectors, with one fused multiply-add per weight and lane. numba makes the
+machine code for the processor at hand; no compiler needs to be installed.
 
-Promises: each point is computed alone, in one order of operations, with every rounding spelled out: a value depends
+Promises: each point is computed alone, in one order of operations, with every rounding specified. A value depends
 neither on the other points of a call, nor on the number of threads, nor on the width of the processor's vectors.
-Does not promise: the last bits of another kernel (torch); they differ by about 1e-6 of the values.
+Does not promise: the last bits of another implementation (torch); they differ by about 1e-6 of the values.
 
 References: argument reduction after Cody and Waite 1980 (*Software Manual for the Elementary Functions*); the
 polynomial is a least-maximum fit of (sin r − r) / r³ in r² on [−π/2, π/2], absolute error of the sine 5e-9.

@@ -1,13 +1,14 @@
-r"""The network of the method's authors, for their trained weights: code, point and time enter sine layers together.
+r"""The network of the method's authors, for their trained weights.
 
-The input (z, x, y, z, t) enters the first layer whole. A layer of ``latent_in`` gets the previous activations and the
-whole input again; with ``xyz_in_all`` every other layer gets (x, y, z, t) again. Each layer computes sin(30 (W h + b)),
-the last is linear. For one code, time and rotation all that does not depend on the point is constant, so it folds into
-the biases: what remains are the columns of the activations and those of the point.
+Unlike :mod:`model.network.autodecoder`, code, point and time enter the sine layers together. The input (z, x, y, z, t)
+enters the first layer. A layer of ``latent_in`` gets the previous activations and the whole input again; with
+``xyz_in_all`` every other layer gets (x, y, z, t) again. Each layer computes sin(30 (W h + b)); the last is linear. For
+one code, time and rotation, everything that does not depend on the point is constant and folds into the biases. What
+remains are the columns of the activations and those of the point.
 
 Promises: :meth:`ReleasedDecoder.fold` and :meth:`ReleasedDecoder.forward` give what the released forward pass gives, up
 to float32 rounding, for any widths, ``latent_in`` and ``xyz_in_all``.
-Does not promise: layer normalisation and a last tanh, which no folded sine network can express; both are refused.
+Does not promise: layer normalisation and a final tanh, which no folded sine network can express; both are refused.
 
 References: Wiesner et al. 2022, doi:10.1007/978-3-031-16440-8_6; the layer layout is that of DeepSDF, Park et al. 2019,
 doi:10.1109/CVPR.2019.00025.

@@ -1,10 +1,10 @@
-"""Data sets of the Cell Tracking Challenge as they are unpacked: which of their folders show cells.
+"""Data sets of the Cell Tracking Challenge, as unpacked: which of their folders hold whole cells.
 
 ``01`` holds images, ``01_GT/TRA`` markers with the tracks, ``01_GT/SEG`` masks of a few frames or slices, ``01_ST/SEG``
-masks of all frames with the labels of the tracks. Only masks of all frames are shapes.
+masks of all frames with the labels of the tracks. Only masks of all frames are usable shapes.
 
-Promises: images and markers of a data set are never read as cells; where its masks are not complete, it is refused.
-Does not promise: gold masks of single slices.
+Promises: images and markers of a data set are never read as cells. A data set with incomplete masks is refused.
+Does not promise: gold-standard masks of single slices.
 
 Formats: https://celltrackingchallenge.net/datasets.
 """

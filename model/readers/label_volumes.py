@@ -1,7 +1,7 @@
-"""Label volumes as TIFF or NumPy: stacks over time, a stack a frame, and the folders of the Cell Tracking Challenge.
+"""Label volumes in TIFF or NumPy files: stacks over time, one stack a frame, and Cell Tracking Challenge folders.
 
-Promises: any integer type, and floating point where all values are whole; value 0 is background, every other value a
-cell, however large; frames are read one by one, also from files that are larger than memory.
+Promises: any integer type is read, and floating point where all values are whole. Value 0 is background; every other
+value is a cell. Frames are read one by one, also from files that are larger than memory.
 Does not promise: multi-channel images.
 
 Formats: ImageJ and OME hyperstacks; https://celltrackingchallenge.net/datasets (mask and man_track files, and the text

@@ -1,13 +1,13 @@
-"""Who is whose daughter, and which cells make one training sequence.
+"""Lineage: which cell is the daughter of which, and which cells make up one training sequence.
 
-A mother and both her daughters are one sequence: it begins with the mother and ends when the first of the daughters
-divides, or is lost. A daughter that divides in turn begins a sequence of her own; one that does not is part of her
-mother's only. A track whose parent has no other child is the same cell after a gap. A parent that is in no line of the
-list, or does not end before its daughter begins, is none.
+A mother and both her daughters are one sequence. It begins with the mother and ends when the first of the daughters
+divides or is lost. A daughter that divides begins a sequence of her own; one that does not is part of her mother's
+sequence only. A track whose parent has no other child is the same cell after a gap. A parent that is not in the list,
+or does not end before its daughter begins, is ignored.
 
-Promises: where a list of tracks is given it is followed; where none is, a division is seen when a cell vanishes and
-exactly two new ones of about its volume stand in its place in the next frame.
-Does not promise: that trackers which let the mother's label live on in one daughter are understood without a list.
+Promises: a given list of tracks is followed. Without one, a division is detected where a cell vanishes and exactly two
+new ones of about its volume stand in its place in the next frame.
+Does not promise: to understand, without a list, trackers that keep the mother's label in one daughter.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Cells as surfaces: meshes, a file a frame, and sampled signed distances (NumPy, MAT, the authors' HDF5).
+"""Cells as surfaces: meshes, one file a frame, and sampled signed distances (NumPy, MAT, the authors' HDF5).
 
-Promises: a mesh is used as it is, its distances are exact; of sampled distances only the zero level set is used, so
+Promises: a mesh is used as it is, and its distances are exact. Of sampled distances only the zero level set is used, so
 that their scale, which the method's release changes from frame to frame, does not matter. Bodies of a mesh that face
-inward are turned round.
-Does not promise: a cell from a mesh with holes; those are reported by the survey.
+inward are turned outward.
+Does not promise: a cell from a mesh with holes; the survey reports those.
 
 Formats: STL, OBJ, PLY in µm; arrays (t, x, y, z) of NumPy, negative inside; variables ``sdf_vid`` (t, y, x, z) of MAT
 files, as the release makes them of images, whose first axis is the row: reversed to (z, x, y, t) in HDF5.

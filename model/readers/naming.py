@@ -1,11 +1,11 @@
-"""The order of time in the names of files, and which of them belong together.
+"""The order of frames by the names of files, and which files belong together.
 
-Numbers that are the same in every name (channels, wavelengths, dates) say nothing; the one that varies is the time.
-A decimal number is one number. Where names number the cell as well as the time, ``cell1_t0``, each cell is a sequence.
+A number that is the same in every name (channel, wavelength, date) is ignored; the number that varies is the frame. A
+decimal number is one number. Where names number the cell as well as the frame (``cell1_t0``), each cell is a sequence.
 
-Promises: the order is that of a number that all names have in the same place; where more than one number varies and
-the names do not say which is the time, they are refused, and so are two files of one moment.
-Does not promise: to understand numbers in words, or months.
+Promises: frames are ordered by a number that all names have in the same place. Names in which more than one number
+varies, and which do not say which is the frame, are refused; so are two files of one frame.
+Does not promise: to understand numbers written as words, or months.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What lies in a folder, and how to open it.
+"""Find the recordings in a file or folder, and open them.
 
-Promises: the kind of data is told by names and file contents, never by opening a pickle; a folder of folders is a set
-of sequences; a recording says what was chosen or left out, and an uncertain choice is refused.
+Promises: the kind of data is decided by names and file contents, never by opening a pickle. A folder of folders is a
+set of recordings. A recording says what was chosen or left out; an uncertain choice is refused.
 Does not promise: to find images under other names than those listed in docs/how-to/train-on-your-own-cells.md.
 """
 

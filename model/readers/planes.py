@@ -1,9 +1,9 @@
 """Frames of label volumes in TIFF and NumPy files: which planes belong to a frame, and their values.
 
-Promises: axes and the order of planes are those of tifffile's first series, which follows ImageJ's and OME's
-descriptions, over several files where OME names them; one frame is in memory at a time; whatever is wrong with a file
-is a :class:`~model.errors.DatasetError` of one sentence.
-Does not promise: channels, time in flat images, or arrays of NumPy with other axes than (t, z, y, x) and (z, y, x).
+Promises: axes and the order of planes are those of tifffile's first series, which follows the descriptions of ImageJ
+and OME, over several files where OME names them. One frame is in memory at a time. Every fault of a file is raised as a
+:class:`~model.errors.DatasetError` of one sentence.
+Does not promise: channels, time in flat images, or NumPy arrays with other axes than (t, z, y, x) and (z, y, x).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a user's files look like once they are open: frames of cells, one at a time.
+"""Recordings: a user's opened files, as frames of cells.
 
 Promises: one frame is in memory at a time; a cell keeps its label from frame to frame.
-Does not promise: that the cells are usable; :mod:`model.readers.survey` looks at that first.
+Does not promise: that the cells are usable; :mod:`model.readers.survey` checks that first.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A look at a user's cells before anything is made of them: which sequences there are, and what is wrong with each.
+"""Survey of a user's cells before an import: which sequences there are, and what is wrong with each.
 
-Promises: every frame is looked at, once and one at a time; an error means that the sequence cannot be trained on as it
-is, a warning that it can.
+Promises: every frame is read exactly once, one at a time. An error means that the sequence cannot be used for training
+as it is; a warning means that it can.
 Does not promise: that the segmentation is right.
 """
 

@@ -1,8 +1,7 @@
-"""The scale that TIFF files carry: ImageJ's and OME's metadata.
+"""Voxel size and frame interval from the metadata of TIFF files, as ImageJ and OME write them.
 
-Promises: µm and minutes, whatever unit the file uses; a unit that is not known gives no value, and a doubt that names
-it.
-Does not promise: that the file tells the truth.
+Promises: µm and minutes, whatever unit the file uses. An unknown unit gives no value, and a warning that names it.
+Does not promise: that the metadata are right.
 
 Formats: ImageJ hyperstacks (resolution tags and the image description, in which a z-step of exactly 1 unit is left
 out); OME-XML 2016-06, Pixels element.

@@ -1,8 +1,8 @@
-"""Which way the triangles of each body face, by where the bodies lie.
+"""Orientation of the triangles of each body of a mesh, by where the bodies lie.
 
-Promises: a closed body that lies in no other faces outward afterwards, whatever the file says; what lies in a body that
-was turned is turned with it, so that the wall of a cavity stays one.
-Does not promise: anything about sheets with holes, or about bodies that cut through each other.
+Promises: a closed body that lies in no other faces outward afterwards, whatever the file says. A body inside a turned
+body is turned with it, so that the wall of a cavity stays one.
+Does not promise: anything about open sheets, or about bodies that intersect.
 
 References: solid angle of a triangle, Van Oosterom and Strackee 1983, doi:10.1109/TBME.1983.325207.
 """

@@ -1,7 +1,7 @@
-"""``python -m model.upload_checks KIND ADDRESS_SPACE CPU_SECONDS``: inspects the file on standard input, prints JSON.
+"""``python -m model.upload_checks KIND ADDRESS_SPACE CPU_SECONDS``: inspect the file on standard input, print JSON.
 
-Exit code 0 and ``{"facts": …}``, or ``{"refused": "why"}``; anything else (a signal, another code) means that the file
-could not be read within the limits. The limits hold before the first byte is looked at.
+Exit code 0 and ``{"facts": …}``, or ``{"refused": "why"}``. Any other end (a signal, another code) means that the file
+could not be read within the limits. The limits apply before the first byte is read.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Reads label volumes out of a TIFF, strictly: integer labels over (t, z, y, x), 0 is background.
+"""Strict reader of label volumes in TIFF: integer labels over (t, z, y, x), 0 is background.
 
-Promises: sizes are checked against the length of the file before anything is unpacked; an unpacked strip has exactly
-the size its directory says, so a file cannot grow in memory beyond what it declares, and what it declares is bounded.
-The work is bounded by counts (samples, pages, entries and values of directories), not by the speed of the machine.
+Promises: sizes are checked against the length of the file before anything is unpacked. An unpacked strip has exactly
+the size that its directory declares, and declared sizes are bounded, so a file cannot grow in memory. The work is
+bounded by counts (samples, pages, entries and values of directories), not by the speed of the machine.
 Does not promise: to read tiles, pyramids, predictors or codecs other than deflate.
 
 Formats: TIFF 6.0 (Aldus, 1992), BigTIFF, ImageJ's and OME's descriptions of axes.

@@ -1,9 +1,9 @@
-"""Reads one closed surface out of STL, OBJ or PLY, strictly: triangles that enclose a cell, facing outward.
+"""Strict reader of one closed surface in STL, OBJ or PLY: triangles that enclose a cell and face outward.
 
-Promises: what passes is finite, of a size that a cell can have, closed (every edge belongs to two triangles that agree
-about their sides), and each body of it faces outward, cavities excepted. Vertices that coincide count as one. The work
-is bounded by counts (triangles, vertices, lines, numbers), not by the speed of the machine.
-Does not promise: that the surface does not cut through itself.
+Promises: an accepted surface is finite, of a size that a cell can have, and closed (every edge belongs to two triangles
+with consistent orientation); each of its bodies faces outward, cavities excepted. Coincident vertices count as one. The
+work is bounded by counts (triangles, vertices, lines, numbers), not by the speed of the machine.
+Does not promise: that the surface does not intersect itself.
 
 Formats: binary and ASCII STL (3D Systems, 1989), Wavefront OBJ, PLY 1.0 (Turk, 1994).
 """

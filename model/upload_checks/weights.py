@@ -1,10 +1,10 @@
-"""Reads the weights of a model, strictly: exact names, shapes and type, every number finite.
+"""Strict reader of the weights of a model: exact names, shapes and type, every number finite.
 
 A safetensors file is the length of a JSON header (8 bytes, little endian), the header, and raw tensors that fill the
-rest without gaps or overlaps (https://huggingface.co/docs/safetensors). Nothing in it can run.
+rest without gaps or overlaps (https://huggingface.co/docs/safetensors). It holds no executable code.
 
-Promises: what passes is loaded by :func:`model.network.checkpoint.load_checkpoint`, given a card that agrees.
-Does not promise: that the network is any good.
+Promises: accepted weights are loaded by :func:`model.network.checkpoint.load_checkpoint`, given a card that agrees.
+Does not promise: that the network gives good cells.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""Descriptors: numbers that describe one closed body, from its triangles alone.
+"""Shape descriptors: numbers that describe one closed body, computed from its triangles.
 
-Everything is computed from the surface by formulas that are exact for polyhedra (divergence theorem, convex hull,
-dihedral angles); only the oriented box is searched for, and the local curvature averaged over patches.
+All are computed by formulas that are exact for polyhedra (divergence theorem, convex hull, dihedral angles). Only the
+oriented bounding box is searched for, and the local curvature is averaged over patches.
 
-Promises: descriptors without a unit do not change when a body is moved, turned or scaled; for convergent surfaces they
+Promises: descriptors without a unit do not change when a body is moved, turned or scaled. For convergent surfaces they
 converge to those of the smooth body (tests/model/evaluation/measures/test_descriptors.py has spheres, ellipsoids,
-boxes, tori). Does not promise: a meaning for surfaces that are open or meet themselves.
+boxes, tori).
+Does not promise: a meaning for surfaces that are open or intersect themselves.
 
 References: sphericity, Wadell 1935, doi:10.1086/624298; total mean curvature of polyhedra and its share of a patch,
 Cohen-Steiner and Morvan 2003, doi:10.1145/777792.777839.

@@ -1,11 +1,11 @@
-"""Spherical harmonics with principal components: the baseline that a learned model has to beat.
+"""Spherical harmonics with principal components: the baseline that a learned model must beat.
 
-A frame is written as one radius in each direction from its centroid, and this as real spherical harmonics; a sequence
-is the row of its frames' coefficients, turned into the cell's own axes. New sequences are drawn from a Gaussian over
-the principal components. Cells that divide, fold or have filopodia cannot be written so.
+A frame is represented by the radius in each direction from its centroid, expanded in real spherical harmonics. A
+sequence is the row of its frames' coefficients, in the cell's own axes. New sequences are drawn from a Gaussian over
+the principal components. Cells that divide, fold or have filopodia cannot be represented.
 
-Promises: bodies that are star-shaped and smooth come back; the same generator gives the same sequences.
-Does not promise: anything else.
+Promises: smooth star-shaped bodies are reproduced; the same generator gives the same sequences.
+Does not promise: any other shape.
 
 References: Brechbühler, Gerig and Kübler 1995, doi:10.1006/cviu.1995.1013; Ruan and Murphy 2019,
 doi:10.1093/bioinformatics/bty983.

@@ -1,7 +1,7 @@
-"""Protrusions: filopodia counted, and their length and thickness read from a skeleton.
+"""Protrusions: number, length and thickness of filopodia, from a skeleton.
 
-What an opening with a ball takes away from a cell is thin. The skeleton of the cell is cut where the body begins; every
-piece of it that is left, from its root to its ends, is a protrusion with its branches.
+A part is thin if a morphological opening with a ball removes it. The skeleton of the cell is cut where the thick body
+begins. Each remaining piece, from its root to its ends, is one protrusion with its branches.
 
 Promises: a straight rod on a ball is found once, its length to two voxels and its thickness to one
 (tests/model/evaluation/measures/test_protrusions.py).

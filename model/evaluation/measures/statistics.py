@@ -1,12 +1,12 @@
-"""Statistics of two samples of sequences, in which frames of one sequence are not independent.
+"""Statistics of two samples of sequences; frames of one sequence are not independent.
 
-The effect size is the Kolmogorov-Smirnov distance D, the largest gap between two distribution functions: 0 for equal
-ones, 1 for ones that do not overlap. Its confidence interval comes from drawing whole sequences again, its p-value from
-exchanging whole sequences between the samples.
+The effect size is the Kolmogorov-Smirnov distance D, the largest difference of two distribution functions: 0 for equal
+distributions, 1 for distributions that do not overlap. Its confidence interval resamples whole sequences. Its p-value
+exchanges whole sequences between the samples.
 
-Promises: the same generator gives the same figures; neither interval nor p-value counts frames as independent.
-Does not promise: an unbiased D: of two finite samples of one distribution it is above 0. The training set's own D
-against the same held-out sequences says what to expect.
+Promises: the same generator gives the same figures. Neither interval nor p-value treats frames as independent.
+Does not promise: an unbiased D. For two finite samples of one distribution D is above 0; the training set's own D
+against the same held-out sequences shows by how much.
 
 References: bootstrap of clusters, Davison and Hinkley 1997, doi:10.1017/CBO9780511802843; permutation tests, Good 2005,
 doi:10.1007/b138696; 1-NN accuracy, coverage and minimum matching distance of sets of shapes, Achlioptas et al. 2018,
