@@ -48,6 +48,10 @@ class Phantom(Protocol):
         """Return the same, found on a grid of ``resolution`` cells along an edge of Ω: coarser is faster."""
         ...
 
+    def moment(self, t: float) -> ShapeFrame:
+        """Return the same on a coarse mesh, for :meth:`ShapeFrame.projected`: training points by the thousand."""
+        ...
+
 
 def make_phantom(cell_type: str, seed: int) -> Phantom:
     """Draw the phantom of a cell type that a seed names.

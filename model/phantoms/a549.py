@@ -46,7 +46,7 @@ Doubles = NDArray[np.float64]
 BODY_REACH = 0.70  # the same for the body alone, which leaves room for filopodia
 DEGREE = 5  # of the spherical harmonics
 BLEND, BRANCH_BLEND = 0.14, 0.12  # widths of the smooth unions with the body and with a parent
-RESOLUTION = 128  # of the grid on which the surface is found: tips need it
+RESOLUTION, COARSE = 128, 64  # of the grid on which the surface is found: tips need it; for training points
 
 # --- the body ---------------------------------------------------------------------------------------------------------
 
@@ -136,6 +136,10 @@ class A549:
     def frame(self, t: float) -> ShapeFrame:
         """Return the shape of the cell at time ``t`` of τ = [-1, 1]."""
         return self.shape(t, resolution=RESOLUTION)
+
+    def moment(self, t: float) -> ShapeFrame:
+        """Return the shape at a time of τ on a coarse mesh, for :meth:`ShapeFrame.projected`."""
+        return self.shape(t, resolution=COARSE)
 
     def shape(self, t: float, *, resolution: int) -> ShapeFrame:
         """Return the shape at a time of τ, found on a grid of ``resolution`` cells along an edge of Ω."""

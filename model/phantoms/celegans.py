@@ -134,6 +134,14 @@ class CelegansPhantom:
         near = abs(t - self.scission) < NEAR_SCISSION
         return self.shape(t, resolution=FINER if near else FINE)
 
+    def moment(self, t: float) -> ShapeFrame:
+        """Return the shape at a time of τ on a coarse mesh, for :meth:`ShapeFrame.projected`."""
+        if abs(t - self.scission) < NEAR_SCISSION:
+            return self.shape(t, resolution=FINE)
+        trial, turn = self.trial(t), self._turn(t)
+        scale = TRIAL * float(np.cbrt(self.target_volume(t) / trial.volume))
+        return trial.scaled(scale / TRIAL, self._implicit(t, scale=scale, turn=turn))
+
     def shape(self, t: float, *, resolution: int) -> ShapeFrame:
         """Return the shape at a time of τ, found on a grid of ``resolution`` cells along an edge of Ω."""
         implicit = self._implicit(t, scale=self._scale(t), turn=self._turn(t))

@@ -16,7 +16,7 @@ Does not promise
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.random import Generator
@@ -31,6 +31,7 @@ Doubles = NDArray[np.float64]
 REACH = 0.93  # radius of the ball that holds the cell, units of Ω: any rotation keeps it inside
 FRAME = 2.0 / 29.0  # one frame of a sequence of 30, units of τ
 TIMES = np.linspace(-1.0, 1.0, 59)  # frames and the middles between them: when a cell is checked
+PROBED = slice(None, None, 10)  # of TIMES, looked at first
 
 DEPTH = 0.11  # how far below the membrane filopodia are rooted; at birth they are wholly inside
 SHORTEST, LONGEST = 0.12, 0.50  # full lengths of filopodia outside the membrane, units of Ω
@@ -56,6 +57,10 @@ class BodyPose(Protocol):
 
     def levels(self, points: Doubles) -> Doubles:
         """Return the level of the body at points (T, n, 3): (T, n), about a distance, negative inside."""
+        ...
+
+    def some(self, chosen: slice) -> Self:
+        """Return the body at some of its times."""
         ...
 
 
@@ -112,6 +117,13 @@ class Axis:
     base: Doubles  # (T,): radius at the root
     foot: Doubles  # (T,): what is added to the radius at the membrane
     buried: float
+
+    def some(self, chosen: slice) -> "Axis":
+        """Return the axis at some of its times."""
+        return Axis(
+            self.points[chosen], self.tangents[chosen], self.extent[chosen], self.full, self.base[chosen],
+            self.foot[chosen], self.buried,
+        )  # fmt: skip
 
     def place(self, along: Doubles) -> tuple[Doubles, Doubles]:
         """Return points and tangents (T, n, 3) at lengths ``along`` (T, n) from the root."""
@@ -281,26 +293,39 @@ class _Nursery:
         return Filopodium(stem.level + 1, parent, side, along, angle, 0.0, length, walk, sway, reference, life)
 
     def _admit(self, filopodium: Filopodium) -> bool:
-        """Add a filopodium if it keeps inside the ball and clear of the body and of all others."""
-        parent = self._axes[filopodium.parent] if filopodium.level > 1 else None
-        axis = axis_of(filopodium, TIMES, body=self._body, parent=parent)
-        chain = axis.chain()
-        if not (axis.extent > 0.0).any() or not self._inside(filopodium, axis=axis, chain=chain):
+        """Add a filopodium if it keeps inside the ball and clear of the body and of all others, at all times."""
+        # Nearly all are refused; a few of the times, which cost a tenth, tell of most of them.
+        if self._fits(filopodium, PROBED) is None:
             return False
-        stem = self._stem(filopodium.parent)
-        for place, other in enumerate(self._chains):
-            both = (axis.extent > 0.0) & (self._axes[place].extent > 0.0)
-            gaps = np.linalg.norm(chain[both, :, None, :3] - other[both, None, :, :3], axis=3)
-            gaps -= chain[both, :, None, 3] + other[both, None, :, 3]  # (T, NODES + 1, NODES + 1)
-            if place == filopodium.parent:
-                if not _departs(gaps.min(axis=2), BRANCH_GAP):
-                    return False
-            elif gaps.min(initial=np.inf) < (BRANCH_GAP if stem >= 0 and self._stem(place) == stem else GAP):
-                return False
+        fitting = self._fits(filopodium, slice(None))
+        if fitting is None or not (fitting[0].extent > 0.0).any():
+            return False
+        axis, chain = fitting
         self.filopodia.append(filopodium)
         self._axes.append(axis)
         self._chains.append(chain)
         return True
+
+    def _fits(self, filopodium: Filopodium, chosen: slice) -> tuple[Axis, Doubles] | None:
+        """Return the axis and the chain of a filopodium at some of the times; None if there is no room for it."""
+        parent = self._axes[filopodium.parent].some(chosen) if filopodium.level > 1 else None
+        body = self._body.some(chosen)
+        axis = axis_of(filopodium, TIMES[chosen], body=body, parent=parent)
+        chain = axis.chain()
+        if not self._inside(filopodium, axis=axis, chain=chain, body=body, parent=parent):
+            return None
+        stem = self._stem(filopodium.parent)
+        for place in range(len(self._chains)):
+            other = self._chains[place][chosen]
+            both = (axis.extent > 0.0) & (self._axes[place].extent[chosen] > 0.0)
+            gaps = np.linalg.norm(chain[both, :, None, :3] - other[both, None, :, :3], axis=3)
+            gaps -= chain[both, :, None, 3] + other[both, None, :, 3]  # (T, NODES + 1, NODES + 1)
+            if place == filopodium.parent:
+                if not _departs(gaps.min(axis=2), BRANCH_GAP):
+                    return None
+            elif gaps.min(initial=np.inf) < (BRANCH_GAP if stem >= 0 and self._stem(place) == stem else GAP):
+                return None
+        return axis, chain
 
     def _stem(self, place: int) -> int:
         """Return the filopodium on the body that one belongs to; -1 for the body."""
@@ -308,19 +333,21 @@ class _Nursery:
             place = self.filopodia[place].parent
         return place
 
-    def _inside(self, filopodium: Filopodium, *, axis: Axis, chain: Doubles) -> bool:
+    def _inside(
+        self, filopodium: Filopodium, *, axis: Axis, chain: Doubles, body: BodyPose, parent: Axis | None
+    ) -> bool:
         """Tell whether an axis stays inside the ball, clear of the body past its foot, and turns with its root."""
         if (np.linalg.norm(chain[..., :3], axis=2) + chain[..., 3]).max() > REACH - 0.01:
             return False
-        levels = self._body.levels(chain[..., :3])
+        levels = body.levels(chain[..., :3])
         gaps = (levels - chain[..., 3])[axis.extent > 0.0]
-        if filopodium.level > 1 and gaps.min() < BODY_GAP:
+        if filopodium.level > 1 and gaps.min(initial=np.inf) < BODY_GAP:
             return False
-        if filopodium.level == 1:
+        if parent is None:
             if not _departs(gaps, BODY_GAP):
                 return False
             return bool(levels[:, 0].max() < -0.075)  # rooted deep enough to be invisible at birth
-        tangents = self._axes[filopodium.parent].place(np.full((len(TIMES), 1), filopodium.along))[1][:, 0]
+        tangents = parent.place(np.full((len(chain), 1), filopodium.along))[1][:, 0]
         return bool(np.linalg.norm(np.cross(tangents, filopodium.anchor), axis=1).min() > 0.5)
 
 

@@ -22,7 +22,7 @@ Does not promise
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,11 @@ SHORTEST = 0.3  # least curvature factor 1 + κ d a step along the surface is di
 DIFFERENCE = 1e-5  # step of the forward differences that give normals, units of Ω
 CREASE = 0.6  # an edge whose ends' normals have a smaller cosine crosses a crease: no curvature is read from it
 SURFACE_POINTS = 8192
+PROJECTED = 0.12  # distance from the surface up to which it is found by projection, units of Ω
+PROJECTIONS = 4  # steps of it; a fifth changes the mean error by less than 1e-6
+SLIDE = 0.7  # of the way along the surface that a step goes; 1 overshoots where the surface bends towards the point
+LONGEST_STEP = 0.05  # of a Newton step onto the zero set, units of Ω
+CONVERGED = 0.02  # value of the implicit function before the last Newton step, beyond which a foot is not trusted
 
 
 class ShapeFrame:
@@ -117,6 +122,49 @@ class ShapeFrame:
         exact = np.ascontiguousarray(points, dtype=np.float64)
         outside = self._implicit(exact) > 0.0  # (n,)
         return np.asarray(self._surface.distance(exact, outside), dtype=np.float32)
+
+    def scaled(self, factor: float, implicit: Implicit) -> Self:
+        """Return the frame of the same shape, larger by a factor, whose implicit function is given."""
+        copy = object.__new__(type(self))
+        copy.components, copy._implicit = self.components, implicit
+        copy._vertices, copy._normals, copy._faces = self._vertices * factor, self._normals, self._faces
+        copy._longest = self._longest * factor
+        return copy
+
+    def projected(self, points: Floats) -> Floats:
+        """Return signed distances by projection onto the zero set: right to 1e-3 also where the mesh is coarse.
+
+        The nearest point of the mesh is moved onto the zero set and along it towards the point, a few times. Beyond
+        ``PROJECTED`` from the surface the distance is that of :meth:`__call__`.
+
+        Parameters
+        ----------
+        points
+            (n, 3) float32, in Ω.
+
+        Returns
+        -------
+        Floats
+            (n,) float32, units of Ω, negative inside. The sign is that of the implicit function.
+        """
+        exact = np.ascontiguousarray(points, dtype=np.float64)
+        outside = self._implicit(exact) > 0.0  # (n,)
+        distances = self._tree.distance(exact, outside)
+        near = np.flatnonzero(np.abs(distances) < PROJECTED)
+        feet, found = self._tree.feet(exact[near]), np.full(len(near), np.inf)
+        for step in range(PROJECTIONS):
+            for _ in range(2 if step == 0 else 1):
+                levels = self._implicit(feet)
+                feet, gradients = _newton(self._implicit, feet, reach=LONGEST_STEP, values=levels)
+            normals = gradients / np.maximum(np.linalg.norm(gradients, axis=1, keepdims=True), 1e-12)
+            apart = exact[near] - feet
+            length = np.linalg.norm(apart, axis=1)
+            found = np.where((np.abs(levels) < CONVERGED) & (length < found), length, found)
+            along = apart - np.einsum("ij,ij->i", apart, normals)[:, None] * normals
+            feet = feet + SLIDE * along
+        better = np.isfinite(found)
+        distances[near[better]] = np.where(outside[near[better]], found[better], -found[better])
+        return np.asarray(distances, dtype=np.float32)
 
     def contains(self, points: Floats) -> NDArray[np.bool_]:
         """Tell which of the points (n, 3) are inside, (n,): the sign alone, far cheaper than the distance."""
@@ -249,9 +297,11 @@ def _mesh(implicit: Implicit, values: Doubles) -> tuple[Doubles, Doubles, Intege
     return vertices, normals, np.ascontiguousarray(faces)
 
 
-def _newton(implicit: Implicit, points: Doubles, *, reach: float) -> tuple[Doubles, Doubles]:
+def _newton(
+    implicit: Implicit, points: Doubles, *, reach: float, values: Doubles | None = None
+) -> tuple[Doubles, Doubles]:
     """Move points one Newton step, of length ``reach`` at most, towards the zero set; also the gradients (n, 3)."""
-    values = implicit(points)
+    values = implicit(points) if values is None else values
     gradients = np.empty_like(points)
     for axis in range(3):
         shifted = points.copy()
@@ -301,6 +351,11 @@ class _CurvedSurface:
         self._normals = normals[faces]  # (f, 3, 3)
         self._turns = turns[faces]  # (f, 3, 3, 3)
         self._smooth: NDArray[np.bool_] = np.all(smooth[faces], axis=1)  # (f,)
+
+    def feet(self, points: Doubles) -> Doubles:
+        """Return the nearest points of the flat triangles, (n, 3)."""
+        _, faces, weights = _nearest(points, self._corners, self._starts, self._boxes)
+        return np.asarray(np.einsum("ij,ijk->ik", weights, self._corners[faces]))
 
     def distance(self, points: Doubles, outside: NDArray[np.bool_]) -> Doubles:
         """Return signed distances (n,), positive where ``outside``."""

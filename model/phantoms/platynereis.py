@@ -40,7 +40,7 @@ GROWTH = (1.25, 1.8)  # range of the volume in the last frame over that in the f
 POWER = (1.1, 2.2)  # range of p: amplitudes of harmonics fall as l^-p
 TIMES = np.linspace(-1.0, 1.0, 59)  # at which a cell is looked at when it is drawn
 STREAM = 0x91A7  # sets this cell type's random numbers apart from others of the same seed
-RESOLUTION = 96  # of the grid on which the surface is found
+RESOLUTION, COARSE = 96, 48  # of the grid on which the surface is found; the same for training points
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +62,10 @@ class Platynereis:
     def frame(self, t: float) -> ShapeFrame:
         """Return the shape of the cell at time ``t`` of τ = [-1, 1]."""
         return self.shape(t, resolution=RESOLUTION)
+
+    def moment(self, t: float) -> ShapeFrame:
+        """Return the shape at a time of τ on a coarse mesh, for :meth:`ShapeFrame.projected`."""
+        return self.shape(t, resolution=COARSE)
 
     def shape(self, t: float, *, resolution: int) -> ShapeFrame:
         """Return the shape at a time of τ, found on a grid of ``resolution`` cells along an edge of Ω."""

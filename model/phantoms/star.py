@@ -121,6 +121,10 @@ class StarPose:
     inverse: Doubles  # (T, 3), inverse squared semi-axes
     harmonics: Doubles  # (T, (degree + 1)²)
 
+    def some(self, chosen: slice) -> "StarPose":
+        """Return the body at some of its times."""
+        return StarPose(self.centre[chosen], self.inverse[chosen], self.harmonics[chosen])
+
     def membrane(self, direction: Doubles) -> tuple[Doubles, Doubles]:
         """Return the point of the membrane in a direction (3,) from the centre, and the outward normal: (T, 3) each."""
         points, normals = np.empty_like(self.centre), np.empty_like(self.centre)
