@@ -1,13 +1,15 @@
 """Training sequences on disk: points of Ω with their signed distances, frame by frame.
 
-A data set is a folder with ``dataset.json`` and one array a sequence, (frames, points, 4) float32: x, y, z and signed
-distance. Points gather where the membrane is: most in two narrow bands around it, the rest uniform in Ω, in random
-order, so that any run of them is a fair sample. A share of those in bands can be drawn where the membrane bends: thin
-parts are little of its area, and much of what the eye and the descriptors see. Arrays are memory-mapped: a data set
-larger than memory trains as well.
+A data set is a folder with ``dataset.json`` and one array per sequence, (frames, points, 4) float32: x, y, z and signed
+distance. Where a source has random moments, a file holds many sequences in float16, so that thousands train as well.
+Points gather where the membrane is: most in two narrow bands around it, the rest uniform in Ω, in random order, so that
+any run of them is a fair sample. A share of those in bands can be drawn where the membrane bends: thin parts are little
+of its area, and much of what the eye and the descriptors see. Arrays are memory-mapped: a data set larger than memory
+trains as well.
 
 Promises: every array is written whole or not at all; building again resumes and gives the same bytes. Distances are
-exact: those of a phantom, or those to the surface found in a mask (:mod:`model.engine.mask_surface`).
+exact: those of a phantom, or those to the surface found in a mask (:mod:`model.engine.mask_surface`). At random moments
+no sign is wrong, and errors near the membrane are below 1e-3 of Ω for 99 % of the points.
 Does not promise: that the surface found in a mask is the cell's to better than a tenth of a voxel.
 """
 
@@ -38,6 +40,7 @@ INDEX_FILE = "dataset.json"
 # Share of the points, standard deviation of their offset from the membrane in units of Ω; the rest is uniform in Ω.
 BANDS = ((0.45, 0.015), (0.30, 0.06))
 SURFACE_POINTS = 8192  # of a frame, from which its bands are drawn
+BLOCK = 64  # sequences in a file, where they have random moments: 8 MB for 8 moments of 2,048 points
 NEIGHBOURS = 16  # points of the membrane whose spread tells how it bends; 8192 on a cell: within about 0.04 of Ω
 
 
@@ -48,13 +51,15 @@ class _Frozen(BaseModel):
 class SequenceEntry(_Frozen):
     """One sequence of a data set.
 
-    ``times`` are those of its frames in τ where they are not evenly spread.
+    ``times`` are those of its frames in τ where they are not evenly spread; ``part`` is its place in a file that holds
+    several sequences.
     """
 
     name: str
     file: str
     frames: int
     times: list[float] | None = None
+    part: int | None = None
 
 
 class DatasetIndex(_Frozen):
@@ -74,7 +79,8 @@ class Dataset:
     Attributes
     ----------
     samples
-        One array a sequence, (frames, points, 4) float32: x, y, z in Ω and signed distance in units of Ω.
+        One array per sequence, (frames, points, 4): x, y, z in Ω and signed distance in units of Ω. float32, or float16
+        where a source has random moments.
     """
 
     folder: Path
@@ -124,13 +130,20 @@ def build_dataset(
         if dataset.source != source:
             raise DatasetError(f"{folder} holds the data of another source; choose another folder or remove it")
         return dataset
-    jobs = _jobs(source)
     scale, minutes = _physical(source)
     entries: list[SequenceEntry] = []
     with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        for done, entry in enumerate(pool.map(_build_sequence, [(source, folder, *job) for job in jobs]), start=1):
-            entries.append(entry)
-            on_sequence(done, len(jobs))
+        if isinstance(source, PhantomSource) and source.moments:
+            firsts = range(0, source.sequences, BLOCK)
+            blocks = [(source, folder, first, min(BLOCK, source.sequences - first)) for first in firsts]
+            for block in pool.map(_build_block, blocks):
+                entries.extend(block)
+                on_sequence(len(entries), source.sequences)
+        else:
+            jobs = _jobs(source)
+            for entry in pool.map(_build_sequence, [(source, folder, *job) for job in jobs]):
+                entries.append(entry)
+                on_sequence(len(entries), len(jobs))
     write_index(DatasetIndex(source=source, micrometres=scale, minutes=minutes, sequences=entries), folder)
     return load_dataset(folder)
 
@@ -152,7 +165,10 @@ def load_dataset(folder: Path) -> Dataset:
     """
     try:
         index = DatasetIndex.model_validate_json((folder / INDEX_FILE).read_bytes())
-        samples = [np.load(folder / entry.file, mmap_mode="r") for entry in index.sequences]
+        files = {entry.file: np.load(folder / entry.file, mmap_mode="r") for entry in index.sequences}
+        samples = [
+            files[entry.file] if entry.part is None else files[entry.file][entry.part] for entry in index.sequences
+        ]
     except FileNotFoundError as error:
         raise DatasetError(f"{folder} is not a complete data set: {Path(error.filename).name} is missing") from None
     except (ValidationError, ValueError, json.JSONDecodeError) as error:
@@ -280,6 +296,47 @@ def _build_sequence(job: tuple[PhantomSource | MaskSource, Path, int, str]) -> S
         np.save(file, np.stack(blocks))
     partial.replace(path)
     return SequenceEntry(name=Path(name).stem, file=path.name, frames=len(blocks))
+
+
+def moments_of(source: PhantomSource, index: int) -> Floats:
+    """Times at which a sequence is sampled whose source has random moments, (moments,) float32 in τ, increasing."""
+    rng = np.random.default_rng([13, source.first_seed + index])
+    return np.sort(rng.uniform(-1.0, 1.0, source.moments).astype(np.float32))
+
+
+def _build_block(job: tuple[PhantomSource, Path, int, int]) -> list[SequenceEntry]:
+    """Sample the sequences of one file at random moments; the file is written whole, and kept if it is there."""
+    source, folder, first, count = job
+    indices = range(first, first + count)
+    path = folder / f"sequences_{first:06d}.npy"
+    if not path.is_file():
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.save(file, np.stack([_moment_points(source, index) for index in indices]))
+        partial.replace(path)
+    return [
+        SequenceEntry(
+            name=f"{source.cell_type}-{source.first_seed + index}",
+            file=path.name,
+            frames=source.moments or 0,
+            times=[float(t) for t in moments_of(source, index)],
+            part=index - first,
+        )
+        for index in indices
+    ]
+
+
+def _moment_points(source: PhantomSource, index: int) -> NDArray[np.float16]:
+    """Training points of one sequence, (moments, points, 4) float16; distances are those of the rounded points."""
+    seed = source.first_seed + index
+    phantom = make_phantom(source.cell_type, seed)
+    blocks = []
+    for number, t in enumerate(moments_of(source, index)):
+        frame, rng = phantom.moment(float(t)), np.random.default_rng([17, seed, number])
+        points = sample_points(frame.surface_points, source.points_per_frame, rng, bend_share=source.bend_share)
+        points = points.astype(np.float16).astype(np.float32)
+        blocks.append(np.column_stack([points, frame.projected(points)]).astype(np.float16))
+    return np.stack(blocks)
 
 
 def _phantom_frames(source: PhantomSource, index: int) -> Iterator[tuple[SignedDistance, Floats]]:

@@ -23,12 +23,18 @@ Share = Annotated[
 
 
 class PhantomSource(_Frozen):
-    """Sequences of procedural cells."""
+    """Sequences of procedural cells.
+
+    With ``moments``, each sequence is sampled at that many times drawn at random over τ, on coarse meshes with
+    projected distances: thousands of sequences take about a second each. Without, at ``frames`` evenly spread times,
+    exactly.
+    """
 
     kind: Literal["phantoms"] = "phantoms"
     cell_type: str
     sequences: int = Field(ge=1, le=10_000)
     frames: int = Field(default=30, ge=1, le=1000)
+    moments: int | None = Field(default=None, ge=1, le=1000)
     first_seed: int = Field(default=0, ge=0)
     points_per_frame: int = Field(default=32_768, ge=1024)
     bend_share: Share = 0.0

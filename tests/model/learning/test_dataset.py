@@ -152,3 +152,50 @@ def test_masks_that_are_not_cubic_are_sent_to_the_import(tmp_path: Path) -> None
     tifffile.imwrite(tmp_path / "flat.tif", volume, metadata={"axes": "TZYX"})
     with pytest.raises(DatasetError, match="python -m model import takes any shape"):
         build_dataset(MaskSource(kind="masks", folder=tmp_path, points_per_frame=1024), tmp_path / "data", workers=1)
+
+
+def moments_source(**changes: object) -> PhantomSource:
+    values = {"cell_type": "celegans", "sequences": 3, "moments": 4, "points_per_frame": 1024, "first_seed": 40}
+    return PhantomSource.model_validate(values | changes)
+
+
+@pytest.mark.parametrize("cell_type", ["celegans", "a549", "platynereis"])
+def test_points_at_random_moments_have_the_phantoms_distances(tmp_path: Path, cell_type: str) -> None:
+    """Against the exact path: no sign is wrong, the error near the membrane is far below a voxel of 128³ (0.016)."""
+    dataset = build_dataset(moments_source(cell_type=cell_type, sequences=2), tmp_path, workers=1)
+    errors = []
+    for sequence, samples in enumerate(dataset.samples):
+        assert samples.dtype == np.float16
+        phantom = make_phantom(cell_type, 40 + sequence)
+        for t, block in zip(dataset.times(sequence), samples.astype(np.float32), strict=True):
+            exact = phantom.frame(float(t))(block[:, :3])
+            assert ((block[:, 3] < 0) == (exact < 0))[np.abs(exact) > 1e-3].all()
+            near = np.abs(exact) < 0.05
+            errors.append(np.abs(block[near, 3] - exact[near]))
+            assert np.abs(block[~near, 3] - exact[~near]).max() < 0.03
+    error = np.concatenate(errors)
+    assert np.quantile(error, 0.99) < 1e-3
+    assert error.mean() < 1e-4
+    assert error.max() < 0.02
+
+
+def test_moments_are_spread_over_time_and_differ_between_sequences(tmp_path: Path) -> None:
+    dataset = build_dataset(moments_source(), tmp_path, workers=1)
+    times = np.stack([dataset.times(sequence) for sequence in range(3)])
+    assert (np.diff(times, axis=1) > 0).all()
+    assert np.abs(times).max() <= 1.0
+    assert len(np.unique(times)) == times.size
+
+
+def test_a_data_set_of_moments_is_finished_where_it_stopped_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.learning.dataset.BLOCK", 2)
+    folder = tmp_path / "data"
+    first = build_dataset(moments_source(), folder, workers=1)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert len(first.samples) == 3
+    (folder / "dataset.json").unlink()
+    next(folder.glob("sequences_*.npy")).unlink()
+    build_dataset(moments_source(), folder, workers=2)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
