@@ -17,6 +17,7 @@ from model.learning.dataset import sample_points
 from model.phantoms import CELL_TYPES, make_phantom
 
 MOMENTS, POINTS, FRAMES = 8, 2048, 30
+SUMMED = ("moments", "exact moments", "exact frames")  # with the time that drawing the phantom takes
 
 
 def measured(cell_type: str, seeds: list[int]) -> dict[str, float]:

@@ -149,9 +149,9 @@ class ShapeFrame:
         """
         exact = np.ascontiguousarray(points, dtype=np.float64)
         outside = self._implicit(exact) > 0.0  # (n,)
-        distances = self._tree.distance(exact, outside)
+        distances = self._surface.distance(exact, outside)
         near = np.flatnonzero(np.abs(distances) < PROJECTED)
-        feet, found = self._tree.feet(exact[near]), np.full(len(near), np.inf)
+        feet, found = self._surface.feet(exact[near]), np.full(len(near), np.inf)
         for step in range(PROJECTIONS):
             for _ in range(2 if step == 0 else 1):
                 levels = self._implicit(feet)
@@ -354,8 +354,8 @@ class _CurvedSurface:
 
     def feet(self, points: Doubles) -> Doubles:
         """Return the nearest points of the flat triangles, (n, 3)."""
-        _, faces, weights = _nearest(points, self._corners, self._starts, self._boxes)
-        return np.asarray(np.einsum("ij,ijk->ik", weights, self._corners[faces]))
+        nearest = self._tree.nearest(points, pruning=PRUNING)
+        return np.asarray(np.einsum("ij,ijk->ik", nearest.weights, self._tree.corners[nearest.faces]))
 
     def distance(self, points: Doubles, outside: NDArray[np.bool_]) -> Doubles:
         """Return signed distances (n,), positive where ``outside``."""
