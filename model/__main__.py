@@ -16,9 +16,9 @@ from model.cli.own_cells import register
 from model.errors import CytosynthError, SurfaceError
 
 cli = typer.Typer(
-    help="The workshop: train, measure and use auto-decoders of living-cell shapes.\n\n"
-    "Exit status of every command: 0, done, and nothing is wrong; 1, it ran and found something bad; 2, the arguments "
-    "are wrong or what they name cannot be read.",
+    help="Train, evaluate and use auto-decoders of living-cell shapes, without the service.\n\n"
+    "Exit status of every command: 0: success; 1: the command ran and found a problem; 2: wrong arguments or "
+    "unreadable input.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -43,25 +43,28 @@ def _bar() -> Progress:
 
 @cli.command()
 def train(
-    config: Annotated[Path, typer.Option(help="A TOML recipe; model/recipes holds those of the shipped models.")],
-    models: Annotated[Path, typer.Option(help="Folder of models the result goes into.")] = Path("var/models"),
-    work: Annotated[Path, typer.Option(help="Where data set and training state live.")] = Path("var/training"),
+    config: Annotated[Path, typer.Option(help="Recipe in TOML; model/recipes holds those of the shipped models.")],
+    models: Annotated[Path, typer.Option(help="Folder of models for the result.")] = Path("var/models"),
+    work: Annotated[Path, typer.Option(help="Folder of the data set and the training state.")] = Path("var/training"),
     data: Annotated[Path | None, typer.Option(help="Folder of masks, instead of the recipe's.")] = None,
     start: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of a trained model with the recipe's network, to go on from; its codes too, if its own."
+            help="Folder of a trained model with the same network, to continue from; its codes are used if its id is "
+            "the recipe's."
         ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of training, instead of the recipe's.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Number of training steps, instead of the recipe's.")] = None,
     rates: Annotated[
         float,
-        typer.Option(min=0.001, max=10.0, help="Factor on the recipe's learning rates; after --start try 0.4."),
+        typer.Option(min=0.001, max=10.0, help="Factor on the recipe's learning rates; with --start try 0.4."),
     ] = 1.0,
-    workers: Annotated[int | None, typer.Option(help="Processes that build the data set; default: all.")] = None,
-    device: Annotated[str, typer.Option(help="Where torch computes: cpu, cuda …")] = "cpu",
+    workers: Annotated[
+        int | None, typer.Option(help="Number of processes that build the data set; default: all cores.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Device of torch: cpu, cuda …")] = "cpu",
 ) -> None:
-    """Train a model from a recipe; run again after an interruption, it goes on where it stopped."""
+    """Train a model from a recipe. A run that was interrupted continues when it is started again."""
     from model.learning.dataset import build_dataset
     from model.learning.optimisers import multiplies_bfloat16
     from model.learning.recipe import TrainConfig
@@ -135,16 +138,18 @@ def train(
 
         figures = write_figures(checkpoint, dataset, models / recipe.id, held_out=recipe.held_out.frames)
         console.print(", ".join(f"{name} {value:.4f}" for name, value in figures.items()), soft_wrap=True)
-    console.print("measure it with: python -m model evaluate --config … --models …")
+    console.print("evaluate it with: python -m model evaluate --config … --models …")
 
 
 @cli.command()
 def synthesize(
-    spec: Annotated[Path, typer.Argument(help="A generation spec as JSON, as POST /v1/generations takes it.")],
-    out: Annotated[Path, typer.Option(help="Folder for the files; must not exist.")],
-    models: Annotated[list[Path] | None, typer.Option(help="Folders of models, before the shipped ones.")] = None,
+    spec: Annotated[Path, typer.Argument(help="Generation spec in JSON, as for POST /v1/generations.")],
+    out: Annotated[Path, typer.Option(help="Output folder; must not exist.")],
+    models: Annotated[
+        list[Path] | None, typer.Option(help="Folders of models, searched before the shipped ones.")
+    ] = None,
 ) -> None:
-    """Make cells without the service: the same spec gives the same bytes."""
+    """Synthesise cells without the service; the same spec gives the same bytes."""
     from pydantic import ValidationError
 
     from model.card import SHIPPED_MODELS, find_model
@@ -171,9 +176,9 @@ def synthesize(
 
 @cli.command()
 def verify(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of results, each with its manifest.json.")],
+    folders: Annotated[list[Path], typer.Argument(help="Folders of results, each with a manifest.json.")],
 ) -> None:
-    """Read downloaded results back and compare them with their manifests; status 1 if anything is wrong."""
+    """Read downloaded results and compare them with their manifests; exit status 1 if anything is wrong."""
     from model.errors import ExportError
     from model.export.verify import verify_result
 
@@ -196,7 +201,7 @@ def verify(
 
 
 def main() -> None:
-    """Run the command line; errors of the project and of the system end with one sentence and a status.
+    """Run the command line; errors of the library and of the system are printed as one sentence.
 
     The status is 2 where arguments or inputs cannot be used, 1 where the work itself found something bad.
     """

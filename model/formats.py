@@ -81,7 +81,7 @@ class Format:
         return self.seconds_per_frame * shown * cells
 
 
-_MESH = "a mesh a frame"
+_MESH = "a mesh of each frame"
 
 # The sizes are means measured for the shipped models (docs/explanation/performance.md).
 FORMATS: dict[str, Format] = {
@@ -100,11 +100,11 @@ FORMATS: dict[str, Format] = {
             holds="surface", module="model.export.ply", bytes_per_face=32.0,
         ),
         Format(
-            name="tiff", title="TIFF labels", description="label volumes of all frames", suffix=".tif",
+            name="tiff", title="TIFF labels", description="one file of label volumes of all frames", suffix=".tif",
             media_type="image/tiff", holds="labels", module="model.export.imagej_tiff", bytes_per_voxel=1 / 40,
         ),
         Format(
-            name="png", title="PNG picture", description="a picture of some frames", suffix=".png",
+            name="png", title="PNG picture", description="one preview picture", suffix=".png",
             media_type="image/png", holds="picture", module="model.export.preview",
             bytes_per_cell=4e5, seconds_per_frame=0.4, frames_shown=8,
         ),

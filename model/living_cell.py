@@ -41,8 +41,8 @@ from model.network.stacked_decoders import StackedDecoders
 from model.spec import GenerationSpec
 
 PROCESSOR = torch.device("cpu")
-SLOPE_SAMPLES = 2048  # points a frame at which the slope is measured
-STEEPEST = 1e3  # units of Ω per unit of Ω: a field that changes so fast is noise; a true distance changes by 1
+SLOPE_SAMPLES = 2048  # points of a frame at which the slope is measured
+STEEPEST = 1e3  # change of distance per unit of Ω above which a code is refused as noise; a true distance changes by 1
 SLOPE_MARGIN = 1.15  # over the largest slope measured, because the largest that exists lies between the points
 
 

@@ -31,10 +31,10 @@ from model import __version__
 from model.errors import SpecError
 from model.formats import FORMATS, describe_formats
 
-GRID_MIN, GRID_MAX = 8, 512
-FRAMES_MAX = 1000
-COUNT_MAX = 1000
-SEED_MAX = 2**64 - 1
+GRID_MIN, GRID_MAX = 8, 512  # samples a side: coarser grids show no cell; time and memory grow with N²
+FRAMES_MAX = 1000  # of one sequence
+COUNT_MAX = 1000  # sequences of one spec
+SEED_MAX = 2**64 - 1  # numpy's generators take 64 bits
 
 
 def whole(value: Any) -> Any:
@@ -49,14 +49,14 @@ def with_kind(latent: Any) -> Any:
     return latent
 
 
-WHOLE = BeforeValidator(whole)  # behind the bounds, which else do not reach the JSON Schema
+WHOLE = BeforeValidator(whole)  # after the bounds in Annotated; before them, they would be missing in the JSON Schema
 if TYPE_CHECKING:
     Format = str
 else:
     Format = Literal[tuple(FORMATS)]
 GridSize = Annotated[int, Field(ge=GRID_MIN, le=GRID_MAX), WHOLE]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-# Rules that validators of the spec check, with better words, are in its JSON Schema too.
+# The validators below check these rules with clearer messages; the JSON Schema states them too.
 Moment = Annotated[Finite, Field(json_schema_extra={"minimum": -1.0, "maximum": 1.0})]
 Formats = Annotated[list[Format], Field(min_length=1, max_length=len(FORMATS), json_schema_extra={"uniqueItems": True})]
 
@@ -68,11 +68,12 @@ class _Strict(BaseModel):
 
 
 class SampledLatent(_Strict):
-    """A new code, drawn from the density fitted to the learned codes: a cell that never lived."""
+    """A new code, drawn from the density fitted to the learned codes: a new cell."""
 
     kind: Literal["sampled"] = "sampled"
     temperature: Annotated[float, Field(ge=0.0, le=2.0, allow_inf_nan=False)] = Field(
-        default=1.0, description="Novelty: 0 repeats a learned cell, 1 draws from the fitted density, 2 goes further."
+        default=1.0,
+        description="Novelty: 0 repeats a learned cell, 1 draws from the fitted density, larger values spread further.",
     )
 
 
@@ -80,7 +81,7 @@ class LearnedLatent(_Strict):
     """The code of one training sequence."""
 
     kind: Literal["learned"]
-    index: Annotated[int, Field(ge=0), WHOLE] = Field(description="Which training sequence, from 0.")
+    index: Annotated[int, Field(ge=0), WHOLE] = Field(description="Number of the training sequence, from 0.")
 
 
 class NearbyLatent(_Strict):
@@ -89,7 +90,7 @@ class NearbyLatent(_Strict):
     kind: Literal["nearby"]
     index: Annotated[int, Field(ge=0), WHOLE]
     noise: Annotated[float, Field(ge=0.0, le=2.0, allow_inf_nan=False)] = Field(
-        default=0.2, description="Noise in units of the learned codes' own spread."
+        default=0.2, description="Standard deviation of the noise, in units of the learned codes' spread."
     )
 
 
@@ -100,12 +101,12 @@ class InterpolatedLatent(_Strict):
     first: Annotated[int, Field(ge=0), WHOLE]
     second: Annotated[int, Field(ge=0), WHOLE]
     weight: Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)] = Field(
-        default=0.5, description="0 is the first, 1 the second."
+        default=0.5, description="Position between the two codes: 0 is the first, 1 the second."
     )
 
 
 class ExplicitLatent(_Strict):
-    """A code given number by number, for instance from an earlier manifest."""
+    """An explicit code, for instance from an earlier manifest."""
 
     kind: Literal["explicit"]
     values: Annotated[list[Finite], Field(min_length=1, max_length=1024)]
@@ -120,18 +121,18 @@ Quaternion = Annotated[list[Finite], Field(min_length=4, max_length=4)]
 
 
 class Cost(_Strict):
-    """What a spec will take: exact counts and rough guesses, without running it."""
+    """The cost of a spec: exact counts and rough estimates, without running it."""
 
     frames: int = Field(description="Frames of all sequences together.")
     points: int = Field(description="Grid samples of all frames together.")
-    bytes: int = Field(description="Expected size of the files, to within a factor of about two.")
+    bytes: int = Field(description="Expected size of all files, within a factor of about two.")
     seconds: float = Field(
-        description="Expected computing time of one worker. An estimate corrects it by what workers measured."
+        description="Expected computing time of one worker, before correction by the times that workers measured."
     )
 
 
 class GenerationSpec(_Strict):
-    """New living-cell sequences from a trained model."""
+    """Synthesise living-cell sequences with a trained model."""
 
     KIND: ClassVar[str] = "generation"
 
@@ -139,21 +140,24 @@ class GenerationSpec(_Strict):
         description="Identifier of an installed model; GET /v1/models lists them."
     )
     seed: Annotated[int, Field(ge=0, le=SEED_MAX), WHOLE] | None = Field(
-        default=None, description="Drawn and reported when absent. The same seed gives the same cells."
+        default=None,
+        description="Seed of all random draws; drawn and reported when absent. The same seed gives the same cells.",
     )
-    count: Annotated[int, Field(ge=1, le=COUNT_MAX), WHOLE] = Field(default=1, description="How many sequences.")
+    count: Annotated[int, Field(ge=1, le=COUNT_MAX), WHOLE] = Field(default=1, description="Number of sequences.")
     frames: Annotated[int, Field(ge=1, le=FRAMES_MAX), WHOLE] | None = Field(
-        default=None, description="Time resolution: frames spread evenly over τ = [-1, 1]. 30 when times is absent too."
+        default=None,
+        description="Number of frames, evenly spaced over τ = [-1, 1]; 30 when both frames and times are absent.",
     )
     times: Annotated[list[Moment], Field(min_length=1, max_length=FRAMES_MAX)] | None = Field(
-        default=None, description="Explicit times in τ = [-1, 1], increasing; instead of frames."
+        default=None, description="Times of the frames in τ = [-1, 1], increasing; instead of frames."
     )
     grid: GridSize | Annotated[list[GridSize], Field(min_length=3, max_length=3)] = Field(
-        default=64, description="Samples along each side of Ω, or [x, y, z]."
+        default=64, description="Number of samples along each side of Ω, or [x, y, z]."
     )
     latent: Latent = Field(default_factory=SampledLatent)
     rotation: Literal["none", "random"] | Quaternion = Field(
-        default="none", description="none, random (uniform on SO(3)) or a quaternion [w, x, y, z]."
+        default="none",
+        description="Rotation of the cell: none, random (uniform on SO(3)), or a quaternion [w, x, y, z].",
     )
     formats: Formats = Field(
         default=["stl", "tiff"],
@@ -161,21 +165,23 @@ class GenerationSpec(_Strict):
     )
     fragments: Literal["remove", "keep"] = Field(
         default="remove",
-        description="Specks under 2 % of the cell's volume: removed (and counted in the manifest) or kept.",
+        description=(
+            "Detached components smaller than 2 % of the cell's volume: removed (and counted in the manifest) or kept."
+        ),
     )
     exact: Literal["adaptive", "certified"] = Field(
         default="adaptive",
         description=(
-            "Where the membrane is looked for. adaptive: fast; finds all but crumbs of a few samples that lie apart. "
-            "certified: skips nothing but what the model's steepest slope rules out; about twice the work."
+            "Search for the membrane. adaptive is fast and may miss detached components smaller than two grid steps; "
+            "certified misses none and takes about twice as long."
         ),
     )
 
     on_implausible: Literal["warn", "fail"] = Field(
         default="warn",
         description=(
-            "When the gate rejects every code drawn for a sequence: warn (the last draw is written, and warnings says "
-            "so) or fail (the job fails with the code implausible_cell)."
+            "What to do when the plausibility gate rejects every code drawn for a sequence: warn (the last draw is "
+            "written, and the manifest has a warning) or fail (the job fails with the code implausible_cell)."
         ),
     )
 
@@ -234,12 +240,12 @@ class GenerationSpec(_Strict):
         return self.frames if self.frames is not None else 30
 
     def check_fits(self, *, latent_codes: int, latent_size: int) -> None:
-        """Refuse a latent that the model cannot have: what only the model's card, or the model itself, can tell.
+        """Check the latent against the model's number and size of codes.
 
         Parameters
         ----------
         latent_codes
-            How many codes the model learned.
+            Number of codes that the model learned.
         latent_size
             Numbers in a code.
 
@@ -264,7 +270,7 @@ class GenerationSpec(_Strict):
                 )
 
     def completed(self) -> GenerationSpec:
-        """Fill in what the client left open, so that the result can be repeated.
+        """Return the spec with its seed and frames filled in, so that the result can be reproduced.
 
         A drawn seed has 53 bits, so that it survives clients that read JSON numbers as doubles.
         """

@@ -33,7 +33,7 @@ REPORT = Path("out/evaluation")
 
 
 def register(cli: typer.Typer) -> None:
-    """Add the verbs to a command line."""
+    """Add the commands to a command line."""
     cli.command("evaluate")(evaluate)
     cli.command("compare-phantoms")(compare_phantoms)
     cli.command("upsample-study")(upsample_study)
@@ -41,32 +41,39 @@ def register(cli: typer.Typer) -> None:
 
 def evaluate(
     config: Annotated[
-        Path | None, typer.Option(help="The recipe the model was trained with; the shipped models without it.")
+        Path | None, typer.Option(help="The recipe that the model was trained with; default: the shipped models.")
     ] = None,
-    models: Annotated[Path | None, typer.Option(help="Folder of models it is in; default: var/models.")] = None,
+    models: Annotated[Path | None, typer.Option(help="Folder of models that holds it; default: var/models.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of masks, instead of the recipe's.")] = None,
     grid: Annotated[
-        int, typer.Option(min=16, max=512, help="Samples along each side of Ω; masks keep their own.")
+        int, typer.Option(min=16, max=512, help="Samples along each side of Ω; masks keep their own grid.")
     ] = 128,
-    every: Annotated[int, typer.Option(min=1, help="Score every n-th training frame; left-out frames always.")] = 5,
+    every: Annotated[
+        int, typer.Option(min=1, help="Score every n-th training frame; held-out frames are always scored.")
+    ] = 5,
     sequences: Annotated[int | None, typer.Option(min=1, help="Score the first n sequences only.")] = None,
-    samples: Annotated[int, typer.Option(min=0, help="New cells drawn to measure plausibility.")] = 100,
-    out: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
-    keep: Annotated[bool, typer.Option(help="Write the figures into the model's card.")] = False,
+    samples: Annotated[int, typer.Option(min=0, help="Number of new cells drawn to measure plausibility.")] = 100,
+    out: Annotated[Path | None, typer.Option(help="Write all measurements as JSON.")] = None,
+    keep: Annotated[bool, typer.Option(help="Write the measurements into the model's card.")] = False,
     report: Annotated[
         Path | None, typer.Option(help="Compare new cells with held-out ones and write a report into this folder.")
     ] = None,
     held_out: Annotated[
         Path | None, typer.Option(help="Imported data set, or folder of masks, that the model was not trained on.")
     ] = None,
-    cells: Annotated[int, typer.Option(min=4, help="Report: sequences of each set.")] = 60,
+    cells: Annotated[int, typer.Option(min=4, help="For --report: number of sequences in each set.")] = 60,
     fits: Annotated[
-        int | None, typer.Option(min=0, help="Report: unseen cells restored from a part; default: 2, none if --quick.")
+        int | None,
+        typer.Option(
+            min=0, help="For --report: number of unseen cells restored from a part; default: 2, with --quick 0."
+        ),
     ] = None,
-    quick: Annotated[bool, typer.Option(help="Report: few cells, to try it out.")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Report: processes; default: all cores.")] = None,
+    quick: Annotated[bool, typer.Option(help="For --report: use few cells, for a first look.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="For --report: number of processes; default: all cores.")
+    ] = None,
 ) -> None:
-    """Measure a model: Dice of its reconstructions, plausibility of its new cells; or write a whole report."""
+    """Evaluate a model: Dice of its reconstructions and plausibility of its new cells, or a full report."""
     from model.evaluation.model_report import Scope
     from model.learning.recipe import TrainConfig
 
@@ -87,7 +94,7 @@ def evaluate(
 def _report(
     recipes: list[TrainConfig], models: Path | None, folder: Path, *, held_out: Path | None, scope: Scope, workers: int
 ) -> None:
-    """Study each model against held-out sequences and write one report."""
+    """Compare each model with held-out sequences and write one report."""
     from model.card import SHIPPED_MODELS, find_model
     from model.evaluation.html_report import write_report
     from model.evaluation.model_report import report_on_model
@@ -166,17 +173,19 @@ def _score(
 
 
 def upsample_study(
-    config: Annotated[Path, typer.Option(help="The recipe the model was trained with.")],
-    models: Annotated[Path | None, typer.Option(help="Folder of models it is in; default: var/models.")] = None,
+    config: Annotated[Path, typer.Option(help="The recipe that the model was trained with.")],
+    models: Annotated[Path | None, typer.Option(help="Folder of models that holds it; default: var/models.")] = None,
     held_out: Annotated[
         Path | None, typer.Option(help="Imported data set, or folder of masks, that the model was not trained on.")
     ] = None,
-    fits: Annotated[int, typer.Option(min=1, help="Unseen cells.")] = 3,
-    grid: Annotated[int, typer.Option(min=33, max=256, help="Samples along each side of Ω to judge on.")] = 128,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: all cores.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
+    fits: Annotated[int, typer.Option(min=1, help="Number of unseen cells.")] = 3,
+    grid: Annotated[
+        int, typer.Option(min=33, max=256, help="Samples along each side of the grid on which results are scored.")
+    ] = 128,
+    workers: Annotated[int | None, typer.Option(min=1, help="Number of processes; default: all cores.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the measurements as JSON.")] = None,
 ) -> None:
-    """Restore unseen cells from all frames, every fourth, and coarse masks, beside interpolation without a model."""
+    """Restore unseen cells from all frames, every fourth frame, and coarse masks; compare with interpolation."""
     from model.card import find_model, load_card
     from model.evaluation.model_report import unseen_source
     from model.evaluation.unseen_cells import unseen_cells
@@ -217,18 +226,19 @@ def _show_fits(name: str, fitting: dict[str, Any]) -> None:
 
 def compare_phantoms(
     real: Annotated[Path, typer.Argument(help="Folder of masks of real cells (TZYX, one cell a file).")],
-    cell_type: Annotated[str, typer.Option(help="Phantoms to compare them with.")] = "celegans",
+    cell_type: Annotated[str, typer.Option(help="Cell type of the phantoms.")] = "celegans",
     voxel: Annotated[
-        Path | None, typer.Option(help="JSON list of {file, voxel_size}: the voxel of each file, in its own unit.")
+        Path | None,
+        typer.Option(help="JSON list of {file, voxel_size}: voxel size of each file, in the unit of --unit."),
     ] = None,
-    unit: Annotated[float, typer.Option(help="Micrometres in one unit of those voxel sizes.")] = 1.0,
-    count: Annotated[int, typer.Option(min=2, help="Phantoms.")] = 40,
-    first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first.")] = 6000,
-    moments: Annotated[int, typer.Option(min=1, help="Frames of each phantom.")] = 10,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: all cores.")] = None,
+    unit: Annotated[float, typer.Option(help="Micrometres in one unit of the voxel sizes.")] = 1.0,
+    count: Annotated[int, typer.Option(min=2, help="Number of phantoms.")] = 40,
+    first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom.")] = 6000,
+    moments: Annotated[int, typer.Option(min=1, help="Number of frames of each phantom.")] = 10,
+    workers: Annotated[int | None, typer.Option(min=1, help="Number of processes; default: all cores.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the table as JSON.")] = None,
 ) -> None:
-    """Compare phantoms with real cells, descriptor by descriptor: the effect size that they are calibrated by."""
+    """Compare phantoms with real cells by each descriptor's effect size."""
     from model.evaluation.phantom_realism import compare_with_real, real_bodies
 
     with _progress() as begin:

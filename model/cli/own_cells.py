@@ -26,18 +26,18 @@ console = Console(stderr=True)
 Voxel = Annotated[
     tuple[float, float, float] | None,
     typer.Option(
-        help="Distance of voxels along X Y Z in µm, where the files do not say it or are wrong. Meshes are in µm; "
+        help="Voxel size along X Y Z in µm, where the files lack it or are wrong. Meshes are in µm; "
         "their coordinates are multiplied by it: 1e6 1e6 1e6 for meshes in metres."
     ),
 ]
-Interval = Annotated[float | None, typer.Option(min=1e-6, help="Minutes between frames, where the files say nothing.")]
+Interval = Annotated[float | None, typer.Option(min=1e-6, help="Minutes between frames, where the files lack them.")]
 Tracks = Annotated[
     Path | None, typer.Option(help="List of tracks of one recording: label, first frame, last frame, parent.")
 ]
 
 
 def register(cli: typer.Typer) -> None:
-    """Add the verbs to a command line."""
+    """Add the commands to a command line."""
     cli.command("import")(import_cells)
     cli.command("validate")(validate)
     cli.command("import-released")(import_released)
@@ -46,25 +46,34 @@ def register(cli: typer.Typer) -> None:
 
 def import_cells(
     source: Annotated[Path, typer.Argument(help="TIFFs, a Cell Tracking Challenge folder, meshes or sampled SDFs.")],
-    out: Annotated[Path, typer.Option(help="Folder for the training sequences; its name becomes the model's id.")],
+    out: Annotated[
+        Path, typer.Option(help="Output folder of the training sequences; its name becomes the model's id.")
+    ],
     voxel: Voxel = None,
     interval: Interval = None,
     tracks: Tracks = None,
-    margin: Annotated[float, typer.Option(min=0.0, max=0.9, help="Free share of Ω around the largest cell.")] = 0.15,
+    margin: Annotated[
+        float, typer.Option(min=0.0, max=0.9, help="Share of Ω that stays free around the largest cell.")
+    ] = 0.15,
     scale: Annotated[
-        str, typer.Option(help="shared: one scale for all, sizes are learned; sequence: each cell fills Ω.")
+        str,
+        typer.Option(
+            help="shared: one scale for all sequences, so that sizes are learned; sequence: each cell fills Ω."
+        ),
     ] = "shared",
-    points: Annotated[int, typer.Option(min=1024, help="Training points of a frame.")] = 32_768,
+    points: Annotated[int, typer.Option(min=1024, help="Training points in each frame.")] = 32_768,
     bend_share: Annotated[
         float,
         typer.Option(
-            min=0.0, max=1.0, help="Share of points near the membrane drawn where it bends; for thin parts 0.5."
+            min=0.0,
+            max=1.0,
+            help="Share of the points near the membrane that are drawn where it bends; 0.5 for cells with thin parts.",
         ),
     ] = 0.0,
-    steps: Annotated[int, typer.Option(min=1, help="Steps in the recipe that is written.")] = 24_000,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps in the recipe.")] = 24_000,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
 ) -> None:
-    """Turn your cells into training sequences and a recipe; sequences with errors are left out and named."""
+    """Convert your cells to training sequences and write a recipe; sequences with errors are skipped and listed."""
     from model.learning.import_report import as_lines, as_table, source_rows, taken_rows
     from model.learning.imported_cells import ImportPlan, import_sequences
     from model.learning.recipe_template import write_recipe
@@ -76,12 +85,12 @@ def import_cells(
         raise typer.BadParameter("shared or sequence", param_hint="--scale")
     recordings = open_recordings(source, given=_given(voxel, interval), tracks=tracks)
     with _progress() as begin:
-        surveyed = survey(recordings, on_frame=begin("looking"))
+        surveyed = survey(recordings, on_frame=begin("reading"))
     console.print(as_lines(taken_rows(recordings, surveyed)))
     if faulty := [row for row in source_rows(surveyed) if row.findings]:
         console.print(as_table(faulty))
     if not any(one.is_usable for one in surveyed):
-        console.print("[red]no sequence can be used as it is[/red]; put right what the table lists")
+        console.print("[red]no sequence can be used as it is[/red]; correct what the table lists")
         raise typer.Exit(1)
     minutes = next((f.calibration.minutes for f in recordings if f.calibration.minutes), None)
     plan = ImportPlan(
@@ -96,19 +105,21 @@ def import_cells(
         + f"; one unit of Ω is {dataset.micrometres:.4g} µm"
     )
     if minutes is None:
-        console.print("[yellow]the minutes between frames are not known[/yellow]; 1 is written, --interval says more")
+        console.print(
+            "[yellow]the minutes between frames are not known[/yellow]; 1 is written; give them with --interval"
+        )
     recipe = write_recipe(dataset, surveyed, steps=steps)
     console.print(f"train with: python -m model train --config {recipe.as_posix()}", soft_wrap=True)
 
 
 def validate(
-    source: Annotated[Path, typer.Argument(help="What you would import, or a folder that was imported.")],
+    source: Annotated[Path, typer.Argument(help="Files or folder to import, or the output folder of an import.")],
     voxel: Voxel = None,
     interval: Interval = None,
     tracks: Tracks = None,
-    out: Annotated[Path | None, typer.Option("--json", help="Write what was found as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option("--json", help="Write the findings as JSON.")] = None,
 ) -> None:
-    """List what was read and what is wrong with each sequence, before any training; status 1 if there are errors."""
+    """List what was read and every problem of each sequence; exit status 1 if there are errors."""
     from model.learning.dataset import INDEX_FILE
     from model.learning.import_report import as_json, as_lines, as_table, imported_rows, source_rows, taken_rows
     from model.readers.open import open_recordings
@@ -119,7 +130,7 @@ def validate(
     else:
         recordings = open_recordings(source, given=_given(voxel, interval), tracks=tracks)
         with _progress() as begin:
-            surveyed = survey(recordings, on_frame=begin("looking"))
+            surveyed = survey(recordings, on_frame=begin("reading"))
         rows, taken = source_rows(surveyed), taken_rows(recordings, surveyed)
         console.print(as_lines(taken))
     report = as_json(rows, taken)
@@ -134,19 +145,19 @@ def validate(
 
 def import_released(
     experiment: Annotated[Path, typer.Argument(help="Folder of an experiment of the method's authors.")],
-    out: Annotated[Path, typer.Option(help="Folder of the new model, in a folder of models; its name is the id.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new model; its name becomes the model's id.")],
     micrometres: Annotated[float, typer.Option(min=1e-6, help="Length of one unit of Ω in µm.")] = 1.0,
-    minutes: Annotated[float, typer.Option(min=1e-6, help="Duration of τ.")] = 1.0,
-    topology: Annotated[str, typer.Option(help="single: always one body; division: one, then two.")] = "single",
-    cell_type: Annotated[str | None, typer.Option(help="Default: the model's id.")] = None,
-    title: Annotated[str | None, typer.Option(help="Default: the experiment's name.")] = None,
-    licence: Annotated[str, typer.Option(help="Of the weights.")] = "as stated by their authors",
-    epoch: Annotated[int | None, typer.Option(help="Which saved state; default: the final or the latest.")] = None,
+    minutes: Annotated[float, typer.Option(min=1e-6, help="Duration of τ in minutes.")] = 1.0,
+    topology: Annotated[str, typer.Option(help="single: always one body; division: one body, then two.")] = "single",
+    cell_type: Annotated[str | None, typer.Option(help="Cell type; default: the model's id.")] = None,
+    title: Annotated[str | None, typer.Option(help="Title; default: the experiment's name.")] = None,
+    licence: Annotated[str, typer.Option(help="Licence of the weights.")] = "as stated by their authors",
+    epoch: Annotated[int | None, typer.Option(help="Epoch to import; default: the final or the latest one.")] = None,
     swap_xy: Annotated[
-        bool, typer.Option("--swap-xy", help="Change x and y: cells lie as in images, not as in arrays (row first).")
+        bool, typer.Option("--swap-xy", help="Exchange x and y: cells lie as in images, not as in arrays (row first).")
     ] = False,
 ) -> None:
-    """Turn a trained model of the method's authors into a model of the service."""
+    """Convert a trained model of the method's authors to a model of this service."""
     from model.network.wiesner2022_import import read_experiment, save_experiment, with_x_and_y_swapped
 
     chosen: Literal["single", "division"] = "division" if topology == "division" else "single"
@@ -176,26 +187,42 @@ def import_released(
 
 
 def fit(
-    frames: Annotated[list[Path], typer.Argument(help="A file a frame, in the order of time, or one of many frames.")],
+    frames: Annotated[
+        list[Path], typer.Argument(help="One file for each frame, in order of time, or one file of many frames.")
+    ],
     name: Annotated[str, typer.Option("--model", help="Id of the model.")],
-    out: Annotated[Path, typer.Option(help="Folder for what is found; must not exist.")],
-    models: Annotated[list[Path] | None, typer.Option(help="Folders of models, before the shipped ones.")] = None,
+    out: Annotated[Path, typer.Option(help="Output folder; must not exist.")],
+    models: Annotated[
+        list[Path] | None, typer.Option(help="Folders of models, searched before the shipped ones.")
+    ] = None,
     voxel: Voxel = None,
     place: Annotated[
         str, typer.Option(help="centre: each frame centred on the cell; omega: the volume covers Ω.")
     ] = "centre",
-    times: Annotated[str | None, typer.Option(help="In τ, one a frame, as -1,0.5,1; default: evenly spread.")] = None,
-    label: Annotated[list[int] | None, typer.Option(help="The cell, where a volume shows several.")] = None,
-    rotate: Annotated[int, typer.Option(min=1, help="Orientations tried; 1 keeps the cell as it lies.")] = 1,
-    shift: Annotated[bool, typer.Option(help="Find the cell's place too.")] = False,
-    adapt: Annotated[int, typer.Option(min=0, help="Steps of adapting the network; 0: only the code.")] = 600,
+    times: Annotated[
+        str | None, typer.Option(help="Times of the frames in τ, such as -1,0.5,1; default: evenly spaced.")
+    ] = None,
+    label: Annotated[list[int] | None, typer.Option(help="Label of the cell, where a volume holds several.")] = None,
+    rotate: Annotated[
+        int, typer.Option(min=1, help="Number of orientations tried; 1 keeps the given orientation.")
+    ] = 1,
+    shift: Annotated[bool, typer.Option(help="Fit the cell's position too.")] = False,
+    adapt: Annotated[
+        int, typer.Option(min=0, help="Steps of adapting the network to the cell; 0: fit the code only.")
+    ] = 600,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    score_grid: Annotated[int, typer.Option(min=16, max=256, help="Grid on which the fit is measured.")] = 64,
-    to_frames: Annotated[int, typer.Option("--frames", min=1, help="Frames of the cell that is made again.")] = 30,
-    grid: Annotated[int, typer.Option(min=8, max=512, help="Its samples along each side of Ω.")] = 64,
-    formats: Annotated[str, typer.Option(help="Its files, as stl,tiff.")] = "stl,tiff",
+    score_grid: Annotated[
+        int, typer.Option(min=16, max=256, help="Samples along each side of the grid on which the fit is scored.")
+    ] = 64,
+    to_frames: Annotated[int, typer.Option("--frames", min=1, help="Number of frames of the reconstructed cell.")] = 30,
+    grid: Annotated[
+        int, typer.Option(min=8, max=512, help="Samples along each side of Ω of the reconstructed cell.")
+    ] = 64,
+    formats: Annotated[
+        str, typer.Option(help="File formats of the reconstructed cell, such as stl,tiff.")
+    ] = "stl,tiff",
 ) -> None:
-    """Find the code of a cell the model has never seen, and give the cell back at any resolution."""
+    """Fit the code of a cell that the model has never seen, and reconstruct the cell at any resolution."""
     from pydantic import ValidationError
 
     from model.card import SHIPPED_MODELS, find_model

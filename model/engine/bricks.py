@@ -22,11 +22,11 @@ from model.engine.jit import compiled
 
 SIDE = 8  # samples along a brick's side
 SAMPLES = SIDE**3
-BEFORE = SIDE  # samples stored before the first of Ω
+BEFORE = SIDE  # offset of Ω's first sample: one brick of storage lies before it
 
 UNKNOWN, BOUND, KNOWN = 0, 1, 2  # what a stored value is: nothing yet, a lower bound of the magnitude, the distance
-WHAT = 3  # the bits that hold it
-CELL = 4  # a bit: the grid cell that begins at this sample meets the membrane
+WHAT = 3  # mask of the state's bits that hold UNKNOWN, BOUND or KNOWN
+CELL = 4  # bit of the state: the grid cell that begins at this sample meets the membrane
 
 
 class Bricks:

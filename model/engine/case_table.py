@@ -22,7 +22,7 @@ CORNERS = np.array([(n >> 2 & 1, n >> 1 & 1, n & 1) for n in range(8)], dtype=np
 EDGES = np.array([(n, axis) for axis in range(3) for n in range(8) if not n & 4 >> axis], dtype=np.int64)
 """(12, 2) edges of a cell: number of the lower corner, and axis."""
 
-MOST = 5  # triangles in a cell
+MOST = 5  # triangles in one grid cell, at most
 
 _Loop = tuple[int, ...]  # edges, the outside on the right hand of one who walks on the outer side
 

@@ -33,10 +33,10 @@ from model.errors import EmptySurfaceError, InvalidFieldError, SurfaceError
 FrameDistances = Callable[[Tensor, Tensor], Tensor]
 """Maps points (n, 3) float32 in Ω and their frames (n,) int64, ascending, to signed distances (n,) float32."""
 
-_COARSE = 7  # blocks along the longest side of Ω to begin with, at least
-_ROUNDING = 1e-5  # slack for float32 arithmetic inside the signed distance function, units of Ω
-_BYTES = 1500  # of working memory for each sample of the largest face, frame held at once and unit of the bound
-_HOST_BYTES = 2**30  # for all frames held at once where the device is the processor
+_COARSE = 7  # least number of blocks along the longest side of Ω at the first level
+_ROUNDING = 1e-5  # units of Ω: allowance for float32 rounding in the signed distance function
+_BYTES = 1500  # of working memory for each sample of the largest face, each frame held and unit of the Lipschitz bound
+_HOST_BYTES = 2**30  # memory for all frames held at once, where the device is the processor
 _NODES = np.array(list(np.ndindex(3, 3, 3)))  # (27, 3) corners, and the middles between them, of a block
 _CORNER_NODES = [18 * a + 6 * b + 2 * c for a, b, c in CORNERS.tolist()]
 

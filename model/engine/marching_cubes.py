@@ -26,9 +26,9 @@ from model.engine.runs import Runs, bodies
 from model.engine.sparse import SparseField
 from model.errors import EmptySurfaceError, SurfaceError
 
-NEAREST = 1e-3  # of a step: no vertex is nearer to a sample
-FARTHEST = 16.0  # steps: beyond, a value only says "far"; keeps the above true for slopes of a thousand
-CAP = 1.0 / 1001.0  # of a step: a cap over a cut at the border of Ω lies so far outside it
+NEAREST = 1e-3  # grid steps: least distance of a vertex from a sample, so that vertices do not coincide
+FARTHEST = 16.0  # grid steps: larger values are cut to it, which keeps NEAREST valid for slopes up to a thousand
+CAP = 1.0 / 1001.0  # grid steps: distance outside Ω of the cap that closes a surface cut by the border
 _TABLE = triangle_table()
 _COUNTS = (_TABLE >= 0).sum(axis=1) // 3
 

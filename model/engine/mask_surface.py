@@ -33,13 +33,13 @@ from model.errors import DatasetError
 Doubles = NDArray[np.float64]
 Spacing = tuple[float, float, float]
 
-SIGMA = 1.4  # of the smoothing, in voxels: averages the staircase of about 30 of them
-CORRECTIONS = 3  # fewer lose thin parts, more bring the staircase back
-REACH = 3.5  # voxels from the smoothed surface to where it is corrected
-ASTRAY = 0.4  # voxels: a centre that ended farther on the wrong side belongs to a part that smoothing lost
-KEPT = 0.1  # voxels: where the surface passes such a centre instead
-LARGEST = 224  # voxels along a side; finer masks are averaged down, a network holds less
-THICK = 1.5  # slices this much thicker than the finest spacing are filled in between
+SIGMA = 1.4  # voxels: standard deviation of the smoothing, which averages the staircase of about 30 voxels
+CORRECTIONS = 3  # iterations: fewer lose thin parts, more restore the staircase
+REACH = 3.5  # voxels: distance from the smoothed surface within which the field is corrected
+WRONG_SIDE = 0.4  # voxels: a centre farther than this on the wrong side belongs to a part that smoothing lost
+KEPT = 0.1  # voxels: distance at which the surface then passes such a centre
+LARGEST = 224  # voxels along a side: finer masks are averaged down, because a network holds less detail
+THICK = 1.5  # times the finest spacing: thicker slices are interpolated by shape
 
 
 def membrane_of_mask(mask: NDArray[np.bool_], spacing: Spacing) -> Membrane:
@@ -184,8 +184,8 @@ def _corrected(occupancy: Doubles, step: Doubles) -> Doubles:
 def _restored(field: Doubles, inside: NDArray[np.bool_]) -> Doubles:
     """Give voxels back that smoothing lost, and gaps that it closed, with what joins them to the rest."""
     for side, sign in ((inside, 1.0), (~inside, -1.0)):
-        lost = side & (sign * field > ASTRAY)
+        lost = side & (sign * field > WRONG_SIDE)
         if lost.any():
-            astray = side & (sign * field > 0.0)
-            field[ndimage.binary_propagation(lost, np.ones((3, 3, 3)), mask=astray)] = -sign * KEPT
+            wrong = side & (sign * field > 0.0)
+            field[ndimage.binary_propagation(lost, np.ones((3, 3, 3)), mask=wrong)] = -sign * KEPT
     return field

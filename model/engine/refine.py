@@ -15,12 +15,12 @@ import numpy as np
 from model.engine.bricks import BOUND, CELL, KNOWN, SAMPLES, UNKNOWN, WHAT, claim, locate
 from model.engine.jit import compiled
 
-_SLACK = 1.25  # over the slope that a block's corners show
-_PLANAR = 0.6  # of the usual slope, in one direction: a block whose corners agree so far is crossed by a sheet at most
-_FLAT = 0.88  # the same for a block whose corners lie on one side: what hides there must not be taken for a sheet
-_BENT = 0.8  # of the way from a corner to the centre of such a block: so far a sheet may bend out of its plane
-_ROUNDING = 1e-5  # slack for float32 arithmetic inside the signed distance function, units of Ω
-_ASKED = 8  # a bit of a sample's state, set only while one list of samples is made
+_SLACK = 1.25  # factor on the slope measured at a block's corners; larger evaluates more and misses less
+_PLANAR = 0.6  # share of the median slope that the corners must show in one direction for a block to count as a sheet
+_FLAT = 0.88  # the same for blocks whose corners have one sign; smaller misses more detached components (decision 9)
+_BENT = 0.8  # share of the distance from a corner to the centre of such a block by which a sheet may leave its plane
+_ROUNDING = 1e-5  # units of Ω: allowance for float32 rounding in the signed distance function
+_ASKED = 8  # bit of a sample's state: already in the list being made
 
 
 @compiled

@@ -53,12 +53,12 @@ SignedDistance = Callable[[Points], NDArray[np.float32]]
 
 Exact = Literal["adaptive", "certified"]
 
-_COARSE = 7  # blocks along the longest side of Ω to begin with, at least
-_LOCAL = 4  # cells along a side: blocks of this size and smaller may trust what their corners show
-_FINE = 64  # samples along the longest side: on a coarser grid the cheaper way saves little and sees too little
-_MEMORY = 2.7e9  # bytes that the storages of a sequence may come to, one more than frames at once
-_TOUCHED = 2900.0  # bytes of a storage for each place of a brick, at the most seen
-_BATCH = 2**18  # points in a call of the dense path: bounds its memory
+_COARSE = 7  # least number of blocks along the longest side of Ω at the first level
+_LOCAL = 4  # grid cells a side: blocks up to this size are judged by the slopes at their corners in adaptive mode
+_FINE = 64  # samples along the longest side: coarser grids are always certified, adaptive saves little there
+_MEMORY = 2.7e9  # bytes of all storages of a sequence together; larger allows more frames at once on fine grids
+_TOUCHED = 2900.0  # bytes of a storage for each possible brick: the largest measured
+_BATCH = 2**18  # points in one call of the dense path; bounds its memory
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from model.errors import EmptySurfaceError
 FRAGMENT = 0.02
 """A body smaller than this part of the frame's cell volume is a fragment, not a cell."""
 
-_MOST = 0.5  # of a cell's last samples, in one body with another cell: the two touch
+_MOST = 0.5  # share of a cell's samples of the frame before that lie in one body with another cell: the two touch
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from model.network.checkpoint import Checkpoint
 from model.network.plausibility import bodies_over_time, draw_plausible_code, is_plausible
 from model.spec import SampledLatent
 
-LARGEST_JUMP_OF_30 = 0.15  # of the volume, from one frame of 30 to the next
+LARGEST_JUMP_OF_30 = 0.15  # largest plausible change of volume from one frame of 30 to the next, relative
 
 
 def score_plausibility(

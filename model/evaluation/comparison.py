@@ -39,8 +39,8 @@ BODY_NAMES = (
     "extent_middle", "extent_short", "mean_curvature", "curvature_spread", "concave",
 )  # fmt: skip
 NAMES = (*BODY_NAMES, *SEQUENCE_NAMES, *PROTRUSION_NAMES)
-SAMPLED = 5  # every n-th sample of the grid is enough for an overlap; 5 and 64 share no divisor
-JUMP = 0.3  # of the volume from one moment to the next that is no longer plausible; moments are 4 frames of 30 apart
+SAMPLED = 5  # every n-th sample of the grid is used for overlaps; 5 and 64 share no divisor
+JUMP = 0.3  # largest plausible change of volume between moments, relative; they lie 4 frames of 30 apart
 
 
 @dataclass(frozen=True)

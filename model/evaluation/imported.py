@@ -27,9 +27,9 @@ from model.learning.imported_cells import load_shape
 from model.network.checkpoint import Checkpoint
 
 FIGURES_FILE, PICTURE_FILE = "figures.json", "figures.png"
-FRAMES_SCORED = 120  # at most: about a minute
-PICTURED = 3  # sequences
-MOMENTS = 4  # of each
+FRAMES_SCORED = 120  # at most; takes about a minute
+PICTURED = 3  # sequences in the picture
+MOMENTS = 4  # frames of each sequence in the picture
 SIDE = 240  # pixels of one picture
 
 

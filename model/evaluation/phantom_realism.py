@@ -31,7 +31,7 @@ from model.evaluation.measures.statistics import compare
 from model.learning.sources import MaskSource, mask_files, mask_frames
 from model.phantoms import make_phantom
 
-SURFACE_SIDE = 64  # cells along an edge of Ω of the grid on which a phantom's surface is found
+SURFACE_SIDE = 64  # grid cells along an edge of Ω, for the surface of a phantom
 SCALED = {"volume_of_median": "volume", "area_of_median": "area"}
 
 Measured = list[list[Descriptors]]

@@ -29,7 +29,7 @@ from model.phantoms import make_phantom
 
 Mask = NDArray[np.bool_]
 
-LEAST_THIN = 0.005  # of the volume: less is the staircase of a round body
+LEAST_THIN = 0.005  # share of the volume: a smaller thin part is the voxel staircase of a round body
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,11 @@ from model.evaluation.sequence_sources import Sequences, Snapshot
 Doubles = NDArray[np.float64]
 
 SIDE = 64  # samples along each side of Ω
-MOMENTS = 8  # of each sequence: sizes hardly change over a sequence, so more cells tell more than more frames
-PROFILE_POINTS = 400  # of a membrane, whose distances are a profile
-QUANTILES = 32  # of those distances
+MOMENTS = (
+    8  # frames measured of each sequence: frames of one sequence are alike, so more cells tell more than more frames
+)
+PROFILE_POINTS = 400  # points of a membrane whose pairwise distances give a profile
+QUANTILES = 32  # of these distances, kept as the profile
 PROTRUSION_NAMES = ("protrusions", "protrusion_length", "protrusion_total_length", "protrusion_thickness")
 SEQUENCE_NAMES = ("growth", "speed", "membrane_speed", "division_time", "asymmetry")
 

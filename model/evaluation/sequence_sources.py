@@ -33,7 +33,7 @@ from model.network.checkpoint import Checkpoint, load_checkpoint
 from model.phantoms import ShapeFrame, make_phantom
 from model.spec import GenerationSpec
 
-HELD_OUT_SEED = 1_000_000
+HELD_OUT_SEED = 1_000_000  # first seed of held-out phantoms; no recipe trains on seeds so large
 """First seed of the phantoms that no model is trained on."""
 
 

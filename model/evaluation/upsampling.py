@@ -42,8 +42,8 @@ PARTS: tuple[Part, ...] = ("all_frames", "time", "space")
 BASIS = {"time": ("linear",), "space": ("mask_linear", "mask_spline", "distance_linear", "distance_spline")}
 """Plain methods of each part that a model must beat."""
 
-EVERY = 4  # n-th frame is given in time
-COARSE = 32  # samples along each side of Ω that are given in space
+EVERY = 4  # in time, every n-th frame is given
+COARSE = 32  # in space, samples along each side of Ω of the given masks
 MEASURES = {"dice": "dice", "distance": "steps_apart", "distance_95": "steps_apart_95", "thin": "thin_dice"}
 
 

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from model.errors import ExportError
 from model.export.exporter import CellFiles, WriteFrame
 
-_LIMIT = 2**32  # classic TIFF counts bytes in 32 bits
-_HEADER = struct.pack("<2sHI", b"II", 42, 8)  # little endian, classic, first directory right behind
+_LIMIT = 2**32  # bytes: offsets of classic TIFF have 32 bits
+_HEADER = struct.pack("<2sHI", b"II", 42, 8)  # little endian, classic TIFF, first directory at byte 8
 _ASCII, _SHORT, _LONG, _RATIONAL = 2, 3, 4, 5
 _BYTES = {_ASCII: 1, _SHORT: 2, _LONG: 4, _RATIONAL: 8}
 _Entry = tuple[int, int, bytes]  # tag, type, value

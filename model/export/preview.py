@@ -12,7 +12,7 @@ from model.export.render import PALETTES, Scene, encode_png, montage, render_fra
 from model.formats import FORMATS
 
 SIDE = 320  # pixels of a frame's picture
-COLUMNS = 4
+COLUMNS = 4  # frames in a row
 
 
 @contextmanager

@@ -59,13 +59,13 @@ PALETTES: dict[str, tuple[_Colour, ...]] = {
         ("#47203a", "#c77fae", "#ffe6f6"),
     ),
 }
-_BACKGROUND = ("#0c1220", "#04060b")  # middle, corners
+_BACKGROUND = ("#0c1220", "#04060b")  # colours in the middle and in the corners
 
-_KEY = (-0.48, 0.62, 0.62)  # towards the lights; x right, y up, z to the viewer
-_FILL = (0.80, -0.25, 0.55)
-_OVERSAMPLING = 3
-_OCCLUSION_SAMPLES = 32
-_OCCLUSION_REACH = 0.30  # of the scene's radius
+_KEY = (-0.48, 0.62, 0.62)  # direction towards the key light; x right, y up, z to the viewer
+_FILL = (0.80, -0.25, 0.55)  # towards the fill light
+_OVERSAMPLING = 3  # samples a pixel along each axis, averaged against jagged edges
+_OCCLUSION_SAMPLES = 32  # directions around a pixel; more give less noise
+_OCCLUSION_REACH = 0.30  # radius of the ambient occlusion, relative to the scene's radius
 
 
 @dataclass(frozen=True, kw_only=True)

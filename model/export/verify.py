@@ -23,8 +23,8 @@ from model.errors import ExportError
 from model.export.manifest import MANIFEST_FILE, CellEntry, FileEntry, Manifest
 from model.formats import FORMATS
 
-VOLUME_TOLERANCE = 1e-3  # relative: files hold float32
-HOLDS = {row.suffix: row.holds for row in FORMATS.values()}  # what a file must be read back as
+VOLUME_TOLERANCE = 1e-3  # relative difference allowed, because files hold float32
+HOLDS = {row.suffix: row.holds for row in FORMATS.values()}  # by file ending: what the file must hold
 
 
 def verify_result(folder: Path) -> Iterator[str]:

@@ -44,7 +44,7 @@ __all__ = ["Fit", "FitPlan", "FitScore", "TargetFrame", "fit_cell", "score_fit"]
 
 Floats = NDArray[np.float32]
 
-_SURFACE_POINTS = 4096  # of each surface, to measure distances
+_SURFACE_POINTS = 4096  # points of each surface at which distances are measured
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from model.learning.imported_cells import SURVEY_FILE
 from model.readers.recording import Calibration, Recording
 from model.readers.survey import Finding, Surveyed
 
-SHOWN = 8  # frame numbers named in the table
+SHOWN = 8  # frame numbers listed for each finding in the table
 _NO_TRACKS = "no list; a division is seen where a label ends and two new ones stand in its place"
 
 

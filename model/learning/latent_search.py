@@ -28,11 +28,11 @@ from model.network.checkpoint import Checkpoint
 
 Floats = NDArray[np.float32]
 
-_TRIED_POINTS = 128  # of a frame, to choose where descents begin
-_TRIED_FRAMES = 5
-_TRIED_AT_ONCE = 64
-_KEPT_POINTS = 250_000  # of all given frames together: a step seldom meets a point for the tenth time
-_HALF = 0.85  # of the steps of adapting multiply in bfloat16, where that is faster; exact enough until then
+_TRIED_POINTS = 128  # points of a frame at which initial codes are compared
+_TRIED_FRAMES = 5  # frames at which initial codes are compared
+_TRIED_AT_ONCE = 64  # initial codes in one batch; bounds the memory
+_KEPT_POINTS = 250_000  # points of all given frames together; more would seldom be drawn
+_HALF = 0.85  # share of the adaptation steps that multiply in bfloat16, where that is faster; the rest in float32
 
 
 @dataclass(frozen=True)

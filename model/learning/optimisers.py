@@ -26,9 +26,9 @@ from torch import Tensor
 
 from model.network.decoder import Decoder
 
-MOMENTUM = 0.95
-STEPS = 5  # of the iteration that orthogonalises a momentum
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of its polynomial, as published: steep at 0, and near 1 from there on
+MOMENTUM = 0.95  # of Muon, as published
+STEPS = 5  # iterations that orthogonalise a momentum, as published
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the iteration's polynomial, as published: steep at 0, then near 1
 
 
 @cache

@@ -12,7 +12,7 @@ from model.learning.dataset import Dataset
 from model.readers.survey import Surveyed
 
 RECIPE_FILE = "recipe.toml"
-FRAMES_TO_SPARE = 10  # from so many frames on, every fifth is kept from training
+FRAMES_TO_SPARE = 10  # sequences of at least so many frames hold out every fifth from training
 
 _TEXT = """\
 # Written by python -m model import; train with

@@ -33,7 +33,7 @@ from model.network.autodecoder import AutoDecoder
 from model.network.checkpoint import Checkpoint
 
 STATE_INDEX = "state.json"
-LOSS_MEMORY = 0.99  # of the running mean that is reported
+LOSS_MEMORY = 0.99  # decay of the running mean of the loss in progress reports
 
 
 @dataclass(frozen=True)

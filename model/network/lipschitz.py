@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from model.domain import TAU
 from model.network.decoder import Decoder
 
-POINTS = 8192
-TIMES = 9
+POINTS = 8192  # drawn in Ω for each code
+TIMES = 9  # evenly spaced over τ
 
 
 def steepest_slope(decoder: Decoder, codes: NDArray[np.float32]) -> float:

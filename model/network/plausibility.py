@@ -36,9 +36,9 @@ from model.network.latent import Floats
 from model.spec import GenerationSpec, SampledLatent
 
 GATE_GRID = Grid((40, 40, 40))
-GATE_FRAMES = 16
-ATTEMPTS = 16  # a prior that is refused this often is broken; the last draw is kept and the count says so
-LARGEST_JUMP = 0.25  # of the volume from one gate frame to the next; they lie twice as far apart as 30 frames do
+GATE_FRAMES = 16  # evenly spaced over τ; more find shorter faults and take longer
+ATTEMPTS = 16  # codes drawn before the gate gives up; the last one is kept and the count reported
+LARGEST_JUMP = 0.25  # largest plausible change of volume between gate frames, relative; twice as far apart as 30 frames
 
 
 def is_plausible(

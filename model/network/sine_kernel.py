@@ -36,10 +36,10 @@ Floats = NDArray[np.float32]
 _FEATURES = binding.get_host_cpu_features()
 _LANES = 16 if _FEATURES.get("avx512f") else 8  # floats of a vector
 _ROWS = 8 if _FEATURES.get("avx512f") or _FEATURES.get("neon") else 4  # outputs at once: rows × 2 accumulators
-POINTS = 2 * _LANES  # of a tile
-_SHARE = 1024  # points below which a second thread costs more than it brings
+POINTS = 2 * _LANES  # points in a tile
+_SHARE = 1024  # least points for each thread; fewer make a second thread slower than one
 
-_MAGIC = 1.5 * 2.0**23  # adding it rounds a float32 to an integer, which is left in the low bits
+_MAGIC = 1.5 * 2.0**23  # adding it rounds a float32 to an integer in the low bits of the mantissa
 _PI_HIGH = float(np.float32(math.pi))
 _PI_LOW = float(np.float32(math.pi - _PI_HIGH))
 _SINE = (-0.16666657, 0.008333017, -0.00019806602, 2.6000243e-06)

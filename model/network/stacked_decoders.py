@@ -14,7 +14,7 @@ from torch import Tensor
 from model.network.autodecoder import FoldedDecoder
 
 _TILE = 2048  # points of one frame in one matrix product
-_TILES = 32  # such products at once on an accelerator: enough to fill it
+_TILES = 32  # matrix products at once on an accelerator: enough to occupy it
 
 
 class StackedDecoders:

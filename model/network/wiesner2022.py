@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from model.network.autodecoder import FoldedDecoder, FoldedLayer
 
-SPACE = 3
-SPACE_TIME = 4
+SPACE = 3  # coordinates x, y, z
+SPACE_TIME = 4  # and t
 
 
 class ReleasedConfig(BaseModel):

@@ -41,8 +41,8 @@ TIFF = (".tif", ".tiff")
 TRACK_FILES = ("man_track.txt", "res_track.txt")
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)  # bodies are sets that touch by faces, edges or corners
 _CHALLENGE_FRAME = re.compile(r"(?:mask|man_track|man_seg)(\d+)\.tiff?$", re.IGNORECASE)
-MASK = 255
-_SPACE_UNKNOWN = (1.0, 1.0, 1.0)
+MASK = 255  # value of the cell in binary masks of image programs
+_SPACE_UNKNOWN = (1.0, 1.0, 1.0)  # used where files give no voxel size; the survey reports the error
 
 
 @dataclass(frozen=True)

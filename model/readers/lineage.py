@@ -20,8 +20,8 @@ import numpy as np
 from model.errors import DatasetError
 from model.readers.recording import CellObservation, Track
 
-REACH = 0.25  # of the mother's box: how far outside it the middle of a daughter may lie
-VOLUME = (0.5, 1.6)  # of both daughters together over the mother's
+REACH = 0.25  # of the mother's bounding box: distance outside it at which a daughter's centre may lie
+VOLUME = (0.5, 1.6)  # range of both daughters' volume together, relative to the mother's
 
 
 @dataclass(frozen=True)

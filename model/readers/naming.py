@@ -22,7 +22,7 @@ from model.errors import DatasetError
 from model.readers.recording import Doubt, Taken
 
 FRAME_MAX = 10**6  # larger numbers are dates or seconds since an epoch
-SPREAD = 1000  # numbers may span so many frames for each file; beyond, they are no count of frames
+SPREAD = 1000  # range of the numbers over the number of files, above which they do not count frames
 
 # after "=" a sign and an exponent belong to the number; elsewhere "-" separates
 _NUMBER = re.compile(r"(?<==)[-+]?[0-9]+(?:[.,][0-9]+)?(?:[eE][-+]?[0-9]+)?|[0-9]+(?:[.,][0-9]+)?")

@@ -22,9 +22,9 @@ from model.readers.lineage import CellSequence, cell_sequences, doubts_of_tracks
 from model.readers.recording import Calibration, CellObservation, Recording
 from model.upload_checks.surface_mesh import LENGTH_MAX, LENGTH_MIN
 
-FRAMES_MIN = 3
-SAMPLES_MIN = 250  # voxels, about 8 across: fewer show no shape
-JUMP = 0.5  # of the volume from one frame to the next
+FRAMES_MIN = 3  # of a sequence
+SAMPLES_MIN = 250  # voxels, a diameter of about 8: fewer show no shape
+JUMP = 0.5  # change of volume from one frame to the next that is reported, relative
 
 
 class Finding(BaseModel):

@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 
 from model.engine.triangle_distance import Doubles, Membrane
 
-PROBES = 16  # points of a body that are asked whether they lie in another
+PROBES = 16  # points of a body that are tested for lying in another body
 
 
 @dataclass(frozen=True)

@@ -23,15 +23,15 @@ from xml.etree import ElementTree
 from model.errors import UploadError
 
 SIDE_MIN, SIDE_MAX = 4, 2048  # samples along x, y and z
-SAMPLES_MAX = 2**27
+SAMPLES_MAX = 2**27  # of all frames
 PAGES_MAX = 32_768
 STRIPS_MAX = 65_536  # of one page
 ENTRIES_MAX = 2**20  # of all directories: 32 for each of the largest number of pages
 VALUES_MAX = 2**21  # of all directories that are read: offsets and sizes of strips, mostly
-CHUNK = 4096  # bytes compared at once; a chunk that was seen before is not looked at again
-CHUNKS_KEPT = 4096  # 16 MiB
-DESCRIPTION_MAX = 4 * 2**20
-LABEL_MAX = 65_535
+CHUNK = 4096  # bytes; a chunk equal to an earlier one is not checked again
+CHUNKS_KEPT = 4096  # chunks remembered: 16 MiB
+DESCRIPTION_MAX = 4 * 2**20  # bytes
+LABEL_MAX = 65_535  # uint16
 ALLOWED = (
     f"a TIFF of grey pages of 8, 16 or 32 bit integers, labels 0 (background) to {LABEL_MAX}, {SIDE_MIN} to {SIDE_MAX} "
     f"samples a side and {SAMPLES_MAX:,} in all, a page a z-plane and frame after frame, in strips, uncompressed or "

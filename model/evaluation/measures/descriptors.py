@@ -29,11 +29,11 @@ from model.engine.tracking import FRAGMENT
 
 Doubles = NDArray[np.float64]
 
-PATCH = 0.25  # radius of the patches curvature is averaged over, in radii of the sphere of the same volume
-PATCHES = 320
-CONCAVE = -0.05  # flat patches are not concave
-BOX_POINTS = 110  # extreme points that stand for the hull while its box is searched for
-BOX_ANGLES = 20  # of the box about each normal, over a quarter turn
+PATCH = 0.25  # radius of the patches over which curvature is averaged, in radii of the sphere of the same volume
+PATCHES = 320  # evenly spread over a body
+CONCAVE = -0.05  # mean curvature, in units of that sphere's, below which a patch counts as concave
+BOX_POINTS = 110  # extreme points that represent the hull in the search for its oriented box
+BOX_ANGLES = 20  # rotations of the box about each normal that are tried, over a quarter turn
 
 
 class Triangles(Protocol):

@@ -26,10 +26,10 @@ from model.evaluation.measures.descriptors import Triangles
 
 Doubles = NDArray[np.float64]
 
-DEGREE = 8
-PLACES = 1600  # of a membrane, spread evenly by area, at which its radius is read
-RIDGE = 1e-3  # of the least squares, relative to the mean of the diagonal
-LEAST = 0.05  # of the mean radius: no drawn surface comes nearer to its centre
+DEGREE = 8  # highest degree of the spherical harmonics
+PLACES = 1600  # points of a membrane, spread evenly by area, at which its radius is measured
+RIDGE = 1e-3  # regularisation of the least squares, relative to the mean of the diagonal
+LEAST = 0.05  # least radius of a drawn surface, relative to its mean radius
 
 
 @dataclass(frozen=True)

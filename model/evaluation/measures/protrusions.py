@@ -25,9 +25,11 @@ from skimage.morphology import skeletonize
 
 Mask = NDArray[np.bool_]
 
-THIN = 0.28  # radius of the ball, in radii of the sphere of the same volume: what it does not fit into is thin
-STAIRCASE = 0.87  # half a voxel's diagonal: so far the border of a round body may leave its opening
-SHORTEST = 2.0  # a protrusion is this many times longer than its radius at the root
+THIN = (
+    0.28  # radius of the opening's ball, in radii of the sphere of the same volume; parts it does not fit into are thin
+)
+STAIRCASE = 0.87  # voxels (half a diagonal): tolerance between the border of a round body and its opening
+SHORTEST = 2.0  # least length of a protrusion, in radii at its root
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from scipy.spatial.distance import cdist
 
 Doubles = NDArray[np.float64]
 
-DRAWS = 1000
-CONFIDENCE = 0.95
+DRAWS = 1000  # resamplings of an interval or a p-value
+CONFIDENCE = 0.95  # of the intervals
 
 
 @dataclass(frozen=True)
