@@ -33,7 +33,7 @@ class _Frozen(BaseModel):
 
 
 class TrainingFacts(_Frozen):
-    """What the model was trained on, for how long and on what."""
+    """Facts about a training: data, length, device."""
 
     data: str = Field(description="Where the sequences came from.")
     sequences: int
@@ -96,7 +96,7 @@ def load_card(folder: Path) -> ModelCard:
 
 
 def find_models(roots: Iterable[Path]) -> dict[str, Path]:
-    """Map model ids to their folders, the first root winning; folders without a card are passed over."""
+    """Map model ids to their folders; the first root has precedence, folders without a card are skipped."""
     found: dict[str, Path] = {}
     for root in roots:
         if not root.is_dir():

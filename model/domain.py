@@ -40,7 +40,7 @@ class Grid:
     shape: tuple[int, int, int]
 
     def __post_init__(self) -> None:
-        """Refuse a grid that cannot hold both ends of Ω."""
+        """Refuse a grid with fewer than two samples along an axis."""
         if len(self.shape) != 3 or any(n < 2 for n in self.shape):
             raise SpecError(
                 f"a grid needs at least 2 samples along x, y and z; {self.shape} was asked", pointer="/grid"

@@ -49,7 +49,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the work has come: ``frame`` of ``frames`` done, over all sequences."""
+    """Progress: ``frame`` of ``frames`` done, over all sequences."""
 
     stage: str
     frame: int
@@ -64,7 +64,7 @@ def synthesize(
     on_progress: Callable[[Progress], None] = lambda _progress: None,
     device: Device = "cpu",
 ) -> dict[str, Any]:
-    """Make what a spec describes and write it, frame by frame, the manifest last.
+    """Synthesise the cells of a spec and write them, frame by frame, the manifest last.
 
     Parameters
     ----------
@@ -77,8 +77,8 @@ def synthesize(
     on_progress
         Called after every frame; an exception raised there ends the work.
     device
-        Where to compute; ``auto``: on an accelerator if there is one. That path agrees with the processor's in every
-        test, run on a processor; it has not seen a GPU yet, so it must be asked for.
+        Where to compute; ``auto``: on an accelerator if there is one. The code for accelerators has been tested on
+        processors only, where it agrees with the default; it has not run on a GPU yet.
 
     Returns
     -------

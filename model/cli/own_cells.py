@@ -285,7 +285,7 @@ def _given(voxel: tuple[float, float, float] | None, interval: float | None) -> 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Bars: call with a name to begin one, call the result with (done, total)."""
+    """Progress bars: call with a name to begin one, call the result with (done, total)."""
     columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
 

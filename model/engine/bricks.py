@@ -88,7 +88,7 @@ def locate(table: Any, i: int, j: int, k: int) -> Any:
 
 @compiled
 def claim(table: Any, state: Any, used: Any, i: int, j: int, k: int) -> Any:
-    """Address of a sample; its brick is made if need be."""
+    """Address of a sample; its brick is allocated if it does not exist."""
     x, y, z = i + BEFORE, j + BEFORE, k + BEFORE
     brick = table[x >> 3, y >> 3, z >> 3]
     if brick < 0:

@@ -220,7 +220,7 @@ def _fill(cells: Cells, grid: Grid, origin: Tensor) -> tuple[_Places, _Places, _
 
 
 def _bodies(grid: Grid, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Runs:
-    """Tell the bodies apart, the largest first, as :func:`model.engine.runs.bodies` does."""
+    """Find the connected bodies, the largest first, as :func:`model.engine.runs.bodies` does."""
     nx, ny, nz = grid.shape
     rows = np.zeros(nx * ny + 1, dtype=np.int64)
     np.cumsum(np.bincount(starts // (nz + 1), minlength=nx * ny), out=rows[1:])

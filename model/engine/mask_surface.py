@@ -117,7 +117,7 @@ def _triangulated(field: Doubles, step: Doubles, origin: Doubles) -> Membrane:
 
 
 def _coarsened(occupancy: Doubles, spacing: Doubles) -> tuple[Doubles, Doubles, Doubles]:
-    """Average blocks of voxels along needlessly fine sides; also their spacing, and where the first block is."""
+    """Average blocks of voxels along sides of more than ``LARGEST`` voxels; returns also spacing and first position."""
     step, first = spacing.copy(), np.zeros(3)
     for axis in range(3):
         size = occupancy.shape[axis]
@@ -167,7 +167,7 @@ def _corrected(occupancy: Doubles, step: Doubles) -> Doubles:
     sigma = SIGMA / step
 
     def image(inside: Doubles) -> Doubles:
-        """Distance from a flat wall that the smoothed occupancy would mean."""
+        """Distance from a flat wall whose smoothed occupancy has this value."""
         smooth = ndimage.gaussian_filter(inside, sigma, truncate=4.0)
         return np.asarray(-SIGMA * ndtri(np.clip(smooth, 1e-6, 1.0 - 1e-6)))
 
@@ -182,7 +182,7 @@ def _corrected(occupancy: Doubles, step: Doubles) -> Doubles:
 
 
 def _restored(field: Doubles, inside: NDArray[np.bool_]) -> Doubles:
-    """Give voxels back that smoothing lost, and gaps that it closed, with what joins them to the rest."""
+    """Restore voxels that smoothing lost and gaps that it closed, and the voxels that connect them to the rest."""
     for side, sign in ((inside, 1.0), (~inside, -1.0)):
         lost = side & (sign * field > WRONG_SIDE)
         if lost.any():

@@ -92,7 +92,7 @@ def bodies(field: SparseField | Field) -> Runs:
 
 
 def connected(found: Runs) -> Runs:
-    """Tell the connected bodies of inside runs apart, the largest first; the labels given are not looked at."""
+    """Find the connected bodies of inside runs, the largest first; given labels are ignored."""
     labels = np.empty(len(found.first), dtype=np.int32)
     count = _connect(found.shape[1], found.rows, found.first, found.stop, labels)
     sizes = np.bincount(labels, weights=found.lengths, minlength=count)

@@ -81,12 +81,12 @@ class SparseField:
 
     @property
     def grid(self) -> Grid:
-        """Where the samples lie."""
+        """The grid of the samples."""
         return self.bricks.grid
 
     @classmethod
     def of(cls, field: Field, grid: Grid) -> SparseField:
-        """Keep of a dense field what a sparse evaluation finds: the corners of the cells that the surface crosses.
+        """Convert a dense field: keep the corners of the grid cells that the surface crosses.
 
         Raises
         ------
@@ -186,7 +186,7 @@ def evaluate_sparse(
 
 
 def cpu_frame_batch(grid: Grid, threads: int) -> int:
-    """Tell how many frames of a sequence to evaluate at the same time: one a thread, as far as memory goes."""
+    """Number of frames of a sequence to evaluate at the same time: one a thread, as memory allows."""
     places = math.prod(-(-n // SIDE) + 1 for n in grid.shape)
     return max(1, min(threads, int(_MEMORY // (_TOUCHED * places)) - 1))
 
@@ -238,13 +238,13 @@ def evaluate_sequence(
                 ahead.append(pool.submit(evaluate, time, idle.pop()))
             while ahead:
                 yield ahead.popleft().result()
-        finally:  # nobody asks for the rest
+        finally:  # the caller has stopped; cancel the frames not begun
             for future in ahead:
                 future.cancel()
 
 
 class SparseEvaluation:
-    """One evaluation: asks the compiled steps which samples they need, and gets those values."""
+    """One evaluation: the compiled steps list the samples they need; this class evaluates them."""
 
     def __init__(self, sdf: SignedDistance, bricks: Bricks) -> None:
         self.sdf = sdf

@@ -35,7 +35,7 @@ _MOST = 0.5  # share of a cell's samples of the frame before that lie in one bod
 
 @dataclass(frozen=True)
 class Track:
-    """One label's life, a row of the Cell Tracking Challenge's ``man_track.txt``.
+    """One label's track, a row of the Cell Tracking Challenge's ``man_track.txt``.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Track:
 
 @dataclass(frozen=True)
 class LabelledFrame:
-    """One frame with its cells told apart.
+    """One frame with labelled cells.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def label_volume(field: SparseField | Field) -> Labels:
 
 
 def remove_bodies(field: SparseField | Field, found: Runs, keep: int) -> SparseField | Field:
-    """Push the samples of all bodies but the first ``keep`` outside, so that no surface is left there.
+    """Set the samples of all bodies but the first ``keep`` outside, so that no surface remains there.
 
     A removed sample gets the distance it had, with a positive sign. A sparse field is changed in its storage, a dense
     one is copied.
@@ -139,7 +139,7 @@ class CellTracker:
 
     @property
     def tracks(self) -> tuple[Track, ...]:
-        """Tracks so far, by label; one that lives ends in the last frame seen."""
+        """Tracks so far, by label; a current track ends in the last frame given."""
         return tuple(
             Track(label, first, self._last_frame[label], self._parent[label])
             for label, first in self._first_frame.items()
@@ -147,11 +147,11 @@ class CellTracker:
 
     @property
     def keeps_fragments(self) -> bool:
-        """Whether fragments stay."""
+        """Whether fragments are kept."""
         return self._keep_fragments
 
     def update(self, field: SparseField | Field | None, *, found: Runs | None = None) -> LabelledFrame:
-        """Take the next frame.
+        """Label the next frame.
 
         Parameters
         ----------
@@ -221,7 +221,7 @@ class CellTracker:
         return runs_of(labels)
 
     def _shared(self, labels: Labels, body: NDArray[np.bool_], cells: list[int]) -> Labels:
-        """Share one body between the cells that have met in it."""
+        """Divide one body among the cells that have merged in it."""
         if self._last is None:
             return labels
         source, last = np.zeros_like(labels), self._last.volume()

@@ -56,7 +56,7 @@ class Membrane:
 
     @property
     def centroid(self) -> Doubles:
-        """Centre of mass of what is enclosed, (3,) in µm; that of the vertices if the volume is zero."""
+        """Centre of mass of the enclosed volume, (3,) in µm; that of the vertices if the volume is zero."""
         origin = self.vertices.mean(axis=0)
         a, b, c = np.moveaxis(self.corners - origin, 1, 0)
         parts = np.einsum("ij,ij->i", a, np.cross(b, c))  # six times the tetrahedra to the origin
@@ -66,7 +66,7 @@ class Membrane:
 
     @property
     def is_closed(self) -> bool:
-        """Every edge is run along once forth and once back."""
+        """Whether every edge belongs to two triangles, once in each direction."""
         edges = self.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).astype(np.int64)
         forth = np.sort(edges[:, 0] * len(self.vertices) + edges[:, 1])
         back = np.sort(edges[:, 1] * len(self.vertices) + edges[:, 0])

@@ -54,7 +54,7 @@ class Sides:
 
     @property
     def moments(self) -> int:
-        """Frames that every set has: what sequences are compared at."""
+        """Number of frames at which sequences are compared: those that every set has."""
         return min(max(len(sequence.minutes) for sequence in sequences) for sequences in self.named().values())
 
     def named(self) -> dict[str, list[SequenceMeasures]]:
@@ -75,7 +75,7 @@ def measure_sides(
     workers: int = 1,
     on_sequence: Callable[[str], None] = lambda _name: None,
 ) -> Sides:
-    """Measure all sets of a study.
+    """Measure all sets of a comparison.
 
     Parameters
     ----------
@@ -198,7 +198,7 @@ def _spread(sequence: SequenceMeasures, moments: int) -> NDArray[np.int64]:
 
 
 def novelty(sides: Sides) -> dict[str, float]:
-    """How far new cells are from the nearest training sequence, beside how far held-out cells are.
+    """Distance of new cells from the nearest training sequence, compared with that of held-out cells.
 
     By profile, which does not see how a cell is turned, and by the overlap of the cells as they lie in Ω: near 1 for a
     copy.

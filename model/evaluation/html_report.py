@@ -40,7 +40,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class ModelReport:
-    """What one model's study gives to a report.
+    """One model's part of a report.
 
     Attributes
     ----------

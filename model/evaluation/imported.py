@@ -109,7 +109,7 @@ def write_figures(
 
 
 def _pictures(checkpoint: Checkpoint, dataset: Dataset) -> list[Picture]:
-    """Given cells and, below each, what the model makes of it; a cell that is nowhere is left blank."""
+    """Given cells and, below each, its reconstruction; blank where a frame has no membrane."""
     scenes: list[Scene | None] = []
     for sequence in range(min(PICTURED, len(dataset.names))):
         count = len(dataset.samples[sequence])

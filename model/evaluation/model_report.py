@@ -36,7 +36,7 @@ from model.network.checkpoint import Checkpoint, load_checkpoint
 
 @dataclass(frozen=True, kw_only=True)
 class Scope:
-    """How much is measured.
+    """Size of an evaluation.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ def report_on_model(
     workers: int = 1,
     on_step: Callable[[str], None] = lambda _note: None,
 ) -> ModelReport:
-    """Study one model.
+    """Evaluate one model.
 
     Parameters
     ----------

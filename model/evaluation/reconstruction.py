@@ -55,7 +55,7 @@ def dice(first: Mask, second: Mask) -> float:
 
 
 def thin_dice(truth: Mask, found: Mask) -> float | None:
-    """Dice of the thin parts of two masks, None if the first has none worth the name."""
+    """Dice of the thin parts of two masks, None if those of the first are too small (``LEAST_THIN``)."""
     radius = THIN * equivalent_radius(truth)
     thin = thin_parts(truth, radius=radius)
     if int(thin.sum()) < LEAST_THIN * int(truth.sum()):

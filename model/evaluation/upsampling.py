@@ -49,7 +49,7 @@ MEASURES = {"dice": "dice", "distance": "steps_apart", "distance_95": "steps_apa
 
 @dataclass(frozen=True, kw_only=True)
 class FitScope:
-    """How much is fitted.
+    """Size of an evaluation of fits.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class FitScope:
 
 @dataclass(frozen=True)
 class Restored:
-    """One part of one cell, restored in every method.
+    """One part of one cell, restored by every method.
 
     Attributes
     ----------
@@ -148,7 +148,7 @@ def _restore(folder: Path, scope: FitScope, cell: UnseenCell, part: Part) -> Res
 
 
 def restore(checkpoint: Checkpoint, cell: UnseenCell, part: Part, *, scope: FitScope) -> Restored:
-    """Restore one cell from a part of it, in every method, and judge.
+    """Restore one cell from a part of it by every method, and score the results.
 
     Parameters
     ----------
@@ -284,7 +284,7 @@ def _refined(coarse: NDArray[np.floating], grid: Grid, *, order: int) -> NDArray
 
 
 def summarise_fits(found: Sequence[Restored]) -> dict[str, Any]:
-    """Means of every measure over cells, for each part and method, and how far the adapted network is ahead.
+    """Means of every measure over cells, for each part and method, and the advantage of the adapted network.
 
     Returns
     -------

@@ -35,7 +35,7 @@ from model.formats import media_type
 
 
 class Labelled(Protocol):
-    """A frame whose cells are told apart; its label volume is made when first asked for."""
+    """A frame with labelled cells; its label volume is computed on first use."""
 
     @property
     def labels(self) -> Labels:
@@ -72,7 +72,7 @@ class ExportFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class CellFiles:
-    """The files of one cell: what a format knows before the first frame.
+    """The files of one cell, and what is known before its first frame.
 
     Parameters
     ----------

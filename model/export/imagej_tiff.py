@@ -59,7 +59,7 @@ def open_writer(cell: CellFiles) -> Iterator[WriteFrame]:
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperstack:
-    """What a hyperstack holds.
+    """Size, spacing and times of a hyperstack.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ class HyperstackWriter:
             self._append(zlib.compress(page, level=6), last=self._frame == frames and z == len(volume) - 1)
 
     def close(self) -> None:
-        """Check that all frames came; the file itself is the caller's.
+        """Check that all frames were written; the caller closes the file.
 
         Raises
         ------

@@ -28,7 +28,7 @@ class FileEntry(_Frozen):
 
 
 class Units(_Frozen):
-    """What the numbers in the files measure."""
+    """Units of the numbers in the files."""
 
     length: Literal["micrometre"] = "micrometre"
     time: Literal["minute"] = "minute"
@@ -41,7 +41,7 @@ class Units(_Frozen):
 
 
 class TrackEntry(_Frozen):
-    """One label's life, as in ``man_track.txt``."""
+    """One label's track, as in ``man_track.txt``."""
 
     label: Annotated[int, Field(ge=1)]
     first_frame: Annotated[int, Field(ge=0)]
@@ -62,28 +62,28 @@ class CellEntry(_Frozen):
 
 
 class WarningEntry(_Frozen):
-    """Something that the client should know of a result that was made nevertheless."""
+    """A warning about a result that was written."""
 
     code: Annotated[str, Field(pattern=r"^[a-z_]{1,64}$")]
     message: str
 
 
 class ModelEntry(_Frozen):
-    """Which weights."""
+    """The model that was used."""
 
     id: str
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class SoftwareEntry(_Frozen):
-    """Which program."""
+    """The software that was used."""
 
     name: str = "cytosynth"
     version: str
 
 
 class Manifest(_Frozen):
-    """What a result holds and how it was made; holds nothing that differs from one run to the next."""
+    """Contents of a result and how it was made; the same in every run."""
 
     format: Literal["cytosynth-manifest/1"] = "cytosynth-manifest/1"
     spec: dict[str, Any]

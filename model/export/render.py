@@ -70,7 +70,7 @@ _OCCLUSION_REACH = 0.30  # radius of the ambient occlusion, relative to the scen
 
 @dataclass(frozen=True, kw_only=True)
 class Camera:
-    """Where the viewer stands.
+    """Direction of view.
 
     Parameters
     ----------
@@ -388,7 +388,7 @@ def _linear(colour: str) -> NDArray[np.float64]:
 
 
 def _encode(light: NDArray[np.floating]) -> Picture:
-    """Linear light to sRGB bytes; what is too bright fades softly into white."""
+    """Linear light to sRGB bytes; values above white are compressed towards white."""
     value = np.where(light > 0.7, 0.7 + 0.3 * (1.0 - np.exp(-(light - 0.7) / 0.3)), np.maximum(light, 0.0))
     value = np.where(value <= 0.0031308, 12.92 * value, 1.055 * np.maximum(value, 1e-9) ** (1 / 2.4) - 0.055)
     return np.asarray(np.rint(np.clip(value, 0.0, 1.0) * 255.0), dtype=np.uint8)

@@ -49,7 +49,7 @@ _SURFACE_POINTS = 4096  # points of each surface at which distances are measured
 
 @dataclass(frozen=True)
 class Fit:
-    """What was found.
+    """The result of a fit.
 
     Attributes
     ----------

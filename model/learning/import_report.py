@@ -49,7 +49,7 @@ def source_rows(surveyed: list[Surveyed]) -> list[Row]:
 
 
 def taken_rows(recordings: Sequence[Recording], surveyed: list[Surveyed]) -> list[TakenRow]:
-    """Tell what was taken from each recording."""
+    """Describe what was read from each recording."""
     rows = []
     for number, recording in enumerate(recordings):
         labels = {
@@ -74,7 +74,7 @@ def taken_rows(recordings: Sequence[Recording], surveyed: list[Surveyed]) -> lis
 
 
 def as_lines(rows: list[TakenRow]) -> Text:
-    """What was taken, for people; recordings that were read alike share a block."""
+    """Lines of text on what was read; recordings that were read in the same way share a block."""
     alike: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for row in rows:
         alike.setdefault(tuple(row.said.items()), []).append(row.name)

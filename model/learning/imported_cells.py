@@ -46,7 +46,7 @@ MEMBRANES = "membranes"  # the folder of membranes: membranes/0003/0017.npz is f
 
 @dataclass(frozen=True, kw_only=True)
 class ImportPlan:
-    """How cells are put into Ω.
+    """How cells are placed and scaled in Ω, and how many points are drawn.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def import_sequences(
     folder
         Where the data set goes; must not hold one.
     plan
-        How cells are put into Ω.
+        How cells are placed and scaled in Ω, and how many points are drawn.
     workers
         Processes.
     on_frame
@@ -212,7 +212,7 @@ def _mapping(workers: int) -> Iterator[_Mapped]:
 
 
 def _write_survey(folder: Path, surveyed: list[Surveyed], scales: dict[str, float]) -> None:
-    """Write what was found, and where each cell was: what the data set itself no longer tells."""
+    """Write the findings, and the path of each cell, which the data set does not hold."""
     rows = [
         {
             "name": one.sequence.name,

@@ -45,7 +45,7 @@ class TargetFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class FitPlan:
-    """How hard to look.
+    """Effort of a search.
 
     Parameters
     ----------
@@ -161,7 +161,7 @@ class Search:
         return torch.cat(found)
 
     def descend(self, state: State, steps: int, *, on_step: Callable[[int, float], None]) -> State:
-        """Move all candidates downhill, each on its own."""
+        """Optimise all candidates independently."""
         plan = self.plan
         codes, rotations, shifts = (
             t.clone().requires_grad_(True) for t in (state.codes, state.rotations, state.shifts)

@@ -38,7 +38,7 @@ LOSS_MEMORY = 0.99  # decay of the running mean of the loss in progress reports
 
 @dataclass(frozen=True)
 class TrainProgress:
-    """How training stands; given to the caller now and then."""
+    """Progress of a training, reported about once a second."""
 
     step: int
     steps: int
@@ -68,7 +68,7 @@ def train(
     save_every_s: float = 120.0,
     on_progress: Callable[[TrainProgress], None] = lambda _progress: None,
 ) -> Trained:
-    """Train an auto-decoder, or go on where an interrupted run of the same recipe stopped.
+    """Train an auto-decoder, or continue an interrupted run of the same recipe.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def train(
 
 
 def check_start(config: TrainConfig, start: Checkpoint) -> None:
-    """Make sure that a recipe's training can go on from a model.
+    """Check that training by a recipe can continue from a model.
 
     Raises
     ------
@@ -249,7 +249,7 @@ class TrainingRun:
                 old.unlink()
 
     def restore(self, folder: Path) -> None:
-        """Take up the state that a folder holds, if any."""
+        """Restore the state that a folder holds, if any."""
         path = folder / STATE_INDEX
         if not path.is_file():
             return

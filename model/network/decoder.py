@@ -11,7 +11,7 @@ from model.network.autodecoder import FoldedDecoder
 
 
 class DecoderConfig(Protocol):
-    """The shape of a network: what rebuilds it around its weights."""
+    """The shape of a network, from which it is rebuilt around its weights."""
 
     @property
     def latent_size(self) -> int:

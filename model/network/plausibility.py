@@ -48,7 +48,7 @@ def is_plausible(
     *,
     largest_jump: float = LARGEST_JUMP,
 ) -> bool:
-    """Judge a life by its bodies and volumes over time.
+    """Decide whether a sequence is plausible, by its bodies and volumes over time.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def is_plausible(
 def draw_plausible_code(
     latent: SampledLatent, checkpoint: Checkpoint, rng: np.random.Generator, *, around: int | None = None
 ) -> tuple[Floats, int]:
-    """Draw codes from the prior until one gives a plausible life.
+    """Draw codes from the prior until one gives a plausible sequence.
 
     Parameters
     ----------

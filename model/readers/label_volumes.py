@@ -78,7 +78,7 @@ class LabelVolumes:
         return nx, ny, nz
 
     def observations(self, frame: int) -> list[CellObservation]:
-        """Look at all cells of a frame."""
+        """Measure all cells of a frame."""
         (volume, labels), spacing = self._read(frame), np.array(self.calibration.spacing or _SPACE_UNKNOWN)
         found = []
         for number, (label, box) in enumerate(zip(labels, ndimage.find_objects(volume), strict=True), start=1):
@@ -198,7 +198,7 @@ def _is_labelled(places: list[tuple[Path, int]]) -> bool:
 
 
 def _what(volume: NDArray[Any], *, labelled: bool) -> str:
-    """What the values of a file are, for people."""
+    """Description of the values of a file, for people."""
     if not labelled:
         return f"a mask, every {MASK} is the one cell"
     kinds = {"b": "a mask, True is the one cell", "f": "whole numbers stored as floating point, each a cell"}

@@ -39,7 +39,7 @@ class CellSequence:
 
 
 def guess_tracks(observations: dict[int, dict[int, CellObservation]]) -> list[Track]:
-    """Find lives and divisions from what was seen.
+    """Derive tracks and divisions from the observed cells.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def with_known_parents(tracks: list[Track]) -> list[Track]:
 
 
 def doubts_of_tracks(tracks: list[Track], present: dict[int, set[int]]) -> list[tuple[set[int], str]]:
-    """Say where a list of tracks does not agree with itself, or with the labels that were seen.
+    """List contradictions within a list of tracks, and with the observed labels.
 
     Returns
     -------
@@ -143,7 +143,7 @@ def cell_sequences(tracks: list[Track], present: dict[int, set[int]], name: str)
     Parameters
     ----------
     tracks
-        Lives and descent.
+        Tracks with their parents.
     present
         For each frame the labels that are really there; a label that is missing leaves a gap.
     name
@@ -162,7 +162,7 @@ def cell_sequences(tracks: list[Track], present: dict[int, set[int]], name: str)
             continue
         own, daughters = _to_division(track, by_parent)
         if len(daughters) != 2 and len(siblings) == 2:
-            continue  # told in the mother's sequence
+            continue  # part of the mother's sequence
         labels: dict[int, tuple[int, ...]] = {frame: (label,) for label, frame in _frames_of(own, present)}
         if len(daughters) == 2:
             parts = [_to_division(daughter, by_parent)[0] for daughter in daughters]
@@ -201,7 +201,7 @@ def _some(labels: list[int]) -> str:
 
 
 def _beside(mother: CellObservation, daughter: CellObservation) -> bool:
-    """Whether the middle of a daughter lies where the mother was."""
+    """Whether the centre of a daughter lies in or near the mother's bounding box."""
     slack = REACH * (mother.high - mother.low)
     inside = (daughter.centroid >= mother.low - slack) & (daughter.centroid <= mother.high + slack)
     return bool(np.all(inside))

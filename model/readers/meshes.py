@@ -58,7 +58,7 @@ class MeshSequence:
         return None
 
     def observations(self, frame: int) -> list[CellObservation]:
-        """Look at the cell."""
+        """Measure the cell."""
         facing = read_mesh(self.files[frame], self.calibration)
         seen = _observed(facing.membrane, cut=False)
         return [replace(seen, turned=facing.turned, nested=facing.nested)]
@@ -91,7 +91,7 @@ class FieldSequence:
         return nx, ny, nz
 
     def observations(self, frame: int) -> list[CellObservation]:
-        """Look at the cell."""
+        """Measure the cell."""
         values = self._read(frame)
         if not (values < 0).any():
             if (values > 0).any() and (values == np.floor(values)).all():
@@ -240,7 +240,7 @@ def _hdf5(path: Path) -> Any:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn whatever a reader raises on a bad file into one sentence."""
+    """Convert every error that a reader raises on a bad file to a DatasetError."""
     try:
         yield
     except DatasetError:

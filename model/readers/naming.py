@@ -118,7 +118,7 @@ def in_order_of_time(files: list[Path]) -> list[Ordered]:
 
 
 def other_order(files: list[Path]) -> str | None:
-    """Order by the names of files, in words, where they are given in another: a shell puts t10 before t2."""
+    """Description of the order by file names, where files are given in another order: a shell sorts t10 before t2."""
     if len(files) < 2 or any(not path.is_file() for path in files):
         return None
     try:

@@ -53,7 +53,7 @@ class Contents:
 
 
 def read_contents(path: Path) -> Contents:
-    """Look at the axes and the scale of a file, not at its values.
+    """Read the axes and the scale of a file, not its values.
 
     Raises
     ------
@@ -252,7 +252,7 @@ def _sides(shape: tuple[int, ...]) -> str:
 
 @contextmanager
 def _readable(path: Path, what: str) -> Iterator[None]:
-    """Turn whatever a reader raises on a bad file into one sentence."""
+    """Convert every error that a reader raises on a bad file to a DatasetError."""
     try:
         yield
     except DatasetError:

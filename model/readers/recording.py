@@ -23,7 +23,7 @@ ONLY_CELL = 1  # the label of the cell where files hold no labels
 
 @dataclass(frozen=True, kw_only=True)
 class CellObservation:
-    """One cell in one frame, looked at in passing.
+    """One cell in one frame, as measured by the survey.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class Track:
 
 @dataclass(frozen=True)
 class Doubt:
-    """Something that files leave open and a reader had to decide; the survey reports it as a warning."""
+    """A choice that a reader made because the files are ambiguous; the survey reports it as a warning."""
 
     code: str
     message: str
@@ -83,7 +83,7 @@ class Doubt:
 
 @dataclass(frozen=True)
 class Taken:
-    """What a reader took from files, in words for people; empty where there is nothing to say.
+    """Description, for people, of what a reader read and how; empty where nothing needs saying.
 
     Attributes
     ----------
@@ -129,7 +129,7 @@ UNREMARKABLE = Taken()
 
 @dataclass(frozen=True)
 class Calibration:
-    """What files say of their scale, where they say it: µm between voxels along x, y, z; minutes between frames.
+    """Scale as the files give it: µm between voxels along x, y, z, and minutes between frames; None where unknown.
 
     Attributes
     ----------
@@ -152,7 +152,7 @@ class Calibration:
         return (*self.spacing_doubts, *self.minutes_doubts)
 
     def known(self, other: Calibration) -> Calibration:
-        """What ``other`` says, and where it says nothing, this."""
+        """The values of ``other``, and these where ``other`` has none."""
         space, time = other if other.spacing else self, other if other.minutes else self
         return Calibration(
             space.spacing,
@@ -184,12 +184,12 @@ class Recording(Protocol):
 
     @property
     def taken(self) -> Taken:
-        """What was taken from the files where they leave a choice."""
+        """What was read, where the files leave a choice."""
         ...
 
     @property
     def tracks(self) -> list[Track] | None:
-        """Lives and descent of the cells, where a file lists them."""
+        """Tracks of the cells, where a file lists them."""
         ...
 
     @property
@@ -198,7 +198,7 @@ class Recording(Protocol):
         ...
 
     def observations(self, frame: int) -> list[CellObservation]:
-        """Look at all cells of a frame.
+        """Measure all cells of a frame.
 
         Raises
         ------

@@ -28,7 +28,7 @@ JUMP = 0.5  # change of volume from one frame to the next that is reported, rela
 
 
 class Finding(BaseModel):
-    """Something wrong with a sequence: an error must be put right, a warning may stand."""
+    """A problem of a sequence: an error must be corrected, a warning may be ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -40,7 +40,7 @@ class Finding(BaseModel):
 
 @dataclass(frozen=True)
 class Surveyed:
-    """One sequence and what was found.
+    """One sequence and its findings.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class Surveyed:
 def survey(
     recordings: Sequence[Recording], *, on_frame: Callable[[int, int], None] = lambda _done, _total: None
 ) -> list[Surveyed]:
-    """Look at every frame of every recording.
+    """Check every frame of every recording.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def _of_scale(calibration: Calibration) -> list[Finding]:
 
 
 def _of_doubts(recording: Recording) -> list[Finding]:
-    """Warn of what the reader was not sure of."""
+    """Warnings for the reader's uncertain choices."""
     doubts = dict.fromkeys((*recording.calibration.doubts, *recording.taken.doubts))
     return [Finding(severity="warning", code=doubt.code, message=doubt.message) for doubt in doubts]
 
@@ -172,7 +172,7 @@ def _of_tracks(doubts: list[tuple[set[int], str]], sequence: CellSequence | None
 
 
 def wrong_size(cells: Sequence[CellObservation], recording: Recording) -> str | None:
-    """Say why cells cannot be as long as they are, and what to try; None where they can, or where no scale is known."""
+    """Explain why cells have an impossible size, and what to try; None if the size is possible or no scale is known."""
     if recording.calibration.spacing is None or not cells:
         return None
     length = float(np.max(np.max([c.high for c in cells], axis=0) - np.min([c.low for c in cells], axis=0)))
@@ -201,7 +201,7 @@ def _of_size(
 def _of_sequence(
     sequence: CellSequence, seen: dict[int, dict[int, CellObservation]], frames: list[int]
 ) -> list[Finding]:
-    """Judge one sequence."""
+    """Check one sequence."""
     found: list[Finding] = []
 
     def add(severity: Literal["error", "warning"], code: str, message: str, where: list[int]) -> None:

@@ -61,7 +61,7 @@ Tags = dict[int, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class _Axes:
-    """What the description says.
+    """Axes as the description gives them.
 
     Attributes
     ----------
@@ -412,7 +412,7 @@ class _Values:
         self._seen: dict[bytes, bool] = {}  # chunk → whether it has a value other than 0
 
     def add(self, samples: bytes) -> bool:
-        """Take in one plane; return whether it has a value other than 0."""
+        """Add one plane; return whether it has a value other than 0."""
         labelled = False
         for start in range(0, len(samples), CHUNK):
             chunk = samples[start : start + CHUNK]

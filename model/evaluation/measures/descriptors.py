@@ -52,7 +52,7 @@ class Triangles(Protocol):
 
 @dataclass(frozen=True)
 class Descriptors:
-    """What is measured of a body. Lengths in the unit of its vertices, the rest without unit.
+    """Descriptors of one body. Lengths in the unit of its vertices, the others without unit.
 
     Attributes
     ----------
@@ -116,7 +116,7 @@ class Body:
 
 
 def bodies_of(surface: Triangles, *, fragment: float = FRAGMENT) -> list[Body]:
-    """Take a surface apart into its closed bodies, the largest first; fragments and walls of cavities are left out.
+    """Split a surface into its closed bodies, the largest first; fragments and walls of cavities are left out.
 
     Parameters
     ----------

@@ -30,7 +30,7 @@ CONFIDENCE = 0.95  # of the intervals
 
 @dataclass(frozen=True)
 class Comparison:
-    """How two samples of one descriptor differ.
+    """Difference of two samples of one descriptor.
 
     Attributes
     ----------
@@ -116,7 +116,7 @@ def _gap(below: Doubles, whole: Doubles, first: Doubles, second: Doubles) -> Dou
 
 @dataclass(frozen=True)
 class SetComparison:
-    """How a set of generated sequences lies among reference sequences, by their distances.
+    """Agreement of a set of generated sequences with reference sequences, by their distances.
 
     Attributes
     ----------
