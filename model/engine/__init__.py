@@ -1,5 +1,5 @@
 """From a signed distance function to samples, surfaces and labels, exactly and near the membrane only.
 
-``model.export``, ``model.learning``, ``model.readers``, ``model.evaluation`` and ``model.synthesis`` may import it; it
-knows no network. Read :mod:`model.engine.sparse` first.
+Every package of ``model`` above it may import it; it imports ``domain`` and ``errors`` only and knows no network. Read
+:mod:`model.engine.sparse` first.
 """

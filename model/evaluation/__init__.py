@@ -1,5 +1,5 @@
-"""How good a model is: reconstruction, plausibility and novelty of its cells, and comparison with reference cells.
+"""Evaluation of a model: reconstruction, plausibility and novelty of its cells, and comparison with reference cells.
 
-Only ``model.cli`` and ``benchmarks`` import it; it may import everything else in ``model``. Read
+``model.cli`` and ``benchmarks`` import it; it may import everything below ``model.cli``. Read
 :mod:`model.evaluation.comparison` first.
 """

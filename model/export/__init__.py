@@ -1,5 +1,6 @@
-"""Files that a result consists of: surfaces, label volumes, pictures, the manifest, and their verification.
+"""Files of a result: surfaces, label volumes, pictures, the manifest, and their verification.
 
-``model.synthesis`` and the command line import it; it gets surfaces and labels and knows no network. Read
-:mod:`model.export.exporter` first.
+``model.synthesis``, ``model.evaluation`` (pictures) and the command line import it; it gets surfaces and labels and
+knows no network. Read :mod:`model.export.exporter` first, then :mod:`model.export.frame_writers`; to add a format, see
+:mod:`model.formats`.
 """

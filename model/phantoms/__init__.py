@@ -1,7 +1,9 @@
-"""Procedural living cells with exact signed distances: what a network is trained on, free of any licence.
+"""Procedural living cells with exact signed distances: training data free of any licence.
 
-One file a cell type; :func:`make_phantom` names them. A phantom is a recipe, drawn from a seed, for one evolving cell;
-its frames are :class:`~model.phantoms.implicit_distance.ShapeFrame`, which are signed distance functions.
+One file a cell type; :func:`make_phantom` draws a cell by type and seed. Its frames are
+:class:`~model.phantoms.implicit_distance.ShapeFrame`, which are signed distance functions. ``model.learning`` and
+``model.evaluation`` import it; it imports the engine's triangle tree and compilation. Read :class:`Phantom` first, then
+:mod:`model.phantoms.star`, the simplest body.
 """
 
 import importlib

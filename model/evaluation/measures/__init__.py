@@ -1,5 +1,4 @@
 """Numbers that describe one shape, and statistics that compare sets of them.
 
-All of ``model.evaluation`` imports it; it knows no model and no file. Read :mod:`model.evaluation.measures.descriptors`
-first.
+``model.evaluation`` imports it; it knows no model and no file. Read :mod:`model.evaluation.measures.descriptors` first.
 """
