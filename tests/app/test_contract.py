@@ -25,7 +25,8 @@ REFUSALS = {
     "createGeneration": frozenset({"unknown_model", "idempotency_mismatch"}),
     "createEstimate": frozenset({"unknown_model"}),
     **dict.fromkeys(("getJob", "followJob", "cancelJob", "deleteJob", "pinJob", "unpinJob"), JOB),
-    **dict.fromkeys(("getManifest", "listFiles", "getFile", "getArchive"), JOB),
+    **dict.fromkeys(("getManifest", "listFiles", "getArchive"), JOB),
+    "getFile": JOB | NOWHERE,  # no route matches a name with a line break
     "createModel": UPLOAD,
     "getModel": NOWHERE,
     "deleteModel": NOWHERE | {"model_not_yours"},
