@@ -89,7 +89,7 @@ def test_sparse_equals_dense_for_a_cell_with_thin_arms(shape: tuple[int, int, in
 @pytest.mark.parametrize(
     ("exact", "radius"), [("adaptive", 2.0), ("adaptive", 3.0), ("certified", 0.3), ("certified", 0.8)]
 )
-def test_crumbs_beside_a_cell_are_found_wherever_they_lie(exact: Exact, radius: float) -> None:
+def test_small_detached_components_are_found_wherever_they_lie(exact: Exact, radius: float) -> None:
     """Fragments down to one sample, at every place within a block of four cells."""
     grid = Grid((64, 64, 64))
     step = float(grid.step[0])

@@ -104,14 +104,14 @@ def test_descriptors_without_a_unit_do_not_depend_on_place_turn_and_scale() -> N
 
 
 def test_bodies_are_told_apart_and_fragments_and_cavities_left_out() -> None:
-    large, small, speck = ball(3), ball(3), ball(2)
+    large, small, fragment = ball(3), ball(3), ball(2)
     small.apply_scale(0.5)
     small.apply_translation([3.0, 0.0, 0.0])
-    speck.apply_scale(0.1)
-    speck.apply_translation([-3.0, 0.0, 0.0])
+    fragment.apply_scale(0.1)
+    fragment.apply_translation([-3.0, 0.0, 0.0])
     cavity = ball(2)
     cavity.apply_scale(0.3)
     cavity.invert()
-    found = bodies_of(trimesh.util.concatenate([small, cavity, large, speck]))
+    found = bodies_of(trimesh.util.concatenate([small, cavity, large, fragment]))
     assert [round(body.volume / found[0].volume, 3) for body in found] == [1.0, 0.125]
     assert found[1].centroid == pytest.approx([3.0, 0.0, 0.0], abs=1e-6)
