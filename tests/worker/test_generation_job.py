@@ -94,7 +94,8 @@ def test_job_of_a_model_that_was_replaced_fails(service: Service, worker: Worker
 
 def test_damaged_files_are_never_given_to_another_job(service: Service, worker: Worker, tiny_model: ModelCard) -> None:
     def made(owner: str, *formats: str) -> tuple[Job, dict[str, str]]:
-        spec = GenerationSpec(model="tiny", seed=8, frames=2, grid=16, formats=list(formats))
+        learned = LearnedLatent(kind="learned", index=1)  # random weights give no plausible cell to be drawn
+        spec = GenerationSpec(model="tiny", seed=8, frames=2, grid=16, formats=list(formats), latent=learned)
         job, created = service.jobs.submit(
             kind="generation", spec=spec.model_dump(mode="json"), model_id="tiny", model_sha256=tiny_model.sha256,
             digest=spec.digest(model_sha256=tiny_model.sha256), owner=owner,

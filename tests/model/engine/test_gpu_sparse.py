@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +133,14 @@ def test_frames_equal_the_dense_engine_on_any_grid(
         assert frame.evaluations <= grid.size
 
 
-@pytest.mark.parametrize("shape", [(64, 64, 64), (65, 40, 33), (30, 50, 97)])
-@pytest.mark.parametrize("slope", [0.3, 1.0, 7.0])
+SLOPES_AND_SHAPES = list(product([0.3, 1.0, 7.0], [(64, 64, 64), (65, 40, 33), (30, 50, 97)]))
+QUICK = {(0.3, (30, 50, 97)), (1.0, (65, 40, 33)), (7.0, (30, 50, 97))}
+
+
+@pytest.mark.parametrize(
+    ("slope", "shape"),
+    [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in SLOPES_AND_SHAPES],
+)
 def test_cells_with_thin_arms_and_cells_that_divide(
     device: torch.device, shape: tuple[int, int, int], slope: float
 ) -> None:

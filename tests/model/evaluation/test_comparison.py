@@ -55,6 +55,7 @@ def test_a_mask_is_what_the_shape_contains() -> None:
     assert np.array_equal(snapshot.inside.ravel(), shape.contains(grid.points()))
 
 
+@pytest.mark.slow
 def test_filopodia_of_phantoms_are_found() -> None:
     numbers = [value for sequence in phantom_sequences() for value in sequence.values("protrusions")]
     thickness = [value for sequence in phantom_sequences() for value in sequence.values("protrusion_thickness")]

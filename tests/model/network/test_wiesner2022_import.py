@@ -124,8 +124,14 @@ def write_experiment(
     return codes.astype(np.float32), angles
 
 
-@pytest.mark.parametrize(("code", "network"), NETWORKS)
-@pytest.mark.parametrize("weight_norm", ["", "old", "new"])
+@pytest.mark.parametrize(
+    ("weight_norm", "code", "network"),
+    [
+        pytest.param(norm, code, network, marks=pytest.mark.slow if code == 192 and norm != "new" else ())
+        for norm in ("", "old", "new")
+        for code, network in NETWORKS
+    ],
+)
 def test_an_imported_model_gives_the_released_forward_pass(
     code: int, network: dict[str, Any], weight_norm: str, tmp_path: Path
 ) -> None:
