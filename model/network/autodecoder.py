@@ -7,7 +7,8 @@ concatenate the code instead). Each pre-activation becomes
     (1 + scale(t, z)) · (W h + b) + shift(t, z)
 
 so for a given time and code the whole conditioning folds into the trunk's own weights: :meth:`AutoDecoder.fold` returns
-a plain sine network on three coordinates that costs nothing extra per point.
+a plain sine network on three coordinates that costs nothing extra per point. With a ``rank`` the conditioning also
+changes the matrices W themselves, by that rank, and the output layer (:mod:`model.network.low_rank`); it folds as well.
 
 Promises: folding is exact up to float32 rounding; rotation folds into the first layer.
 Does not promise: that the value is a true distance; the network was trained to it, and :class:`model.card.ModelCard`
@@ -22,14 +23,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
 
+from model.network.low_rank import LowRankConditioning
 from model.network.sine_kernel import Kernel
 
 
@@ -45,6 +47,20 @@ class NetworkConfig(BaseModel):
     space_frequency: float = Field(default=8.0, gt=0, description="ω₀ of the first trunk layer: cycles in space.")
     time_frequency: float = Field(default=4.0, gt=0, description="ω₀ of the conditioning's first layer.")
     conditioning_width: int = Field(default=128, ge=8, le=1024)
+    rank: int = Field(
+        default=0,
+        ge=0,
+        le=256,
+        description="Of the change that code and time make to each matrix; 0: only to its units.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a rank of 0: files of networks without one stay as they were, to the byte."""
+        members: dict[str, Any] = handler(self)
+        if not self.rank:
+            members.pop("rank", None)
+        return members
 
 
 DIFFERENCE = np.float32(2.0**-10)  # a power of two: points move by exactly so much, unless they are tiny
@@ -117,11 +133,16 @@ class AutoDecoder(nn.Module):
         self.biases = nn.ParameterList([nn.Parameter(torch.empty(width)) for _ in inputs])
         self.out_weight = nn.Parameter(torch.empty(1, width))
         self.out_bias = nn.Parameter(torch.zeros(1))
-        self.time_in = nn.Linear(1, hidden)
-        self.latent_in = nn.Linear(config.latent_size, hidden, bias=False)
-        self.mix = nn.Linear(hidden, hidden)
-        self.latent_mix = nn.Linear(config.latent_size, hidden, bias=False)
-        self.modulation = nn.Linear(hidden, 2 * depth * width)
+        if config.rank:
+            self.low_rank = LowRankConditioning(
+                latent_size=config.latent_size, width=width, depth=depth, rank=config.rank, hidden=hidden
+            )
+        else:
+            self.time_in = nn.Linear(1, hidden)
+            self.latent_in = nn.Linear(config.latent_size, hidden, bias=False)
+            self.mix = nn.Linear(hidden, hidden)
+            self.latent_mix = nn.Linear(config.latent_size, hidden, bias=False)
+            self.modulation = nn.Linear(hidden, 2 * depth * width)
         self._initialise(generator)
         self._double: tuple[tuple[int, ...], AutoDecoder] | None = None
 
@@ -137,6 +158,9 @@ class AutoDecoder(nn.Module):
             uniform(weight, 1.0 / 3.0 if layer == 0 else math.sqrt(6.0 / config.width) / config.frequency)
             uniform(bias, math.pi / self._frequency(layer))
         uniform(self.out_weight, 0.1 * math.sqrt(6.0 / config.width))
+        if config.rank:
+            self.low_rank.initialise(generator)
+            return
         uniform(self.time_in.weight, 1.0)
         uniform(self.time_in.bias, math.pi / config.time_frequency)
         for linear in (self.latent_in, self.mix, self.latent_mix):
@@ -153,7 +177,7 @@ class AutoDecoder(nn.Module):
         return list(self.weights)[1:]
 
     def modulate(self, times: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and shift of every trunk unit.
+        """Scale and shift of every trunk unit, for a network without a rank.
 
         Parameters
         ----------
@@ -174,21 +198,29 @@ class AutoDecoder(nn.Module):
         both = self.modulation(hidden).view(-1, 2, config.depth, config.width)
         return 1.0 + both[:, 0], both[:, 1]
 
-    def trunk_weights(self, times: Tensor, latents: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Fold frequency, scale and shift into the trunk for a batch of (time, code).
+    def frame_weights(
+        self, times: Tensor, latents: Tensor
+    ) -> tuple[list[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]:
+        """Fold frequency and conditioning into the network's weights for a batch of (time, code).
 
         Returns
         -------
-        list of tuple
-            For each sine layer a weight (b, inputs, width) and a bias (b, 1, width).
+        tuple
+            For each sine layer a weight (b, inputs, width) and a bias (b, 1, width); and the output layer, a weight
+            (b, width, 1) and a bias (b, 1, 1), where b is 1 if it is the same for all.
         """
-        scale, shift = self.modulate(times, latents)
+        modulation = self.low_rank(times, latents) if self.config.rank else None
+        scale, shift = (modulation.scale, modulation.shift) if modulation else self.modulate(times, latents)
         layers = []
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             factor = self._frequency(layer) * scale[:, layer]  # (b, width)
-            folded = (factor[:, :, None] * weight).transpose(1, 2)
+            matrix = weight + self.low_rank.change(layer, modulation) if modulation else weight
+            folded = (factor[:, :, None] * matrix).transpose(1, 2)
             layers.append((folded, (factor * bias + shift[:, layer])[:, None]))
-        return layers
+        out_weight, out_bias = self.out_weight, self.out_bias[None]  # (1, width), (1, 1)
+        if modulation:
+            out_weight, out_bias = out_weight + modulation.out_weight, out_bias + modulation.out_bias
+        return layers, (out_weight[:, :, None], out_bias[:, :, None])
 
     def forward(self, points: Tensor, times: Tensor, latents: Tensor) -> Tensor:
         """Signed distances for a batch of frames.
@@ -207,7 +239,7 @@ class AutoDecoder(nn.Module):
         Tensor
             (b, n), units of Ω, negative inside.
         """
-        layers = self.trunk_weights(times, latents)
+        layers, (out_weight, out_bias) = self.frame_weights(times, latents)
         hidden = points
         for layer, (weight, bias) in enumerate(layers):
             if layer == 0:  # coordinates lose too much in half precision; three columns cost nothing
@@ -217,6 +249,8 @@ class AutoDecoder(nn.Module):
                 pre = torch.baddbmm(bias, hidden, weight)
             hidden = torch.sin(pre)
         with torch.autocast(points.device.type, enabled=False):
+            if self.config.rank:
+                return (hidden.float() @ out_weight.float() + out_bias.float())[..., 0]
             return (hidden.float() @ self.out_weight.T + self.out_bias)[..., 0]
 
     def _in_double(self) -> AutoDecoder:
@@ -248,12 +282,14 @@ class AutoDecoder(nn.Module):
             A signed distance function; its weights are float32, computed in float64.
         """
         double = self._in_double()
-        layers = double.trunk_weights(torch.tensor([time], dtype=torch.float64), latent.double()[None])
+        layers, (out_weight, out_bias) = double.frame_weights(
+            torch.tensor([time], dtype=torch.float64), latent.double()[None]
+        )
         folded = []
         for layer, (weight, bias) in enumerate(layers):
             kernel = weight[0]  # (inputs, width)
             if layer == 0 and rotation is not None:
                 kernel = rotation.double() @ kernel  # x @ (R W) is (Rᵀ x) @ W for row vectors x
             folded.append(FoldedLayer(kernel.float().contiguous(), bias[0, 0].float().contiguous()))
-        folded.append(FoldedLayer(double.out_weight.T.float().contiguous(), double.out_bias.float().contiguous()))
+        folded.append(FoldedLayer(out_weight[0].float().contiguous(), out_bias[0, 0].float().contiguous()))
         return FoldedDecoder(folded)

@@ -33,6 +33,7 @@ FILE_MAX = 128 * 2**20
 # Member → least, most, default; as model.network.autodecoder.NetworkConfig has them (a test compares the two).
 SIZES = {
     "latent_size": (1, 1024, 64), "width": (8, 1024, 128), "depth": (2, 16, 6), "conditioning_width": (8, 1024, 128),
+    "rank": (0, 256, 0),
 }  # fmt: skip
 FREQUENCIES = ("frequency", "space_frequency", "time_frequency")
 ALLOWED = (
@@ -87,12 +88,23 @@ def read_weights(data: memoryview) -> dict[str, Any]:
 def expected_shapes(config: dict[str, Any]) -> dict[str, Shape]:
     """Return name and shape of every tensor of the decoder that ``config`` describes."""
     latent, width, depth, hidden = (config[name] for name in ("latent_size", "width", "depth", "conditioning_width"))
-    shapes: dict[str, Shape] = {
-        "out_weight": (1, width), "out_bias": (1,), "time_in.weight": (hidden, 1), "time_in.bias": (hidden,),
-        "latent_in.weight": (hidden, latent), "mix.weight": (hidden, hidden), "mix.bias": (hidden,),
-        "latent_mix.weight": (hidden, latent), "modulation.weight": (2 * depth * width, hidden),
-        "modulation.bias": (2 * depth * width,),
-    }  # fmt: skip
+    rank = config.get("rank", 0)
+    shapes: dict[str, Shape] = {"out_weight": (1, width), "out_bias": (1,)}
+    if rank:
+        inputs = latent + 9  # the time, and four sines and cosines of it
+        heads = {"scale": depth * width, "shift": depth * width, "mixture": depth * rank, "output": width + 1}
+        linears = {"first": (hidden, inputs), "second": (hidden, hidden + inputs), "third": (hidden, hidden)}
+        for name, shape in (linears | {name: (size, hidden) for name, size in heads.items()}).items():
+            shapes |= {f"low_rank.{name}.weight": shape, f"low_rank.{name}.bias": shape[:1]}
+        for layer in range(depth):
+            shapes[f"low_rank.left.{layer}"] = (width, rank)
+            shapes[f"low_rank.right.{layer}"] = (rank, width if layer else 3)
+    else:
+        shapes |= {
+            "time_in.weight": (hidden, 1), "time_in.bias": (hidden,), "latent_in.weight": (hidden, latent),
+            "mix.weight": (hidden, hidden), "mix.bias": (hidden,), "latent_mix.weight": (hidden, latent),
+            "modulation.weight": (2 * depth * width, hidden), "modulation.bias": (2 * depth * width,),
+        }  # fmt: skip
     for layer in range(depth):
         shapes[f"weights.{layer}"] = (width, width if layer else 3)
         shapes[f"biases.{layer}"] = (width,)
@@ -124,6 +136,8 @@ def _config(text: object) -> dict[str, Any]:
     for name, (least, most, _) in SIZES.items():
         if type(config[name]) is not int or not least <= config[name] <= most:
             raise UploadError(f"{name} of the network must be an integer from {least} to {most}")
+    if not config["rank"]:
+        del config["rank"]  # networks without one say nothing of it
     for name in FREQUENCIES:
         value = given.get(name, 1.0)
         if type(value) not in (int, float) or not 0 < value < 1e6:

@@ -236,7 +236,13 @@ def test_label_volumes_are_read_as_others_write_them(tmp_path: Path, options: di
     assert inspect_file(tmp_path / "cells.tif", "tiff")["touches_border"] is True
 
 
-@pytest.mark.parametrize("sizes", [{}, {"latent_size": 7, "width": 24, "depth": 3, "conditioning_width": 16}])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {}, {"latent_size": 7, "width": 24, "depth": 3, "conditioning_width": 16},
+        {"latent_size": 7, "width": 24, "depth": 3, "conditioning_width": 16, "rank": 5},
+    ],
+)  # fmt: skip
 def test_expected_tensors_are_those_of_the_network(sizes: dict[str, int]) -> None:
     config = NetworkConfig(**sizes)
     theirs = {f"decoder.{name}": tuple(value.shape) for name, value in AutoDecoder(config).state_dict().items()}

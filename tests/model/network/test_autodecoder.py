@@ -8,11 +8,12 @@ from model.network.autodecoder import AutoDecoder, NetworkConfig
 from model.network.latent import rotation_matrix
 
 CONFIG = NetworkConfig(latent_size=5, width=24, depth=4, conditioning_width=16)
+LOW_RANK = NetworkConfig(latent_size=5, width=24, depth=4, conditioning_width=16, rank=6, frequency=1.0)
 
 
-@pytest.fixture(scope="module")
-def decoder() -> AutoDecoder:
-    return AutoDecoder(CONFIG, generator=torch.Generator().manual_seed(1)).requires_grad_(False)
+@pytest.fixture(scope="module", params=[CONFIG, LOW_RANK], ids=["units", "low rank"])
+def decoder(request: pytest.FixtureRequest) -> AutoDecoder:
+    return AutoDecoder(request.param, generator=torch.Generator().manual_seed(1)).requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,27 @@ def test_first_layer_starts_by_its_own_number_of_inputs(decoder: AutoDecoder) ->
     assert 0.25 < float(first.abs().max()) <= 1 / 3
 
 
-def test_same_generator_gives_the_same_network() -> None:
-    first, second = (AutoDecoder(CONFIG, generator=torch.Generator().manual_seed(9)) for _ in range(2))
+@pytest.mark.parametrize("config", [CONFIG, LOW_RANK], ids=["units", "low rank"])
+def test_same_generator_gives_the_same_network(config: NetworkConfig) -> None:
+    first, second = (AutoDecoder(config, generator=torch.Generator().manual_seed(9)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_a_rank_of_zero_is_not_written() -> None:
+    """So files and recipes of networks without one keep their bytes."""
+    assert "rank" not in CONFIG.model_dump_json()
+    for config in (CONFIG, LOW_RANK):
+        assert NetworkConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_codes_and_times_change_matrices_by_the_rank_and_no_more() -> None:
+    """Scales undone, the matrices of two codes differ by a matrix of that rank; without a rank they do not differ."""
+    times, codes = torch.tensor([-0.4, 0.8], dtype=torch.float64), torch.linspace(-2, 2, 10, dtype=torch.float64)
+    for config, ranks in ((CONFIG, [0, 0, 0, 0]), (LOW_RANK, [3, 6, 6, 6])):
+        network = AutoDecoder(config, generator=torch.Generator().manual_seed(4)).double().requires_grad_(False)
+        layers, _ = network.frame_weights(times, codes.view(2, 5))
+        scale = network.low_rank(times, codes.view(2, 5)).scale if config.rank else None
+        if scale is None:
+            scale, _ = network.modulate(times, codes.view(2, 5))
+        plain = [weight.transpose(1, 2) / scale[:, layer, :, None] for layer, (weight, _) in enumerate(layers)]
+        assert [int(torch.linalg.matrix_rank(both[0] - both[1], atol=1e-6, rtol=0.0)) for both in plain] == ranks

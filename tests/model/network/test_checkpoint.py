@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from model.card import CARRIED, SHIPPED_MODELS, load_card
 from model.errors import CheckpointError
-from model.network.autodecoder import AutoDecoder
+from model.network.autodecoder import AutoDecoder, NetworkConfig
 from model.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from worker.uploads.sandbox import inspect_file
 
@@ -148,3 +148,18 @@ def test_missing_files_and_broken_cards_are_named(folder: Path) -> None:
     (folder / "card.json").unlink()
     with pytest.raises(CheckpointError, match=r"has no card\.json"):
         load_checkpoint(folder)
+
+
+def test_a_network_with_a_rank_is_read_back_exactly_and_passes_the_check_of_uploads(
+    tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    decoder = AutoDecoder(NetworkConfig(latent_size=4, width=16, depth=3, conditioning_width=8, rank=5, frequency=1.0))
+    card = tiny_checkpoint.card.model_dump(exclude={"sha256", "parameters", "latent_size", "latent_codes"})
+    saved = save_checkpoint(tmp_path / "ranked", decoder=decoder, prior=tiny_checkpoint.prior, card=card)
+    again = load_checkpoint(tmp_path / "ranked")
+    assert again.decoder.config == decoder.config
+    assert saved.card.parameters == sum(weight.numel() for weight in decoder.parameters())
+    theirs = again.decoder.state_dict()
+    assert all(value.equal(theirs[name]) for name, value in decoder.state_dict().items())
+    facts = inspect_file(tmp_path / "ranked" / "weights.safetensors", "safetensors")
+    assert (facts["network"]["rank"], facts["parameters"]) == (5, saved.card.parameters)
