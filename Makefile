@@ -12,8 +12,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
-# A worker a core, at most four: tests start services of their own. A file stays on one worker, with what it shares.
-PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
+# Three processes, also on two cores, because many tests wait. A file stays in one process, with what it shares.
+PARALLEL ?= -n 3 --dist loadfile
 PYTHON ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

@@ -22,6 +22,39 @@ os.environ.pop("COLUMNS", None)
 settings.register_profile("house", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("house")
 
+# The files that take longest, longest first: run in parallel, a file at a time, none of them begins when the others are
+# done.
+LONGEST = [
+    "tests/model/test_shipped_models.py",
+    "tests/worker/test_worker_process.py",
+    "tests/worker/test_worker_troubles.py",
+    "tests/model/engine/test_gpu_sparse.py",
+    "tests/test_tutorials.py",
+    "tests/worker/test_chaos.py",
+    "tests/model/test_synthesis.py",
+    "tests/model/cli/test_command_line.py",
+    "tests/app/cli/test_serve.py",
+    "tests/model/phantoms/test_a549.py",
+    "tests/model/evaluation/test_comparison.py",
+    "tests/model/phantoms/test_celegans.py",
+    "tests/hostile/test_hostile_children.py",
+    "tests/app/services/test_recovery.py",
+    "tests/model/network/test_wiesner2022_import.py",
+    "tests/model/engine/test_sparse.py",
+    "tests/model/evaluation/test_upsampling.py",
+    "tests/worker/test_generation_job.py",
+    "tests/model/learning/test_dataset.py",
+    "tests/test_request_to_download.py",
+    "tests/app/test_contract.py",
+    "tests/hostile/test_hostile_requests.py",
+    "tests/app/test_slow_clients.py",
+]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.relative_to(config.rootpath).as_posix(), len(rank)))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def empty_working_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:

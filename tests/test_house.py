@@ -276,6 +276,11 @@ def test_the_changelog_has_an_unreleased_section() -> None:
     assert re.search(r"^## \[?Unreleased\]?", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
 
 
+def test_files_that_are_run_first_exist() -> None:
+    text = (ROOT / "tests" / "conftest.py").read_text(encoding="utf-8")
+    assert [name for name in re.findall(r'"(tests/[^"]+)"', text) if not (ROOT / name).is_file()] == []
+
+
 def test_every_make_verb_is_explained() -> None:
     verbs = set(re.findall(r"^\.PHONY: (.+)$", makefile(), flags=re.MULTILINE))
     explained = set(re.findall(r"^([a-z-]+):.*## ", makefile(), flags=re.MULTILINE))

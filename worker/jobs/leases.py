@@ -64,7 +64,7 @@ class JobLeases:
             If the worker must stop.
         """
         text = json.dumps(asdict(progress), allow_nan=False) if progress else ""
-        self._under(lease, "beat", self._rules.lease_s, text)
+        self._under(lease, "renew", self._rules.lease_s, text)
 
     def holds(self, job_id: str, token: int) -> bool:
         """Whether a lease is still good, for somebody who only knows its token."""
@@ -94,7 +94,7 @@ class JobLeases:
 
     def fail_attempt(self, lease: Lease, *, code: str, message: str) -> None:
         """Give back a job that is to blame for what happened: it counts as a lost lease, and the last one fails it."""
-        if self._under(lease, "stumble", self._rules.max_lost, self._rules.record_s, code, message) == "failed":
+        if self._under(lease, "fail_attempt", self._rules.max_lost, self._rules.record_s, code, message) == "failed":
             self._record_end(lease.job_id)
         else:
             self._wake_up(lease.job_id)

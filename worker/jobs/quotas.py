@@ -85,7 +85,7 @@ class Quota:
     ) -> None:
         self._redis, self._prefix, self._rules, self._assure = client, prefix, rules or JobRules(), assure
         self._known: dict[str, tuple[float, QueueThroughput]] = {}
-        self._throughput_script = client.register_script(_script("pace"))
+        self._throughput_script = client.register_script(_script("throughput"))
         self._reserve = client.register_script(_script("reserve"))
 
     @classmethod

@@ -42,8 +42,8 @@ CRASHED = (
     "ask for a smaller grid, fewer frames or a smaller count"
 )
 SCRIPTS = (
-    "submit", "claim", "beat", "finish", "fail", "release", "stumble", "cancel", "delete", "pin", "sweep", "restore",
-    "whole", "alias", "timing", "forget",
+    "submit", "claim", "renew", "finish", "fail", "release", "fail_attempt", "cancel", "delete", "pin", "sweep",
+    "restore", "complete", "alias", "timing", "forget",
 )  # fmt: skip
 # Where kombu keeps the wake-ups that a worker has taken and not yet acknowledged; a name of our own, for the server may
 # carry the messages of others.
@@ -180,7 +180,7 @@ class Store:
 
     def end_round(self, name: str) -> bool:
         """Declare the records whole, unless the broker has lost its data since the round began."""
-        return bool(self.run("whole", name))
+        return bool(self.run("complete", name))
 
     def answering(self, result_key: str) -> str | None:
         """Return the succeeded job that answers requests of one owner for one digest."""

@@ -2,7 +2,7 @@
 local _, id, token, code, message, record_s = unpack(ARGV)
 local f = redis.call('HMGET', job_key(id), 'status', 'token')
 if f[1] == 'failed' and f[2] == token then return 'held' end -- the same call once more, after a broken connection
-if not whole() then return 'unknown' end
+if not is_complete() then return 'unknown' end
 local answer = standing(id, token)
 if answer ~= 'held' then return answer end
 fail(id, code, message, tonumber(record_s))

@@ -17,7 +17,7 @@ local function index(status) return p .. 'status:' .. status end
 -- second, one that was flushed everything: the mark is gone or names an earlier run. Behind the run the mark names the
 -- rebuilding that made it, so that whoever looks twice can tell whether records were missing in between.
 local function run_id() return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') end
-local function whole()
+local function is_complete()
   local mark = redis.call('GET', p .. 'whole')
   return mark and string.match(mark, '^%x+') == run_id()
 end

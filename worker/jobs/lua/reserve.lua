@@ -1,7 +1,7 @@
 -- ARGV: owner, share, token, place_s, result key, idempotency key or ''. Says whether there is a place; -1: unknown.
 local _, owner, share, token, place_s, result_key, idem = unpack(ARGV)
 share = tonumber(share)
-if not whole() then return -1 end -- whose jobs nobody can count
+if not is_complete() then return -1 end -- whose jobs nobody can count
 
 -- Requests that submit.lua answers with a job that exists add none.
 local same = redis.call('GET', p .. 'result:' .. result_key)

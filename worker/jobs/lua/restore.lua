@@ -15,7 +15,7 @@ if known then
   withdraw(id)
   if status ~= 'canceled' then redis.call('HSET', job_key(id), 'token', '') end -- a canceled one's worker is told so
 else
-  if whole() then return 0 end
+  if is_complete() then return 0 end
   insert(id, kind, owner, spec, model_id, model_sha256, digest, result_key, created_at, price)
   local left_s = math.floor(idem_s - (now - created_at))
   if left_s > 0 then remember(id, idem, request_digest, left_s, '') end

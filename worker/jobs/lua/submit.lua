@@ -9,7 +9,7 @@ local _, id, kind, owner, spec, model_id, model_sha256, digest, request_digest, 
 write_s = tonumber(write_s)
 
 -- A broker that may have lost records must not take the same request twice.
-if not whole() then return {'unknown', ''} end
+if not is_complete() then return {'unknown', ''} end
 
 -- The client of this script repeats it when the connection broke before the answer.
 if redis.call('EXISTS', job_key(id)) == 1 then return {'created', id} end

@@ -3,7 +3,7 @@
 local _, id, token, max_lost, record_s, code, message = unpack(ARGV)
 local f = redis.call('HMGET', job_key(id), 'status', 'token')
 if f[1] == 'failed' and f[2] == token then return 'failed' end -- the same call once more, after a broken connection
-if not whole() then return 'unknown' end
+if not is_complete() then return 'unknown' end
 local answer = standing(id, token)
 if answer ~= 'held' then return answer end
 if redis.call('HINCRBY', job_key(id), 'lost', 1) >= tonumber(max_lost) then
