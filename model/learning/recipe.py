@@ -44,6 +44,9 @@ class Optimisation(_Frozen):
     clip: float = Field(default=1.0, gt=0, description="Largest norm of the network's gradient.")
     latent_penalty: float = Field(default=1e-4, ge=0)
     latent_spread: float = Field(default=0.1, gt=0, description="Standard deviation of the initial codes.")
+    latent_start: Literal["random", "shapes"] = Field(
+        default="random", description="shapes: codes begin at principal components of the sequences' distances."
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",
         description="bfloat16 multiplies hidden layers in half precision on devices with units for it: twice as fast.",

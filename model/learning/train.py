@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.errors import DatasetError, SpecError
+from model.learning.code_start import codes_by_shape
 from model.learning.dataset import Dataset
 from model.learning.optimisers import multiplies_bfloat16, optimisers
 from model.learning.recipe import TrainConfig
@@ -148,6 +149,8 @@ class TrainingRun:
         codes = torch.randn(len(dataset.samples), config.network.latent_size, generator=generator) * plan.latent_spread
         if start is not None:
             codes = self._begin_at(start, codes)
+        elif plan.latent_start == "shapes":
+            codes = torch.from_numpy(codes_by_shape(dataset, config.network.latent_size))
         self.latent_codes = torch.nn.Parameter(codes.to(device))
         self.step, self.seconds = 0, 0.0
         self._earlier = 0.0
@@ -279,6 +282,8 @@ class TrainingRun:
         recipe: dict[str, Any] = json.loads(
             self.config.model_dump_json(exclude={"title", "description", "threads", "prior_bandwidth", "grid_min"})
         )
+        if recipe["optimisation"]["latent_start"] == "random":
+            del recipe["optimisation"]["latent_start"]  # states from before there was a choice go on
         if self._start:
             recipe["start"] = self._start
         return recipe
