@@ -14,7 +14,7 @@ import pytest
 from tiny_model import build_tiny_model, recipe
 
 from model.domain import Grid
-from model.evaluation.comparison import Sides, draw_baseline, judge
+from model.evaluation.comparison import Sides, draw_baseline, judge, novelty
 from model.evaluation.html_report import write_report
 from model.evaluation.model_report import Scope, report_on_model
 from model.evaluation.sequence_measures import MOMENTS, SequenceMeasures, measure
@@ -71,8 +71,17 @@ def test_a_set_agrees_with_itself_and_its_copies_are_no_news() -> None:
     assert {rows["generated"]["distance"] for rows in found["descriptors"].values()} == {0.0}
     assert found["sets"]["generated"] == {"one_nn": 0.0, "coverage": 1.0, "matching": 0.0}
     assert found["novelty"]["dice_with_nearest_training"] == 1.0
+    assert found["novelty"]["memorisation_rate"] == 0.0, "no nearer than the held-out ones, which are the same"
     assert found["plausibility"]["after_gate"] == 1.0
     assert {"protrusions", "membrane_speed", "sphericity"} <= found["descriptors"].keys()
+
+
+def test_the_memorisation_rate_is_the_share_of_copies() -> None:
+    first, second, third, fourth = phantom_sequences()
+    training, held_out = [first, second], [third, fourth]
+    for generated, rate in (([first, second], 1.0), ([first, fourth], 0.5), ([third, fourth], 0.5)):
+        found = novelty(Sides(generated, held_out, training, training))
+        assert found["memorisation_rate"] == rate  # of two held-out cells the third is the nearer
 
 
 def test_the_baseline_keeps_sizes_and_cannot_make_filopodia() -> None:
