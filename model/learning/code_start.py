@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
+from model.domain import Grid, frame_times
 from model.learning.dataset import Dataset
 
 Floats = NDArray[np.float32]
@@ -33,8 +34,7 @@ LEAST_WIDTH = 0.02  # of a fit's weights, units of Ω
 
 def anchors() -> Floats:
     """Points at which sequences are compared, (SIDE³, 3) float32 in Ω."""
-    axis = np.linspace(-REACH, REACH, SIDE, dtype=np.float32)
-    return np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+    return np.asarray(REACH * Grid((SIDE, SIDE, SIDE)).points(), dtype=np.float32)
 
 
 def distances_at(samples: Floats, places: Floats) -> Floats:
@@ -81,7 +81,7 @@ def shape_of(samples: Floats, times: Floats, places: Floats) -> Floats:
     places
         (m, 3).
     """
-    wanted = np.linspace(-1.0, 1.0, TIMES)
+    wanted = frame_times(TIMES)
     position = np.interp(wanted, times, np.arange(len(times)))
     below = np.floor(position).astype(int)
     above = np.minimum(below + 1, len(times) - 1)
