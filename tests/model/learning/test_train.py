@@ -159,6 +159,15 @@ def test_recipes_of_phantoms_are_complete(name: str) -> None:
     assert config.data.frames >= 30
 
 
+def test_the_recipe_of_thousands_draws_random_moments_and_starts_from_shapes() -> None:
+    config = TrainConfig.read(RECIPES / "celegans_thousands.toml")
+    assert config.data.kind == "phantoms"
+    assert config.data.sequences >= 2000
+    assert config.data.moments == 8
+    assert config.network.rank == 64
+    assert config.optimisation.latent_start == "shapes"
+
+
 def test_a_plan_can_be_changed_without_the_recipe() -> None:
     recipe = TrainConfig.read(RECIPES / "a549.toml")
     assert recipe.with_plan() == recipe
