@@ -41,5 +41,5 @@ USER 10001:10001
 VOLUME /data
 # Healthy is a worker whose sign of life is in the broker: process, connection and clock are then all right.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import socket, sys; from worker.jobs import Jobs; from worker.settings import WorkerSettings as S; sys.exit(not any(b.hostname == socket.gethostname() for b in Jobs.connect(S().redis_url).workers_alive()))"]
+    CMD ["python", "-c", "import socket, sys; from worker.jobs import JobQueue; from worker.settings import WorkerSettings as S; sys.exit(not any(b.hostname == socket.gethostname() for b in JobQueue.connect(S().redis_url).admin.workers_alive()))"]
 CMD ["python", "-m", "worker"]

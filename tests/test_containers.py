@@ -6,6 +6,7 @@ requirements it installs, the command it starts, the health check it runs. Recip
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -29,7 +30,7 @@ from model.card import load_card
 from model.spec import GenerationSpec
 from worker.broker.check import check_server
 from worker.broker.embedded import find_server, start_broker
-from worker.jobs import JobQueue
+from worker.jobs import JobQueue, QueueAdmin
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -444,3 +445,13 @@ def wait_until(condition: Any, *, seconds: float = 30.0) -> None:
         if time.monotonic() > deadline:
             raise error
         time.sleep(0.1)
+
+
+def test_the_workers_health_check_names_what_exists() -> None:
+    text = (ROOT / "docker" / "worker.Dockerfile").read_text(encoding="utf-8")
+    (command,) = re.findall(r'CMD \["python", "-c", "(.+)"\]', text)
+    for module, name in re.findall(r"from ([\w.]+) import (\w+)", command):
+        assert hasattr(importlib.import_module(module), name)
+    assert "JobQueue.connect(S().redis_url).admin.workers_alive()" in command
+    assert callable(JobQueue.connect)
+    assert callable(QueueAdmin.workers_alive)

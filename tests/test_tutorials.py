@@ -31,7 +31,7 @@ def run_blocks(page: str, folder: Path, service: Served) -> list[str]:
         command = ["bash", "-euo", "pipefail", "-c", text] if language == "bash" else [sys.executable, "-c", text]
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=300, check=False,
+            command, cwd=folder, capture_output=True, text=True, timeout=900, check=False,
             env=environment(CYTOSYNTH_SERVER=service.address, PATH=path, PYTHONPATH=str(ROOT)),
         )  # fmt: skip
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
