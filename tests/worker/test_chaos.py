@@ -54,7 +54,7 @@ def test_audit_finds_nothing_where_all_is_in_order_and_each_thing_that_is_not(sc
     (root / "results" / ("0" * 32)).mkdir()
     (root / "verdicts" / f"{canceled.id}.json").unlink()
     (root / "requests" / f"{waiting.id}.json").unlink()
-    (root / "blobs" / "ab").mkdir(parents=True)
+    (root / "blobs" / "ab").mkdir(parents=True, exist_ok=True)
     (root / "blobs" / "ab" / "cd").write_text("alone")
     (root / "trash" / "left").mkdir()
     scene.jobs._redis.rpush("cytosynth", "hint")
