@@ -22,6 +22,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from model.engine.jit import compiled
 from model.phantoms.wandering import beside, smoothstep, spline, unit, wander
 
 __all__ = ["REACH", "TIMES", "Axis", "Filopodium", "axis_of", "draw_filopodia", "outside_lengths"]
@@ -46,6 +47,7 @@ SPEED = 0.05  # of growth and retraction, units of Ω a frame
 SWIFTEST = 5.0  # frames from nothing to full length, at least
 NODES = 11  # segments of an axis
 CURVE = 40  # points at which a full axis is computed
+ALONG_CURVE, ALONG_CHAIN = np.linspace(0.0, 1.0, CURVE), np.linspace(0.0, 1.0, NODES + 1)  # fractions of an axis
 
 
 class BodyPose(Protocol):
@@ -78,15 +80,21 @@ class _Life:
         rise = self.levels[before + 1] - self.levels[before]
         return np.asarray(self.levels[before] + rise * smoothstep(place - before))
 
-    def longer_than(self, level: float) -> tuple[float, float]:
-        """Return the longest interval of time in which the fraction is above ``level``."""
+    def sampled(self) -> tuple[Doubles, Doubles]:
+        """Return 400 times from birth to end, and the fraction of the full length at each: (400,) both."""
         times = np.linspace(self.times[0], self.times[-1], 400)
-        above = np.concatenate([[0], (self.at(times) > level).astype(np.int64), [0]])
-        starts, stops = np.flatnonzero(np.diff(above) == 1), np.flatnonzero(np.diff(above) == -1) - 1
-        if len(starts) == 0:
-            return 0.0, 0.0
-        widest = int(np.argmax(stops - starts))
-        return float(times[starts[widest]]), float(times[stops[widest]])
+        return times, self.at(times)
+
+
+@compiled
+def _longest_above(times: Doubles, levels: Doubles, level: float) -> tuple[float, float]:
+    """Return first and last of ``times`` (n,) of the longest run of ``levels`` (n,) above a level; 0, 0 if none is."""
+    longest, start, stop, length = 0, 0.0, 0.0, 0
+    for k in range(len(levels)):
+        length = length + 1 if levels[k] > level else 0
+        if length > longest:
+            longest, start, stop = length, times[k - length + 1], times[k]
+    return start, stop
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,12 +135,8 @@ class Axis:
 
     def place(self, along: Doubles) -> tuple[Doubles, Doubles]:
         """Return points and tangents (T, n, 3) at lengths ``along`` (T, n) from the root."""
-        place = along / self.full * (CURVE - 1)
-        before = np.minimum(place.astype(np.int64), CURVE - 2)
-        f = (place - before)[..., None]
-        rows = np.arange(len(place))[:, None]
-        points = self.points[rows, before] * (1 - f) + self.points[rows, before + 1] * f
-        return points, unit(self.tangents[rows, before] * (1 - f) + self.tangents[rows, before + 1] * f)
+        points, tangents = _place(self.points, self.tangents, along / self.full * (CURVE - 1))
+        return points, unit(tangents)
 
     def radius(self, along: Doubles) -> tuple[Doubles, Doubles]:
         """Return the radius, and its slope, (T, n) each at lengths ``along`` (T, n): a foot, and a taper to the tip."""
@@ -145,11 +149,56 @@ class Axis:
 
     def chain(self) -> Doubles:
         """Return the nodes of the axis grown so far, (T, NODES + 1, 8): points, radii, and their change a node."""
-        along = self.extent[:, None] * np.linspace(0.0, 1.0, NODES + 1)
+        along = self.extent[:, None] * ALONG_CHAIN
         points, tangents = self.place(along)
         radii, slopes = self.radius(along)
         changes = np.concatenate([tangents, slopes[..., None]], axis=2) * (self.extent / NODES)[:, None, None]
         return np.concatenate([points, radii[..., None], changes], axis=2)
+
+
+@compiled
+def _place(points: Doubles, tangents: Doubles, place: Doubles) -> tuple[Doubles, Doubles]:
+    """Interpolate points and tangents (T, CURVE, 3) of an axis at places (T, n) along it: (T, n, 3) both."""
+    at, towards = np.empty((*place.shape, 3)), np.empty((*place.shape, 3))
+    for t in range(place.shape[0]):
+        for k in range(place.shape[1]):
+            before = min(int(place[t, k]), CURVE - 2)
+            f = place[t, k] - before
+            for axis in range(3):
+                at[t, k, axis] = points[t, before, axis] * (1 - f) + points[t, before + 1, axis] * f
+                towards[t, k, axis] = tangents[t, before, axis] * (1 - f) + tangents[t, before + 1, axis] * f
+    return at, towards
+
+
+@compiled
+def _gap(chain: Doubles, k: int, other: Doubles) -> float:
+    """Return the least gap between the sphere at node k of a chain (n, 8) and those at the nodes of another."""
+    least = np.inf
+    for j in range(len(other)):
+        x, y, z = chain[k, 0] - other[j, 0], chain[k, 1] - other[j, 1], chain[k, 2] - other[j, 2]
+        least = min(least, np.sqrt(x * x + y * y + z * z) - (chain[k, 3] + other[j, 3]))
+    return least
+
+
+@compiled
+def _gaps(chain: Doubles, other: Doubles) -> Doubles:
+    """Return the gap (T, n) between each node of a chain (T, n, 8) and the nearest node of another."""
+    gaps = np.empty(chain.shape[:2])
+    for t in range(chain.shape[0]):
+        for k in range(chain.shape[1]):
+            gaps[t, k] = _gap(chain[t], k, other[t])
+    return gaps
+
+
+@compiled
+def _comes_near(chain: Doubles, other: Doubles, alive: NDArray[np.bool_], clear: float) -> bool:
+    """Tell whether two chains (T, n, 8) come nearer than ``clear``, at the times at which both are alive (T,)."""
+    for t in range(chain.shape[0]):
+        if alive[t]:
+            for k in range(chain.shape[1]):
+                if _gap(chain[t], k, other[t]) < clear:
+                    return True
+    return False
 
 
 def axis_of(filopodium: Filopodium, times: Doubles, *, body: BodyPose, parent: Axis | None) -> Axis:
@@ -173,9 +222,8 @@ def axis_of(filopodium: Filopodium, times: Doubles, *, body: BodyPose, parent: A
         base = TIP_RADIUS + thickness * smoothstep(extent / 0.15)
         foot = np.zeros_like(base)
     sideways = beside(filopodium.reference[None], outward)
-    fraction = np.linspace(0.0, 1.0, CURVE)
-    slopes = spline(filopodium.walk, fraction)[None] + (
-        spline(filopodium.sway, (times + 1.0) / 2.0)[:, None] * fraction[None, :, None]
+    slopes = spline(filopodium.walk, ALONG_CURVE)[None] + (
+        spline(filopodium.sway, (times + 1.0) / 2.0)[:, None] * ALONG_CURVE[None, :, None]
     )  # (T, CURVE, 2)
     frames = np.stack([sideways, np.cross(outward, sideways)], axis=1)  # (T, 2, 3)
     tangents = unit(outward[:, None] + slopes @ frames)
@@ -245,6 +293,7 @@ class _Nursery:
         self.filopodia: list[Filopodium] = []
         self._axes: list[Axis] = []
         self._chains: list[Doubles] = []
+        self._lives: list[tuple[Doubles, Doubles]] = []  # sampled
 
     def plant(self, length: float, life: _Life) -> bool:
         """Place a filopodium on the body, made shorter until there is room; False if there is none."""
@@ -279,7 +328,7 @@ class _Nursery:
         if low >= high:
             return None
         along = rng.uniform(low, high)
-        start, stop = stem.life.longer_than((along + TIP_RADIUS) / full)
+        start, stop = _longest_above(*self._lives[parent], (along + TIP_RADIUS) / full)
         length = _draw_length(rng, 0.7 * self._temper.median)
         durations, levels = _draw_life(rng, length)
         durations[-2] += min(0.0, stop - start - durations.sum())  # a shorter pause
@@ -304,6 +353,7 @@ class _Nursery:
         self.filopodia.append(filopodium)
         self._axes.append(axis)
         self._chains.append(chain)
+        self._lives.append(filopodium.life.sampled())
         return True
 
     def _fits(self, filopodium: Filopodium, chosen: slice) -> tuple[Axis, Doubles] | None:
@@ -318,12 +368,10 @@ class _Nursery:
         for place in range(len(self._chains)):
             other = self._chains[place][chosen]
             both = (axis.extent > 0.0) & (self._axes[place].extent[chosen] > 0.0)
-            gaps = np.linalg.norm(chain[both, :, None, :3] - other[both, None, :, :3], axis=3)
-            gaps -= chain[both, :, None, 3] + other[both, None, :, 3]  # (T, NODES + 1, NODES + 1)
             if place == filopodium.parent:
-                if not _departs(gaps.min(axis=2), BRANCH_GAP):
+                if not _departs(_gaps(chain, other)[both], BRANCH_GAP):
                     return None
-            elif gaps.min(initial=np.inf) < (BRANCH_GAP if stem >= 0 and self._stem(place) == stem else GAP):
+            elif _comes_near(chain, other, both, BRANCH_GAP if stem >= 0 and self._stem(place) == stem else GAP):
                 return None
         return axis, chain
 

@@ -94,6 +94,15 @@ def star_levels(points: Doubles, centre: Doubles, inverse: Doubles, harmonics: D
     return distances
 
 
+@compiled
+def _levels_over_time(points: Doubles, centre: Doubles, inverse: Doubles, harmonics: Doubles) -> Doubles:
+    """Return the levels (T, n) of the body at points (T, n, 3), by :func:`star_levels` at each of its T times."""
+    levels = np.empty(points.shape[:2])
+    for k in range(len(points)):
+        levels[k] = star_levels(points[k], centre[k], inverse[k], harmonics[k])
+    return levels
+
+
 def log_semi_axes(stretch: float, flatness: float) -> Doubles:
     """Return the logarithms of semi-axes of product 1, longest along x.
 
@@ -136,8 +145,7 @@ class StarPose:
 
     def levels(self, points: Doubles) -> Doubles:
         """Return the level of the body at points (T, n, 3): (T, n), about a distance, negative inside."""
-        poses = zip(points, self.centre, self.inverse, self.harmonics, strict=True)
-        return np.stack([star_levels(p, c, a, h) for p, c, a, h in poses])
+        return np.asarray(_levels_over_time(points, self.centre, self.inverse, self.harmonics))
 
     def reach(self) -> float:
         """Return the greatest distance of the body from the origin, at any of the times."""

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from model.engine.jit import compiled
+
 __all__ = ["beside", "smoothstep", "spline", "unit", "wander"]
 
 Doubles = NDArray[np.float64]
@@ -46,7 +48,18 @@ def smoothstep(x: Doubles) -> Doubles:
 
 def unit(vectors: Doubles) -> Doubles:
     """Scale vectors (..., 3) to length 1."""
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))
+    return np.asarray(_unit_rows(np.ascontiguousarray(vectors).reshape(-1, 3)).reshape(vectors.shape))
+
+
+@compiled
+def _unit_rows(vectors: Doubles) -> Doubles:
+    """Scale vectors (n, 3) to length 1."""
+    scaled = np.empty_like(vectors)
+    for i in range(len(vectors)):
+        x, y, z = vectors[i, 0], vectors[i, 1], vectors[i, 2]
+        length = np.sqrt(x * x + y * y + z * z)
+        scaled[i, 0], scaled[i, 1], scaled[i, 2] = x / length, y / length, z / length
+    return scaled
 
 
 def beside(vectors: Doubles, axes: Doubles) -> Doubles:
