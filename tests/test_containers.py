@@ -121,6 +121,25 @@ def test_what_images_copy_exists_and_is_let_in(name: str) -> None:
     assert all((ROOT / path).exists() for path in copied)
 
 
+def test_the_health_check_of_a_worker_fails_without_one_and_passes_with_one(tmp_path: Path) -> None:
+    """In the environment of the tests; the slow tests run it in that of the image."""
+    _, *arguments = Recipe.read("docker/worker.Dockerfile").health
+    with start_broker(tmp_path / "broker") as broker:
+
+        def check() -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "CYTOSYNTH_REDIS_URL": broker.url},
+            )  # fmt: skip
+
+        alone = check()
+        assert (alone.returncode, alone.stderr) == (1, "")
+        jobs = JobQueue.connect(broker.url)
+        jobs.admin.announce(name="one", hostname=socket.gethostname(), pid=1, device="cpu")
+        jobs.close()
+        assert check().returncode == 0
+
+
 @pytest.mark.parametrize("name", DOCKERFILES)
 def test_hadolint_finds_nothing_in(name: str) -> None:
     hadolint = shutil.which("hadolint", path=f"{BIN}{os.pathsep}{os.environ['PATH']}")
