@@ -1,15 +1,16 @@
 """The file formats that the service writes, one row each: the spec, its cost, HTTP and the start page read this table.
 
-To add a format, add a row here and a module to :mod:`model.export` that holds ``open_writer``
-(:mod:`model.export.frame_writers` says what it must do); nothing else changes.
+To add a format, add a row here and a module to :mod:`model.export` that holds ``open_writer`` and ``find_faults``
+(:mod:`model.export.frame_writers` says what they must do); nothing else changes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import PurePosixPath
-from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +25,18 @@ class Format:
         On the start page.
     description
         What files a client gets; in the API's description of ``formats``.
+    files
+        A regular expression that matches the names of its files, and no other format's, relative to the cell's folder.
     suffix
-        Of its files, with the dot.
+        Of its files, with the dot; of a format with several kinds of files, of the one that gives it its name.
     media_type
-        In manifests and HTTP responses. PLY has no registered type.
-    holds
-        What :mod:`model.export.verify` reads back: a ``surface`` a file, the ``labels`` of all frames of a cell, or a
-        ``picture``, which is not compared with anything.
+        Of files with that suffix, in manifests and HTTP responses. PLY has no registered type.
     module
-        Holds ``open_writer``.
+        Holds ``open_writer`` and ``find_faults``.
+    media_types
+        Of its other files, by suffix.
+    needs
+        Names of formats that must be asked for with it, because its files refer to theirs.
     bytes_per_face
         Expected bytes of each frame over N², the samples of a side of the grid; a closed surface of a cell has about
         1.5 N² triangles and 0.5 N² vertices.
@@ -49,15 +53,21 @@ class Format:
     name: str
     title: str
     description: str
+    files: str
     suffix: str
     media_type: str
-    holds: Literal["surface", "labels", "picture"]
     module: str
+    media_types: Mapping[str, str] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
     bytes_per_face: float = 0.0
     bytes_per_voxel: float = 0.0
     bytes_per_cell: float = 0.0
     seconds_per_frame: float = 0.0
     frames_shown: int = 0
+
+    def writes(self, name: str) -> bool:
+        """Whether a file of a cell, by its name relative to the cell's folder, is one of this format."""
+        return re.fullmatch(self.files, name) is not None
 
     def bytes(self, *, cells: int, frames: int, face: float, voxels: int) -> float:
         """Estimate the size of its files.
@@ -89,23 +99,23 @@ FORMATS: dict[str, Format] = {
     for row in (
         Format(
             name="stl", title="STL", description=_MESH, suffix=".stl", media_type="model/stl",
-            holds="surface", module="model.export.stl", bytes_per_face=75.0,
+            files=r"frame_\d{4}\.stl", module="model.export.stl", bytes_per_face=75.0,
         ),
         Format(
             name="obj", title="OBJ", description=_MESH, suffix=".obj", media_type="model/obj",
-            holds="surface", module="model.export.obj", bytes_per_face=55.0,
+            files=r"frame_\d{4}\.obj", module="model.export.obj", bytes_per_face=55.0,
         ),
         Format(
             name="ply", title="PLY", description=_MESH, suffix=".ply", media_type="application/ply",
-            holds="surface", module="model.export.ply", bytes_per_face=32.0,
+            files=r"frame_\d{4}\.ply", module="model.export.ply", bytes_per_face=32.0,
         ),
         Format(
             name="tiff", title="TIFF labels", description="one file of label volumes of all frames", suffix=".tif",
-            media_type="image/tiff", holds="labels", module="model.export.imagej_tiff", bytes_per_voxel=1 / 40,
+            media_type="image/tiff", files=r"labels\.tif", module="model.export.imagej_tiff", bytes_per_voxel=1 / 40,
         ),
         Format(
             name="png", title="PNG picture", description="one preview picture", suffix=".png",
-            media_type="image/png", holds="picture", module="model.export.preview",
+            media_type="image/png", files=r"preview\.png", module="model.export.preview",
             bytes_per_cell=4e5, seconds_per_frame=0.4, frames_shown=8,
         ),
     )
@@ -113,7 +123,8 @@ FORMATS: dict[str, Format] = {
 
 OTHER = "application/octet-stream"
 # Whatever a manifest says, nothing is served as a page or a script.
-MEDIA_TYPES = {row.suffix: row.media_type for row in FORMATS.values()} | {
+MEDIA_TYPES = {suffix: kind for row in FORMATS.values() for suffix, kind in row.media_types.items()}
+MEDIA_TYPES |= {row.suffix: row.media_type for row in FORMATS.values()} | {
     ".tiff": "image/tiff",
     ".json": "application/json",
     ".txt": "text/plain",

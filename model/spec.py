@@ -216,6 +216,9 @@ class GenerationSpec(_Strict):
     def _formats_are_distinct(cls, formats: list[Format]) -> list[Format]:
         if len(set(formats)) != len(formats):
             raise ValueError("formats must not repeat")
+        for name in formats:
+            if lacking := [other for other in FORMATS[name].needs if other not in formats]:
+                raise ValueError(f"format {name} needs {' and '.join(lacking)}: ask for it too")
         return formats
 
     @model_validator(mode="after")

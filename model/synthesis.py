@@ -153,7 +153,14 @@ def _write_cell(
     name = f"cell_{index:04d}"
     cubic = checkpoint.card.micrometres**3
     rows: list[dict[str, Any]] = []
-    files = CellFiles(exporter=exporter, name=name, times=[float(t) for t in times], palette=checkpoint.card.cell_type)
+    files = CellFiles(
+        exporter=exporter,
+        name=name,
+        times=[float(t) for t in times],
+        palette=checkpoint.card.cell_type,
+        spec=spec.model_dump(mode="json"),
+        tracks=lambda: tracker.tracks,
+    )
     with open_writers(spec.formats, files) as write_files:
 
         def write(number: int, frame: CellFrame) -> None:

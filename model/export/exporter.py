@@ -13,13 +13,14 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from model.domain import TAU, Grid
 from model.engine.marching_cubes import Surface
 from model.engine.runs import Labels
+from model.engine.tracking import Track
 from model.errors import ExportError
 from model.export.manifest import (
     MANIFEST_FILE,
@@ -84,12 +85,19 @@ class CellFiles:
         Times in τ of all frames to come.
     palette
         Colours of pictures, by cell type.
+    spec
+        The completed spec, for formats that state it.
+    tracks
+        Gives the tracks of the frames labelled so far. All frames are labelled when the writers are left, and some that
+        a writer has not been given yet may be.
     """
 
     exporter: Exporter
     name: str
     times: Sequence[float]
     palette: str = "neutral"
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    tracks: Callable[[], Sequence[Track]] = tuple
 
     def frame_file(self, number: int, suffix: str) -> str:
         """Name of a frame's own file, ``cell_0000/frame_0000.stl``."""

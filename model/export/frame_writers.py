@@ -1,11 +1,13 @@
 """Writers of all formats that a spec asks for, combined into one.
 
-A format's module, named in its row of :data:`model.formats.FORMATS`, holds one function::
+A format's module, named in its row of :data:`model.formats.FORMATS`, holds two functions::
 
     def open_writer(cell: CellFiles) -> AbstractContextManager[WriteFrame]
+    def find_faults(written: WrittenCell) -> Iterator[str]
 
 The context is entered before the first frame of a cell. Its value is called with each frame in order. Leaving it
-completes the files; leaving it by an exception only closes them.
+completes the files; leaving it by an exception only closes them. ``find_faults`` reads the files back, with a reader of
+another project where there is one, and yields ``FILE: what is wrong``; :mod:`model.export.verify` calls it.
 """
 
 from __future__ import annotations

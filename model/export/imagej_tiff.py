@@ -16,12 +16,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 
 from model.errors import ExportError
 from model.export.exporter import CellFiles, WriteFrame
+from model.export.manifest import CellEntry, WrittenCell
 
 _LIMIT = 2**32  # bytes: offsets of classic TIFF have 32 bits
 _HEADER = struct.pack("<2sHI", b"II", 42, 8)  # little endian, classic TIFF, first directory at byte 8
@@ -55,6 +58,13 @@ def open_writer(cell: CellFiles) -> Iterator[WriteFrame]:
         writer = HyperstackWriter(file.write, stack)
         yield lambda frame: writer.write(frame.label_volume)
         writer.close()
+
+
+def find_faults(written: WrittenCell) -> Iterator[str]:
+    """Read the hyperstack back with tifffile and compare axes, type, frames and labels with the manifest."""
+    for name in written.files:
+        for fault in _label_faults(written.folder / name, written.entry):
+            yield f"{name}: {fault}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +216,30 @@ class HyperstackWriter:
         if self._position == len(_HEADER):
             entries.insert(5, (270, _ASCII, self._stack.description()))  # ImageDescription, first page only
         return entries
+
+
+def _label_faults(path: Path, cell: CellEntry) -> Iterator[str]:
+    try:
+        opened = tifffile.TiffFile(path)
+    except (OSError, ValueError):  # tifffile's own error is a ValueError
+        yield "cannot be read as TIFF"
+        return
+    with opened as tiff:
+        series = tiff.series[0]
+        if not tiff.is_imagej:
+            yield "no ImageJ metadata"
+        axes = series.get_axes(squeeze=False)
+        if axes != "TZCYXS" or series.dtype != np.uint16:  # one channel, one sample: TZYX
+            yield f"{axes} {series.dtype}, not TZYX uint16"
+            return
+        volume = series.asarray(squeeze=False)  # (t, z, 1, y, x, 1)
+    if len(volume) != len(cell.frames):
+        yield f"{len(volume)} frames, the manifest says {len(cell.frames)}"
+        return
+    for number, (labels, frame) in enumerate(zip(volume, cell.frames, strict=True)):
+        found = [int(label) for label in np.unique(labels) if label]
+        if found != frame["labels"]:
+            yield f"frame {number} holds labels {found}, the manifest says {frame['labels']}"
 
 
 def _interval(times: Sequence[float]) -> float | None:

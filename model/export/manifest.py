@@ -7,6 +7,8 @@ Does not promise: that the files exist or are intact; a reader compares checksum
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -99,3 +101,25 @@ class Manifest(_Frozen):
         """Canonical JSON: sorted keys, two spaces, ASCII, a newline at the end."""
         document = self.model_dump(mode="json", exclude=None if self.warnings else {"warnings"})
         return (json.dumps(document, sort_keys=True, indent=2, ensure_ascii=True, allow_nan=False) + "\n").encode()
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenCell:
+    """Files of one cell in one format, to be read back and compared with the manifest.
+
+    Parameters
+    ----------
+    folder
+        Of the cell, ``cell_0000``.
+    files
+        Names relative to it, sorted; files that are missing or differ from their checksums are left out.
+    entry
+        What the manifest says of the cell.
+    manifest
+        The whole of it: units, spec.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    entry: CellEntry
+    manifest: Manifest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -10,12 +11,18 @@ from numpy.typing import NDArray
 
 from model.engine.marching_cubes import Surface
 from model.export.exporter import CellFiles, WriteFrame
-from model.export.surface_files import surface_files
+from model.export.manifest import WrittenCell
+from model.export.surface_files import find_surface_faults, surface_files
 
 
 def open_writer(cell: CellFiles) -> AbstractContextManager[WriteFrame]:
     """Write Wavefront OBJ, a file a frame."""
     return surface_files(cell, encode_obj, ".obj")
+
+
+def find_faults(written: WrittenCell) -> Iterator[str]:
+    """Read the files back with trimesh."""
+    return find_surface_faults(written)
 
 
 def encode_obj(surface: Surface, *, micrometres: float) -> bytes:

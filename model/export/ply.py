@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import numpy as np
 
 from model.engine.marching_cubes import Surface
 from model.export.exporter import CellFiles, WriteFrame
-from model.export.surface_files import in_micrometres, surface_files
+from model.export.manifest import WrittenCell
+from model.export.surface_files import find_surface_faults, in_micrometres, surface_files
 
 
 def open_writer(cell: CellFiles) -> AbstractContextManager[WriteFrame]:
     """Write binary little-endian PLY, a file a frame."""
     return surface_files(cell, encode_ply, ".ply")
+
+
+def find_faults(written: WrittenCell) -> Iterator[str]:
+    """Read the files back with trimesh."""
+    return find_surface_faults(written)
 
 
 def encode_ply(surface: Surface, *, micrometres: float) -> bytes:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from model.export.exporter import CellFiles, ExportFrame, WriteFrame
+from model.export.manifest import WrittenCell
 from model.export.render import PALETTES, Scene, encode_png, montage, render_frames, vertex_labels
 from model.formats import FORMATS
 
@@ -33,6 +34,11 @@ def open_writer(cell: CellFiles) -> Iterator[WriteFrame]:
     pictures = render_frames(scenes, size=SIDE, palette=palette, micrometres=exporter.micrometres)
     picture = montage(pictures, columns=min(COLUMNS, len(pictures)))
     exporter.write_bytes(f"{cell.name}/preview.png", encode_png(picture))
+
+
+def find_faults(_written: WrittenCell) -> Iterator[str]:
+    """Compare a picture with nothing: its checksum says all."""
+    yield from ()
 
 
 def frames_shown(frames: int) -> set[int]:

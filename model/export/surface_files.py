@@ -1,16 +1,21 @@
-"""Shared by the mesh formats: one file a frame, vertices in µm."""
+"""Shared by the mesh formats: one file a frame, vertices in µm; reading them back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+import trimesh
 from numpy.typing import NDArray
 
 from model.engine.marching_cubes import Surface
 from model.export.exporter import CellFiles, ExportFrame, WriteFrame
+from model.export.manifest import WrittenCell
+
+VOLUME_TOLERANCE = 1e-3  # relative difference allowed, because files hold float32
 
 
 class EncodeSurface(Protocol):
@@ -35,3 +40,25 @@ def surface_files(cell: CellFiles, encode: EncodeSurface, suffix: str) -> Iterat
 def in_micrometres(surface: Surface, micrometres: float) -> NDArray[np.float32]:
     """Vertices (v, 3) in µm."""
     return (surface.vertices.astype(np.float64) * micrometres).astype(np.float32)
+
+
+def find_surface_faults(written: WrittenCell) -> Iterator[str]:
+    """Read meshes, one a frame, with trimesh and compare them with the manifest: closed, outward, volume in µm³."""
+    for name in written.files:
+        frame = written.entry.frames[int(Path(name).stem.removeprefix("frame_"))]
+        for fault in _mesh_faults(written.folder / name, frame):
+            yield f"{name}: {fault}"
+
+
+def _mesh_faults(path: Path, frame: dict[str, Any]) -> Iterator[str]:
+    try:
+        mesh = trimesh.load_mesh(path)
+    except Exception:  # noqa: BLE001 (its readers raise almost anything on a bad file)
+        yield "cannot be read as a mesh"
+        return
+    if not mesh.is_watertight:
+        yield "the surface is not closed"
+    elif mesh.volume <= 0.0:
+        yield "triangles face inward"
+    elif abs(mesh.volume - frame["volume_um3"]) > VOLUME_TOLERANCE * frame["volume_um3"]:
+        yield f"encloses {mesh.volume:.1f} µm³, the manifest says {frame['volume_um3']:.1f}"

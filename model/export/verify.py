@@ -1,30 +1,24 @@
 """Verification of a downloaded result: whether its files are intact and hold what the manifest says.
 
-Promises: every file of the manifest is read with an independent reader (trimesh, tifffile) and compared with the
-manifest: checksum, closed and outward surfaces, volume in µm³, axes, labels. Files that the manifest does not name are
-reported, except hidden ones.
+Promises: every file of the manifest is compared with its checksum; each format reads its files back with an independent
+reader (trimesh, tifffile) and compares them with the manifest: closed and outward surfaces, volume in µm³, axes,
+labels. Files that the manifest does not name are reported, except hidden ones.
 Does not promise: that the cell is plausible; see :mod:`model.network.plausibility`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import tifffile
-import trimesh
 from pydantic import ValidationError
 
 from model.errors import ExportError
-from model.export.manifest import MANIFEST_FILE, CellEntry, FileEntry, Manifest
+from model.export.manifest import MANIFEST_FILE, CellEntry, Manifest, WrittenCell
 from model.formats import FORMATS
-
-VOLUME_TOLERANCE = 1e-3  # relative difference allowed, because files hold float32
-HOLDS = {row.suffix: row.holds for row in FORMATS.values()}  # by file ending: what the file must hold
 
 
 def verify_result(folder: Path) -> Iterator[str]:
@@ -52,15 +46,39 @@ def verify_result(folder: Path) -> Iterator[str]:
         raise ExportError(f"{folder / MANIFEST_FILE} is not a manifest of cytosynth: {why}") from None
     except (ValueError, RecursionError) as error:
         raise ExportError(f"{folder / MANIFEST_FILE} is not a manifest of cytosynth: not JSON ({error})") from None
+    intact: set[str] = set()
     for entry in manifest.files:
         path = folder / entry.name
         if not path.is_file():
             yield f"{entry.name}: missing"
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
+        elif _sha256(path) != entry.sha256:
             yield f"{entry.name}: differs from its checksum"
         else:
-            yield from _verify_file(path, entry, manifest)
+            intact.add(entry.name)
+    for number, cell in enumerate(manifest.cells):
+        yield from _cell_faults(folder, f"cell_{number:04d}", intact, cell, manifest)
     yield from _not_named(folder, {MANIFEST_FILE, *(entry.name for entry in manifest.files)})
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _cell_faults(folder: Path, cell: str, intact: set[str], entry: CellEntry, manifest: Manifest) -> Iterator[str]:
+    """Let each format read back its files of one cell."""
+    names = sorted(name.removeprefix(f"{cell}/") for name in intact if name.startswith(f"{cell}/"))
+    for row in FORMATS.values():
+        files = tuple(name for name in names if row.writes(name))
+        if not files:
+            continue
+        written = WrittenCell(folder=folder / cell, files=files, entry=entry, manifest=manifest)
+        find_faults: Callable[[WrittenCell], Iterator[str]] = importlib.import_module(row.module).find_faults
+        try:
+            for fault in find_faults(written):
+                yield f"{cell}/{fault}"
+        except (LookupError, ValueError):
+            yield f"{cell}/{files[0]}: the manifest does not say what should be in it"
 
 
 def _not_named(folder: Path, names: set[str]) -> Iterator[str]:
@@ -70,57 +88,3 @@ def _not_named(folder: Path, names: set[str]) -> Iterator[str]:
         hidden = any(part.startswith(".") for part in name.parts)
         if not hidden and not path.is_dir() and name.as_posix() not in names:
             yield f"{name.as_posix()}: not in the manifest; is it of another result?"
-
-
-def _verify_file(path: Path, entry: FileEntry, manifest: Manifest) -> Iterator[str]:
-    try:
-        cell = manifest.cells[int(entry.name[5:9])]  # cell_0000/…
-        match HOLDS.get(path.suffix):
-            case "surface":
-                faults = list(_mesh_faults(path, cell.frames[int(path.stem.removeprefix("frame_"))]))
-            case "labels":
-                faults = list(_label_faults(path, cell))
-            case _:
-                return
-    except (LookupError, ValueError):
-        faults = ["the manifest does not say what should be in it"]
-    for fault in faults:
-        yield f"{entry.name}: {fault}"
-
-
-def _mesh_faults(path: Path, frame: dict[str, Any]) -> Iterator[str]:
-    try:
-        mesh = trimesh.load_mesh(path)
-    except Exception:  # noqa: BLE001 (its readers raise almost anything on a bad file)
-        yield "cannot be read as a mesh"
-        return
-    if not mesh.is_watertight:
-        yield "the surface is not closed"
-    elif mesh.volume <= 0.0:
-        yield "triangles face inward"
-    elif abs(mesh.volume - frame["volume_um3"]) > VOLUME_TOLERANCE * frame["volume_um3"]:
-        yield f"encloses {mesh.volume:.1f} µm³, the manifest says {frame['volume_um3']:.1f}"
-
-
-def _label_faults(path: Path, cell: CellEntry) -> Iterator[str]:
-    try:
-        opened = tifffile.TiffFile(path)
-    except (OSError, ValueError):  # tifffile's own error is a ValueError
-        yield "cannot be read as TIFF"
-        return
-    with opened as tiff:
-        series = tiff.series[0]
-        if not tiff.is_imagej:
-            yield "no ImageJ metadata"
-        axes = series.get_axes(squeeze=False)
-        if axes != "TZCYXS" or series.dtype != np.uint16:  # one channel, one sample: TZYX
-            yield f"{axes} {series.dtype}, not TZYX uint16"
-            return
-        volume = series.asarray(squeeze=False)  # (t, z, 1, y, x, 1)
-    if len(volume) != len(cell.frames):
-        yield f"{len(volume)} frames, the manifest says {len(cell.frames)}"
-        return
-    for number, (labels, frame) in enumerate(zip(volume, cell.frames, strict=True)):
-        found = [int(label) for label in np.unique(labels) if label]
-        if found != frame["labels"]:
-            yield f"frame {number} holds labels {found}, the manifest says {frame['labels']}"

@@ -19,7 +19,7 @@ from model.engine.tracking import label_volume
 from model.export.exporter import CellFiles, Exporter, ExportFrame
 from model.export.frame_writers import open_writers
 from model.export.verify import verify_result
-from model.formats import FORMATS, MEDIA_TYPES, Format, describe_formats, media_type
+from model.formats import FORMATS, MEDIA_TYPES, OTHER, Format, describe_formats, media_type
 from model.spec import GenerationSpec
 
 GRID = Grid((28, 26, 30))
@@ -47,17 +47,22 @@ def written(folder: Path, *names: str) -> list[str]:
 
 @ROWS
 def test_a_format_is_written_as_its_row_says_and_verified(row: Format, tmp_path: Path) -> None:
-    names = written(tmp_path, row.name)
-    assert len(names) == (FRAMES if row.holds == "surface" else 1)
-    assert {Path(name).suffix for name in names} == {row.suffix}
-    assert {media_type(name) for name in names} == {row.media_type}
+    names = written(tmp_path, *row.needs, row.name)
+    mine = [name for name in names if row.writes(name.removeprefix("cell_0000/"))]
+    others = [name for other in row.needs for name in names if FORMATS[other].writes(name.removeprefix("cell_0000/"))]
+    assert mine
+    assert sorted(mine + others) == sorted(names)
+    assert row.suffix in {Path(name).suffix for name in mine}
+    types = {row.suffix: row.media_type, **row.media_types}
+    assert {media_type(name) for name in mine} <= {*types.values(), OTHER}
     assert list(verify_result(tmp_path)) == []
 
 
 @ROWS
 def test_a_damaged_file_of_any_format_is_noticed(row: Format, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    name = written(tmp_path / "a", row.name)[0]
+    names = written(tmp_path / "a", *row.needs, row.name)
+    name = next(name for name in names if row.writes(name.removeprefix("cell_0000/")))
     path = tmp_path / "a" / name
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     assert [fault.split(":")[0] for fault in verify_result(tmp_path / "a")] == [name]
@@ -65,8 +70,8 @@ def test_a_damaged_file_of_any_format_is_noticed(row: Format, tmp_path: Path) ->
 
 @ROWS
 def test_a_format_can_be_asked_for_and_has_a_price(row: Format) -> None:
-    spec = GenerationSpec.model_validate({"model": "a", "formats": [row.name]})
-    others = [name for name in FORMATS if name != row.name]
+    spec = GenerationSpec.model_validate({"model": "a", "formats": [*row.needs, row.name]})
+    others = [name for name in FORMATS if name != row.name and row.name not in FORMATS[name].needs]
     without = GenerationSpec.model_validate({"model": "a", "formats": others})
     both = GenerationSpec.model_validate({"model": "a", "formats": [*others, row.name]})
     assert both.cost().bytes > without.cost().bytes
@@ -81,17 +86,25 @@ def test_a_format_can_be_asked_for_and_has_a_price(row: Format) -> None:
 def test_formats_together_give_the_files_of_each_alone(tmp_path: Path) -> None:
     together = written(tmp_path / "all", *FORMATS)
     for name in FORMATS:
-        for file in written(tmp_path / name, name):
+        row = FORMATS[name]
+        for file in written(tmp_path / name, *row.needs, name):
             assert (tmp_path / name / file).read_bytes() == (tmp_path / "all" / file).read_bytes()
-            together.remove(file)
+            if row.writes(file.removeprefix("cell_0000/")):
+                together.remove(file)
     assert together == []
 
 
-def test_rows_do_not_share_names_or_endings() -> None:
+def test_rows_do_not_share_names_or_modules() -> None:
     rows = FORMATS.values()
-    assert len({row.name for row in rows}) == len({row.suffix for row in rows}) == len({row.module for row in rows})
+    assert len({row.name for row in rows}) == len({row.module for row in rows})
     assert all(row.suffix == row.suffix.lower() and row.suffix in MEDIA_TYPES for row in rows)
-    assert all(callable(importlib.import_module(row.module).open_writer) for row in rows)
+    modules = [importlib.import_module(row.module) for row in rows]
+    assert all(callable(module.open_writer) and callable(module.find_faults) for module in modules)
+
+
+def test_an_ending_has_one_media_type() -> None:
+    kinds = [item for row in FORMATS.values() for item in ((row.suffix, row.media_type), *row.media_types.items())]
+    assert len(dict(kinds)) == len(set(kinds))
 
 
 def test_the_table_is_light() -> None:
