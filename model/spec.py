@@ -34,7 +34,12 @@ from model.formats import FORMATS, describe_formats
 GRID_MIN, GRID_MAX = 8, 512  # samples a side: coarser grids show no cell; time and memory grow with N²
 FRAMES_MAX = 1000  # of one sequence
 COUNT_MAX = 1000  # sequences of one spec
+INDEX_MAX = 10**9  # of a sequence among those of one seed
+SHARD_SECONDS = 20.0  # expected computing time of a shard: some shards a worker even for a few hundred cells
 SEED_MAX = 2**64 - 1  # numpy's generators take 64 bits
+
+
+LATER_MEMBERS: dict[str, Any] = {"on_implausible": "warn", "first_index": 0}  # added to the spec since, with defaults
 
 
 def whole(value: Any) -> Any:
@@ -144,6 +149,13 @@ class GenerationSpec(_Strict):
         description="Seed of all random draws; drawn and reported when absent. The same seed gives the same cells.",
     )
     count: Annotated[int, Field(ge=1, le=COUNT_MAX), WHOLE] = Field(default=1, description="Number of sequences.")
+    first_index: Annotated[int, Field(ge=0, le=INDEX_MAX), WHOLE] = Field(
+        default=0,
+        description=(
+            "Index of the first sequence. A request of 100 sequences and one of 10 with first_index 40 give the same "
+            "files for sequences 40 to 49, if all else is the same."
+        ),
+    )
     frames: Annotated[int, Field(ge=1, le=FRAMES_MAX), WHOLE] | None = Field(
         default=None,
         description="Number of frames, evenly spaced over τ = [-1, 1]; 30 when both frames and times are absent.",
@@ -187,10 +199,11 @@ class GenerationSpec(_Strict):
 
     @model_serializer(mode="wrap")
     def _leave_out_the_default(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave ``on_implausible`` out unless it is asked for: digests and manifests are those of before it existed."""
+        """Leave later members out unless they are asked for: digests and manifests are those of before they existed."""
         document: dict[str, Any] = handler(self)
-        if document.get("on_implausible") == "warn":
-            del document["on_implausible"]
+        for member, default in LATER_MEMBERS.items():
+            if document.get(member) == default:
+                del document[member]
         return document
 
     @field_validator("times")
@@ -302,6 +315,24 @@ class GenerationSpec(_Strict):
         seconds = 0.5 * self.count + frames * (0.03 + 8e-6 * face)
         seconds += sum(row.seconds(cells=self.count, frames=self.frame_count) for row in chosen)
         return Cost(frames=frames, points=points, bytes=int(size) + 4096, seconds=round(seconds, 3))
+
+    def shard_size(self) -> int:
+        """Sequences in each shard of the spec, but the last, which may have fewer; ``count`` where it is not divided.
+
+        It follows from the spec alone, so that a request has the same shards whatever workers there are.
+        """
+        seconds = self.cost().seconds / self.count
+        return min(self.count, max(1, int(SHARD_SECONDS / seconds)))
+
+    def shards(self) -> int:
+        """Return into how many shards the spec is divided, which several workers may compute at once."""
+        return math.ceil(self.count / self.shard_size())
+
+    def shard(self, number: int) -> GenerationSpec:
+        """Return the spec of one shard, numbered from 0: the same sequences give the same files."""
+        size = self.shard_size()
+        first = number * size
+        return self.model_copy(update={"first_index": self.first_index + first, "count": min(size, self.count - first)})
 
     def digest(self, *, model_sha256: str) -> str:
         """SHA-256 of the completed spec, the model's weights and the software's version: names the result.

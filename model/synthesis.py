@@ -102,9 +102,10 @@ def synthesize(
     total = spec.count * spec.frame_count
     place = compute_device(device)
     cells, warnings = [], []
-    for index in range(spec.count):
+    for number in range(spec.count):
+        index = spec.first_index + number
 
-        def after_frame(frame: int, *, base: int = index * spec.frame_count) -> None:
+        def after_frame(frame: int, *, base: int = number * spec.frame_count) -> None:
             on_progress(Progress("frames", base + frame, total))
 
         cell = living_cell.draw(spec, checkpoint, index)

@@ -7,6 +7,7 @@ Does not promise: that the files exist or are intact; a reader compares checksum
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -101,6 +102,26 @@ class Manifest(_Frozen):
         """Canonical JSON: sorted keys, two spaces, ASCII, a newline at the end."""
         document = self.model_dump(mode="json", exclude=None if self.warnings else {"warnings"})
         return (json.dumps(document, sort_keys=True, indent=2, ensure_ascii=True, allow_nan=False) + "\n").encode()
+
+
+def merge_manifests(shards: Sequence[Manifest], spec: dict[str, Any]) -> Manifest:
+    """Return the manifest of a whole request: the one that its spec gives when it is not divided.
+
+    Parameters
+    ----------
+    shards
+        Manifests of all its shards, in order.
+    spec
+        Of the whole request.
+    """
+    return shards[0].model_copy(
+        update={
+            "spec": spec,
+            "cells": [cell for shard in shards for cell in shard.cells],
+            "files": sorted((file for shard in shards for file in shard.files), key=lambda file: file.name),
+            "warnings": [warning for shard in shards for warning in shard.warnings],
+        }
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,8 +55,8 @@ def verify_result(folder: Path) -> Iterator[str]:
             yield f"{entry.name}: differs from its checksum"
         else:
             intact.add(entry.name)
-    for number, cell in enumerate(manifest.cells):
-        yield from _cell_faults(folder, f"cell_{number:04d}", intact, cell, manifest)
+    for cell in manifest.cells:
+        yield from _cell_faults(folder, f"cell_{cell.index:04d}", intact, cell, manifest)
     yield from _not_named(folder, {MANIFEST_FILE, *(entry.name for entry in manifest.files)})
 
 

@@ -17,6 +17,7 @@ from model.domain import Grid
 from model.engine.runs import inside
 from model.engine.sparse import evaluate_dense, evaluate_sparse
 from model.errors import EmptySurfaceError, ExportError, ImplausibleError, SpecError
+from model.export.manifest import Manifest, merge_manifests
 from model.export.verify import verify_result
 from model.network.checkpoint import Checkpoint
 from model.network.plausibility import ATTEMPTS, is_plausible
@@ -76,6 +77,34 @@ def test_one_of_many_equals_the_same_one_of_more(result: Path, tiny_checkpoint: 
     synthesize(spec(count=1, rotation="random"), tiny_checkpoint, tmp_path / "one")
     one, two = bytes_of(tmp_path / "one"), bytes_of(result)
     assert all(two[name] == digest for name, digest in one.items() if name != "manifest.json")
+
+
+def test_sequences_made_alone_have_the_same_files(result: Path, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """The manifests of parts, merged, are the manifest of the whole, byte for byte."""
+    whole = spec(count=2, rotation="random")
+    parts = [whole.model_copy(update={"first_index": index, "count": 1}) for index in range(2)]
+    manifests = []
+    for number, part in enumerate(parts):
+        synthesize(part, tiny_checkpoint, tmp_path / str(number))
+        assert list(verify_result(tmp_path / str(number))) == []
+        made = bytes_of(tmp_path / str(number))
+        assert made.keys() - {"manifest.json"} == {
+            name for name in bytes_of(result) if name.startswith(f"cell_000{number}/")
+        }
+        assert all(bytes_of(result)[name] == sha for name, sha in made.items() if name != "manifest.json")
+        manifests.append(Manifest.model_validate_json((tmp_path / str(number) / "manifest.json").read_bytes()))
+    merged = merge_manifests(manifests, whole.model_dump(mode="json"))
+    assert merged.to_json() == (result / "manifest.json").read_bytes()
+
+
+@pytest.mark.parametrize(("count", "first"), [(1, 0), (7, 0), (200, 3), (1000, 10**6)])
+def test_shards_of_a_spec_are_its_sequences_each_once(count: int, first: int) -> None:
+    whole = spec(count=count, first_index=first, frames=30, grid=64)
+    shards = [whole.shard(number) for number in range(whole.shards())]
+    indices = [shard.first_index + number for shard in shards for number in range(shard.count)]
+    assert indices == list(range(first, first + count))
+    assert {shard.count for shard in shards[:-1]} <= {whole.shard_size()}
+    assert all(shard.cost().seconds <= 20.0 or shard.count == 1 for shard in shards)
 
 
 def test_sequences_of_one_request_lie_around_different_learned_cells(tiny_checkpoint: Checkpoint) -> None:
