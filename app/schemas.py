@@ -66,6 +66,15 @@ class LeaseView(_View):
     since: Moment | None = Field(description="When this attempt began.")
 
 
+class ShardsView(_View):
+    """The pieces of a job that several workers compute at once; when all are done, their files are put together."""
+
+    total: int
+    open: int = Field(description="Waiting for a worker.")
+    running: int
+    done: int
+
+
 class WarningView(_View):
     """A warning about the result of a job that has succeeded."""
 
@@ -87,6 +96,9 @@ class JobView(_View):
     )
     lease: LeaseView | None = Field(
         default=None, description="The worker that runs the job; null if the job is not running."
+    )
+    shards: ShardsView | None = Field(
+        default=None, description="How far each piece of the job is; null if the job is computed in one piece."
     )
     created_at: Moment
     started_at: Moment | None
@@ -124,6 +136,9 @@ class JobView(_View):
             attempts=job.attempts,
             lost=job.lost,
             lease=LeaseView(worker=job.worker, since=_moment(job.started_at)) if job.worker else None,
+            shards=ShardsView(total=shards.total, open=shards.open, running=shards.running, done=shards.done)
+            if (shards := job.shards)
+            else None,
             created_at=datetime.fromtimestamp(job.created_at, UTC),
             started_at=_moment(job.started_at),
             finished_at=_moment(job.finished_at),

@@ -255,6 +255,11 @@ class GenerationSpec(_Strict):
             return len(self.times)
         return self.frames if self.frames is not None else 30
 
+    @property
+    def frame_total(self) -> int:
+        """Frames of all sequences."""
+        return self.count * self.frame_count
+
     def check_fits(self, *, latent_codes: int, latent_size: int) -> None:
         """Check the latent against the model's number and size of codes.
 

@@ -27,8 +27,8 @@ from worker.errors import (
     LeaseLostError,
     QueueUnavailableError,
 )
-from worker.jobs import Job, JobQueue, JobStatus, Lease, Price
-from worker.kinds.table import price_of, runner_of
+from worker.jobs import SEAL, Job, JobQueue, JobStatus, Lease, Price
+from worker.kinds.table import price_of, runner_of, sealer_of, shard_of
 from worker.liveness.lease_keeper import LeaseKeeper, ShutdownRequestedError
 from worker.settings import WorkerSettings
 from worker.storage.artifacts import Artifacts
@@ -110,12 +110,25 @@ class Stopped:
     code: str
 
 
-Outcome = Succeeded | Failed | GiveBack | Stopped
+@dataclass(frozen=True, kw_only=True)
+class ShardFinished:
+    """The files of the leased shard are published."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsMissing:
+    """The job cannot be sealed: the files of these shards are gone and must be computed again."""
+
+    shards: Sequence[int]
+
+
+Outcome = Succeeded | Failed | GiveBack | Stopped | ShardFinished | ShardsMissing
 
 
 def work(context: WorkerContext, lease: Lease) -> None:
     """Run a leased job to its outcome and record that."""
-    log.info("job %s: attempt %d, %s", lease.job_id, lease.job.attempts, lease.job.kind)
+    shard = "" if lease.shard is None else f", shard {lease.shard}"
+    log.info("job %s: attempt %d, %s%s", lease.job_id, lease.job.attempts, lease.job.kind, shard)
     started = time.monotonic()
     keeper = LeaseKeeper(
         context.jobs, lease, every_s=context.settings.heartbeat_seconds, draining=context.draining, alive=context.alive
@@ -143,11 +156,10 @@ def run(context: WorkerContext, lease: Lease, keeper: LeaseKeeper) -> Outcome:
         If the broker cannot be asked for a result to copy; the sweeper will find the job.
     """
     try:
-        content = _content(lease.job)
-        # An earlier attempt may have published and then lost the broker: the same bytes need no second computing.
-        if not _is_made(context, lease.job_id):
-            _make(context, lease, keeper, content)
-        return Succeeded(content=content, warnings=context.artifacts.warnings(lease.job_id))
+        if isinstance(lease.shard, int):
+            _make_shard(context, lease, keeper, lease.shard)
+            return ShardFinished()
+        return _make_job(context, lease, keeper)
     except ShutdownRequestedError:
         log.info("job %s: given back, this worker stops", lease.job_id)
         return GiveBack()
@@ -181,12 +193,10 @@ def report(context: WorkerContext, lease: Lease, outcome: Outcome) -> None:
     """
     leases = context.jobs.leases
     match outcome:
-        case Succeeded(content=content, warnings=warnings):
-            try:
-                _retry_until_acknowledged(context, lambda: leases.finish(lease, content=content, warnings=warnings))
-            except (LeaseLostError, JobCanceledError):
-                _remove_if_hopeless(context, lease.job_id)
-                raise
+        case Succeeded() | ShardFinished():
+            _commit(context, lease, outcome)
+        case ShardsMissing(shards=shards):
+            _retry_until_acknowledged(context, lambda: leases.reopen_shards(lease, shards))
         case Failed(code=code, message=message):
             _retry_until_acknowledged(context, lambda: leases.fail(lease, code=code, message=message))
         case GiveBack(counted=True):
@@ -211,22 +221,89 @@ def _is_made(context: WorkerContext, job_id: str) -> bool:
     return False
 
 
-def _make(context: WorkerContext, lease: Lease, keeper: LeaseKeeper, content: str) -> None:
-    """Publish the files of a job: copied from an existing result, or computed."""
+def _commit(context: WorkerContext, lease: Lease, outcome: Succeeded | ShardFinished) -> None:
+    """Record that files are published: the only commit of a job, or of one shard."""
+    leases = context.jobs.leases
+
+    def commit() -> None:
+        if isinstance(outcome, ShardFinished):
+            leases.finish_shard(lease)
+        else:
+            leases.finish(lease, content=outcome.content, warnings=outcome.warnings)
+
+    try:
+        _retry_until_acknowledged(context, commit)
+    except (LeaseLostError, JobCanceledError):
+        _remove_if_hopeless(context, lease.job_id)
+        raise
+    if lease.shard == SEAL:
+        context.artifacts.remove_shards(lease.job_id)
+
+
+def _make_job(context: WorkerContext, lease: Lease, keeper: LeaseKeeper) -> Succeeded | ShardsMissing:
+    content = _content(lease.job)
+    # An earlier attempt may have published and then lost the broker: the same bytes need no second computing.
+    if not _is_made(context, lease.job_id) and (missing := _make(context, lease, keeper, content)):
+        return ShardsMissing(shards=missing)
+    return Succeeded(content=content, warnings=context.artifacts.warnings(lease.job_id))
+
+
+def _make_shard(context: WorkerContext, lease: Lease, keeper: LeaseKeeper, shard: int) -> None:
+    """Publish the files of one shard of a job, unless an earlier attempt has."""
+    artifacts, job_id = context.artifacts, lease.job_id
+    if artifacts.shard(job_id, shard) is not None:
+        return
+    part, keeper.frames_of_job = shard_of(lease.job, shard)
+    staged = artifacts.staging(job_id, lease.token)
+    try:
+        context.storage.check(part.price.bytes if part.price else 0)
+        started = time.monotonic()
+        runner_of(part)(part, staged, keeper.report)
+        took_s = time.monotonic() - started
+        keeper.check()
+        artifacts.publish_shard(job_id, shard, staged)
+        _record_timing(context, part, part.price, took_s)
+    finally:
+        artifacts.discard(staged)
+
+
+def _seal(context: WorkerContext, lease: Lease, keeper: LeaseKeeper, staged: Path) -> list[int]:
+    """Fill a folder with the files of all shards of a job; return the shards whose files are missing."""
+    total = lease.job.shards.total if lease.job.shards else 0
+    found = [context.artifacts.shard(lease.job_id, number) for number in range(total)]
+    parts = [folder for folder in found if folder is not None]
+    if len(parts) == total:
+        sealer_of(lease.job)(lease.job, parts, staged, keeper.report)
+    return [number for number, folder in enumerate(found) if folder is None]
+
+
+def _make(context: WorkerContext, lease: Lease, keeper: LeaseKeeper, content: str) -> list[int]:
+    """Publish the files of a job: copied from an existing result, put together from its shards, or computed.
+
+    Returns
+    -------
+        Shards whose files are missing; if there are any, nothing is published.
+    """
     artifacts, job_id = context.artifacts, lease.job_id
     staged = artifacts.staging(job_id, lease.token)
     try:
         if _copy_existing_result(context, lease, staged, content):
-            return
+            return []
         staged = artifacts.staging(job_id, lease.token)
         price = price_of(lease.job)
         context.storage.check(price.bytes if price else 0)
         started = time.monotonic()
-        runner_of(lease.job)(lease.job, staged, keeper.report)
+        if lease.shard == SEAL:
+            if missing := _seal(context, lease, keeper, staged):
+                return missing
+        else:
+            runner_of(lease.job)(lease.job, staged, keeper.report)
         took_s = time.monotonic() - started
         keeper.check()
         artifacts.publish(job_id, staged)
-        _record_timing(context, lease.job, price, took_s)
+        if lease.shard is None:
+            _record_timing(context, lease.job, price, took_s)
+        return []
     finally:
         artifacts.discard(staged)
         context.jobs.leases.report_damage()

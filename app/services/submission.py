@@ -21,7 +21,7 @@ from app.services.resources import Resources
 from model.card import ModelCard
 from model.spec import Cost
 from worker.jobs import Job, Price, Timing
-from worker.kinds.table import Kind
+from worker.kinds.table import DivisibleSpec, Kind
 from worker.storage.disk import check_reserve
 
 
@@ -115,6 +115,7 @@ def submit(resources: Resources, kind: Kind, spec: JobSpec, idempotency_key: str
         idempotency_key=idempotency_key,
         request_digest=hashlib.sha256(json.dumps([kind.name, asked], sort_keys=True).encode()).hexdigest(),
         price=Price(bytes=cost.bytes, seconds=cost.seconds),
+        shards=complete.shards() if isinstance(complete, DivisibleSpec) else 1,
     )
     expected_s = _timing(resources, kind, spec, cost).expected if job.status.active else 0.0
     return Submitted(job=job, expected_s=expected_s)

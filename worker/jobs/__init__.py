@@ -9,12 +9,14 @@ from worker.jobs.async_queue import AsyncJobQueue
 from worker.jobs.leases import JobLeases
 from worker.jobs.queue import JobQueue
 from worker.jobs.records import (
+    SEAL,
     Job,
     JobEvent,
     JobFailure,
     JobPage,
     JobProgress,
     JobRules,
+    JobShards,
     JobStatus,
     Lease,
     Price,
@@ -24,6 +26,6 @@ from worker.jobs.records import (
 from worker.jobs.timings import Timing
 
 __all__ = [
-    "AsyncJobQueue", "Job", "JobEvent", "JobFailure", "JobLeases", "JobPage", "JobProgress", "JobQueue", "JobRules",
-    "JobStatus", "Lease", "Price", "QueueAdmin", "Sweep", "Timing", "WorkerBeat",
+    "SEAL", "AsyncJobQueue", "Job", "JobEvent", "JobFailure", "JobLeases", "JobPage", "JobProgress", "JobQueue",
+    "JobRules", "JobShards", "JobStatus", "Lease", "Price", "QueueAdmin", "Sweep", "Timing", "WorkerBeat",
 ]  # fmt: skip

@@ -21,6 +21,7 @@ from worker.errors import (
 )
 from worker.jobs.reconciliation import Reconciler
 from worker.jobs.records import (
+    SEAL,
     JobProgress,
     JobRules,
     Lease,
@@ -48,12 +49,25 @@ class JobLeases:
         self._reconciler, self._wake_up = reconciler, wake_up
 
     def claim(self, job_id: str | None, *, worker: str) -> Lease | None:
-        """Take a queued job (None: the one that has waited longest); None if there is nothing to take."""
+        """Take a queued job, or an open shard of one; None if there is nothing to take.
+
+        Parameters
+        ----------
+        job_id
+            Of the job; None: of the owner who has the fewest leases, the job that was submitted first.
+        worker
+            Name of the claiming process.
+        """
         answer = self._reconciler.run("claim", job_id or "", worker, self._rules.lease_s)
         if not answer:
             return None
-        token, flat = answer
-        return Lease(job=parse_job(dict(zip(flat[::2], flat[1::2], strict=True))), token=int(token), worker=worker)
+        token, flat, shard = answer
+        return Lease(
+            job=parse_job(dict(zip(flat[::2], flat[1::2], strict=True))),
+            token=int(token),
+            worker=worker,
+            shard=SEAL if shard == SEAL else int(shard) if shard else None,
+        )
 
     def renew(self, lease: Lease, *, progress: JobProgress | None = None) -> None:
         """Renew a lease and record progress.
@@ -82,6 +96,17 @@ class JobLeases:
         """
         text = json.dumps(list(warnings)) if warnings else ""
         self._under(lease, "finish", lease.job_id, self._rules.retention_s, content, text)
+
+    def finish_shard(self, lease: Lease) -> None:
+        """Record that the files of a shard are published; after the last one the job waits to be sealed."""
+        if self._under(lease, "finish_shard", lease.shard or 0) == "last":
+            self._wake_up(lease.job_id)
+
+    def reopen_shards(self, lease: Lease, shards: Sequence[int]) -> None:
+        """Give back the lease of sealing: the files of these shards are gone and must be computed again."""
+        self._under(lease, "reopen", *shards)
+        for _ in shards:
+            self._wake_up(lease.job_id)
 
     def find_job_with_content(self, content: str) -> str | None:
         """Return a job that has made this content already, whoever owns it; its files may be copied."""

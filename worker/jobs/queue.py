@@ -57,6 +57,7 @@ from worker.storage.journal import Journal
 log = logging.getLogger(__name__)
 
 PAGE_MAX = 200
+WAKE_UPS_MAX = 256  # sent at once for one job; the sweeper sends more while its shards wait
 ATTEMPTS = 5  # at what a loss of the broker or somebody else undoes between two steps
 NO_FILES: dict[JobStatus, type[JobError]] = {JobStatus.FAILED: JobFailedError, JobStatus.CANCELED: JobCanceledError}
 
@@ -131,6 +132,7 @@ class JobQueue:
         idempotency_key: str | None = None,
         request_digest: str | None = None,
         price: Price | None = None,
+        shards: int = 1,
     ) -> tuple[Job, bool]:
         """Accept a job, or find the one that answers the same request.
 
@@ -147,6 +149,8 @@ class JobQueue:
             Of the request as the client sent it, before a seed was drawn; ``digest`` if absent.
         price
             What the job is expected to take, kept in its record for the worker.
+        shards
+            Into how many pieces it is divided, each leased by itself; 1: it is leased whole.
 
         Returns
         -------
@@ -159,16 +163,19 @@ class JobQueue:
         QueueUnavailableError
             If the queue is full, the broker does not answer or the request cannot be stored.
         """
-        request = {
+        request: dict[str, Any] = {
             "kind": kind, "owner": owner, "spec": spec, "model_id": model_id, "model_sha256": model_sha256,
             "digest": digest, "request_digest": request_digest or digest,
         }  # fmt: skip
         if price is not None:
             request["price"] = asdict(price)
+        if shards > 1:
+            request["shards"] = shards
         for _ in range(ATTEMPTS):
             job_id, new = self._submission.submit(request, idempotency_key=idempotency_key)
             if new:
-                self.wake_up(job_id)
+                for _ in range(min(shards, WAKE_UPS_MAX)):
+                    self.wake_up(job_id)
             with suppress(JobNotFoundError):  # its client has removed it in this instant
                 return self.get(job_id), new
         raise QueueUnavailableError("every job that answers this request is removed at once; try again in a moment")

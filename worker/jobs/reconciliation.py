@@ -64,7 +64,7 @@ class Reconciler:
         if not self._store.is_complete():
             self.rebuild()
         swept = self._store.sweep(self._rules)
-        for job_id in dict.fromkeys(swept.requeued + swept.woken):
+        for job_id in (*dict.fromkeys(swept.requeued), *swept.woken):
             self._wake_up(job_id)
         if self._artifacts and self._journal:
             for job in self._store.fetch(swept.crashed + swept.expired):
@@ -93,6 +93,7 @@ class Reconciler:
             self._journal,
             leased=leased,
             ended=[job_id for job_id in ended if job_id not in unwritten],
+            sealed=[i for i in self._artifacts.divided() if known.get(i) is JobStatus.SUCCEEDED],
             unknown=[i for i in stored if i not in known],
             grace_s=self._rules.lease_s,
             keep_s=UNKNOWN_LEASES * self._rules.lease_s,

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 
 class JobStatus(StrEnum):
@@ -23,6 +23,9 @@ class JobStatus(StrEnum):
     def active(self) -> bool:
         """Whether the job has still to end."""
         return self in (JobStatus.QUEUED, JobStatus.RUNNING)
+
+
+SEAL: Literal["seal"] = "seal"  # the shard that puts the files of the others together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,20 @@ class Price:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JobShards:
+    """How far a job is that several workers compute at once. When all are done, their files are put together."""
+
+    total: int
+    running: int
+    done: int
+
+    @property
+    def open(self) -> int:
+        """How many wait for a worker."""
+        return self.total - self.running - self.done
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """One request and its life so far. Times are seconds since 1970 on the broker's clock."""
 
@@ -77,6 +94,7 @@ class Job:
     result: str | None = None  # key of its artifacts
     warnings: tuple[JobFailure, ...] = ()  # what its manifest warns of
     pinned: bool = False  # its files are kept until the client lets go
+    shards: JobShards | None = None  # None: it is computed in one piece
     price: Price | None = None  # None: the record is of an older version, or its kind has no estimate
 
 
@@ -90,7 +108,10 @@ class JobPage:
 
 @dataclass(frozen=True, kw_only=True)
 class JobEvent:
-    """One thing that happened to a job: ``event`` is ``state`` or ``progress``; ``id`` resumes a stream after it."""
+    """One thing that happened to a job; ``event`` is ``state``, ``progress`` or ``shard``.
+
+    ``id`` resumes a stream after it.
+    """
 
     id: str
     event: str
@@ -99,11 +120,16 @@ class JobEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
-    """The right to run a job until the lease runs out; ``token`` grows with every claim, so an old one is known."""
+    """The right to run a job, or one shard of it, until the lease runs out.
+
+    ``token`` grows with every claim, so an old one is known. ``shard`` is a number from 0, :data:`SEAL`, or None for a
+    job that is computed in one piece.
+    """
 
     job: Job
     token: int
     worker: str
+    shard: int | Literal["seal"] | None = None
 
     @property
     def job_id(self) -> str:
@@ -191,6 +217,14 @@ class JobRules:
         )
 
 
+def _shards(fields: Mapping[str, str]) -> JobShards | None:
+    if "shards" not in fields:
+        return None
+    return JobShards(
+        total=int(fields["shards"]), running=int(fields["shards_running"]), done=int(fields["shards_done"])
+    )
+
+
 def _number(text: str | None) -> float | None:
     return float(text) if text else None
 
@@ -225,6 +259,7 @@ def parse_job(fields: Mapping[str, str], *, rank: int | None = None) -> Job:
         result=fields.get("result") or None,
         warnings=tuple(JobFailure(**warning) for warning in json.loads(fields.get("warnings") or "[]")),
         pinned=fields.get("pinned") == "1",
+        shards=_shards(fields),
         price=Price(**json.loads(fields["price"])) if fields.get("price") else None,
     )
 

@@ -1,13 +1,18 @@
 """How job records lie in Redis: the keys, the scripts that change them, the one way to read them.
 
-:class:`worker.jobs.queue.Jobs` has the rules, the files and the errors; it names no key.
+:class:`worker.jobs.JobQueue` has the rules, the files and the errors; it names no key.
 
 ====================  ========================================================================================
 ``job:<id>``          hash, the record
 ``events:<id>``       stream, what happened to it
 ``all``               sorted set of every id by order of submission; so are ``owner:<owner>``, ``status:<status>``
 ``status:queued``     which makes this one the queue
-``leases``            sorted set of the running, by when their lease runs out
+``leases``            sorted set of the running, by when their lease runs out; ``<id>/<token>`` for a shard
+``open:<id>``         sorted set of a divided job's shards that nobody has or has finished; ``held:<id>``: hash, which
+                      shard a lease's token stands for; ``shards:<id>``: hash, how often each was lost, how far it is,
+                      which are finished; ``divided``: the active jobs that have shards
+``ready:<owner>``     sorted set of the owner's jobs with something to claim, by order of submission;
+                      ``units:<owner>``: the owner's leases; ``ready_owners``: who is served next
 ``retention``         sorted set of the ended, by when their files or records go
 ``result:<digest>``   the succeeded job that answers an identical request
 ``idem:<key>``        hash, the job that an Idempotency-Key stands for, or the request ``since`` when one is written
@@ -42,8 +47,8 @@ CRASHED = (
     "ask for a smaller grid, fewer frames or a smaller count"
 )
 SCRIPTS = (
-    "submit", "claim", "renew", "finish", "fail", "release", "fail_attempt", "cancel", "delete", "pin", "sweep",
-    "restore", "complete", "alias", "timing", "forget",
+    "submit", "claim", "renew", "finish", "finish_shard", "reopen", "fail", "release", "fail_attempt", "cancel",
+    "delete", "pin", "sweep", "restore", "complete", "alias", "timing", "forget",
 )  # fmt: skip
 # Where kombu keeps the wake-ups that a worker has taken and not yet acknowledged; a name of our own, for the server may
 # carry the messages of others.
@@ -160,7 +165,7 @@ class Store:
             request["created_at"], int(pinned), status, finished_at, end.get("kept_from") or finished_at,
             rules.retention_s if succeeded else rules.record_s, rules.retention_s, request["id"] if succeeded else "",
             error.get("code", ""), error.get("message", ""), json.dumps(warnings) if warnings else "",
-            price_text(request),
+            price_text(request), request.get("shards") or "",
         )  # fmt: skip
         return bool(answer)
 
@@ -202,8 +207,10 @@ class Store:
     def holds(self, job_id: str, token: int) -> bool:
         """Whether a job runs under this token."""
         with reachable():
-            found: Any = self._redis.hmget(self.job_key(job_id), ["status", "token"])
-        return bool(found == [JobStatus.RUNNING, str(token)])
+            status, own, shards = self._redis.hmget(self.job_key(job_id), ["status", "token", "shards"])
+            if status == JobStatus.RUNNING and shards is not None:
+                return bool(self._redis.hexists(f"{self._prefix}held:{job_id}", str(token)))
+        return bool([status, own] == [JobStatus.RUNNING, str(token)])
 
     def timings(self, groups: list[str]) -> list[dict[str, str]]:
         """Return what was measured of each group of jobs; empty where nothing was."""
@@ -253,7 +260,7 @@ class Store:
         """Return the jobs that are running."""
         with reachable():
             leased: Any = self._redis.zrange(self._prefix + "leases", 0, -1)
-        return set(leased)
+        return {member.partition("/")[0] for member in leased}
 
     def try_lock(self, name: str, *, seconds: float) -> bool:
         """Whether the lock was free; it runs out by itself."""

@@ -98,7 +98,7 @@ class Submission:
             request["model_sha256"], request["digest"], request["request_digest"], request["idempotency"],
             int(self._rules.idempotency_s), fingerprint(request["owner"], request["digest"]), int(reuse),
             self._rules.max_queue, self._rules.write_s, request.get("created_at") or "",
-            price_text(request),
+            price_text(request), request.get("shards") or "",
         )  # fmt: skip
         return answer
 

@@ -16,5 +16,8 @@ class Report(Protocol):
         """Tell that ``frame`` of ``frames`` is done."""
 
 
+Sealer = Callable[[Job, list[Path], Path, Report], None]
+"""Puts the folders of all shards of a job together, in order, as its runner would have written them at once."""
+
 Runner = Callable[[Job, Path, Report], None]
 """Carries out one kind of job: writes its files and, last, ``manifest.json`` into the folder."""

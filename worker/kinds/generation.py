@@ -10,12 +10,14 @@ import torch
 
 from model.card import SHIPPED_MODELS, find_model
 from model.errors import CheckpointError
+from model.export.manifest import MANIFEST_FILE, Manifest, merge_manifests
 from model.network.checkpoint import Checkpoint, load_checkpoint
 from model.spec import GenerationSpec
 from model.synthesis import Progress, synthesize
 from worker.jobs import Job
 from worker.kinds.base import Report
 from worker.settings import WorkerSettings
+from worker.storage.durable_files import link_tree
 
 CHECKPOINTS_KEPT = 4  # at most 2 MB each
 
@@ -31,6 +33,19 @@ def run(job: Job, folder: Path, report: Report) -> None:
         report(stage=progress.stage, frame=progress.frame, frames=progress.frames)
 
     synthesize(spec, checkpoint, folder, on_progress=on_progress, device=settings.device)
+
+
+def seal(job: Job, parts: list[Path], folder: Path, report: Report) -> None:
+    """Put the cells of all shards into ``folder`` and their manifests together; a :data:`~worker.kinds.base.Sealer`.
+
+    Files become further links to those of the shards where the disk has links.
+    """
+    manifests = []
+    for number, part in enumerate(parts, start=1):
+        manifests.append(Manifest.model_validate_json((part / MANIFEST_FILE).read_bytes()))
+        link_tree(part, folder, without=MANIFEST_FILE)
+        report(stage="sealing", frame=number, frames=len(parts))
+    (folder / MANIFEST_FILE).write_bytes(merge_manifests(manifests, job.spec).to_json())
 
 
 @lru_cache(maxsize=CHECKPOINTS_KEPT)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import importlib
 import json
-from dataclasses import dataclass
-from typing import Any, Protocol, Self, cast
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
 from model.spec import Cost, GenerationSpec
 from worker.errors import SpecError
 from worker.jobs import Job, Price
-from worker.kinds.base import Runner
+from worker.kinds.base import Runner, Sealer
 
 
 class Spec(Protocol):
@@ -27,6 +27,28 @@ class Spec(Protocol):
 
     def cost(self) -> Cost:
         """Estimate what it takes, without running it."""
+        ...
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """Return it as JSON-able members."""
+        ...
+
+
+@runtime_checkable
+class DivisibleSpec(Spec, Protocol):
+    """A spec whose parts several workers may compute at once."""
+
+    @property
+    def frame_total(self) -> int:
+        """Frames of all its sequences."""
+        ...
+
+    def shards(self) -> int:
+        """Return into how many shards it is divided; follows from the spec alone."""
+        ...
+
+    def shard(self, number: int) -> Self:
+        """Return the spec of one shard, numbered from 0."""
         ...
 
 
@@ -44,12 +66,15 @@ class Kind:
         Class of its specs; None where specs have no class, and so no price.
     runner
         ``module:function``, a :data:`~worker.kinds.base.Runner`.
+    sealer
+        The same for a :data:`~worker.kinds.base.Sealer`; empty where jobs are not divided.
     """
 
     name: str
     path: str
     spec: type[Spec] | None
     runner: str
+    sealer: str = ""
 
     def price(self, spec: dict[str, Any]) -> Price | None:
         """Price a recorded spec; None where the kind has no estimate."""
@@ -60,7 +85,11 @@ class Kind:
 
 
 GENERATION = Kind(
-    name=GenerationSpec.KIND, path="/v1/generations", spec=GenerationSpec, runner="worker.kinds.generation:run"
+    name=GenerationSpec.KIND,
+    path="/v1/generations",
+    spec=GenerationSpec,
+    runner="worker.kinds.generation:run",
+    sealer="worker.kinds.generation:seal",
 )
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (GENERATION,)}
 
@@ -80,8 +109,35 @@ def kind_of(job: Job) -> Kind:
 
 def runner_of(job: Job) -> Runner:
     """Import and return the runner of a job's kind; raises ``SpecError`` as :func:`kind_of`."""
-    module, _, function = kind_of(job).runner.partition(":")
-    return cast(Runner, getattr(importlib.import_module(module), function))
+    return cast(Runner, _named(kind_of(job).runner))
+
+
+def sealer_of(job: Job) -> Sealer:
+    """Import and return the sealer of a divided job's kind; raises ``SpecError`` as :func:`kind_of`."""
+    return cast(Sealer, _named(kind_of(job).sealer))
+
+
+def shard_of(job: Job, number: int) -> tuple[Job, int]:
+    """Return one shard of a divided job, as a job of its own, and the frames of all shards.
+
+    Raises
+    ------
+    SpecError
+        If this worker does not know the kind, or divides the spec otherwise than the service did that accepted it.
+    """
+    kind = kind_of(job)
+    spec = kind.spec.model_validate_json(json.dumps(job.spec)) if kind.spec else None
+    if not isinstance(spec, DivisibleSpec) or job.shards is None or spec.shards() != job.shards.total:
+        raise SpecError("this worker divides the job otherwise than the service that accepted it; send it again")
+    part = spec.shard(number)
+    cost = part.cost()
+    price = Price(bytes=cost.bytes, seconds=cost.seconds)
+    return replace(job, spec=part.model_dump(mode="json"), price=price), spec.frame_total
+
+
+def _named(path: str) -> object:
+    module, _, function = path.partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def price_of(job: Job) -> Price | None:

@@ -53,6 +53,7 @@ class LeaseKeeper:
         self._thread = threading.Thread(target=self._beat_on, name="heart", daemon=True)
         self._started = time.monotonic()
         self._reported = 0.0
+        self.frames_of_job: int | None = None  # of all shards, where this lease is for one
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -86,7 +87,7 @@ class LeaseKeeper:
                 fraction=frame / frames if frames else 0.0,
                 stage=stage,
                 frame=frame,
-                frames=frames,
+                frames=self.frames_of_job or frames,
                 eta_s=round(elapsed / frame * (frames - frame), 1) if frame else None,
             )
         )

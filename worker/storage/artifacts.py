@@ -4,6 +4,7 @@ Below the data folder, all on one file system so that a rename is atomic::
 
     staging/<job>.<token>/   being written under one lease
     results/<job>/           published: manifest.json and the files it names, which nobody may write any more
+    parts/<job>/<n>/         the same for one shard of a job that is divided, until the job is sealed
     blobs/<2>/<sha256>       the contents of those files, each once (:mod:`worker.storage.content_store`)
     damaged/<job>            some of its files are damaged: no other request is answered with them
     trash/                   on its way out
@@ -31,11 +32,12 @@ from typing import Any
 from worker.errors import ArtifactDamagedError, ArtifactNotFoundError, ExportError
 from worker.job_id import JOB_ID, checked
 from worker.storage.content_store import ContentStore
-from worker.storage.durable_files import DRAFT, NO_LINKS, age_s, checksum, entries, sync_file, sync_folder, write_once
+from worker.storage.durable_files import DRAFT, age_s, checksum, entries, link_tree, sync_file, sync_folder, write_once
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+PROBED = ("requests", "staging", "results", "parts", "blobs", "verdicts", "trash")
 MEMBERS = (("name", str), ("bytes", int), ("sha256", str))  # of a file in a manifest
 VERIFIED_MAX = 100_000  # files whose verification is remembered, some 20 MB
 
@@ -47,6 +49,7 @@ class Artifacts:
         self.root = root
         self._staging = root / "staging"
         self._results = root / "results"
+        self._parts = root / "parts"
         self._trash = root / "trash"
         self._damaged = root / "damaged"
         self._lock = threading.Lock()
@@ -72,9 +75,9 @@ class Artifacts:
         return [path.name for path in entries(self._results) if JOB_ID.fullmatch(path.name)]
 
     def changed_s(self, job_id: str) -> float | None:
-        """Return how many seconds ago a job's folder of results was changed; None if there is none."""
-        folder = self._results / checked(job_id)
-        return age_s(folder) if folder.exists() else None
+        """Return how many seconds ago a job's results or finished shards were changed; None if there are none."""
+        folders = [root / checked(job_id) for root in (self._results, self._parts)]
+        return min((age_s(folder) for folder in folders if folder.exists()), default=None)
 
     def discard(self, staged: Path) -> None:
         """Remove a staging folder; one that is gone already does no harm."""
@@ -93,8 +96,30 @@ class Artifacts:
         OSError
             If the disk does not take them.
         """
-        target = self._results / checked(job_id)
         self._results.mkdir(parents=True, exist_ok=True)
+        self._publish(staged, self._results / checked(job_id))
+
+    def publish_shard(self, job_id: str, shard: int, staged: Path) -> None:
+        """Move the files of one shard of a job to their place, as :meth:`publish` does; raises the same."""
+        target = self._parts / checked(job_id) / str(shard)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        sync_folder(self._parts)
+        self._publish(staged, target)
+
+    def shard(self, job_id: str, shard: int) -> Path | None:
+        """Return the folder of a finished shard; None if there is none."""
+        folder = self._parts / checked(job_id) / str(shard)
+        return folder if (folder / MANIFEST).is_file() else None
+
+    def divided(self) -> list[str]:
+        """Return the ids of the jobs that have files of shards."""
+        return [path.name for path in entries(self._parts) if JOB_ID.fullmatch(path.name)]
+
+    def remove_shards(self, job_id: str) -> None:
+        """Remove what is left of a job's shards; those of a sealed job have their files in its results too."""
+        self._discard(self._parts / checked(job_id))
+
+    def _publish(self, staged: Path, target: Path) -> None:
         sums = _expected_sums(staged)
         changed: set[Path] = set()
         for place, _, files in os.walk(staged, topdown=False):
@@ -120,7 +145,7 @@ class Artifacts:
                 else:
                     continue  # what was in the way has just been removed
             break
-        sync_folder(self._results)
+        sync_folder(target.parent)
 
     def copy(self, source: str, staged: Path) -> bool:
         """Fill a staging folder with the files of another job; False if that job has none (any more)."""
@@ -128,7 +153,8 @@ class Artifacts:
         if (self._damaged / source).exists():
             return False
         try:
-            shutil.copytree(folder, staged, copy_function=_link, dirs_exist_ok=True)
+            link_tree(folder, staged, without=MANIFEST)
+            shutil.copyfile(folder / MANIFEST, staged / MANIFEST)  # the job's own: it tells when the files were written
             complete = (staged / MANIFEST).is_file()
         except (FileNotFoundError, shutil.Error):
             complete = False
@@ -136,7 +162,7 @@ class Artifacts:
 
     def probe(self) -> None:
         """Prove that every step of a job can be written; raises ``OSError`` where one cannot."""
-        for folder in (self.root / name for name in ("requests", "staging", "results", "blobs", "verdicts", "trash")):
+        for folder in (self.root / name for name in PROBED):
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder) as file:
                 file.write(b"fit?")
@@ -285,8 +311,9 @@ class Artifacts:
     # ---------------------------------------------------------------------------------------------------- removing
 
     def remove(self, job_id: str) -> None:
-        """Remove a job's published files, all at once for a reader; no harm if there are none."""
+        """Remove a job's published files, all at once for a reader, and its shards; no harm if there are none."""
         self._discard(self._results / checked(job_id))
+        self.remove_shards(job_id)
 
     def published_at(self, job_id: str) -> float:
         """Return when a job's files were written, in seconds since 1970; raises ``ArtifactNotFoundError``."""
@@ -363,16 +390,3 @@ def _expected_sums(staged: Path) -> dict[str, str | None]:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ExportError("the manifest cannot be read; the disk may be failing") from error
     return {name: entry.get("sha256") for name, entry in listed.items()}
-
-
-def _link(source: str, target: str) -> None:
-    """Copy a file by a further link where that can be; the manifest always, it is the job's own."""
-    if Path(source).name != MANIFEST:
-        try:
-            os.link(source, target)
-        except OSError as error:
-            if error.errno not in NO_LINKS:
-                raise
-        else:
-            return
-    shutil.copyfile(source, target)

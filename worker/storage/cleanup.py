@@ -11,7 +11,7 @@ from worker.storage.journal import Journal
 
 def stored_jobs(artifacts: Artifacts, journal: Journal) -> list[str]:
     """Return the ids of all jobs with anything on disk, sorted."""
-    return sorted({*artifacts.published(), *journal.stored()})
+    return sorted({*artifacts.published(), *artifacts.divided(), *journal.stored()})
 
 
 def remove_unneeded(
@@ -20,6 +20,7 @@ def remove_unneeded(
     *,
     leased: Collection[str],
     ended: Collection[str] = (),
+    sealed: Collection[str] = (),
     unknown: Collection[str] = (),
     grace_s: float = 60.0,
     keep_s: float = 7 * 86400.0,
@@ -33,6 +34,8 @@ def remove_unneeded(
         Jobs that are being run: their staging folders stay. Others go once they are ``grace_s`` old, as do drafts.
     ended
         Jobs that ended without files: their results go.
+    sealed
+        Jobs that succeeded: what is left of their shards goes.
     unknown
         Jobs without a record in the broker: their files and records go once they are ``keep_s`` old, because a request
         is written before its record.
@@ -48,6 +51,9 @@ def remove_unneeded(
         if artifacts.changed_s(job_id) is not None:
             artifacts.remove(job_id)
             removed += 1
+    for job_id in sealed:
+        artifacts.remove_shards(job_id)
+        removed += 1
     for job_id in unknown:
         results_s = artifacts.changed_s(job_id)
         if journal.changed_s(job_id) > keep_s and (results_s is None or results_s > keep_s):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,3 +114,36 @@ def age_s(path: Path) -> float:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
+
+
+def link_tree(source: Path, target: Path, *, without: str) -> None:
+    """Give a tree's files further names below ``target``: hard links, or copies where the disk has no links.
+
+    Parameters
+    ----------
+    without
+        Name of a file at the top that is left out.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the source is removed meanwhile, or was never there.
+    OSError
+        If the disk takes no more.
+    """
+    for place, _, files in os.walk(source, onerror=_raise):
+        folder = target / Path(place).relative_to(source)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in files:
+            if folder == target and name == without:
+                continue
+            try:
+                os.link(Path(place) / name, folder / name)
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                shutil.copyfile(Path(place) / name, folder / name)
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import worker.jobs
 
 NAMES = [
-    "AsyncJobQueue", "Job", "JobEvent", "JobFailure", "JobLeases", "JobPage", "JobProgress", "JobQueue", "JobRules",
+    "SEAL", "AsyncJobQueue", "Job", "JobEvent", "JobFailure", "JobLeases", "JobPage", "JobProgress", "JobQueue", "JobRules", "JobShards",
     "JobStatus", "Lease", "Price", "QueueAdmin", "Sweep", "Timing", "WorkerBeat",
 ]  # fmt: skip
 

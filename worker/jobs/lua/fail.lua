@@ -5,5 +5,6 @@ if f[1] == 'failed' and f[2] == token then return 'held' end -- the same call on
 if not is_complete() then return 'unknown' end
 local answer = standing(id, token)
 if answer ~= 'held' then return answer end
+redis.call('HSET', job_key(id), 'token', token)
 fail(id, code, message, tonumber(record_s))
 return 'held'

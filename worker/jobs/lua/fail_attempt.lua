@@ -6,6 +6,17 @@ if f[1] == 'failed' and f[2] == token then return 'failed' end -- the same call 
 if not is_complete() then return 'unknown' end
 local answer = standing(id, token)
 if answer ~= 'held' then return answer end
+if shards_of(id) > 1 then
+  local shard = redis.call('HGET', p .. 'held:' .. id, token)
+  redis.call('HINCRBY', job_key(id), 'lost', 1)
+  if redis.call('HINCRBY', p .. 'shards:' .. id, 'lost:' .. shard, 1) < tonumber(max_lost) then
+    give_back(id, token)
+    return 'held'
+  end
+  redis.call('HSET', job_key(id), 'token', token)
+  fail(id, code, message, tonumber(record_s))
+  return 'failed'
+end
 if redis.call('HINCRBY', job_key(id), 'lost', 1) >= tonumber(max_lost) then
   fail(id, code, message, tonumber(record_s))
   return 'failed'

@@ -33,7 +33,89 @@ local function emit_state(id)
   emit(id, 'state', cjson.encode(data))
 end
 
-local function insert(id, kind, owner, spec, model_id, model_sha256, digest, result_key, created_at, price)
+-- A job is leased whole, or in shards: numbers from 0, and 'seal', which puts the shards' files together. A lease's
+-- member of `leases` is then <id>/<token>, and held:<id> says which shard a token stands for; open:<id> holds the shards
+-- that nobody has or has finished; shards:<id> what is known of each.
+local SEAL = 'seal'
+local function shards_of(id) return tonumber(redis.call('HGET', job_key(id), 'shards') or '1') end
+local function lease_member(id, token) return shards_of(id) > 1 and id .. '/' .. token or id end
+
+-- The owner with the fewest leases is served first, then the job that was submitted first: ready:<owner> holds the
+-- owner's jobs with something to claim, units:<owner> its leases, ready_owners who has any, by both.
+local ORDERS = 2 ^ 40 -- numbers of jobs, below which the number of leases is put
+local function rank_owner(owner)
+  local head = redis.call('ZRANGE', p .. 'ready:' .. owner, 0, 0, 'WITHSCORES')
+  if head[1] then
+    local leases = redis.call('SCARD', p .. 'units:' .. owner)
+    redis.call('ZADD', p .. 'ready_owners', string.format('%.0f', leases * ORDERS + tonumber(head[2])), owner)
+  else
+    redis.call('ZREM', p .. 'ready_owners', owner)
+  end
+end
+
+local function set_ready(id, ready)
+  local f = redis.call('HMGET', job_key(id), 'owner', 'seq')
+  if ready then
+    redis.call('ZADD', p .. 'ready:' .. f[1], f[2], id)
+  else
+    redis.call('ZREM', p .. 'ready:' .. f[1], id)
+  end
+  rank_owner(f[1])
+end
+
+local function take_lease(id, member, until_)
+  local owner = redis.call('HGET', job_key(id), 'owner')
+  redis.call('ZADD', p .. 'leases', stamp(until_), member)
+  redis.call('SADD', p .. 'units:' .. owner, member)
+  rank_owner(owner)
+end
+
+local function drop_lease(id, member)
+  local owner = redis.call('HGET', job_key(id), 'owner')
+  redis.call('ZREM', p .. 'leases', member)
+  redis.call('SREM', p .. 'units:' .. owner, member)
+  rank_owner(owner)
+end
+
+local function drop_leases(id)
+  drop_lease(id, id)
+  for _, token in ipairs(redis.call('HKEYS', p .. 'held:' .. id)) do drop_lease(id, id .. '/' .. token) end
+  redis.call('DEL', p .. 'held:' .. id)
+end
+
+-- What clients see of the shards.
+local function note_shards(id)
+  local running = 0
+  for _, shard in ipairs(redis.call('HVALS', p .. 'held:' .. id)) do
+    if shard ~= SEAL then running = running + 1 end
+  end
+  redis.call('HSET', job_key(id), 'shards_running', running, 'shards_done',
+    redis.call('HGET', p .. 'shards:' .. id, 'done') or '0')
+end
+
+local function open_shard(id, shard)
+  redis.call('ZADD', p .. 'open:' .. id, shard == SEAL and 1e9 or shard, shard)
+  redis.call('HSET', job_key(id), 'queued_at', stamp(now))
+  set_ready(id, true)
+end
+
+-- A shard that was leased goes back, and what it had reported counts no more.
+local function give_back(id, token)
+  local shard = redis.call('HGET', p .. 'held:' .. id, token)
+  drop_lease(id, id .. '/' .. token)
+  redis.call('HDEL', p .. 'held:' .. id, token)
+  redis.call('HDEL', p .. 'shards:' .. id, 'spared:' .. token, 'frame:' .. shard)
+  open_shard(id, shard)
+  note_shards(id)
+  return shard
+end
+
+local function forget_shards(id)
+  redis.call('ZREM', p .. 'divided', id)
+  redis.call('DEL', p .. 'open:' .. id, p .. 'shards:' .. id)
+end
+
+local function insert(id, kind, owner, spec, model_id, model_sha256, digest, result_key, created_at, price, shards)
   local seq = redis.call('INCR', p .. 'seq')
   redis.call('HSET', job_key(id), 'id', id, 'seq', seq, 'kind', kind, 'owner', owner, 'spec', spec,
     'model_id', model_id, 'model_sha256', model_sha256, 'digest', digest, 'result_key', result_key,
@@ -42,6 +124,14 @@ local function insert(id, kind, owner, spec, model_id, model_sha256, digest, res
   redis.call('ZADD', index('queued'), seq, id)
   redis.call('ZADD', p .. 'all', seq, id)
   redis.call('ZADD', p .. 'owner:' .. owner, seq, id)
+  shards = tonumber(shards ~= '' and shards or '1')
+  if shards > 1 then
+    redis.call('HSET', job_key(id), 'shards', shards)
+    redis.call('ZADD', p .. 'divided', seq, id)
+    for shard = 0, shards - 1 do redis.call('ZADD', p .. 'open:' .. id, shard, shard) end
+    note_shards(id)
+  end
+  set_ready(id, true)
   emit_state(id)
 end
 
@@ -60,19 +150,25 @@ local function move(id, to)
   redis.call('ZREM', index(f[1]), id)
   redis.call('ZADD', index(to), f[2], id)
   redis.call('HSET', job_key(id), 'status', to)
-  redis.call('ZREM', p .. 'leases', id)
+  drop_leases(id)
 end
 
 local function requeue(id)
   move(id, 'queued')
   redis.call('HSET', job_key(id), 'queued_at', stamp(now), 'worker', '', 'token', '')
   redis.call('HDEL', job_key(id), 'progress', 'spared')
+  set_ready(id, true)
   emit_state(id)
 end
 
 -- A final state. keep_s: how long until the next step of retention.
 local function conclude(id, status, keep_s)
   move(id, status)
+  set_ready(id, false)
+  if shards_of(id) > 1 then
+    note_shards(id)
+    forget_shards(id)
+  end
   redis.call('HSET', job_key(id), 'finished_at', stamp(now), 'worker', '')
   if status ~= 'succeeded' or redis.call('HGET', job_key(id), 'pinned') ~= '1' then
     redis.call('ZADD', p .. 'retention', stamp(now + keep_s), id)
@@ -97,18 +193,25 @@ end
 local function purge(id)
   local f = redis.call('HMGET', job_key(id), 'status', 'owner')
   withdraw(id)
+  drop_leases(id)
+  set_ready(id, false)
+  forget_shards(id)
   redis.call('ZREM', index(f[1]), id)
   redis.call('ZREM', p .. 'all', id)
   redis.call('ZREM', p .. 'owner:' .. f[2], id)
   redis.call('ZREM', p .. 'retention', id)
-  redis.call('ZREM', p .. 'leases', id)
   redis.call('DEL', job_key(id), events_key(id))
 end
 
 -- Who asks on behalf of a lease: 'held' if it is still good, else why not.
 local function standing(id, token)
   local f = redis.call('HMGET', job_key(id), 'status', 'token')
-  if not f[1] or f[2] ~= token then return 'lost' end
+  if not f[1] then return 'lost' end
+  if shards_of(id) > 1 then
+    if f[1] == 'canceled' then return 'canceled' end
+    return f[1] == 'running' and redis.call('HEXISTS', p .. 'held:' .. id, token) == 1 and 'held' or 'lost'
+  end
+  if f[2] ~= token then return 'lost' end
   if f[1] == 'running' then return 'held' end
   if f[1] == 'canceled' then return 'canceled' end
   return 'lost'

@@ -2,8 +2,24 @@
 local _, id, token, lease_s, progress = unpack(ARGV)
 local answer = standing(id, token)
 if answer ~= 'held' then return answer end
-redis.call('ZADD', p .. 'leases', stamp(now + tonumber(lease_s)), id)
+redis.call('ZADD', p .. 'leases', stamp(now + tonumber(lease_s)), lease_member(id, token))
 redis.call('HDEL', job_key(id), 'spared')
+if shards_of(id) > 1 then
+  -- A shard reports its own frames and those of the whole job; clients see the sum.
+  redis.call('HDEL', p .. 'shards:' .. id, 'spared:' .. token)
+  local shard = redis.call('HGET', p .. 'held:' .. id, token)
+  if progress == '' or shard == SEAL then return 'held' end
+  local sum, report = 0, cjson.decode(progress)
+  redis.call('HSET', p .. 'shards:' .. id, 'frame:' .. shard, report.frame)
+  local known = redis.call('HGETALL', p .. 'shards:' .. id)
+  for number = 1, #known, 2 do
+    if string.sub(known[number], 1, 6) == 'frame:' then sum = sum + tonumber(known[number + 1]) end
+  end
+  local started_at = tonumber(redis.call('HGET', job_key(id), 'started_at'))
+  report.frame, report.fraction = sum, report.frames > 0 and sum / report.frames or 0
+  report.eta_s = sum > 0 and tonumber(string.format('%.1f', (now - started_at) / sum * (report.frames - sum))) or nil
+  progress = cjson.encode(report)
+end
 if progress ~= '' then
   redis.call('HSET', job_key(id), 'progress', progress)
   emit(id, 'progress', progress)

@@ -16,8 +16,29 @@ local swept = redis.call('GET', p .. 'swept')
 local away = swept and now - tonumber(swept) > tonumber(away_s)
 redis.call('SET', p .. 'swept', stamp(now))
 
-for _, id in ipairs(redis.call('ZRANGE', p .. 'leases', '-inf', stamp(now), 'BYSCORE', 'LIMIT', 0, batch)) do
-  if away and redis.call('HSETNX', job_key(id), 'spared', '1') == 1 then
+for _, member in ipairs(redis.call('ZRANGE', p .. 'leases', '-inf', stamp(now), 'BYSCORE', 'LIMIT', 0, batch)) do
+  local id, token = string.match(member, '^([^/]+)/(.+)$')
+  id = id or member
+  if token then
+    local held = p .. 'held:' .. id
+    local shard = redis.call('HGET', held, token)
+    if not shard then
+      drop_lease(id, member) -- of a job that has ended
+    elseif away and redis.call('HSETNX', p .. 'shards:' .. id, 'spared:' .. token, '1') == 1 then
+      redis.call('ZADD', p .. 'leases', stamp(now + tonumber(lease_s) / 2), member)
+    else
+      lost(id)
+      if redis.call('HINCRBY', p .. 'shards:' .. id, 'lost:' .. shard, 1) >= max_lost then
+        redis.call('HSET', job_key(id), 'token', '')
+        fail(id, 'worker_crashed', message, record_s)
+        redis.call('HINCRBY', p .. 'tally', 'worker_crashed', 1)
+        table.insert(crashed, id)
+      else
+        give_back(id, token)
+        table.insert(requeued, id)
+      end
+    end
+  elseif away and redis.call('HSETNX', job_key(id), 'spared', '1') == 1 then
     redis.call('ZADD', p .. 'leases', stamp(now + tonumber(lease_s) / 2), id)
   elseif lost(id) >= max_lost then
     redis.call('HSET', job_key(id), 'token', '') -- whoever held it has lost it, this verdict is not his
@@ -38,11 +59,30 @@ end
 
 -- A hint only says "there is work", so what matters is their number. Never more hints than queued jobs: the list of
 -- hints cannot grow without bound, however long the queue stands.
+local queued = redis.call('ZRANGE', index('queued'), 0, batch - 1)
 local missing = redis.call('ZCARD', index('queued')) - redis.call('LLEN', hints)
-local head = redis.call('ZRANGE', index('queued'), 0, 0)[1]
-local waits = head and now - tonumber(redis.call('HGET', job_key(head), 'queued_at')) >= tonumber(hint_after_s)
-if waits and missing > 0 then
-  hinted = redis.call('ZRANGE', index('queued'), 0, math.min(missing, batch) - 1)
+local waiting = {unpack(queued)} -- once for each claim that could be made
+local heads = {queued[1]}
+for _, id in ipairs(redis.call('ZRANGE', p .. 'divided', 0, batch - 1)) do
+  local open = redis.call('ZCARD', p .. 'open:' .. id)
+  if open > 0 then
+    if redis.call('HGET', job_key(id), 'status') == 'running' then
+      table.insert(heads, id)
+      missing = missing + 1
+      table.insert(waiting, id)
+    end
+    missing = missing + open - 1
+    for _ = 2, math.min(open, batch) do table.insert(waiting, id) end
+    set_ready(id, true)
+  end
+end
+for _, id in ipairs(queued) do -- a service of an older version may have submitted it
+  if not redis.call('ZSCORE', p .. 'ready:' .. redis.call('HGET', job_key(id), 'owner'), id) then set_ready(id, true) end
+end
+for _, id in ipairs(heads) do
+  if #hinted == 0 and now - tonumber(redis.call('HGET', job_key(id), 'queued_at')) >= tonumber(hint_after_s) then
+    for number = 1, math.min(missing, batch, #waiting) do table.insert(hinted, waiting[number]) end
+  end
 end
 
 for _, id in ipairs(redis.call('ZRANGE', p .. 'retention', '-inf', stamp(now), 'BYSCORE', 'LIMIT', 0, batch)) do
