@@ -326,6 +326,8 @@ class GenerationSpec(_Strict):
 
         It follows from the spec alone, so that a request has the same shards whatever workers there are.
         """
+        if self.count == 1:
+            return 1
         seconds = self.cost().seconds / self.count
         return min(self.count, max(1, int(SHARD_SECONDS / seconds)))
 

@@ -236,8 +236,6 @@ def _commit(context: WorkerContext, lease: Lease, outcome: Succeeded | ShardFini
     except (LeaseLostError, JobCanceledError):
         _remove_if_hopeless(context, lease.job_id)
         raise
-    if lease.shard == SEAL:
-        context.artifacts.remove_shards(lease.job_id)
 
 
 def _make_job(context: WorkerContext, lease: Lease, keeper: LeaseKeeper) -> Succeeded | ShardsMissing:

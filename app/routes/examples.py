@@ -99,6 +99,7 @@ FINISHED_JOB: dict[str, Any] = {
     "attempts": 1,
     "lost": 0,
     "lease": None,
+    "shards": None,
     "created_at": "2026-03-02T11:59:50Z",
     "started_at": "2026-03-02T11:59:51Z",
     "finished_at": "2026-03-02T12:00:00Z",

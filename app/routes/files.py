@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -16,6 +17,7 @@ from app.responses.negotiation import preferred_type
 from app.responses.zip_stream import archive, archive_length
 from app.routes.jobs import JobId
 from app.schemas import FileList, FileView
+from app.services import job_files
 from app.services.job_files import MANIFEST, archive_entries, reading_files, report_damage
 from app.services.resources import CallerResources
 from model.formats import MEDIA_TYPES, OTHER, media_type
@@ -93,9 +95,11 @@ def get_manifest(job_id: JobId, resources: CallerResources, if_none_match: IfNon
     summary="List the files of a job",
 )
 def list_files(job_id: JobId, resources: CallerResources) -> FileList:
-    """List the files of the job, ordered by name, each with its address."""
-    with reading_files(resources, job_id):
-        entries = [(e["name"], e["bytes"], e["sha256"]) for e in resources.artifacts.manifest(job_id)["files"]]
+    """List the files of the job, ordered by name, each with its address.
+
+    A job that is divided into shards shows the files of finished shards while it runs.
+    """
+    entries = [(e["name"], e["bytes"], e["sha256"]) for e in job_files.list_files(resources, job_id)]
     here = f"/v1/jobs/{job_id}/files/"
     return FileList(
         files=[
@@ -135,14 +139,8 @@ def get_file(
     ] = None,
 ) -> Response:
     """Download one file of the manifest. Interrupted downloads can be resumed with `Range` and `If-Range`."""
-    with reading_files(resources, job_id):
-        if name == MANIFEST:  # a manifest does not list itself
-            resources.artifacts.manifest(job_id)
-            path = resources.artifacts.path(job_id, name)
-            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        else:
-            path, entry = resources.artifacts.verified(job_id, name)
-            sha256 = entry["sha256"]
+    path, sha256 = job_files.find_file(resources, job_id, name)
+    with reading_files(resources, job_id) if not path.exists() else nullcontext():  # says why it is gone
         facts = path.stat()
     headers = {"ETag": f'"{sha256}"', **CACHING}
     if matches(if_none_match, headers["ETag"]):

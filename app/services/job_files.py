@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 from app.problems.handlers import ProblemError
 from app.problems.types import TABLE
@@ -76,6 +78,49 @@ def reading_files(resources: Resources, job_id: str) -> Iterator[Job]:
         if isinstance(error, ArtifactDamagedError):
             detail = error.message
         raise ProblemError(TABLE[ArtifactDamagedError], detail, spec=job.spec, kind=job.kind) from error
+
+
+def list_files(resources: Resources, job_id: str) -> list[dict[str, Any]]:
+    """Return the entries of a job's files, ordered by name; of a divided job that runs, those of its finished shards.
+
+    Raises
+    ------
+    Exception
+        As :func:`reading_files`.
+    """
+    job = resources.jobs.get(job_id)
+    if job.status.active and job.shards is not None:
+        listed: list[dict[str, Any]] = []
+        for shard in resources.artifacts.finished_shards(job_id):
+            with suppress(ArtifactNotFoundError):  # the job is being sealed
+                listed += resources.artifacts.manifest(job_id, shard=shard)["files"]
+        if listed:
+            return sorted(listed, key=lambda entry: str(entry["name"]))
+    with reading_files(resources, job_id):
+        return list(resources.artifacts.manifest(job_id)["files"])
+
+
+def find_file(resources: Resources, job_id: str, name: str) -> tuple[Path, str]:
+    """Return where a verified file of a job lies, and its SHA-256; of a job that runs, if its shard is finished.
+
+    Raises
+    ------
+    Exception
+        As :func:`reading_files`.
+    """
+    job = resources.jobs.get(job_id)
+    if job.status.active and job.shards is not None and name != MANIFEST:
+        for shard in resources.artifacts.finished_shards(job_id):
+            with suppress(ArtifactNotFoundError):
+                path, entry = resources.artifacts.verified(job_id, name, shard=shard)
+                return path, str(entry["sha256"])
+    with reading_files(resources, job_id):
+        if name != MANIFEST:
+            path, entry = resources.artifacts.verified(job_id, name)
+            return path, str(entry["sha256"])
+        resources.artifacts.manifest(job_id)  # a manifest does not list itself
+        path = resources.artifacts.path(job_id, name)
+        return path, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def archive_entries(resources: Resources, job_id: str, *, cell: int | None) -> tuple[list[Entry], str]:

@@ -28,7 +28,7 @@ from benchmarks.chaos.service import LEASE_S, Service, data_folder
 from benchmarks.chaos.soak import soak
 from benchmarks.chaos.truth import Order, orders
 from worker.errors import CytosynthError, JobNotFoundError
-from worker.jobs import JobStatus
+from worker.jobs import Job, JobStatus
 
 CLIENTS = 6
 ORDERS = 12
@@ -49,27 +49,29 @@ class Recovery:
         return max((most for times in self.seconds.values() for most in times), default=0.0)
 
 
-def running(service: Service) -> dict[str, int]:
-    """Return the running jobs and the number of their attempts."""
+def running(service: Service) -> dict[str, Job]:
+    """Return the running jobs by id."""
     try:
-        return {job.id: job.attempts for job in service.jobs.list(status=JobStatus.RUNNING).jobs}
+        return {job.id: job for job in service.jobs.list(status=JobStatus.RUNNING).jobs}
     except CytosynthError:
         return {}
 
 
-def recovered(service: Service, before: dict[str, int]) -> bool:
+def recovered(service: Service, before: dict[str, Job]) -> bool:
     """Whether the web answers and what was running has ended, was taken up again, or goes on."""
-    return service.answers() and all(_settled(service, job_id, attempts) for job_id, attempts in before.items())
+    return service.answers() and all(_settled(service, job) for job in before.values())
 
 
-def _settled(service: Service, job_id: str, attempts: int) -> bool:
+def _settled(service: Service, before: Job) -> bool:
     try:
-        job = service.jobs.get(job_id)
+        job = service.jobs.get(before.id)
     except JobNotFoundError:
         return True  # it ended, and its client has removed it
     except CytosynthError:
         return False
-    return not job.status.active or (job.status is JobStatus.RUNNING and job.attempts != attempts)
+    if job.shards and before.shards and (job.lost, job.shards.done) != (before.lost, before.shards.done):
+        return True
+    return not job.status.active or (job.status is JobStatus.RUNNING and job.attempts != before.attempts)
 
 
 def inject(service: Service, faults: list[Fault], recovery: Recovery, rng: random.Random) -> None:
@@ -92,12 +94,14 @@ def inject(service: Service, faults: list[Fault], recovery: Recovery, rng: rando
         print(f"{number:4}/{len(faults)}  {fault.__name__:18} {parts}", flush=True)
 
 
-def calm(service: Service, *, hits_max: int | None) -> dict[str, int]:
+def calm(service: Service, *, hits_max: int | None) -> dict[str, Job]:
     """Wait until jobs run, none of which has been hit too often; return them."""
     deadline = time.monotonic() + CALM_S
     while True:
         now = running(service)
-        fit = bool(now) and (hits_max is None or max(now.values()) <= hits_max)
+        fit = bool(now) and (
+            hits_max is None or max(max(job.attempts, job.lost + 1) for job in now.values()) <= hits_max
+        )
         if fit or time.monotonic() > deadline:
             return now
         time.sleep(0.05)

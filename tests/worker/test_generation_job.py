@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from damage import flip
-from workbench import Service, submit
+from workbench import Service, eventually, submit
 
 from model.card import ModelCard, TrainingFacts
+from model.export.verify import verify_result
+from model.network.checkpoint import load_checkpoint
 from model.spec import GenerationSpec, LearnedLatent
-from worker.jobs import Job, JobStatus
+from model.synthesis import synthesize
+from worker.jobs import Job, JobShards, JobStatus
 
 Worker = subprocess.Popen[bytes]
 
@@ -82,6 +86,54 @@ def test_same_spec_gives_the_same_bytes_from_a_real_checkpoint(
     if sys.platform == "linux":
         assert loaded(service.computing_process(worker).pid)
         assert not loaded(worker.pid)  # the parent forks before any device is touched
+
+
+def submitted(service: Service, model: ModelCard, spec: GenerationSpec) -> Job:
+    job, created = service.jobs.submit(
+        kind="generation", spec=spec.model_dump(mode="json"), model_id="tiny", model_sha256=model.sha256,
+        digest=spec.digest(model_sha256=model.sha256), shards=spec.shards(),
+    )  # fmt: skip
+    assert created
+    return job
+
+
+def test_a_divided_request_gives_the_bytes_of_one_piece_whoever_dies(
+    service: Service, worker: Worker, tiny_model: ModelCard, tmp_path: Path
+) -> None:
+    """Two workers share it; one is killed within a shard, and the broker loses its data while a shard is done."""
+    latent = LearnedLatent(kind="learned", index=1)
+    spec = GenerationSpec(
+        model="tiny", seed=3, count=70, frames=2, grid=32, formats=["stl", "tiff"], latent=latent, rotation="random"
+    ).completed()
+    assert spec.shards() == 3
+    synthesize(spec, load_checkpoint(service.data_dir / "models" / "tiny"), tmp_path)
+    other = service.start_worker(CYTOSYNTH_PRELOAD="1")
+    job = submitted(service, tiny_model, spec)
+
+    def shards() -> JobShards:
+        now = service.jobs.get(job.id).shards
+        assert now is not None
+        return now
+
+    eventually(lambda: shards().running == 2, within_s=60)
+    service.stop_worker(other, how=signal.SIGKILL)
+    eventually(lambda: shards().done >= 1, within_s=60)
+    parts = [part for number in range(3) if (part := service.artifacts.shard(job.id, number))]
+    made = {
+        path.relative_to(part).as_posix(): path.stat().st_mtime_ns for part in parts for path in part.rglob("*.stl")
+    }
+    assert made
+    service.jobs._redis.flushall()
+    done = service.ended(job, within_s=120)
+    assert done.status is JobStatus.SUCCEEDED, done.error
+    for name, written_at in made.items():  # what was finished is not computed again
+        assert service.artifacts.path(job.id, name).stat().st_mtime_ns == written_at
+    sealed = service.artifacts.manifest(job.id)
+    names = ["manifest.json", *(entry["name"] for entry in sealed["files"])]
+    for name in names:
+        assert service.artifacts.path(job.id, name).read_bytes() == (tmp_path / name).read_bytes()
+    eventually(lambda: service.jobs.admin.clean() >= 0 and service.artifacts.divided() == [])
+    assert list(verify_result(service.artifacts.path(job.id, "manifest.json").parent)) == []
 
 
 def test_job_of_a_model_that_was_replaced_fails(service: Service, worker: Worker, tiny_model: ModelCard) -> None:

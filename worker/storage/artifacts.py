@@ -115,9 +115,16 @@ class Artifacts:
         """Return the ids of the jobs that have files of shards."""
         return [path.name for path in entries(self._parts) if JOB_ID.fullmatch(path.name)]
 
-    def remove_shards(self, job_id: str) -> None:
-        """Remove what is left of a job's shards; those of a sealed job have their files in its results too."""
-        self._discard(self._parts / checked(job_id))
+    def remove_shards(self, job_id: str, *, grace_s: float = 0.0) -> bool:
+        """Remove a job's shards if their folder has not changed for ``grace_s``; False if it has, or there is none.
+
+        Those of a sealed job have their files in its results too, but somebody may be about to open one here.
+        """
+        folder = self._parts / checked(job_id)
+        if not folder.exists() or age_s(folder) < grace_s:
+            return False
+        self._discard(folder)
+        return True
 
     def _publish(self, staged: Path, target: Path) -> None:
         sums = _expected_sums(staged)
@@ -174,15 +181,20 @@ class Artifacts:
         """Whether a job's files are published."""
         return (self._results / checked(job_id) / MANIFEST).is_file()
 
-    def manifest(self, job_id: str) -> dict[str, Any]:
-        """Return the manifest of a job's files; shared between callers, so do not change it.
+    def finished_shards(self, job_id: str) -> list[int]:
+        """Return the numbers of a divided job's shards whose files are published, ascending."""
+        names = (path.name for path in entries(self._parts / checked(job_id)))
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def manifest(self, job_id: str, *, shard: int | None = None) -> dict[str, Any]:
+        """Return the manifest of a job's files, or of one shard's; shared between callers, so do not change it.
 
         Raises
         ------
         ArtifactNotFoundError
             If the job has none.
         """
-        return self._read(job_id)[0]
+        return self._read(job_id, shard)[0]
 
     def warnings(self, job_id: str) -> list[dict[str, str]]:
         """Return what the manifest of a job's files warns of; nothing where it cannot be read."""
@@ -192,18 +204,18 @@ class Artifacts:
             return []
         return found
 
-    def path(self, job_id: str, name: str) -> Path:
-        """Return where one file of a job lies; ``name`` is ``manifest.json`` or one that the manifest lists.
+    def path(self, job_id: str, name: str, *, shard: int | None = None) -> Path:
+        """Return where a file of a job, or of one shard, lies: ``manifest.json`` or one that the manifest lists.
 
         Raises
         ------
         ArtifactNotFoundError
             If there is none of that name, whatever lies at such a path.
         """
-        _, names = self._read(job_id)
+        _, names = self._read(job_id, shard)
         if name != MANIFEST and name not in names:
             raise ArtifactNotFoundError(f"job {job_id} has no file {name[:200]!r}; its manifest lists those it has")
-        folder = (self._results / job_id).resolve()
+        folder = self._folder(job_id, shard).resolve()
         path = (folder / name).resolve()
         # The manifest is our own; this holds even if one was altered.
         if not path.is_relative_to(folder) or path.is_dir():
@@ -212,7 +224,7 @@ class Artifacts:
             raise ArtifactDamagedError(f"the file {name[:200]!r} of this job is missing; request the job again")
         return path
 
-    def sized(self, job_id: str, name: str) -> tuple[Path, dict[str, Any]]:
+    def sized(self, job_id: str, name: str, *, shard: int | None = None) -> tuple[Path, dict[str, Any]]:
         """Return where a listed file of a job lies, and its entry in the manifest, after comparing their sizes.
 
         Raises
@@ -222,8 +234,8 @@ class Artifacts:
         ArtifactDamagedError
             If the file is missing or has another size.
         """
-        path = self.path(job_id, name)
-        entry = self._read(job_id)[1].get(name)
+        path = self.path(job_id, name, shard=shard)
+        entry = self._read(job_id, shard)[1].get(name)
         if entry is None:
             raise ArtifactNotFoundError(f"job {job_id} lists no file {name[:200]!r}")
         try:
@@ -237,7 +249,9 @@ class Artifacts:
             )
         return path, entry
 
-    def verified(self, job_id: str, name: str, *, anew: bool = False) -> tuple[Path, dict[str, Any]]:
+    def verified(
+        self, job_id: str, name: str, *, shard: int | None = None, anew: bool = False
+    ) -> tuple[Path, dict[str, Any]]:
         """Return as :meth:`sized`, after hashing the file; a file that has not changed since is not hashed again.
 
         Parameters
@@ -250,7 +264,7 @@ class Artifacts:
         ArtifactNotFoundError, ArtifactDamagedError
             As :meth:`sized`, and if the SHA-256 is not that of the manifest.
         """
-        path, entry = self.sized(job_id, name)
+        path, entry = self.sized(job_id, name, shard=shard)
         expected = entry.get("sha256")
         if expected is None:
             return path, entry
@@ -351,8 +365,12 @@ class Artifacts:
         with self._lock:
             self._damages += 1
 
-    def _read(self, job_id: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-        path = self._results / checked(job_id) / MANIFEST
+    def _folder(self, job_id: str, shard: int | None) -> Path:
+        checked(job_id)
+        return self._results / job_id if shard is None else self._parts / job_id / str(shard)
+
+    def _read(self, job_id: str, shard: int | None = None) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        path = self._folder(job_id, shard) / MANIFEST
         try:
             return _read_manifest(path, path.stat().st_mtime_ns)
         except FileNotFoundError:

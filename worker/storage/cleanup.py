@@ -35,7 +35,7 @@ def remove_unneeded(
     ended
         Jobs that ended without files: their results go.
     sealed
-        Jobs that succeeded: what is left of their shards goes.
+        Jobs that succeeded: the folders of their shards go once they are ``grace_s`` old.
     unknown
         Jobs without a record in the broker: their files and records go once they are ``keep_s`` old, because a request
         is written before its record.
@@ -52,8 +52,7 @@ def remove_unneeded(
             artifacts.remove(job_id)
             removed += 1
     for job_id in sealed:
-        artifacts.remove_shards(job_id)
-        removed += 1
+        removed += artifacts.remove_shards(job_id, grace_s=grace_s)
     for job_id in unknown:
         results_s = artifacts.changed_s(job_id)
         if journal.changed_s(job_id) > keep_s and (results_s is None or results_s > keep_s):

@@ -45,6 +45,33 @@ def test_every_listed_file_can_be_fetched_and_is_what_the_manifest_says(house: A
         assert int(answer.headers["content-length"]) == file["bytes"]
 
 
+def test_files_of_finished_shards_are_served_while_the_job_runs(house: Any) -> None:
+    """Listed and sent before the job ends; manifest and archive only then."""
+    job = house.submit(count=300)
+    total = job["shards"]["total"]
+    assert (total > 2, job["shards"]) == (True, {"total": total, "open": total, "running": 0, "done": 0})
+    assert house.get(job["links"]["files"]).status_code == 409
+    lease = house.claim(job["id"])
+    staged = house.artifacts.staging(job["id"], lease.token)
+    (staged / "cell_0000").mkdir()
+    (staged / STL).write_bytes(b"solid")
+    sha256 = hashlib.sha256(b"solid").hexdigest()
+    entry = {"name": STL, "bytes": 5, "sha256": sha256, "media_type": "model/stl"}
+    (staged / "manifest.json").write_text(json.dumps({"files": [entry]}))
+    house.artifacts.publish_shard(job["id"], lease.shard, staged)
+    house.jobs.leases.finish_shard(lease)
+    now = house.get(job["links"]["self"]).json()
+    assert (now["state"], now["shards"]["done"]) == ("running", 1)
+    listed = house.get(job["links"]["files"]).json()["files"]
+    assert [(file["name"], file["sha256"]) for file in listed] == [(STL, sha256)]
+    answer = house.get(listed[0]["href"])
+    assert (answer.content, answer.headers["etag"]) == (b"solid", f'"{sha256}"')
+    assert house.get(listed[0]["href"] + ".other").status_code == 409
+    assert house.get(job["links"]["manifest"]).status_code == house.get(job["links"]["archive"]).status_code == 409
+    assert house.client.delete(job["links"]["self"]).json()["state"] == "canceled"
+    assert house.get(listed[0]["href"]).status_code == 409
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
@@ -193,11 +220,11 @@ def test_files_that_go_while_they_are_looked_for_are_gone_for_the_reason_of_that
     house.carry_out(job["id"])
     read = Artifacts._read
 
-    def expired(artifacts: Artifacts, job_id: str) -> Any:
+    def expired(artifacts: Artifacts, job_id: str, shard: int | None) -> Any:
         monkeypatch.undo()
         house.jobs._redis.zadd(house.jobs._prefix + "retention", {job["id"]: 1.0})
         assert job["id"] in house.jobs.admin.sweep().expired
-        return read(artifacts, job_id)
+        return read(artifacts, job_id, shard)
 
     monkeypatch.setattr(Artifacts, "_read", expired)
     answer = house.get(f"/v1/jobs/{job['id']}/{place}")

@@ -28,8 +28,8 @@ def test_accepted_job_says_where_to_look_and_carries_the_drawn_seed(house: Any) 
     assert job["spec"]["latent"] == {"kind": "sampled", "temperature": 1.0}
     assert job["model"] == {"id": "round", "sha256": "ab" * 32}
     assert set(job) == {
-        "id", "kind", "state", "progress", "queue_position", "attempts", "lost", "lease", "created_at", "started_at",
-        "finished_at", "expires_at", "pinned", "spec", "model", "links", "error", "warnings",
+        "id", "kind", "state", "progress", "queue_position", "attempts", "lost", "lease", "shards", "created_at",
+        "started_at", "finished_at", "expires_at", "pinned", "spec", "model", "links", "error", "warnings",
     }  # fmt: skip
 
 

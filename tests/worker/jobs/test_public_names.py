@@ -5,8 +5,8 @@ from __future__ import annotations
 import worker.jobs
 
 NAMES = [
-    "SEAL", "AsyncJobQueue", "Job", "JobEvent", "JobFailure", "JobLeases", "JobPage", "JobProgress", "JobQueue", "JobRules", "JobShards",
-    "JobStatus", "Lease", "Price", "QueueAdmin", "Sweep", "Timing", "WorkerBeat",
+    "AsyncJobQueue", "Job", "JobEvent", "JobFailure", "JobLeases", "JobPage", "JobProgress", "JobQueue", "JobRules",
+    "JobShards", "JobStatus", "Lease", "Price", "QueueAdmin", "SEAL", "Sweep", "Timing", "WorkerBeat",
 ]  # fmt: skip
 
 
@@ -19,7 +19,8 @@ def test_each_side_of_the_queue_offers_what_its_callers_need() -> None:
     sides = {
         worker.jobs.JobQueue: {"submit", "get", "list", "cancel", "delete", "pin", "events", "wait", "wake_up"},
         worker.jobs.JobLeases: {
-            "claim", "renew", "holds", "finish", "fail", "fail_attempt", "release", "find_job_with_content",
+            "claim", "renew", "holds", "finish", "finish_shard", "reopen_shards", "fail", "fail_attempt",
+            "release", "find_job_with_content",
             "report_damage",
         },
         worker.jobs.QueueAdmin: {
