@@ -27,7 +27,7 @@ venv: $(STAMP) ## Make .venv and install everything, pinned (again when the pins
 
 # The stamp is newer than the pins it was made from, so this runs again only when they change. A candidate must be able
 # to make environments (ensurepip), which Debian packs apart.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt client/pyproject.toml
 	@if [ ! -x $(BIN)/python ] || ! $(BIN)/python -c '' 2>/dev/null; then \
 		found=; \
 		for candidate in $(or $(PYTHON),python3.11 python3.12 python3.13 python3); do \
@@ -43,7 +43,7 @@ $(STAMP): pyproject.toml constraints.txt
 		"$$found" -m venv --clear $(VENV); \
 	fi
 	@echo "Installing the pinned packages; the first time this takes a minute or two"
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ./client --editable '.[all,dev]'
 	@touch $@
 
 .PHONY: demo
@@ -156,4 +156,4 @@ locks: ## Write the hashes of everything in the images to locks/, after `make co
 .PHONY: clean
 clean: ## Remove what was made here: .venv, caches, out/ (var/, with its jobs, stays)
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	find app worker model tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find app worker model client tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

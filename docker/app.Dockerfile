@@ -13,12 +13,13 @@ COPY locks locks
 RUN /opt/cytosynth/bin/pip install --require-hashes --requirement locks/app.txt
 RUN mkdir app worker model && touch app/__init__.py worker/__init__.py model/__init__.py \
     && /opt/cytosynth/bin/pip install --constraint constraints.txt ".[app]" \
-    && /opt/cytosynth/bin/pip uninstall --yes cytosynth && rm -rf app worker model build cytosynth.egg-info
+    && /opt/cytosynth/bin/pip uninstall --yes cytosynth-service && rm -rf app worker model build cytosynth_service.egg-info
 COPY model model
 COPY worker worker
 COPY app app
+COPY client client
 # Our own packages lie apart from the libraries, so that a change of code changes a small layer only.
-RUN /opt/cytosynth/bin/pip install --no-deps --target /opt/own .
+RUN /opt/cytosynth/bin/pip install --no-deps --target /opt/own . ./client
 
 FROM python:3.11-slim
 LABEL org.opencontainers.image.title="cytosynth web" org.opencontainers.image.licenses="BSD-3-Clause"

@@ -255,7 +255,7 @@ def test_image_holds_our_packages_as_they_are_and_apart_from_the_libraries(tmp_p
     assert own[0] == own[1] != []
     python = install(recipes[0], tmp_path, libraries=False)
     assert wrong_files(tmp_path) == set()
-    assert "cytosynth" not in installed(python)
+    assert {"cytosynth", "cytosynth-service"} & installed(python) == set()
     copied = recipes[0].all("COPY", stage=-1)
     assert (
         copied
@@ -390,11 +390,18 @@ def installed(python: Path) -> set[str]:
 def wrong_files(folder: Path) -> set[str]:
     """Return the files of our packages that the image lacks, or whose contents are others there."""
     own = folder / "opt" / "own"
-    ours = [path for package in ("app", "worker", "model") for path in (ROOT / package).rglob("*") if path.is_file()]
+    sources = dict.fromkeys(("app", "worker", "model"), ROOT) | {"cytosynth": ROOT / "client" / "src"}
     left_out = {"__pycache__", "viewer"}  # the latter is what static/viewer.js is built from
-    names = {path.relative_to(ROOT).as_posix() for path in ours if not left_out & set(path.relative_to(ROOT).parts)}
+    ours = {
+        path.relative_to(source).as_posix(): path
+        for package, source in sources.items()
+        for path in (source / package).rglob("*")
+        if path.is_file() and not left_out & set(path.relative_to(source).parts)
+    }
     return {
-        name for name in names if not (own / name).is_file() or (own / name).read_bytes() != (ROOT / name).read_bytes()
+        name
+        for name, path in ours.items()
+        if not (own / name).is_file() or (own / name).read_bytes() != path.read_bytes()
     }
 
 

@@ -230,7 +230,19 @@ def test_only_settings_files_read_the_environment() -> None:
 def test_versions_agree() -> None:
     import model
 
-    assert model.__version__ == project()["project"]["version"]
+    assert model.__version__ == project()["project"]["version"] == client_project()["version"]
+    text = (ROOT / "client/src/cytosynth/__init__.py").read_text(encoding="utf-8")
+    assert f'__version__ = "{model.__version__}"' in text
+
+
+def test_what_the_client_requires_the_web_image_holds() -> None:
+    # The service does not name the client as a requirement: an index may have another package of that name.
+    assert set(client_project()["dependencies"]) <= set(project()["project"]["optional-dependencies"]["app"])
+
+
+def client_project() -> dict[str, Any]:
+    declared: dict[str, Any] = tomllib.loads((ROOT / "client/pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return declared
 
 
 def test_every_folder_with_code_is_a_package() -> None:
@@ -243,7 +255,7 @@ def test_every_requirement_is_pinned() -> None:
     declared = project()["project"]
     required = [line for lines in declared["optional-dependencies"].values() for line in lines]
     required += declared["dependencies"]
-    names = {normal(re.split(r"[\[<>=!~; ]", line, maxsplit=1)[0]) for line in required} - {"cytosynth"}
+    names = {normal(re.split(r"[\[<>=!~; ]", line, maxsplit=1)[0]) for line in required} - {"cytosynth-service"}
     assert names - set(pins()) == set()
 
 

@@ -19,11 +19,11 @@ try:
     from app.cli.job_commands import cancel, demo, fetch, generate, jobs, pin, unpin, verify
     from app.cli.model_commands import models, upload
 except ModuleNotFoundError as error:  # the worker image holds no web libraries
-    if error.name != "httpx":
+    if error.name not in ("cytosynth", "httpx"):
         raise
     raise SystemExit(
-        "cytosynth: the command line needs httpx, which is not installed here; run it in the web image "
-        "(docker compose exec web cytosynth ...), or install it: pip install 'cytosynth[app]'"
+        f"cytosynth: the command line needs {error.name}, which is not installed here; run it in the web image "
+        "(docker compose exec web cytosynth ...), or install the client from the source tree: pip install ./client"
     ) from None
 
 HELP = "Generates the shapes of living cells on demand."

@@ -7,17 +7,21 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from app.cli.api_client import DamagedFileError, RefusedError, ServiceClient, UnreachableError, private_service
+from app.cli.api_client import private_service
 from app.cli.results import FolderError
 from app.cli.terminal import FAILED, UNREACHABLE, USAGE, err, give_up
 from app.settings import AppSettings, child_environment
+from cytosynth import Client, DamagedFileError, ProblemError, UnreachableError
 
 # Options of `generate` whose names differ from the members of the request that they set.
 OPTIONS = {"/model": "MODEL", "/formats": "--format", "/latent": "--latent", "/latent/kind": "--latent"}
 
 
+PATIENCE_S = 10.0  # how long a command repeats a request after a broken connection, 429 or 503
+
+
 @contextmanager
-def connect(server: str | None, *, start: bool = True, reuse: bool = True) -> Iterator[ServiceClient]:
+def connect(server: str | None, *, start: bool = True, reuse: bool = True) -> Iterator[Client]:
     """Yield a client of a service.
 
     Parameters
@@ -38,15 +42,14 @@ def connect(server: str | None, *, start: bool = True, reuse: bool = True) -> It
     named = server or settings.server
     try:
         with ExitStack() as stack:
-            client = stack.enter_context(
-                ServiceClient(named or f"http://{settings.host}:{settings.port}", key=settings.api_key)
-            )
-            if not ((named or reuse) and client.is_cytosynth()):
+            address = named or f"http://{settings.host}:{settings.port}"
+            client = stack.enter_context(Client(address, key=settings.api_key, patience_s=PATIENCE_S))
+            if not ((named or reuse) and _answers(address, settings.api_key)):
                 if named or not start:
-                    give_up(f"no cytosynth service answers at {client.address}", UNREACHABLE)
+                    give_up(f"no cytosynth service answers at {client.url}", UNREACHABLE)
                 err.print("starting a service for the duration of this command", style="dim", highlight=False)
                 address = stack.enter_context(private_service(child_environment(settings)))
-                client = stack.enter_context(ServiceClient(address))
+                client = stack.enter_context(Client(address, patience_s=PATIENCE_S))
             yield client
     except UnreachableError as error:
         give_up(str(error), UNREACHABLE)
@@ -54,10 +57,15 @@ def connect(server: str | None, *, start: bool = True, reuse: bool = True) -> It
         give_up(str(error), FAILED)
     except FolderError as error:
         give_up(str(error), USAGE)
-    except RefusedError as error:
-        issues = [in_options(issue) for issue in error.problem.get("errors") or []]
-        status = error.problem["status"]
-        give_up("; ".join(issues) or f"refused: {error}", UNREACHABLE if status in (429, 503) else USAGE)
+    except ProblemError as error:
+        issues = [in_options(issue) for issue in error.errors]
+        give_up("; ".join(issues) or f"refused: {error.detail}", UNREACHABLE if error.status in (429, 503) else USAGE)
+
+
+def _answers(address: str, key: str | None) -> bool:
+    """Ask once."""
+    with Client(address, key=key, patience_s=0) as client:
+        return client.is_cytosynth()
 
 
 def in_options(issue: dict[str, Any]) -> str:

@@ -6,16 +6,15 @@ import json
 import secrets
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from app.cli import options
-from app.cli.api_client import ServiceClient
 from app.cli.connection import connect
 from app.cli.results import MANIFEST, FolderError, check_result, result_folder
 from app.cli.terminal import FAILED, INTERRUPTED, USAGE, give_up, out, progress_bar, say, show_table
+from cytosynth import Client, Job
 
 
 def generate(
@@ -63,7 +62,7 @@ def generate(
     with connect(server) as client:
         job, written = _carry_out(client, spec, folder, overwrite=overwrite)
     if as_json:
-        typer.echo(json.dumps({"folder": str(written), "job": job}, ensure_ascii=False))
+        typer.echo(json.dumps({"folder": str(written), "job": job.document}, ensure_ascii=False))
     else:
         _summarise(job, written)
 
@@ -79,7 +78,7 @@ def demo(
     """Generate a cell of each installed model: meshes, label volumes, a picture and the manifest."""
     formats = ["stl", "obj", "tiff", "png"]
     with connect(server, reuse=False) as client:
-        cards = client.get("/v1/models")["models"]
+        cards = client.models()
         if not cards:
             give_up("no model is installed", FAILED)
         for card in cards:
@@ -98,9 +97,8 @@ def jobs(
     server: options.Server = None,
 ) -> None:
     """List the latest jobs of a running service; in a pipe, one job per line with its members separated by tabs."""
-    query = f"?limit={limit}" + (f"&state={quote(state, safe='')}" if state else "")
     with connect(server, start=False) as client:
-        page = client.get(f"/v1/jobs{query}")
+        page = client.job_page(limit=limit, state=state)
     if as_json:
         typer.echo(json.dumps(page, ensure_ascii=False))
         return
@@ -122,11 +120,11 @@ def fetch(
 ) -> None:
     """Download the files of a job and check them. A job that has not ended is followed first."""
     with connect(server, start=False) as client:
-        job = client.get(f"/v1/jobs/{quote(job_id, safe='')}")
-        folder = folder or Path(f"{job['model']['id']}-{job['spec'].get('seed')}")
+        job = client.job(job_id)
+        folder = folder or Path(f"{job.document['model']['id']}-{job.spec.get('seed')}")
         with result_folder(folder, overwrite=overwrite) as draft:
-            job = _follow(client, job)
-            _download(client, job, draft)
+            _follow(job)
+            _download(job, draft)
     _summarise(job, folder)
 
 
@@ -150,27 +148,25 @@ def verify(folders: options.Folders) -> None:
 def pin(job_id: options.JobId, server: options.Server = None) -> None:
     """Keep the files of a job beyond their retention time."""
     with connect(server, start=False) as client:
-        job = client.put(f"/v1/jobs/{quote(job_id, safe='')}/pin")
-    out.print(f"{job['id']} is pinned", highlight=False)
+        job = client.job(job_id).pin()
+    out.print(f"{job.id} is pinned", highlight=False)
 
 
 def unpin(job_id: options.JobId, server: options.Server = None) -> None:
     """Unpin a job; the retention time of its files starts again."""
     with connect(server, start=False) as client:
-        job = client.delete(f"/v1/jobs/{quote(job_id, safe='')}/pin")
-    say(f"{job['id']} is unpinned; its files are kept until {job['expires_at']}")
+        job = client.job(job_id).unpin()
+    say(f"{job.id} is unpinned; its files are kept until {job.document['expires_at']}")
 
 
 def cancel(job_id: options.JobId, server: options.Server = None) -> None:
     """Cancel a job that is queued or running."""
     with connect(server, start=False) as client:
-        job = client.post(f"/v1/jobs/{quote(job_id, safe='')}/cancel")
-    out.print(f"{job['id']} is {job['state']}", highlight=False)
+        job = client.job(job_id).cancel()
+    out.print(f"{job.id} is {job.state}", highlight=False)
 
 
-def _carry_out(
-    client: ServiceClient, spec: dict[str, Any], folder: Path | None, *, overwrite: bool
-) -> tuple[dict[str, Any], Path]:
+def _carry_out(client: Client, spec: dict[str, Any], folder: Path | None, *, overwrite: bool) -> tuple[Job, Path]:
     """Carry out one request, from its submission to checked files; return the job and the folder.
 
     The folder is checked before the request is sent.
@@ -180,21 +176,21 @@ def _carry_out(
         spec = {"seed": secrets.randbits(53), **spec}
         folder = Path(f"{spec['model']}-{spec['seed']}")
     with result_folder(folder, overwrite=overwrite) as draft:
-        job = client.post("/v1/generations", spec)
+        job = client.submit("/v1/generations", spec)
         try:
-            job = _follow(client, job)
+            _follow(job)
         except KeyboardInterrupt:
-            client.post(f"/v1/jobs/{job['id']}/cancel")
-            give_up(f"cancelled job {job['id']}", INTERRUPTED)
-        _download(client, job, draft)
+            job.cancel()
+            give_up(f"cancelled job {job.id}", INTERRUPTED)
+        _download(job, draft)
     return job, folder
 
 
-def _follow(client: ServiceClient, job: dict[str, Any]) -> dict[str, Any]:
-    """Show the progress of a job until it ends; return the job as it ended."""
+def _follow(job: Job) -> None:
+    """Show the progress of a job until it ends."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[frames]}"))
     with progress_bar(*columns, TimeRemainingColumn()) as bar:
-        task = bar.add_task(job["state"], total=1.0, frames="")
+        task = bar.add_task(job.state, total=1.0, frames="")
 
         def on_event(event: str, data: dict[str, Any]) -> None:
             if event == "state":
@@ -203,23 +199,22 @@ def _follow(client: ServiceClient, job: dict[str, Any]) -> dict[str, Any]:
                 shown = f"frame {data['frame']} of {data['frames']}" if data.get("frames") else ""
                 bar.update(task, description=data["stage"], completed=data["fraction"], frames=shown)
 
-        return client.follow(job, on_event=on_event)
+        job.follow(on_event)
 
 
-def _download(client: ServiceClient, job: dict[str, Any], folder: Path) -> None:
+def _download(job: Job, folder: Path) -> None:
     """Download the files of a job that has ended."""
-    if job["state"] != "succeeded":
-        reason = (job["error"] or {}).get("message", "no reason is given")
-        give_up(f"job {job['id']} {job['state']}: {reason}", FAILED)
+    if job.state != "succeeded":
+        reason = (job.document["error"] or {}).get("message", "no reason is given")
+        give_up(f"job {job.id} {job.state}: {reason}", FAILED)
     with progress_bar(TextColumn("downloading"), BarColumn(), DownloadColumn()) as bar:
-        total = sum(file["bytes"] for file in client.get(job["links"]["files"])["files"])
-        task = bar.add_task("", total=total)
-        client.download(job, folder, on_bytes=lambda count: bar.advance(task, count))
+        task = bar.add_task("", total=None)
+        job.download(folder, on_bytes=lambda done, total: bar.update(task, completed=done, total=total))
 
 
-def _summarise(job: dict[str, Any], folder: Path) -> None:
+def _summarise(job: Job, folder: Path) -> None:
     count = sum(path.is_file() for path in folder.rglob("*"))
-    say(f"{count} files in {folder}, seed {job['spec'].get('seed')}; every SHA-256 is as in {MANIFEST}")
+    say(f"{count} files in {folder}, seed {job.spec.get('seed')}; every SHA-256 is as in {MANIFEST}")
 
 
 def _grid(text: str | None) -> int | list[int] | None:

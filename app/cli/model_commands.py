@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from typing import Any
-from urllib.parse import quote
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, TextColumn
@@ -17,7 +16,7 @@ from app.cli.terminal import USAGE, give_up, progress_bar, show_table
 def models(model_id: options.OneModel = None, as_json: options.AsJson = False, server: options.Server = None) -> None:
     """List the installed models, or describe one."""
     with connect(server) as client:
-        document = client.get(f"/v1/models/{quote(model_id, safe='')}" if model_id else "/v1/models")
+        document = client.model(model_id) if model_id else {"models": client.models()}
     if as_json:
         typer.echo(json.dumps(document, ensure_ascii=False))
     elif model_id:
@@ -41,7 +40,7 @@ def upload(file: options.File, name: options.UploadName = None, server: options.
     columns = (TextColumn("sending"), BarColumn(), DownloadColumn())
     with connect(server, start=False) as client, progress_bar(*columns) as bar:
         task = bar.add_task("", total=file.stat().st_size)
-        kept = client.upload(file, quote(name or file.name, safe=""), on_bytes=lambda count: bar.advance(task, count))
+        kept = client.upload(file, name=name, on_bytes=lambda sent: bar.update(task, completed=sent))
     typer.echo(json.dumps(kept, indent=2, ensure_ascii=False))
 
 

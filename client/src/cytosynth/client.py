@@ -1,0 +1,228 @@
+"""The client of one service.
+
+>>> from cytosynth import Client
+>>> with Client("http://127.0.0.1:8000") as client:  # doctest: +SKIP
+...     job = client.generate("celegans", seed=7, frames=12, grid=64, formats=["tiff"]).wait()
+...     volumes = list(job.labels())
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote, urlencode
+
+from cytosynth.errors import ProblemError, UnreachableError
+from cytosynth.job import Job
+from cytosynth.transport import Json, Transport
+
+CHUNK = 2**18
+
+
+class Client:
+    """A client of one service. Use it in a ``with`` block, or call :meth:`close`.
+
+    Parameters
+    ----------
+    url
+        Address of the service.
+    key
+        API key, if the service needs one.
+    patience_s
+        How many seconds a request is repeated after broken connections, 429 and 503, before the error is raised; a
+        download starts to count anew whenever bytes arrive. 0: nothing is repeated.
+    """
+
+    def __init__(
+        self, url: str = "http://127.0.0.1:8000", *, key: str | None = None, patience_s: float = 120.0
+    ) -> None:
+        self._transport = Transport(url, key=key, patience_s=patience_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    @property
+    def url(self) -> str:
+        """Address of the service."""
+        return self._transport.address
+
+    def is_cytosynth(self) -> bool:
+        """Return whether a cytosynth service answers."""
+        try:
+            return self.version().get("name") == "cytosynth"
+        except (UnreachableError, ProblemError):
+            return False
+
+    def version(self) -> Json:
+        """Return the versions of the service."""
+        return self._transport.document("GET", "/v1/version")
+
+    def models(self) -> list[Json]:
+        """Return the cards of all models that may be used."""
+        return list(self._transport.document("GET", "/v1/models")["models"])
+
+    def model(self, model_id: str) -> Json:
+        """Return the card of a model."""
+        return self._transport.document("GET", f"/v1/models/{quote(model_id, safe='')}")
+
+    def generate(
+        self,
+        model: str,
+        *,
+        seed: int | None = None,
+        count: int | None = None,
+        frames: int | None = None,
+        times: Sequence[float] | None = None,
+        grid: int | Sequence[int] | None = None,
+        latent: Json | None = None,
+        rotation: str | Sequence[float] | None = None,
+        formats: Sequence[str] | None = None,
+        exact: str | None = None,
+        on_implausible: str | None = None,
+        fragments: str | None = None,
+        idempotency_key: str | None = None,
+        **members: Any,
+    ) -> Job:
+        """Ask for new cells; return the job at once.
+
+        Parameters
+        ----------
+        model
+            Identifier of the model.
+        seed, count, frames, times, grid, latent, rotation, formats, exact, on_implausible, fragments
+            Members of the spec, as the documentation of the HTTP interface says. What is None is left out, and the
+            service fills in its default.
+        idempotency_key
+            A name of the caller's for this request: the same name and request give the same job, also after this
+            program was started again. Without one, a new name is made for each call.
+        members
+            Further members of the spec.
+
+        Raises
+        ------
+        InvalidRequestError, TooLargeError
+            If the service refuses the request.
+        UnreachableError, ProblemError
+            If it does not answer, or refuses for another reason.
+        """
+        spec = {
+            "model": model, "seed": seed, "count": count, "frames": frames, "times": times, "grid": grid,
+            "latent": latent, "rotation": rotation, "formats": formats, "exact": exact,
+            "on_implausible": on_implausible, "fragments": fragments, **members,
+        }  # fmt: skip
+        spec = {name: value for name, value in spec.items() if value is not None}
+        return self.submit("/v1/generations", spec, idempotency_key=idempotency_key)
+
+    def stream(self, model: str, *, seeds: Iterable[int], ahead: int = 2, **members: Any) -> Iterator[Job]:
+        """Yield a succeeded job for each seed, in order; the next ones are computed meanwhile.
+
+        Parameters
+        ----------
+        model
+            Identifier of the model.
+        seeds
+            One job each; it may have no end, such as ``itertools.count()``.
+        ahead
+            How many jobs to keep queued beyond the one that is used.
+        members
+            Members of the spec, as :meth:`generate`.
+
+        Raises
+        ------
+        JobFailedError
+            If a job fails. Jobs that nobody waits for any more are canceled.
+        """
+        waiting: deque[Job] = deque()
+        try:
+            for seed in seeds:
+                waiting.append(self.generate(model, seed=seed, **members))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().wait(progress=False)
+            while waiting:
+                yield waiting.popleft().wait(progress=False)
+        finally:
+            for job in waiting:
+                job._cancel_quietly()
+
+    def submit(self, path: str, body: Json, *, idempotency_key: str | None = None) -> Job:
+        """Send a request for a job of any kind; return the job at once.
+
+        Parameters
+        ----------
+        path
+            Such as ``/v1/generations``.
+        body
+            The spec.
+        idempotency_key
+            As in :meth:`generate`.
+        """
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        return Job(self._transport, self._transport.document("POST", path, body=body, headers=headers))
+
+    def estimate(self, model: str, **members: Any) -> Json:
+        """Return what a request would cost, and whether it would be accepted; members as in :meth:`generate`."""
+        return self._transport.document("POST", "/v1/estimates", body={"model": model, **members})
+
+    def job(self, job_id: str) -> Job:
+        """Return a job."""
+        return Job(self._transport, self._transport.document("GET", f"/v1/jobs/{quote(job_id, safe='')}"))
+
+    def job_page(self, **query: Any) -> Json:
+        """Return one page of jobs as the service shows it; the query may have ``state``, ``kind``, ``limit``."""
+        query = {name: value for name, value in query.items() if value is not None}
+        return self._transport.document("GET", f"/v1/jobs?{urlencode(query)}" if query else "/v1/jobs")
+
+    def jobs(self, *, state: str | None = None, kind: str | None = None) -> Iterator[Job]:
+        """Yield your jobs, newest first."""
+        page = self.job_page(state=state, kind=kind)
+        while True:
+            for document in page["jobs"]:
+                yield Job(self._transport, document)
+            if not page.get("next"):
+                return
+            page = self._transport.document("GET", page["next"])
+
+    def upload(
+        self, path: Path | str, *, name: str | None = None, on_bytes: Callable[[int], None] | None = None
+    ) -> Json:
+        """Send a file with its SHA-256, which the service checks; return the upload.
+
+        Parameters
+        ----------
+        path
+            The file.
+        name
+            Its name on the service; by default its own.
+        on_bytes
+            Called with the number of bytes sent.
+        """
+        path = Path(path)
+        with path.open("rb") as file:
+            digest = base64.b64encode(hashlib.file_digest(file, "sha256").digest()).decode()
+
+        def content() -> Iterator[bytes]:
+            sent = 0
+            with path.open("rb") as source:
+                while part := source.read(CHUNK):
+                    yield part
+                    sent += len(part)
+                    if on_bytes:
+                        on_bytes(sent)
+
+        return self._transport.document(
+            "PUT",
+            f"/v1/uploads/{quote(name or path.name, safe='')}",
+            content=content,
+            headers={"Content-Digest": f"sha-256=:{digest}:", "Content-Length": str(path.stat().st_size)},
+        )
