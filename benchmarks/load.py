@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from app.cli.api_client import private_service
+from app.cli.private_service import private_service
 from app.settings import AppSettings, child_environment
 
 SUMMARY = Path("out/load/summary.json")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from app.cli.api_client import private_service
+from app.cli.private_service import private_service
 from app.cli.results import FolderError
 from app.cli.terminal import FAILED, UNREACHABLE, USAGE, err, give_up
 from app.settings import AppSettings, child_environment

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from app.cli.api_client import private_service
+from app.cli.private_service import private_service
 from app.settings import AppSettings, child_environment
 
 ROOT = Path(__file__).parents[2]
