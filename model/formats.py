@@ -114,6 +114,33 @@ FORMATS: dict[str, Format] = {
             media_type="image/tiff", files=r"labels\.tif", module="model.export.imagej_tiff", bytes_per_voxel=1 / 40,
         ),
         Format(
+            name="tiff-frames", title="TIFF a frame", description="a label volume of each frame", suffix=".tif",
+            media_type="image/tiff", files=r"frames/t\d{4}\.tif", module="model.export.tiff_frames",
+            bytes_per_voxel=2.0,
+        ),
+        Format(
+            name="ctc", title="Cell Tracking Challenge",
+            description="tracking and segmentation truth in the Cell Tracking Challenge's layout", suffix=".tif",
+            media_type="image/tiff", files=r"ctc/01_GT/(TRA|SEG)/man_[a-z]+\d*\.(tif|txt)", module="model.export.ctc",
+            media_types={".txt": "text/plain"}, bytes_per_voxel=4.0,
+        ),
+        Format(
+            name="vtk", title="VTK / ParaView",
+            description="a labelled mesh of each frame as VTK PolyData, and a collection with their times",
+            suffix=".vtp", media_type="application/octet-stream", files=r"frame_\d{4}\.vtp|cell\.pvd",
+            module="model.export.vtk", media_types={".pvd": "application/octet-stream"}, bytes_per_face=31.0,
+        ),
+        Format(
+            name="stl-series", title="STL series", description="the times of the STL files, for ParaView",
+            suffix=".series", media_type="application/json", files=r"frames\.stl\.series",
+            module="model.export.stl_series", needs=("stl",), bytes_per_cell=2e3,
+        ),
+        Format(
+            name="csv", title="Measurements", description="a table of volume, area, sphericity and centroid",
+            suffix=".csv", media_type="text/csv", files=r"measurements\.csv", module="model.export.measurements_csv",
+            bytes_per_cell=4e3,
+        ),
+        Format(
             name="png", title="PNG picture", description="one preview picture", suffix=".png",
             media_type="image/png", files=r"preview\.png", module="model.export.preview",
             bytes_per_cell=4e5, seconds_per_frame=0.4, frames_shown=8,

@@ -56,6 +56,15 @@ def _mesh_faults(path: Path, frame: dict[str, Any]) -> Iterator[str]:
     except Exception:  # noqa: BLE001 (its readers raise almost anything on a bad file)
         yield "cannot be read as a mesh"
         return
+    yield from _faults_of(mesh, frame)
+
+
+def mesh_faults(vertices: NDArray[np.float32], triangles: NDArray[np.int32], frame: dict[str, Any]) -> Iterator[str]:
+    """Compare a mesh with vertices (v, 3) in µm and triangles (f, 3) with its frame in the manifest."""
+    return _faults_of(trimesh.Trimesh(vertices, triangles, process=False), frame)
+
+
+def _faults_of(mesh: Any, frame: dict[str, Any]) -> Iterator[str]:
     if not mesh.is_watertight:
         yield "the surface is not closed"
     elif mesh.volume <= 0.0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ import shapes
 from model.domain import Grid, frame_times
 from model.engine.marching_cubes import extract_surface
 from model.engine.sparse import evaluate_dense
-from model.engine.tracking import label_volume
+from model.engine.tracking import Track, label_volume
 from model.export.exporter import CellFiles, Exporter, ExportFrame
 from model.export.frame_writers import open_writers
 from model.export.verify import verify_result
@@ -35,12 +36,20 @@ def written(folder: Path, *names: str) -> list[str]:
     """Write a cell of three frames in some formats, and its manifest; the names of the files."""
     exporter = Exporter(folder, grid=GRID, micrometres=UNIT, minutes=5.0)
     times = [float(time) for time in frame_times(FRAMES)]
-    with open_writers(names, CellFiles(exporter=exporter, name="cell_0000", times=times)) as write:
+    tracks = (Track(1, 0, FRAMES - 1, 0),)
+    cell_files = CellFiles(exporter=exporter, name="cell_0000", times=times, tracks=lambda: tracks)
+    with open_writers(names, cell_files) as write:
         for number, time in enumerate(times):
             labelled = SimpleNamespace(labels=LABELS)
             write(ExportFrame(number=number, time=time, surface=SURFACE, labelled=labelled))
-    frames = [{"labels": [1], "volume_um3": SURFACE.volume * UNIT**3}] * FRAMES
-    cell = {"index": 0, "latent": [], "rotation": [1.0, 0, 0, 0], "seed": 1, "tracks": [], "frames": frames}
+    frames = [
+        {"frame": number, "minutes": exporter.minutes_at(time), "labels": [1], "volume_um3": SURFACE.volume * UNIT**3}
+        for number, time in enumerate(times)
+    ]
+    cell = {
+        "index": 0, "latent": [], "rotation": [1.0, 0, 0, 0], "seed": 1, "frames": frames,
+        "tracks": [asdict(track) for track in tracks],
+    }  # fmt: skip
     exporter.write_manifest(spec={}, model_id="a", model_sha256="0" * 64, version="1", device_class="cpu", cells=[cell])
     return [entry.name for entry in exporter.files]
 
@@ -114,10 +123,21 @@ def test_the_table_is_light() -> None:
 
 def test_expected_sizes_follow_the_grid_and_the_number_of_cells() -> None:
     spec = {"model": "a", "count": 2, "frames": 10, "grid": [64, 48, 80]}
-    sizes = {name: GenerationSpec.model_validate({**spec, "formats": [name]}).cost().bytes for name in FORMATS}
+    sizes = {
+        name: GenerationSpec.model_validate({**spec, "formats": [name]}).cost().bytes
+        for name in FORMATS
+        if not FORMATS[name].needs
+    }
     face = np.cbrt(64 * 48 * 80) ** 2
     assert sizes["stl"] == int(75.0 * face * 20) + 4096
     assert sizes["obj"] == int(55.0 * face * 20) + 4096
     assert sizes["ply"] == int(32.0 * face * 20) + 4096
     assert sizes["tiff"] == 64 * 48 * 80 * 20 // 40 + 4096
+    assert sizes["ctc"] == 64 * 48 * 80 * 20 * 4 + 4096
     assert sizes["png"] == 804096
+
+
+def test_a_format_that_needs_another_is_refused_without_it() -> None:
+    with pytest.raises(ValueError, match="stl-series needs stl"):
+        GenerationSpec.model_validate({"model": "a", "formats": ["stl-series", "obj"]})
+    assert GenerationSpec.model_validate({"model": "a", "formats": ["stl-series", "stl"]})
