@@ -328,6 +328,31 @@ def test_files_named_in_documents_exist(path: Path) -> None:
     assert [span for span in spans if places.fullmatch(span) and not (ROOT / span).exists()] == []
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=named)
+def test_paths_and_modules_named_anywhere_in_documents_exist(path: Path) -> None:
+    """In running text, code and command lines; placeholders in capitals are left out."""
+    text = path.read_text(encoding="utf-8")
+    places = re.findall(r"(?<![\w./:-])(?:app|worker|model|tests|benchmarks|docs|docker|\.ci)/[\w./-]*\w", text)
+    missing = [place for place in places if not re.search("[A-Z]{3,}", place) and not (ROOT / place).exists()]
+    missing = [place for place in missing if not list(ROOT.glob(place + ".*"))]  # a module, without its ending
+    modules = re.findall(r"python -m ([a-z][\w.]*\w)", text)
+    own = [name for name in modules if name.split(".")[0] in {"app", "worker", "model", "benchmarks"}]
+    for name in own:
+        file = ROOT / name.replace(".", "/")
+        if not (file.with_suffix(".py").is_file() or (file / "__main__.py").is_file()):
+            missing.append(f"python -m {name}")
+    for module, command in re.findall(r"python -m (model) ([a-z][a-z-]+)", text):
+        if command not in commands_of_the_library():
+            missing.append(f"python -m {module} {command}")
+    assert missing == []
+
+
+def commands_of_the_library() -> set[str]:
+    """Names of the commands of ``python -m model``, from the reference page, which a test compares with the code."""
+    text = (ROOT / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
+    return set(re.findall(r"^### python -m model ([a-z-]+)", text, flags=re.MULTILINE))
+
+
 def makefile() -> str:
     return (ROOT / "Makefile").read_text(encoding="utf-8")
 

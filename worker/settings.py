@@ -1,4 +1,4 @@
-"""How a worker is configured: the only file of the back office that reads the environment."""
+"""Settings of a worker: the only file of ``worker`` that reads the environment."""
 
 from __future__ import annotations
 
@@ -34,35 +34,44 @@ class WorkerSettings(BaseSettings):
     model_dirs: Annotated[list[Path], NoDecode] = Field(
         default_factory=list, description="Folders of models besides the shipped ones, separated like PATH or as JSON."
     )
-    lease_seconds: float = Field(default=60.0, gt=0, description="A silent worker loses its job after this long.")
-    heartbeat_seconds: float = Field(default=15.0, gt=0, description="A worker renews its lease this often.")
+    lease_seconds: float = Field(
+        default=60.0, gt=0, description="Seconds after which a worker that does not renew its lease loses its job."
+    )
+    heartbeat_seconds: float = Field(default=15.0, gt=0, description="Seconds between two renewals of a lease.")
     sweep_seconds: float = Field(
-        default=15.0, gt=0, description="Lost leases and lost wake-ups are looked for this often."
+        default=15.0, gt=0, description="Seconds between two searches for lost leases and lost wake-ups."
     )
     hint_after_seconds: float = Field(
-        default=30.0, gt=0, description="For a job queued this long the wake-up is sent again."
+        default=30.0, gt=0, description="Seconds in the queue after which a job's wake-up is sent again."
     )
-    janitor_seconds: float = Field(default=600.0, gt=0, description="Orphaned files are looked for this often.")
+    janitor_seconds: float = Field(
+        default=600.0, gt=0, description="Seconds between two searches for files that belong to no job."
+    )
     scrub_bytes_per_second: int = Field(
         default=4 * 2**20,
         ge=0,
-        description="Stored files are read this fast, once a day, to find damage; one worker does. 0: never.",
+        description="Bytes per second at which one worker reads all stored files, once a day, to find damage. 0: never.",
     )
-    retention_days: float = Field(default=7.0, gt=0, description="Files are kept this long after a job has succeeded.")
-    record_days: float = Field(default=30.0, gt=0, description="A finished job stays listed this long.")
-    max_queue: int = Field(default=10_000, ge=1, description="More queued jobs are refused.")
+    retention_days: float = Field(
+        default=7.0, gt=0, description="Days for which files are kept after a job has succeeded."
+    )
+    record_days: float = Field(default=30.0, gt=0, description="Days for which a finished job stays listed.")
+    max_queue: int = Field(default=10_000, ge=1, description="Most queued jobs; more are refused.")
     reuse: bool = Field(
-        default=True, description="A job whose files exist already, whoever asked for them, gets those; same bytes."
+        default=True,
+        description="Give a job the files of an identical earlier job, whoever sent it; the bytes are the same.",
     )
-    job_seconds: float = Field(default=21_600.0, gt=0, description="A job that takes longer is ended as failed.")
+    job_seconds: float = Field(
+        default=21_600.0, gt=0, description="Longest time of one job, in seconds; one that takes longer fails."
+    )
     deaf_seconds: float = Field(
-        default=120.0, gt=0, description="A worker that takes no work for this long although there is some is ended."
+        default=120.0, gt=0, description="Seconds for which a worker may take no job although some wait; then it ends."
     )
     disk_reserve_bytes: int = Field(
-        default=2**30, ge=0, description="No job is begun that would leave less free; it waits."
+        default=2**30, ge=0, description="Bytes of disk space that jobs must leave free; a job that would not waits."
     )
     device: Literal["cpu", "cuda"] = Field(
-        default="cpu", description="Where cells are computed; cuda: an NVIDIA GPU, a path that no GPU has run yet."
+        default="cpu", description="Where cells are computed: cpu, or cuda, an NVIDIA GPU (not yet run on one)."
     )
     threads: int | None = Field(
         default=None, ge=1, description="Threads of the computing process; unset: torch decides."
