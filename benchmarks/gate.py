@@ -1,10 +1,10 @@
-"""Measure the plausibility gate: the verdicts it gives beside those of the dense evaluation.
+"""Compare the plausibility check with the dense evaluation of the same cells.
 
-``python -m benchmarks.gate [--draws 80]``. The gate skips grid blocks by the Lipschitz bound in a model's card, which
+``python -m benchmarks.gate [--draws 80]``. The check skips grid blocks by the Lipschitz bound in a model's card, which
 was measured on learned codes. A new code may have steeper distances, so that a block with a membrane in it may be
 skipped. Every code here is drawn as a spec with a temperature draws it and is judged three times: with the card's
-bound, as the gate does; with the bound measured for this code (``LivingCell.lipschitz``); from every sample of the
-gate's grid. The last one skips nothing and is the truth. Prints a table and writes ``out/bench/gate.json``. Nothing is
+bound, as the check does; with the bound measured for this code (``LivingCell.lipschitz``); from every sample of the
+check's grid. The last one skips nothing and is the truth. Prints a table and writes ``out/bench/gate.json``. Nothing is
 asserted.
 """
 
@@ -89,7 +89,7 @@ def judge(checkpoint: Checkpoint, code: Floats) -> dict[str, Any]:
 
 
 def dense_life(checkpoint: Checkpoint, code: Floats) -> Life:
-    """Count bodies and inside samples of a life from every sample of the gate's grid."""
+    """Count bodies and inside samples of a life from every sample of the check's grid."""
     counts, volumes = [], []
     for time in frame_times(GATE_FRAMES).tolist():
         field = evaluate_dense(checkpoint.decoder.fold(torch.from_numpy(code), time), GATE_GRID)
@@ -102,7 +102,7 @@ def dense_life(checkpoint: Checkpoint, code: Floats) -> Life:
 
 
 def compared(judged: list[dict[str, Any]]) -> dict[str, Any]:
-    """Count where the card's bound, and the measured one, give another verdict or another life than every sample."""
+    """Count where the card's bound, and the measured one, give another result or another life than every sample."""
     return {
         "draws": len(judged),
         "slope_over_card": round(max(row["slope"] for row in judged), 3),

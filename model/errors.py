@@ -81,7 +81,7 @@ class InvalidFieldError(SurfaceError):
 
 
 class ImplausibleError(CytosynthError):
-    """The gate rejected every code that was drawn for a sequence."""
+    """The plausibility check rejected every code that was drawn for a sequence."""
 
     code = "implausible_cell"
 

@@ -65,7 +65,7 @@ class LivingCell:
     rotation
         Unit quaternion [w, x, y, z].
     rejected_codes
-        Codes that the gate rejected as implausible before this one.
+        Codes rejected as implausible before this one.
     """
 
     checkpoint: Checkpoint
@@ -193,7 +193,7 @@ def draw(spec: GenerationSpec, checkpoint: Checkpoint, index: int) -> LivingCell
     Returns
     -------
     LivingCell
-        If the gate rejected every code drawn, the last one.
+        If every code drawn was rejected, the last one.
     """
     rng = sequence_generator(spec, index)
     rotation = draw_rotation(spec, rng)

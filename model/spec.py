@@ -192,7 +192,7 @@ class GenerationSpec(_Strict):
     on_implausible: Literal["warn", "fail"] = Field(
         default="warn",
         description=(
-            "What to do when the plausibility gate rejects every code drawn for a sequence: warn (the last draw is "
+            "What to do when the plausibility check rejects every code drawn for a sequence: warn (the last draw is "
             "written, and the manifest has a warning) or fail (the job fails with the code implausible_cell)."
         ),
     )

@@ -90,7 +90,7 @@ def synthesize(
     SpecError
         If the model cannot have the spec's latent.
     ImplausibleError
-        If the gate rejects every code drawn for a sequence, and the spec's ``on_implausible`` is ``fail``.
+        If every code drawn for a sequence is rejected, and the spec's ``on_implausible`` is ``fail``.
     SurfaceError
         If a frame holds no membrane, or the decoder gives NaN.
     ExportError

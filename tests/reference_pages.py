@@ -30,10 +30,11 @@ share must have the same value for both; `cytosynth serve` sees to that.
 
 COMMANDS_HEAD = """# Command line
 
-Two commands: `cytosynth` runs and uses a service, `python -m model` trains and uses models without one. `--help` of each
-command shows the same as this page. Exit codes of `cytosynth`: 0 success, 1 the job failed, 2 the request is wrong,
-3 no service answers. Exit codes of `python -m model`: 0 success, 1 a problem was found, 2 arguments are wrong or a file
-cannot be read.
+Two commands: `cytosynth` runs and uses a service, `python -m model` trains and uses models without one. `--help` of
+each command shows the same as this page.
+
+Exit codes of `cytosynth`: 0 success, 1 the job failed, 2 the request is wrong, 3 no service answers. Exit codes of
+`python -m model`: 0 success, 1 a problem was found, 2 arguments are wrong or a file cannot be read.
 """
 
 

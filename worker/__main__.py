@@ -28,7 +28,7 @@ def main() -> None:
     if arguments.include:
         options.append(f"--include={arguments.include}")
     try:
-        celery_app.worker_main([*options, "--without-heartbeat"])  # the chores show that we live
+        celery_app.worker_main([*options, "--without-heartbeat"])  # housekeeping announces the worker
     except CytosynthError as error:
         sys.exit(f"cytosynth worker: {error.message}")
 

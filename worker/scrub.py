@@ -46,7 +46,7 @@ class Scrub:
     Parameters
     ----------
     drop
-        Remove what is damaged, so that the next request makes it anew. A job's intact files stay.
+        Remove what is damaged, so that the next request makes it again. A job's intact files stay.
     """
 
     def __init__(self, artifacts: Artifacts, *, drop: bool = False) -> None:
@@ -85,7 +85,7 @@ class Scrub:
                 if linked:
                     _, entry = self._artifacts.sized(job_id, name)
                 else:
-                    _, entry = self._artifacts.verified(job_id, name, anew=True)
+                    _, entry = self._artifacts.verified(job_id, name, reread=True)
             except (ArtifactNotFoundError, ArtifactDamagedError) as error:
                 if not self._artifacts.exists(job_id):
                     return  # removed meanwhile
@@ -116,7 +116,7 @@ class Scrub:
         if found == sha256:
             self._sound.add(sha256)
             return None
-        advice = "nothing; it is never linked to again, and the next job that makes this content stores it anew"
+        advice = "nothing; it is never linked to again, and the next job that makes this content stores it again"
         reason = f"its SHA-256 is {found}"
         return self._damaged("blob", path, reason, advice, lambda: self._artifacts.blobs.drop(sha256))
 

@@ -50,7 +50,7 @@ class WorkerSettings(BaseSettings):
     scrub_bytes_per_second: int = Field(
         default=4 * 2**20,
         ge=0,
-        description="Bytes per second at which one worker reads all stored files, once a day, to find damage. 0: never.",
+        description="Bytes per second at which one worker reads all stored files daily, to find damage. 0: never.",
     )
     retention_days: float = Field(
         default=7.0, gt=0, description="Days for which files are kept after a job has succeeded."

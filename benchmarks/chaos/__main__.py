@@ -1,6 +1,6 @@
 """Chaos: pipelines ask a real service for cells while its processes are killed, frozen, starved and robbed.
 
-``python -m benchmarks.chaos --jobs 300 --faults 300`` prints its progress and a verdict, writes ``summary.json`` and
+``python -m benchmarks.chaos --jobs 300 --faults 300`` prints its progress and a summary, writes ``summary.json`` and
 ends with 1 if one accepted job was lost, ended twice, or gave other bytes than a direct computation, if anything was
 left behind, or if recovery took longer than a lease and 20 seconds. ``--soak MINUTES`` runs without faults instead, and
 measures whether the processes grow.
@@ -33,7 +33,7 @@ from worker.jobs import Job, JobStatus
 CLIENTS = 6
 ORDERS = 12
 RECOVERY_MAX_S = LEASE_S + 20.0
-PATIENCE_S = 120.0  # with one fault; the service has not recovered then
+GIVE_UP_AFTER_S = 120.0  # for one fault; then the service counts as not recovered
 CALM_S = 20.0  # to wait for a job that can be hit; a fault that hits none is a fault too
 HITS_MAX = 1  # faults that may cost one job an attempt; the third would end it, rightly
 
@@ -83,10 +83,10 @@ def inject(service: Service, faults: list[Fault], recovery: Recovery, rng: rando
         begun = time.monotonic()
         fault(service, rng)
         damage_s = time.monotonic() - begun
-        while not service.answers() and time.monotonic() - begun < PATIENCE_S:
+        while not service.answers() and time.monotonic() - begun < GIVE_UP_AFTER_S:
             time.sleep(0.05)
         web_s = time.monotonic() - begun - damage_s
-        while not recovered(service, before) and time.monotonic() - begun < PATIENCE_S:
+        while not recovered(service, before) and time.monotonic() - begun < GIVE_UP_AFTER_S:
             time.sleep(0.05)
         took = time.monotonic() - begun - damage_s
         recovery.seconds[fault.__name__].append(took)
@@ -168,10 +168,10 @@ def chaos(out: Path, answers: list[Order], arguments: argparse.Namespace) -> int
         "complaints": [f"{kind}: {what}" for kind, what in ledger.complaints],
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    return verdict(summary, out)
+    return judge(summary, out)
 
 
-def verdict(summary: dict[str, object], out: Path) -> int:
+def judge(summary: dict[str, object], out: Path) -> int:
     """Print what came of it; return the exit status."""
     broken = [key for key in ("lost", "duplicated", "wrong_bytes", "left_behind") if summary[key]]
     if float(str(summary["max_recovery_s"])) > RECOVERY_MAX_S:

@@ -24,7 +24,7 @@ def resident_mib() -> float:
     """Largest resident size of this process so far.
 
     Linux carries ``ru_maxrss`` over from the process that started this one; the high-water mark of the memory itself
-    begins anew with the program.
+    starts with the program.
     """
     status = Path("/proc/self/status")
     if status.exists():

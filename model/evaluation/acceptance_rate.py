@@ -1,4 +1,4 @@
-"""Plausibility of new cells: the share that the gate accepts, and the share that stays plausible on a finer grid."""
+"""Plausibility of new cells: the share accepted by the check, and the share that stays plausible on a finer grid."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def score_plausibility(
     frames: int = 30,
     on_cell: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Draw new cells and judge them on a finer grid and more frames than the gate uses.
+    """Draw new cells and judge them on a finer grid and more frames than the plausibility check uses.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def score_plausibility(
     Returns
     -------
     dict
-        ``plausible_before_gate``: first draws that the gate passes; ``plausible_after_gate``: cells that are plausible
+        ``plausible_before_gate``: accepted first draws; ``plausible_after_gate``: cells that are plausible
         on the finer grid; ``largest_volume_jump`` from frame to frame; ``rejected_per_cell``: mean number of redraws.
     """
     grid = Grid((grid_side, grid_side, grid_side))

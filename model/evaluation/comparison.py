@@ -234,7 +234,7 @@ def _overlaps(sequences: list[SequenceMeasures], others: list[SequenceMeasures],
 
 
 def plausibility(sequences: list[SequenceMeasures], topology: Topology) -> dict[str, float]:
-    """Share of sequences with the bodies that the cell type has, before the gate and after it."""
+    """Share of sequences with the bodies that the cell type has, before the plausibility check and after it."""
     whole = [is_plausible(sequence.counts(), sequence.volumes(), topology, largest_jump=JUMP) for sequence in sequences]
     return {
         "before_gate": round(float(np.mean([sequence.rejected == 0 for sequence in sequences])), 4),

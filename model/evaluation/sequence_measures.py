@@ -62,7 +62,7 @@ class SequenceMeasures:
     protrusions
         Of each frame; empty where they are not looked for.
     rejected
-        Codes that the gate refused before this one.
+        Codes rejected as implausible before this one.
     """
 
     name: str

@@ -129,8 +129,8 @@ def sequence_generator(spec: GenerationSpec, index: int) -> np.random.Generator:
 def balanced_centre(spec: GenerationSpec, index: int, count: int) -> int:
     """Which of ``count`` learned codes the sequence of an index is drawn around.
 
-    Drawn at random for each, a data set would hold near twins long before it has met every learned cell. So sequences
-    go through the codes in an order that is drawn anew, from the seed, for every round. Many ask for one cell with seed
+    Drawn at random for each, a data set would hold near copies long before it has met every learned cell. So sequences
+    go through the codes in an order that is drawn from the seed for every round. Many ask for one cell with seed
     0, one with seed 1 and so on; therefore the first codes of seeds in a row follow such an order too.
 
     Parameters

@@ -1,19 +1,20 @@
-"""The plausibility gate: rejects newly drawn codes that do not give a plausible cell.
+"""The plausibility check: rejects newly drawn codes that do not give a plausible cell.
 
-A code far from the learned ones can give a cell that falls apart, fuses again or vanishes. The gate evaluates the cell
+A code far from the learned ones can give a cell that falls apart, fuses again or vanishes. The check evaluates the cell
 on a coarse grid over its whole sequence and counts its bodies. A cell that its topology does not allow is rejected, and
 another code is drawn.
 
 Promises: deterministic; the number of rejections is reported.
 Does not promise: that a finer grid shows the same bodies; see docs/explanation/science.md for what was measured.
 
-The gate skips grid blocks by the Lipschitz bound of the card, which was measured on learned codes and does not hold for
-every other code. ``python -m benchmarks.gate`` compares it with the evaluation of every sample of the gate's grid. For
+The check skips grid blocks by the Lipschitz bound of the card, which was measured on learned codes and does not hold
+for every other code. ``python -m benchmarks.gate`` compares it with the evaluation of every sample of its grid. For
 640 codes, 80 each of both shipped models at temperatures 0.5, 1, 1.5 and 2, the bound measured for the code was over
-the card's 36 times, by up to a factor of 1.2. Verdicts, counts of bodies and inside samples were the same for all 640.
-So the gate keeps the card's bound: the bound of each code would take another 57,344 evaluations a draw and change none
-of those verdicts. A bound too small can only lose bodies that lie apart from all others, never add one; of a cell that
-divides, a lost daughter makes the gate refuse a good code, and of any cell, a lost second body makes it pass a bad one.
+the card's 36 times, by up to a factor of 1.2. Results, counts of bodies and inside samples were the same for all 640.
+So the check keeps the card's bound: the bound of each code would take another 57,344 evaluations a draw and change
+none of those results. A bound too small can only lose bodies that lie apart from all others, never add one; of a cell
+that divides, a lost daughter makes the check refuse a good code, and of any cell, a lost second body makes it pass a
+bad one.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ from model.spec import GenerationSpec, SampledLatent
 
 GATE_GRID = Grid((40, 40, 40))
 GATE_FRAMES = 16  # evenly spaced over τ; more find shorter faults and take longer
-ATTEMPTS = 16  # codes drawn before the gate gives up; the last one is kept and the count reported
-LARGEST_JUMP = 0.25  # largest plausible change of volume between gate frames, relative; twice as far apart as 30 frames
+ATTEMPTS = 16  # codes drawn before the check gives up; the last one is kept and the count reported
+LARGEST_JUMP = 0.25  # largest plausible change of volume between its frames, relative; twice as far apart as 30 frames
 
 
 def is_plausible(
@@ -100,7 +101,7 @@ def draw_plausible_code(
 
 
 def implausible(rejected: int, *, spec: GenerationSpec, cell: int, topology: str) -> str | None:
-    """Say in a sentence that the gate rejected every code it judged for a sequence; None if it passed one."""
+    """Say in a sentence that every code judged for a sequence was rejected; None if one was accepted."""
     if rejected < ATTEMPTS or spec.latent.kind != "sampled":
         return None
     lives = "one body throughout" if topology == "single" else "one body that divides in two once"

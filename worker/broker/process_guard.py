@@ -23,7 +23,7 @@ import sys
 import time
 
 PR_SET_PDEATHSIG = 1
-PATIENCE_S = 2.0
+STOP_S = 2.0
 STEADY_S = 5.0  # a server that lived this long had no trouble starting
 ATTEMPTS = 5  # in a row that did not; then it is of no use to try again
 PAUSE_S = 0.1
@@ -71,7 +71,7 @@ def run_once(lock_fd: int, command: list[str]) -> tuple[int, bool]:
         os.close(alive)
         server.terminate()
         try:
-            server.wait(PATIENCE_S)
+            server.wait(STOP_S)
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()

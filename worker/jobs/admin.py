@@ -43,7 +43,7 @@ class QueueAdmin:
         return self._store.wake_ups_waiting()
 
     def try_lock(self, name: str, *, seconds: float) -> bool:
-        """Whether the caller may do a chore that one worker at a time should do; the lock runs out by itself."""
+        """Whether the caller may do a task that one worker at a time should do; the lock runs out by itself."""
         return self._store.try_lock(name, seconds=seconds)
 
     def counts(self) -> dict[JobStatus, int]:

@@ -241,7 +241,7 @@ class JobQueue:
             raise JobActiveError(f"job {job_id} is being carried out again; cancel it before removing it")
 
     def pin(self, job_id: str, *, pinned: bool = True, owner: str | None = None) -> Job:
-        """Keep a job's files until it is let go, which begins their retention time anew; returns the job.
+        """Keep a job's files until it is unpinned, when their retention time restarts; returns the job.
 
         Raises
         ------

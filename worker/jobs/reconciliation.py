@@ -8,7 +8,7 @@ last second) or has lost its data, and takes no request before what is missing w
 Promises: a rebuilt record has the state that its client was told, unless the broker was lost in the instant in which
 the job ended: then the job is carried out again, to the same bytes. Any of this may run anywhere, any time, twice, and
 beside others who change what it looks at: what was restored is compared with the disk once more.
-Does not promise: attempts, progress and events of before; they begin anew.
+Does not promise: attempts, progress and events of before; they start again.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Reconciler:
         return swept
 
     def clean(self) -> int:
-        """Remove files that belong to no job, and write down verdicts that were not; returns how many."""
+        """Remove files that belong to no job, and record outcomes that were not recorded; returns how many."""
         mark = self._store.completeness_token()
         if self._artifacts is None or self._journal is None or mark is None:
             return 0  # what looks unknown may be all that is left of a job

@@ -15,7 +15,7 @@ from redis.retry import Retry
 from worker.broker.urls import redis_url
 from worker.errors import QueueUnavailableError
 
-PATIENCE_S = 5.0  # with a broker that is connected but silent
+SILENCE_S = 5.0  # longest wait for a broker that is connected and does not answer
 REFUSALS = ("MISCONF", "OOM", "READONLY", "LOADING", "MASTERDOWN")  # the server lives but may not write
 
 
@@ -55,7 +55,7 @@ def _backoff() -> ExponentialBackoff:
 def _options(url: str) -> dict[str, Any]:
     options: dict[str, Any] = {
         "decode_responses": True,
-        "socket_timeout": PATIENCE_S,  # a frozen broker would otherwise block the caller for ever
+        "socket_timeout": SILENCE_S,  # a frozen broker would otherwise block the caller for ever
         "health_check_interval": 10,  # a connection that died while idle is found before it is used
     }
     if not redis_url(url).startswith("unix:"):

@@ -40,32 +40,32 @@ class Housekeeping:
 
     _running: ClassVar[Housekeeping | None] = None
 
-    def __init__(self, jobs: JobQueue, artifacts: Artifacts, settings: WorkerSettings, pulse: SharedStatus) -> None:
+    def __init__(self, jobs: JobQueue, artifacts: Artifacts, settings: WorkerSettings, status: SharedStatus) -> None:
         self._jobs = jobs
         self._settings = settings
         self._artifacts = artifacts
         self._scrubbing: Iterator[Damage | None] | None = None
         self._scrub_debt = 0.0
-        patience = WatchdogLimits(
+        limits = WatchdogLimits(
             heartbeat_timeout_s=settings.lease_seconds,
             lost_lease_grace_s=settings.lease_seconds,
             job_s=settings.job_seconds,
             idle_with_work_timeout_s=settings.deaf_seconds,
         )
-        self._watchdog = Watchdog(pulse, jobs, patience, give_up=_give_up)
+        self._watchdog = Watchdog(status, jobs, limits, give_up=_give_up)
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="chores", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="housekeeping", daemon=True)
         # Of its own: reading a large file from a slow disk takes longer than others wait for a sign of life.
         self._scrub_thread = threading.Thread(target=self._scrub_for_ever, name="scrub", daemon=True)
         self._unheard_since: float | None = None
 
     @classmethod
-    def start(cls, url: str, settings: WorkerSettings, pulse: SharedStatus) -> None:
+    def start(cls, url: str, settings: WorkerSettings, status: SharedStatus) -> None:
         """Start the thread."""
         artifacts = Artifacts(settings.data_dir)
         jobs = JobQueue.connect(url, artifacts=artifacts, rules=settings.rules)
-        cls._running = cls(jobs, artifacts, settings, pulse)
+        cls._running = cls(jobs, artifacts, settings, status)
         cls._running._thread.start()
         if settings.scrub_bytes_per_second > 0:
             cls._running._scrub_thread.start()
@@ -73,12 +73,12 @@ class Housekeeping:
     @classmethod
     def stop(cls) -> None:
         """Stop the thread and forget the worker's sign of life."""
-        chores, cls._running = cls._running, None
-        if chores is not None:
-            chores._stopped.set()
-            chores._thread.join(5.0)
+        housekeeping, cls._running = cls._running, None
+        if housekeeping is not None:
+            housekeeping._stopped.set()
+            housekeeping._thread.join(5.0)
             try:
-                chores._jobs.admin.retire(chores._name)
+                housekeeping._jobs.admin.retire(housekeeping._name)
             except QueueUnavailableError:
                 log.info("the broker is gone already; the sign of life runs out by itself")
 
@@ -103,15 +103,15 @@ class Housekeeping:
         while not self._stopped.wait(SCRUB_S):
             self._try(self._scrub)
 
-    def _try(self, chore: Callable[[], None]) -> None:
+    def _try(self, task: Callable[[], None]) -> None:
         try:
-            chore()
+            task()
         except QueueUnavailableError as error:
             now = time.monotonic()
             self._unheard_since = self._unheard_since or now
             log.warning("no broker for %.0f s: %s", now - self._unheard_since, error)
         except (CytosynthError, OSError):
-            log.exception("a chore failed; the next round tries again")
+            log.exception("a task failed; the next round tries again")
         else:
             self._unheard_since = None
 

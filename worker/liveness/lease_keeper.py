@@ -27,11 +27,11 @@ class LeaseKeeper:
     Parameters
     ----------
     every_s
-        Between two beats of the thread, which carry a job over a frame that takes minutes.
+        Between two renewals by the thread, which keep the lease while a frame takes minutes.
     draining
         Whether the worker is to stop.
     alive
-        Called at every beat: shows the parent that this process runs, whether or not the broker hears it.
+        Called at every renewal: shows the parent that this process runs, whether or not the broker hears it.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class LeaseKeeper:
         self._draining = draining
         self._reason: JobCanceledError | LeaseLostError | None = None
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._beat_on, name="heart", daemon=True)
+        self._thread = threading.Thread(target=self._keep_renewing, name="lease-keeper", daemon=True)
         self._started = time.monotonic()
         self._reported = 0.0
         self.frames_of_job: int | None = None  # of all shards, where this lease is for one
@@ -82,7 +82,7 @@ class LeaseKeeper:
             return
         self._reported = now
         elapsed = now - self._started
-        self._beat(
+        self._renew(
             JobProgress(
                 fraction=frame / frames if frames else 0.0,
                 stage=stage,
@@ -96,15 +96,15 @@ class LeaseKeeper:
 
     def check(self) -> None:
         """Raise if the lease is known to be lost; called before publishing."""
-        self._beat(None)
+        self._renew(None)
         if self._reason is not None:
             raise self._reason
 
-    def _beat_on(self) -> None:
+    def _keep_renewing(self) -> None:
         while not self._stopped.wait(self._every_s):
-            self._beat(None)
+            self._renew(None)
 
-    def _beat(self, progress: JobProgress | None) -> None:
+    def _renew(self, progress: JobProgress | None) -> None:
         self._alive()
         try:
             self._jobs.leases.renew(self._lease, progress=progress)
@@ -112,4 +112,6 @@ class LeaseKeeper:
             self._reason = error
         except QueueUnavailableError:
             # The fencing token decides in the end, so computing on is safe, and usually right: brokers come back.
-            log.warning("job %s: no broker for a heartbeat; computing on", self._lease.job_id)
+            log.warning(
+                "job %s: the broker does not answer, so its lease was not renewed; computing on", self._lease.job_id
+            )

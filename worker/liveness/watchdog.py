@@ -43,9 +43,9 @@ class Watchdog:
     """Looks at one computing process. ``give_up`` ends this worker."""
 
     def __init__(
-        self, pulse: SharedStatus, jobs: JobQueue, patience: WatchdogLimits, *, give_up: Callable[[str], None]
+        self, status: SharedStatus, jobs: JobQueue, limits: WatchdogLimits, *, give_up: Callable[[str], None]
     ) -> None:
-        self._pulse, self._jobs, self._patience, self._give_up = pulse, jobs, patience, give_up
+        self._status, self._jobs, self._limits, self._give_up = status, jobs, limits, give_up
         self._looked_at = time.monotonic()
         self._seen: StatusSnapshot | None = None
         self._without_beat_s = self._without_lease_s = self._idle_with_work_s = 0.0
@@ -54,7 +54,7 @@ class Watchdog:
         """Look once; raises ``QueueUnavailableError``, and the next look tries again."""
         now = time.monotonic()
         passed, self._looked_at = min(now - self._looked_at, BLINK_S), now
-        look, before = self._pulse.look(), self._seen
+        look, before = self._status.look(), self._seen
         self._seen = look or before
         if look is None or look.pid == 0:
             self._without_beat_s = self._without_lease_s = 0.0
@@ -65,20 +65,20 @@ class Watchdog:
             self._without_beat_s = self._without_lease_s = 0.0
             return
         self._without_beat_s = 0.0 if look.beats != before.beats else self._without_beat_s + passed
-        if self._without_beat_s > self._patience.heartbeat_timeout_s:
+        if self._without_beat_s > self._limits.heartbeat_timeout_s:
             self._end(look, f"no sign of life for {self._without_beat_s:.0f} s")
         elif look.job_id:
             self._judge(look, passed, now)
 
     def _judge(self, look: StatusSnapshot, passed: float, now: float) -> None:
         """Find out whether the job is still its own, and how long it has taken."""
-        if now - look.since > self._patience.job_s:
-            self._end(look, f"over the limit of {self._patience.job_s:g} s for one job")
+        if now - look.since > self._limits.job_s:
+            self._end(look, f"over the limit of {self._limits.job_s:g} s for one job")
             self._fail(look)
             return
         own = self._jobs.leases.holds(look.job_id, look.token)
         self._without_lease_s = 0.0 if own else self._without_lease_s + passed
-        if self._without_lease_s > self._patience.lost_lease_grace_s:
+        if self._without_lease_s > self._limits.lost_lease_grace_s:
             self._end(look, "works on a job that has ended or is another's")
 
     def _listen(self, look: StatusSnapshot | None, before: StatusSnapshot | None, passed: float) -> None:
@@ -88,7 +88,7 @@ class Watchdog:
             self._idle_with_work_s = 0.0
             return
         self._idle_with_work_s += passed
-        if self._idle_with_work_s > self._patience.idle_with_work_timeout_s:
+        if self._idle_with_work_s > self._limits.idle_with_work_timeout_s:
             self._give_up(f"there has been work for {self._idle_with_work_s:.0f} s and this worker takes none")
 
     def _end(self, look: StatusSnapshot, reason: str) -> None:
@@ -96,14 +96,14 @@ class Watchdog:
         with suppress(ProcessLookupError):
             os.kill(look.pid, signal.SIGKILL)
         self._without_beat_s = self._without_lease_s = 0.0
-        self._pulse.wipe()
+        self._status.wipe()
 
     def _fail(self, look: StatusSnapshot) -> None:
         """End a job that took too long; it would take as long again."""
         with suppress(JobCanceledError, LeaseLostError, JobNotFoundError):
             lease = Lease(job=self._jobs.get(look.job_id), token=look.token, worker="")
             message = (
-                f"the job took longer than the {self._patience.job_s:g} seconds that one may take here; "
+                f"the job took longer than the {self._limits.job_s:g} seconds that one may take here; "
                 "ask for a smaller grid, fewer frames or a smaller count"
             )
             self._jobs.leases.fail(lease, code=TIME_LIMIT, message=message)

@@ -250,13 +250,13 @@ class Artifacts:
         return path, entry
 
     def verified(
-        self, job_id: str, name: str, *, shard: int | None = None, anew: bool = False
+        self, job_id: str, name: str, *, shard: int | None = None, reread: bool = False
     ) -> tuple[Path, dict[str, Any]]:
         """Return as :meth:`sized`, after hashing the file; a file that has not changed since is not hashed again.
 
         Parameters
         ----------
-        anew
+        reread
             Hash it whatever was found before: a disk may alter bytes without changing the file's times.
 
         Raises
@@ -271,9 +271,9 @@ class Artifacts:
         facts = path.stat()
         key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
         with self._lock:
-            known = None if anew else self._verified.get(key)
+            known = None if reread else self._verified.get(key)
         if known != expected:
-            if checksum(path, from_disk=anew) != expected:
+            if checksum(path, from_disk=reread) != expected:
                 raise ArtifactDamagedError(
                     f"the file {name[:200]!r} is not what its manifest says; request the job again"
                 )
@@ -308,12 +308,12 @@ class Artifacts:
         path = self._damaged / checked(job_id)
         if path.exists() or not write_once(path, b""):
             return False
-        log.error("job %s: files of it are damaged; a request for the same makes them anew", job_id)
+        log.error("job %s: files of it are damaged; a request for the same makes them again", job_id)
         self._count_damage()
         return True
 
     def clear_damage(self, job_id: str) -> None:
-        """Forget that files of a job were damaged: they are made anew."""
+        """Forget that files of a job were damaged: they are made again."""
         (self._damaged / checked(job_id)).unlink(missing_ok=True)
 
     def take_damages(self) -> int:

@@ -31,7 +31,7 @@ class ContentStore:
         self._folder, self._on_damage = folder, on_damage
 
     def share(self, path: Path, sha256: str) -> Path | None:
-        """Make a file, written and synced, share the room of its twins.
+        """Make a file, written and synced, share the disk space of identical files.
 
         Returns
         -------
@@ -65,7 +65,8 @@ class ContentStore:
     def drop(self, sha256: str) -> None:
         """Remove the name of a damaged content, so that no file is linked to it any more, and report it."""
         log.error(
-            "content %s: its stored bytes are damaged; it is dropped, the next job that makes it stores it anew", sha256
+            "content %s: its stored bytes are damaged; it is dropped, the next job that makes it stores it again",
+            sha256,
         )
         self.path(sha256).unlink(missing_ok=True)
         self._on_damage(sha256)
@@ -86,22 +87,22 @@ class ContentStore:
 
     def _replace_by_twin(self, path: Path, blob: Path) -> bool:
         """Put a link to ``blob`` in the place of ``path``; False if the blob went away or is not what its name says."""
-        twin = draft_of(path)
+        link = draft_of(path)
         try:
-            os.link(blob, twin)
+            os.link(blob, link)
         except FileNotFoundError:
             return False
         try:
-            if twin.samefile(path):  # renaming a link over its own file does nothing, not even remove it
+            if link.samefile(path):  # renaming a link over its own file does nothing, not even remove it
                 return True
             # Sizes do not tell: a disk may alter bytes and keep their number.
-            if twin.stat().st_size != path.stat().st_size or checksum(twin) != blob.name:
+            if link.stat().st_size != path.stat().st_size or checksum(link) != blob.name:
                 self.drop(blob.name)
                 return False
-            twin.replace(path)
+            link.replace(path)
             return True
         finally:
-            twin.unlink(missing_ok=True)
+            link.unlink(missing_ok=True)
 
     def _folders(self) -> list[Path]:
         return [entry for entry in self._folder.iterdir() if entry.is_dir()] if self._folder.is_dir() else []

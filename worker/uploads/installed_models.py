@@ -68,7 +68,7 @@ class InstalledModels:
             if folder.is_dir():
                 if self.installed(owner, card):
                     return folder
-                log.error("model %s: its stored files are damaged; it is installed anew", card.id)
+                log.error("model %s: its stored files are damaged; it is installed again", card.id)
                 self._discard(folder)
             draft = self._incoming / f".{token_hex(8)}"
             draft.mkdir(parents=True)

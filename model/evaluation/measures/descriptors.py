@@ -262,12 +262,12 @@ def _curvature(body: Body, area: float) -> tuple[float, float, float]:
     forth, back = starts * len(vertices) + stops, stops * len(vertices) + starts
     owner = np.repeat(np.arange(len(faces)), 3)
     order, reverse = np.argsort(forth), np.argsort(back)
-    twin = np.empty(len(owner), dtype=np.int64)
-    twin[reverse] = owner[order]  # face on the other side of each directed edge
+    opposite = np.empty(len(owner), dtype=np.int64)
+    opposite[reverse] = owner[order]  # face on the other side of each directed edge
     along = vertices[stops] - vertices[starts]
     length = np.linalg.norm(along, axis=1)
-    turn = np.einsum("ij,ij->i", np.cross(normals[owner], normals[twin]), along) / np.maximum(length, 1e-30)
-    angle = np.arctan2(turn, np.einsum("ij,ij->i", normals[owner], normals[twin]))  # positive where convex
+    turn = np.einsum("ij,ij->i", np.cross(normals[owner], normals[opposite]), along) / np.maximum(length, 1e-30)
+    angle = np.arctan2(turn, np.einsum("ij,ij->i", normals[owner], normals[opposite]))  # positive where convex
     share = 0.25 * angle * length  # an edge is met twice, once from each side
     whole = float(share.sum())
     count = len(vertices)

@@ -1,4 +1,4 @@
-"""Waiting in an event loop sees what the threads' twin sees, and does not hold the loop."""
+"""Waiting in an event loop gives the events that a thread would get, and does not block the loop."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_broker_that_is_gone_is_a_clear_error_and_one_that_returns_is_used_aga
 
 
 def test_a_frozen_broker_does_not_hang_its_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.jobs.redis_client.PATIENCE_S", 0.3)
+    monkeypatch.setattr("worker.jobs.redis_client.SILENCE_S", 0.3)
     with start_broker(tmp_path) as broker:
         jobs = JobQueue.connect(broker.url, wake_up=lambda _: None)
         jobs.admin.ping()

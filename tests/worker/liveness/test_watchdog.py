@@ -22,7 +22,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
-def pulse() -> SharedStatus:
+def status() -> SharedStatus:
     return SharedStatus()
 
 
@@ -44,23 +44,23 @@ def computing() -> Iterator[Callable[..., BaseProcess]]:
         process.join()
 
 
-def hold(pulse: SharedStatus, job_id: str, token: int, beats: bool) -> None:
-    pulse.take()
-    pulse.hold(job_id, token)
+def hold(status: SharedStatus, job_id: str, token: int, beats: bool) -> None:
+    status.take()
+    status.hold(job_id, token)
     while True:
         if beats:
-            pulse.beat()
+            status.beat()
         time.sleep(0.01)
 
 
-def watch(pulse: SharedStatus, jobs: JobQueue, said: list[str], **changes: float) -> Watchdog:
-    patience = {
+def watch(status: SharedStatus, jobs: JobQueue, said: list[str], **changes: float) -> Watchdog:
+    limits = {
         "heartbeat_timeout_s": 60.0,
         "lost_lease_grace_s": 60.0,
         "job_s": 3600.0,
         "idle_with_work_timeout_s": 60.0,
     } | changes
-    return Watchdog(pulse, jobs, WatchdogLimits(**patience), give_up=said.append)
+    return Watchdog(status, jobs, WatchdogLimits(**limits), give_up=said.append)
 
 
 def look_until(dog: Watchdog, condition: Callable[[], object], *, within_s: float = 10.0) -> None:
@@ -71,46 +71,46 @@ def look_until(dog: Watchdog, condition: Callable[[], object], *, within_s: floa
     eventually(looked, within_s=within_s)
 
 
-def test_a_look_is_of_one_moment(pulse: SharedStatus, computing: Callable[..., BaseProcess]) -> None:
+def test_a_look_is_of_one_moment(status: SharedStatus, computing: Callable[..., BaseProcess]) -> None:
     def write() -> None:
         while True:
             for digit in "0123456789abcdef":
-                pulse.hold(digit * 32, int(digit, 16))
+                status.hold(digit * 32, int(digit, 16))
 
     computing(write)
     seen = set()
     until = time.monotonic() + 1.0
     while time.monotonic() < until:
-        if (look := pulse.look()) is not None and look.job_id:
+        if (look := status.look()) is not None and look.job_id:
             assert look.job_id == f"{look.token:x}" * 32
             seen.add(look.token)
     assert len(seen) > 4
 
 
-def test_beats_of_one_thread_do_not_disturb_another(pulse: SharedStatus) -> None:
+def test_beats_of_one_thread_do_not_disturb_another(status: SharedStatus) -> None:
     stop = threading.Event()
 
     def beat() -> None:
         while not stop.is_set():
-            pulse.beat()
+            status.beat()
 
     thread = threading.Thread(target=beat)
     thread.start()
     for number in range(3000):
-        pulse.hold("a" * 32, number)
-        look = pulse.look()
+        status.hold("a" * 32, number)
+        look = status.look()
         assert look is None or look.token == number
     stop.set()
     thread.join()
 
 
 def test_a_process_that_shows_no_life_is_killed(
-    jobs: JobQueue, pulse: SharedStatus, computing: Callable[..., BaseProcess]
+    jobs: JobQueue, status: SharedStatus, computing: Callable[..., BaseProcess]
 ) -> None:
     lease = jobs.leases.claim(submit(jobs).id, worker="w")
     assert lease is not None
-    process = computing(hold, pulse, lease.job_id, lease.token, True)
-    dog = watch(pulse, jobs, [], heartbeat_timeout_s=0.3)
+    process = computing(hold, status, lease.job_id, lease.token, True)
+    dog = watch(status, jobs, [], heartbeat_timeout_s=0.3)
     until = time.monotonic() + 1.0
     while time.monotonic() < until:
         dog.look()
@@ -119,18 +119,18 @@ def test_a_process_that_shows_no_life_is_killed(
     assert process.pid
     os.kill(process.pid, signal.SIGSTOP)
     look_until(dog, lambda: process.exitcode == -signal.SIGKILL)
-    look = pulse.look()
+    look = status.look()
     assert look is not None
     assert look.pid == 0
 
 
 def test_a_process_whose_job_is_no_longer_its_own_is_killed(
-    jobs: JobQueue, pulse: SharedStatus, computing: Callable[..., BaseProcess]
+    jobs: JobQueue, status: SharedStatus, computing: Callable[..., BaseProcess]
 ) -> None:
     lease = jobs.leases.claim(submit(jobs).id, worker="w")
     assert lease is not None
-    process = computing(hold, pulse, lease.job_id, lease.token, True)
-    dog = watch(pulse, jobs, [], lost_lease_grace_s=0.2)
+    process = computing(hold, status, lease.job_id, lease.token, True)
+    dog = watch(status, jobs, [], lost_lease_grace_s=0.2)
     for _ in range(10):
         dog.look()
         time.sleep(0.05)
@@ -141,12 +141,12 @@ def test_a_process_whose_job_is_no_longer_its_own_is_killed(
 
 
 def test_a_job_over_the_time_limit_fails_and_its_process_goes(
-    jobs: JobQueue, pulse: SharedStatus, computing: Callable[..., BaseProcess]
+    jobs: JobQueue, status: SharedStatus, computing: Callable[..., BaseProcess]
 ) -> None:
     lease = jobs.leases.claim(submit(jobs).id, worker="w")
     assert lease is not None
-    process = computing(hold, pulse, lease.job_id, lease.token, True)
-    dog = watch(pulse, jobs, [], job_s=0.3)
+    process = computing(hold, status, lease.job_id, lease.token, True)
+    dog = watch(status, jobs, [], job_s=0.3)
     look_until(dog, lambda: process.exitcode == -signal.SIGKILL)
     failed = jobs.get(lease.job_id)
     assert failed.status is JobStatus.FAILED
@@ -154,15 +154,15 @@ def test_a_job_over_the_time_limit_fails_and_its_process_goes(
     assert failed.error.code == "time_limit"
 
 
-def test_a_worker_that_takes_no_hints_gives_up_and_one_that_does_goes_on(jobs: JobQueue, pulse: SharedStatus) -> None:
+def test_a_worker_that_takes_no_hints_gives_up_and_one_that_does_goes_on(jobs: JobQueue, status: SharedStatus) -> None:
     said: list[str] = []
-    dog = watch(pulse, jobs, said, idle_with_work_timeout_s=0.3)
+    dog = watch(status, jobs, said, idle_with_work_timeout_s=0.3)
     jobs._redis.rpush(QUEUE, "hint")
     try:
         until = time.monotonic() + 1.0
         while time.monotonic() < until:
-            pulse.take()
-            pulse.rest()
+            status.take()
+            status.rest()
             dog.look()
             time.sleep(0.05)
         assert said == []
@@ -171,7 +171,7 @@ def test_a_worker_that_takes_no_hints_gives_up_and_one_that_does_goes_on(jobs: J
     finally:
         jobs._redis.delete(QUEUE)
     quiet: list[str] = []
-    idle = watch(pulse, jobs, quiet, idle_with_work_timeout_s=0.1)
+    idle = watch(status, jobs, quiet, idle_with_work_timeout_s=0.1)
     for _ in range(10):
         idle.look()
         time.sleep(0.05)

@@ -3,15 +3,15 @@
 -- '', error code or '', error message, warnings as JSON or '', price as
 -- JSON or '', shards or ''
 -- Puts back a job that the broker has forgotten (1). Once the records are whole, a request on disk that has no record
--- is one that is just being submitted, or was refused. Whoever is known is left alone (0), unless the disk has a verdict
+-- is one that is just being submitted, or was refused. Whoever is known is left alone (0), unless the disk has an outcome
 -- that the broker does not know of (2): clients may have been told.
 local _, id, kind, owner, spec, model_id, model_sha256, digest, request_digest, idem, idem_s, result_key, created_at,
   pinned, status, finished_at, kept_from, keep_s, retention_s, result, code, message, warnings, price, shards = unpack(ARGV)
 local known = redis.call('HGET', job_key(id), 'status')
 if known then
-  local verdict = status == 'failed' or status == 'canceled' or status == 'expired'
+  local outcome = status == 'failed' or status == 'canceled' or status == 'expired'
   local open = known == 'queued' or known == 'running'
-  if not verdict or not (open or (known == 'succeeded' and status == 'expired')) then return 0 end
+  if not outcome or not (open or (known == 'succeeded' and status == 'expired')) then return 0 end
   withdraw(id)
   if status ~= 'canceled' then redis.call('HSET', job_key(id), 'token', '') end -- a canceled one's worker is told so
 else

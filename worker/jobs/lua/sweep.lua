@@ -1,9 +1,9 @@
--- ARGV: hint list, hash and index of hints under way, hint_after_s, max_lost, record_s, batch, lease_s, away_s, message
+-- ARGV: list of wake-ups, hash and index of wake-ups under way, wake_up_after_s, max_lost, record_s, batch, lease_s, away_s, message
 -- for a poison pill
-local _, hints, under_way, under_way_index, hint_after_s, max_lost, record_s, batch, lease_s, away_s,
+local _, wake_ups, under_way, under_way_index, wake_up_after_s, max_lost, record_s, batch, lease_s, away_s,
   message = unpack(ARGV)
 record_s, max_lost, batch = tonumber(record_s), tonumber(max_lost), tonumber(batch)
-local requeued, crashed, hinted, expired, purged = {}, {}, {}, {}, {}
+local requeued, crashed, woken, expired, purged = {}, {}, {}, {}, {}
 
 local function lost(id)
   redis.call('HINCRBY', p .. 'tally', 'leases_lost', 1)
@@ -41,7 +41,7 @@ for _, member in ipairs(redis.call('ZRANGE', p .. 'leases', '-inf', stamp(now), 
   elseif away and redis.call('HSETNX', job_key(id), 'spared', '1') == 1 then
     redis.call('ZADD', p .. 'leases', stamp(now + tonumber(lease_s) / 2), id)
   elseif lost(id) >= max_lost then
-    redis.call('HSET', job_key(id), 'token', '') -- whoever held it has lost it, this verdict is not his
+    redis.call('HSET', job_key(id), 'token', '') -- whoever held it has lost it and did not end it
     fail(id, 'worker_crashed', message, record_s)
     redis.call('HINCRBY', p .. 'tally', 'worker_crashed', 1)
     table.insert(crashed, id)
@@ -51,16 +51,16 @@ for _, member in ipairs(redis.call('ZRANGE', p .. 'leases', '-inf', stamp(now), 
   end
 end
 
--- Hints that a worker took and died with; what they stood for is found without them.
+-- Wake-ups that a worker took and died with; the jobs they announced are found without them.
 for _, tag in ipairs(redis.call('ZRANGE', under_way_index, '-inf', stamp(now - 60), 'BYSCORE', 'LIMIT', 0, batch)) do
   redis.call('HDEL', under_way, tag)
   redis.call('ZREM', under_way_index, tag)
 end
 
--- A hint only says "there is work", so what matters is their number. Never more hints than queued jobs: the list of
--- hints cannot grow without bound, however long the queue stands.
+-- A wake-up only says "there is work", so only their number matters. Never more of them than claims that can be made:
+-- their list cannot grow without bound, however long the queue stands.
 local queued = redis.call('ZRANGE', index('queued'), 0, batch - 1)
-local missing = redis.call('ZCARD', index('queued')) - redis.call('LLEN', hints)
+local missing = redis.call('ZCARD', index('queued')) - redis.call('LLEN', wake_ups)
 local waiting = {unpack(queued)} -- once for each claim that could be made
 local heads = {queued[1]}
 for _, id in ipairs(redis.call('ZRANGE', p .. 'divided', 0, batch - 1)) do
@@ -80,8 +80,8 @@ for _, id in ipairs(queued) do -- a service of an older version may have submitt
   if not redis.call('ZSCORE', p .. 'ready:' .. redis.call('HGET', job_key(id), 'owner'), id) then set_ready(id, true) end
 end
 for _, id in ipairs(heads) do
-  if #hinted == 0 and now - tonumber(redis.call('HGET', job_key(id), 'queued_at')) >= tonumber(hint_after_s) then
-    for number = 1, math.min(missing, batch, #waiting) do table.insert(hinted, waiting[number]) end
+  if #woken == 0 and now - tonumber(redis.call('HGET', job_key(id), 'queued_at')) >= tonumber(wake_up_after_s) then
+    for number = 1, math.min(missing, batch, #waiting) do table.insert(woken, waiting[number]) end
   end
 end
 
@@ -97,4 +97,4 @@ for _, id in ipairs(redis.call('ZRANGE', p .. 'retention', '-inf', stamp(now), '
     table.insert(purged, id)
   end
 end
-return {requeued, crashed, hinted, expired, purged}
+return {requeued, crashed, woken, expired, purged}
