@@ -42,6 +42,8 @@ $(STAMP): pyproject.toml constraints.txt client/pyproject.toml
 		echo "Making $(VENV) with $$found"; \
 		"$$found" -m venv --clear $(VENV); \
 	fi
+	@# Before the client had a distribution of its own, `cytosynth` was the service: its removal takes the command with it.
+	@$(BIN)/python -m pip uninstall --quiet --yes cytosynth 2>/dev/null || true
 	@echo "Installing the pinned packages; the first time this takes a minute or two"
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ./client --editable '.[all,dev]'
 	@touch $@
