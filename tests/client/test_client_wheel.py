@@ -47,9 +47,11 @@ with Client(sys.argv[1]) as client:
 """
 NAPARI = """
 import json, sys
-import numpy as np, tifffile, zarr
+import npe2, numpy as np, tifffile, zarr
 from napari.components import ViewerModel
 from napari.layers import Labels
+
+npe2.PluginManager.instance().discover()  # as the application does when it starts
 
 def check(layer, volume):
     assert type(layer) is Labels, layer
