@@ -324,7 +324,7 @@ def test_foreign_code_comes_with_its_licence() -> None:
 def test_form_offers_only_what_a_spec_knows(house: Any) -> None:
     page = house.get("/").text
     known = GenerationSpec.model_json_schema()
-    formats = re.findall(r'name="formats" value="(\w+)"', page)
+    formats = re.findall(r'name="formats" value="([\w-]+)"', page)
     assert formats == known["properties"]["formats"]["items"]["enum"]
     grids = [int(size) for size in re.findall(r'<option value="(\d+)"', page)]
     for grid in grids:

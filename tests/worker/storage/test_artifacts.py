@@ -208,7 +208,7 @@ def test_an_altered_file_whose_times_stayed_is_found_by_looking_anew(artifacts: 
     flip(path)
     os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     with pytest.raises(ArtifactDamagedError):
-        artifacts.verified(JOB, "a", anew=True)
+        artifacts.verified(JOB, "a", reread=True)
 
 
 GARBAGE = [

@@ -1,0 +1,72 @@
+"""Run in an environment of its own by :mod:`test_other_programs`: other projects read the files of a cell.
+
+Prints one JSON document of what they found.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def challenge(cell: Path) -> dict[str, Any]:
+    """Validate the challenge's layout, and score the truth against itself as a result."""
+    from ctc_metrics.scripts.evaluate import evaluate_sequence
+    from ctc_metrics.scripts.validate import validate_sequence
+
+    truth, result = cell / "ctc" / "01_GT", cell / "ctc" / "01_RES"
+    result.mkdir()
+    for path in (truth / "TRA").glob("*.tif"):
+        shutil.copy(path, result / path.name.replace("man_track", "mask"))
+    shutil.copy(truth / "TRA" / "man_track.txt", result / "res_track.txt")
+    found = {"valid": validate_sequence(str(result))["Valid"]}
+    scores = evaluate_sequence(str(result), str(truth))
+    return found | {name: float(scores[name]) for name in ("SEG", "TRA", "DET", "LNK", "CT", "TF", "BC(0)")}
+
+
+def paraview(cell: Path) -> dict[str, Any]:
+    """Open the collection and each surface with VTK."""
+    import pyvista
+
+    reader = pyvista.get_reader(str(cell / "cell.pvd"))
+    meshes = [pyvista.read(path) for path in sorted(cell.glob("frame_*.vtp"))]
+    return {
+        "minutes": [float(time) for time in reader.time_values],
+        "volumes": [float(mesh.volume) for mesh in meshes],
+        "closed": [bool(mesh.is_manifold) for mesh in meshes],
+        "labels": [sorted({int(label) for label in mesh["label"]}) for mesh in meshes],
+    }
+
+
+def stl(cell: Path) -> list[float]:
+    """Volumes by numpy-stl."""
+    from stl import mesh
+
+    return [float(mesh.Mesh.from_file(str(path)).get_mass_properties()[0]) for path in sorted(cell.glob("*.stl"))]
+
+
+def itk(cell: Path) -> dict[str, Any]:
+    """Sizes and largest labels by SimpleITK."""
+    import SimpleITK
+
+    images = [SimpleITK.ReadImage(str(path)) for path in sorted((cell / "frames").glob("*.tif"))]
+    return {
+        "sizes": [list(image.GetSize()) for image in images],
+        "labels": [int(SimpleITK.GetArrayViewFromImage(image).max()) for image in images],
+    }
+
+
+def main() -> None:
+    """Read the cell whose folder is the argument."""
+    cell = Path(sys.argv[1])
+    real, sys.stdout = sys.stdout, sys.stderr  # what the programs print themselves
+    found = {"challenge": challenge(cell), "paraview": paraview(cell), "stl": stl(cell), "itk": itk(cell)}
+    sys.stdout = real
+    sys.stdout.write(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
