@@ -125,6 +125,23 @@ FORMATS: dict[str, Format] = {
             media_types={".txt": "text/plain"}, bytes_per_voxel=4.0,
         ),
         Format(
+            name="ome-tiff", title="OME-TIFF",
+            description="one OME-TIFF of label volumes of all frames, BigTIFF where it could exceed 4 GiB",
+            suffix=".tif", media_type="image/tiff", files=r"labels\.ome\.tif",
+            module="model.export.ome_tiff", bytes_per_voxel=1 / 40,
+        ),
+        Format(
+            name="ome-zarr", title="OME-Zarr",
+            description="an OME-Zarr label image with a pyramid, a shard of each frame", suffix=".json",
+            media_type="application/json", files=r"labels\.ome\.zarr/.+", module="model.export.ome_zarr",
+            bytes_per_voxel=1 / 30, bytes_per_cell=4e3,
+        ),
+        Format(
+            name="glb", title="glTF", description="one binary glTF of all frames, which plays in viewers",
+            suffix=".glb", media_type="model/gltf-binary", files=r"cell\.glb",
+            module="model.export.glb", bytes_per_face=24.0,
+        ),
+        Format(
             name="vtk", title="VTK / ParaView",
             description="a labelled mesh of each frame as VTK PolyData, and a collection with their times",
             suffix=".vtp", media_type="application/octet-stream", files=r"frame_\d{4}\.vtp|cell\.pvd",

@@ -73,7 +73,8 @@ def test_a_damaged_file_of_any_format_is_noticed(row: Format, tmp_path: Path) ->
     names = written(tmp_path / "a", *row.needs, row.name)
     name = next(name for name in names if row.writes(name.removeprefix("cell_0000/")))
     path = tmp_path / "a" / name
-    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert [fault.split(":")[0] for fault in verify_result(tmp_path / "a")] == [name]
 
 

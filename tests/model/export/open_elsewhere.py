@@ -59,11 +59,44 @@ def itk(cell: Path) -> dict[str, Any]:
     }
 
 
+def ome(cell: Path) -> dict[str, Any]:
+    """Open OME-TIFF and OME-Zarr with ome-types, bioio, yaozarrs, ome-zarr-models and zarr; compare their voxels."""
+    import bioio
+    import bioio_ome_tiff
+    import bioio_ome_zarr
+    import ome_types
+    import ome_zarr_models
+    import tifffile
+    import yaozarrs
+    import zarr
+
+    pixels = ome_types.from_tiff(cell / "labels.ome.tif").images[0].pixels
+    group = zarr.open_group(str(cell / "labels.ome.zarr"), mode="r")
+    yaozarrs.validate_zarr_store(str(cell / "labels.ome.zarr"))
+    labels = tifffile.imread(cell / "labels.tif")
+    tiff = bioio.BioImage(cell / "labels.ome.tif", reader=bioio_ome_tiff.Reader)
+    store = bioio.BioImage(cell / "labels.ome.zarr", reader=bioio_ome_zarr.Reader)
+    return {
+        "increment": [float(pixels.time_increment), pixels.time_increment_unit.value],
+        "spacing": [float(size) for size in (pixels.physical_size_x, pixels.physical_size_y, pixels.physical_size_z)],
+        "kind": type(ome_zarr_models.open_ome_zarr(group)).__name__,
+        "equal": [
+            bool((tifffile.imread(cell / "labels.ome.tif") == labels).all()),
+            bool((group["0"][:] == labels).all()),
+            bool((group["1"][:] == labels[:, ::2, ::2, ::2]).all()),
+            bool((tiff.get_image_data("TZYX") == labels).all()),
+            bool((store.get_image_data("TZYX") == labels).all()),
+        ],
+        "sizes": [list(image.physical_pixel_sizes) for image in (tiff, store)],
+    }
+
+
 def main() -> None:
     """Read the cell whose folder is the argument."""
     cell = Path(sys.argv[1])
     real, sys.stdout = sys.stdout, sys.stderr  # what the programs print themselves
     found = {"challenge": challenge(cell), "paraview": paraview(cell), "stl": stl(cell), "itk": itk(cell)}
+    found["ome"] = ome(cell)
     sys.stdout = real
     sys.stdout.write(json.dumps(found))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import venv
 from pathlib import Path
@@ -17,15 +18,20 @@ from model.spec import GenerationSpec
 from model.synthesis import synthesize
 
 ROOT = Path(__file__).parents[3]
-PROGRAMS = ("py-ctcmetrics==1.3.3", "SimpleITK==2.5.7", "numpy-stl==4.1.1", "pyvista==0.49.1", "vtk==9.7.2")
+PROGRAMS = (
+    "py-ctcmetrics==1.3.3", "SimpleITK==2.5.7", "numpy-stl==4.1.1", "pyvista==0.49.1", "vtk==9.7.2",
+    "ome-types==0.7.0", "yaozarrs==0.3.4", "zarr==3.1.6", "ome-zarr-models==1.7",
+    "bioio==3.6.0", "bioio-ome-tiff==1.4.0", "bioio-ome-zarr==3.8.1",
+)  # fmt: skip
+VALIDATOR = "gltf-validator@2.0.0-dev.3.10"
 FRAMES = 8
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The manifest's entry of a dividing cell, and what other programs found in its files."""
+def opened(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any], Path]:
+    """The manifest's entry of a dividing cell, what other programs found in its files, and the files."""
     folder = tmp_path_factory.mktemp("programs")
     venv.create(folder / "venv", with_pip=True)
     install = [folder / "venv/bin/pip", "install", "--quiet", "--disable-pip-version-check", *PROGRAMS]
@@ -33,18 +39,19 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], di
     if done.returncode != 0:
         pytest.skip(f"the programs cannot be installed here: {done.stderr.strip().splitlines()[-1]}")
     spec = GenerationSpec(
-        model="celegans", seed=7, frames=FRAMES, grid=48, formats=["stl", "stl-series", "vtk", "ctc", "tiff-frames"]
-    )
+        model="celegans", seed=7, frames=FRAMES, grid=48,
+        formats=["stl", "stl-series", "vtk", "ctc", "tiff-frames", "tiff", "ome-tiff", "ome-zarr", "glb"],
+    )  # fmt: skip
     manifest = synthesize(spec.completed(), load_checkpoint(SHIPPED_MODELS / "celegans"), folder / "cells")
     script = Path(__file__).parent / "open_elsewhere.py"
     read = [folder / "venv/bin/python", script, folder / "cells" / "cell_0000"]
     done = subprocess.run(read, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return manifest["cells"][0], json.loads(done.stdout)
+    return manifest["cells"][0], json.loads(done.stdout), folder / "cells"
 
 
 def test_the_challenges_tools_find_the_truth_equal_to_itself(opened: Any) -> None:
-    cell, found = opened
+    cell, found, _ = opened
     assert [track["parent"] for track in cell["tracks"]] == [0, 1, 1]  # it divides
     assert found["challenge"] == {
         "valid": 1, "SEG": 1.0, "TRA": 1.0, "DET": 1.0, "LNK": 1.0, "CT": 1.0, "TF": 1.0, "BC(0)": 1.0,
@@ -52,7 +59,7 @@ def test_the_challenges_tools_find_the_truth_equal_to_itself(opened: Any) -> Non
 
 
 def test_vtk_reads_surfaces_labels_and_minutes(opened: Any) -> None:
-    cell, found = opened
+    cell, found, _ = opened
     frames = cell["frames"]
     assert found["paraview"]["minutes"] == [frame["minutes"] for frame in frames]
     assert found["paraview"]["labels"] == [frame["labels"] for frame in frames]
@@ -61,15 +68,43 @@ def test_vtk_reads_surfaces_labels_and_minutes(opened: Any) -> None:
 
 
 def test_numpy_stl_and_simpleitk_read_ours(opened: Any) -> None:
-    cell, found = opened
+    cell, found, _ = opened
     frames = cell["frames"]
     assert found["stl"] == pytest.approx([frame["volume_um3"] for frame in frames], rel=1e-4)
     assert found["itk"]["sizes"] == [[48, 48, 48]] * FRAMES
     assert found["itk"]["labels"] == [max(frame["labels"]) for frame in frames]
 
 
+def test_ome_tools_read_ome_tiff_and_ome_zarr(opened: Any) -> None:
+    """Types by the schema, a label image by both validators, and the same voxels in each reader and level."""
+    cell, found, _ = opened
+    minutes = [frame["minutes"] for frame in cell["frames"]]
+    assert found["ome"]["increment"] == [pytest.approx(minutes[1] - minutes[0], abs=1e-5), "min"]
+    assert found["ome"]["kind"] == "ImageLabel"
+    assert found["ome"]["equal"] == [True] * 5
+    assert found["ome"]["sizes"] == [pytest.approx(list(reversed(found["ome"]["spacing"])))] * 2
+
+
+def test_the_gltf_validator_reports_nothing(opened: Any, tmp_path: Path) -> None:
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed here")
+    install = ["npm", "install", "--silent", "--no-audit", "--no-fund", VALIDATOR]
+    done = subprocess.run(install, cwd=tmp_path, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"the glTF validator cannot be installed here: {done.stderr.strip()[-200:]}")
+    code = (
+        "const v = require('gltf-validator'); const b = require('fs').readFileSync(process.argv[1]);"
+        "v.validateBytes(new Uint8Array(b)).then(r => console.log(JSON.stringify([r.issues, r.info])))"
+    )
+    file = opened[2] / "cell_0000" / "cell.glb"
+    done = subprocess.run(["node", "-e", code, file], cwd=tmp_path, capture_output=True, text=True, check=True)
+    issues, info = json.loads(done.stdout)
+    assert [issues[kind] for kind in ("numErrors", "numWarnings", "numInfos", "numHints")] == [0, 0, 0, 0]
+    assert (info["animationCount"], info["materialCount"]) == (1, 3)
+
+
 def test_the_page_names_these_versions() -> None:
     text = (ROOT / "docs" / "reference" / "formats.md").read_text(encoding="utf-8")
-    for pin in PROGRAMS:
+    for pin in (*PROGRAMS, VALIDATOR.replace("@", "==")):
         name, version = pin.split("==")
         assert re.search(rf"{re.escape(name)} {re.escape(version)}", text), pin
