@@ -37,6 +37,8 @@ class Format:
         Of its other files, by suffix.
     needs
         Names of formats that must be asked for with it, because its files refer to theirs.
+    separates
+        Whether a spec's ``separate_bodies`` changes its files.
     bytes_per_face
         Expected bytes of each frame over N², the samples of a side of the grid; a closed surface of a cell has about
         1.5 N² triangles and 0.5 N² vertices.
@@ -59,6 +61,7 @@ class Format:
     module: str
     media_types: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    separates: bool = False
     bytes_per_face: float = 0.0
     bytes_per_voxel: float = 0.0
     bytes_per_cell: float = 0.0
@@ -104,10 +107,12 @@ FORMATS: dict[str, Format] = {
         Format(
             name="obj", title="OBJ", description=_MESH, suffix=".obj", media_type="model/obj",
             files=r"frame_\d{4}\.obj", module="model.export.obj", bytes_per_face=55.0,
+            separates=True,
         ),
         Format(
             name="ply", title="PLY", description=_MESH, suffix=".ply", media_type="application/ply",
             files=r"frame_\d{4}\.ply", module="model.export.ply", bytes_per_face=32.0,
+            separates=True,
         ),
         Format(
             name="tiff", title="TIFF labels", description="one file of label volumes of all frames", suffix=".tif",
@@ -156,6 +161,11 @@ FORMATS: dict[str, Format] = {
             name="csv", title="Measurements", description="a table of volume, area, sphericity and centroid",
             suffix=".csv", media_type="text/csv", files=r"measurements\.csv", module="model.export.measurements_csv",
             bytes_per_cell=4e3,
+        ),
+        Format(
+            name="report", title="Quality report", description="a report on the quality of each frame's surface",
+            suffix=".json", media_type="application/json", files=r"report\.json",
+            module="model.export.quality_report", bytes_per_cell=2e4,
         ),
         Format(
             name="png", title="PNG picture", description="one preview picture", suffix=".png",

@@ -39,7 +39,11 @@ SHARD_SECONDS = 20.0  # expected computing time of a shard: some shards a worker
 SEED_MAX = 2**64 - 1  # numpy's generators take 64 bits
 
 
-LATER_MEMBERS: dict[str, Any] = {"on_implausible": "warn", "first_index": 0}  # added to the spec since, with defaults
+LATER_MEMBERS: dict[str, Any] = {
+    "on_implausible": "warn",
+    "first_index": 0,
+    "separate_bodies": False,
+}  # added to the spec since, with defaults
 
 
 def whole(value: Any) -> Any:
@@ -175,6 +179,10 @@ class GenerationSpec(_Strict):
         default=["stl", "tiff"],
         description=describe_formats(),
     )
+    separate_bodies: bool = Field(
+        default=False,
+        description="obj and ply: tell the cells of a frame apart, by an object or a face property label for each.",
+    )
     fragments: Literal["remove", "keep"] = Field(
         default="remove",
         description=(
@@ -238,6 +246,13 @@ class GenerationSpec(_Strict):
     def _one_time_resolution(self) -> Self:
         if self.frames is not None and self.times is not None and len(self.times) != self.frames:
             raise ValueError("give frames or times, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _some_format_separates_bodies(self) -> Self:
+        if self.separate_bodies and not any(FORMATS[name].separates for name in self.formats):
+            able = " or ".join(name for name, row in FORMATS.items() if row.separates)
+            raise ValueError(f"separate_bodies changes only {able}: ask for one of them, or leave it out")
         return self
 
     @property

@@ -15,6 +15,7 @@ from app.cli.connection import connect
 from app.cli.results import MANIFEST, FolderError, check_result, result_folder
 from app.cli.terminal import FAILED, INTERRUPTED, USAGE, give_up, out, progress_bar, say, show_table
 from cytosynth import Client, Job
+from model.formats import FORMATS
 
 
 def generate(
@@ -76,13 +77,14 @@ def demo(
     show: options.DemoOpen = False,
 ) -> None:
     """Generate a cell of each installed model: meshes, label volumes, a picture and the manifest."""
-    formats = ["stl", "obj", "tiff", "png"]
+    usual = ["stl", "obj", "tiff", "png"]
     with connect(server, reuse=False) as client:
         cards = client.models()
         if not cards:
             give_up("no model is installed", FAILED)
         for card in cards:
             out.print(f"[bold]{card['title']}[/]", highlight=False)
+            formats = list(FORMATS) if card["topology"] == "division" else usual  # of a dividing cell, every format
             spec = {"model": card["id"], "seed": seed, "frames": frames, "grid": grid, "formats": formats}
             _summarise(*_carry_out(client, spec, folder / card["id"], overwrite=True))
             out.print(f"picture: {folder / card['id'] / 'cell_0000' / 'preview.png'}", highlight=False)

@@ -3,19 +3,22 @@
 ``tifffile.TiffWriter`` is not used: it seeks back to fill in counts, so that checksums cannot be computed while
 writing.
 
-Promises: ImageJ and tifffile read axes TZYX, the spacing in µm, the frame interval and the origin. The file is written
+Promises: ImageJ and tifffile read axes TZYX, the spacing in µm, the frame interval, the origin, a colour for each label
+and, as info, the spec. The file is written
 forward only, with one frame in memory. The same volumes give the same bytes.
 Does not promise: files over 4 GiB. ImageJ does not read its own hyperstacks from BigTIFF, so they are refused.
 """
 
 from __future__ import annotations
 
+import json
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +31,8 @@ from model.export.manifest import CellEntry, WrittenCell
 
 _LIMIT = 2**32  # bytes: offsets of classic TIFF have 32 bits
 _HEADER = struct.pack("<2sHI", b"II", 42, 8)  # little endian, classic TIFF, first directory at byte 8
-_ASCII, _SHORT, _LONG, _RATIONAL = 2, 3, 4, 5
-_BYTES = {_ASCII: 1, _SHORT: 2, _LONG: 4, _RATIONAL: 8}
+_BYTE, _ASCII, _SHORT, _LONG, _RATIONAL = 1, 2, 3, 4, 5
+_BYTES = {_BYTE: 1, _ASCII: 1, _SHORT: 2, _LONG: 4, _RATIONAL: 8}
 _Entry = tuple[int, int, bytes]  # tag, type, value
 
 
@@ -53,6 +56,7 @@ def open_writer(cell: CellFiles) -> Iterator[WriteFrame]:
         spacing=(dz, dy, dx),
         origin=((nz - 1) / 2, (ny - 1) / 2, (nx - 1) / 2),
         interval_s=_interval([60.0 * exporter.minutes_at(time) for time in cell.times]),
+        info=json.dumps(dict(cell.spec), sort_keys=True, ensure_ascii=True),
     )
     with exporter.open(f"{cell.name}/labels.tif") as file:
         writer = HyperstackWriter(file.write, stack)
@@ -81,12 +85,15 @@ class Hyperstack:
         Where (z, y, x) are 0 µm, in voxels.
     interval_s
         Seconds between frames, if they are evenly spaced.
+    info
+        Text that ImageJ shows as the image's info.
     """
 
     shape: tuple[int, int, int, int]
     spacing: tuple[float, float, float]
     origin: tuple[float, float, float]
     interval_s: float | None = None
+    info: str = ""
 
     def description(self) -> bytes:
         """ImageDescription as ImageJ writes it, with a closing zero."""
@@ -97,12 +104,12 @@ class Hyperstack:
             "slices": slices,
             "frames": frames,
             "hyperstack": "true",
-            "mode": "grayscale",
+            "mode": "grayscale",  # shown through the lookup table below
             "unit": "micron",
             "spacing": repr(self.spacing[0]),
             "loop": "false",
             "min": "0.0",
-            "max": "4.0",  # shows a mother and her daughters in three greys
+            "max": "255.0",  # label n has colour n
             "xorigin": repr(self.origin[2]),
             "yorigin": repr(self.origin[1]),
             "zorigin": repr(self.origin[0]),
@@ -110,6 +117,44 @@ class Hyperstack:
         if self.interval_s is not None:
             lines |= {"finterval": repr(self.interval_s), "tunit": "sec"}
         return "".join(f"{key}={value}\n" for key, value in lines.items()).encode("ascii") + b"\0"
+
+
+def imagej_metadata(info: str) -> tuple[bytes, bytes]:
+    """Return the values of the tags 50838 and 50839: sizes, and the text and lookup table that ImageJ reads.
+
+    References
+    ----------
+    ImageJ 1.54f, TiffEncoder.writeMetaData.
+    """
+    parts = [(b"ofni", info.encode("utf-16-le")), (b"stul", label_colours().tobytes())]  # names reversed: little endian
+    head = b"JIJI" + b"".join(name + struct.pack("<I", 1) for name, _ in parts)
+    sizes = [len(head), *(len(content) for _, content in parts)]
+    return struct.pack(f"<{len(sizes)}I", *sizes), head + b"".join(content for _, content in parts)
+
+
+@lru_cache(maxsize=1)
+def label_colours() -> NDArray[np.uint8]:
+    """Return a lookup table (3, 256), red, green, blue: black for the background, then colours easy to tell apart.
+
+    Each colour is the one of a grid of 9³ that is farthest from all before, in whole numbers, so that every machine
+    finds the same.
+
+    References
+    ----------
+    Glasbey and others, Color Research and Application 2007, doi:10.1002/col.20327 (the idea); Riemersma, Colour
+    metric, compuphase.com/cmetric.htm (the distance).
+    """
+    side = np.array([0, 32, 64, 96, 128, 160, 192, 224, 255], dtype=np.int64)
+    grid = np.stack(np.meshgrid(side, side, side, indexing="ij"), axis=-1).reshape(-1, 3)
+    grid = grid[grid.max(axis=1) >= 96]  # dark ones do not stand out from the background
+    chosen = [np.zeros(3, dtype=np.int64)]
+    nearest = np.full(len(grid), np.iinfo(np.int64).max)
+    while len(chosen) < 256:
+        mean, difference = (grid[:, 0] + chosen[-1][0]) // 2, grid - chosen[-1]
+        red, green, blue = (difference**2).T
+        nearest = np.minimum(nearest, (512 + mean) * red + 1024 * green + (767 - mean) * blue)
+        chosen.append(grid[int(nearest.argmax())])
+    return np.array(chosen, dtype=np.uint8).T.copy()
 
 
 class HyperstackWriter:
@@ -215,6 +260,8 @@ class HyperstackWriter:
         ]
         if self._position == len(_HEADER):
             entries.insert(5, (270, _ASCII, self._stack.description()))  # ImageDescription, first page only
+            sizes, content = imagej_metadata(self._stack.info)
+            entries += [(50838, _LONG, sizes), (50839, _BYTE, content)]
         return entries
 
 

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from model.engine.marching_cubes import Surface
 from model.export.exporter import CellFiles, WriteFrame
 from model.export.manifest import WrittenCell
-from model.export.surface_files import find_surface_faults, surface_files
+from model.export.surface_files import body_files, find_surface_faults, surface_files
 
 
 def open_writer(cell: CellFiles) -> AbstractContextManager[WriteFrame]:
     """Write Wavefront OBJ, a file a frame."""
+    if cell.spec.get("separate_bodies"):
+        return body_files(cell, encode_bodies, ".obj")
     return surface_files(cell, encode_obj, ".obj")
 
 
@@ -36,6 +38,17 @@ def encode_obj(surface: Surface, *, micrometres: float) -> bytes:
     vertices = np.rint(surface.vertices.astype(np.float64) * (micrometres * 10.0**decimals)).astype(np.int64)
     head = b"# cytosynth, units micrometre\n"
     return head + _lines("v", vertices, decimals) + _lines("f", surface.faces.astype(np.int64) + 1, 0)
+
+
+def encode_bodies(surface: Surface, *, micrometres: float, face_labels: NDArray[np.uint16]) -> bytes:
+    """Encode a surface as :func:`encode_obj`, its triangles in one object a label, ``o cell_1``."""
+    decimals = max(0, math.ceil(-math.log10(1e-7 * micrometres)))
+    vertices = np.rint(surface.vertices.astype(np.float64) * (micrometres * 10.0**decimals)).astype(np.int64)
+    content = b"# cytosynth, units micrometre\n" + _lines("v", vertices, decimals)
+    for label in np.unique(face_labels):
+        triangles = surface.faces[face_labels == label].astype(np.int64) + 1
+        content += f"o cell_{label}\n".encode("ascii") + _lines("f", triangles, 0)
+    return content
 
 
 def _lines(keyword: str, rows: NDArray[np.int64], decimals: int) -> bytes:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from model.engine.marching_cubes import Surface
 from model.export.exporter import CellFiles, ExportFrame, WriteFrame
 from model.export.manifest import WrittenCell
+from model.export.render import vertex_labels
 
 VOLUME_TOLERANCE = 1e-3  # relative difference allowed, because files hold float32
 
@@ -26,6 +27,14 @@ class EncodeSurface(Protocol):
         ...
 
 
+class EncodeBodies(Protocol):
+    """Encodes a surface as a whole file that tells its cells apart."""
+
+    def __call__(self, surface: Surface, *, micrometres: float, face_labels: NDArray[np.uint16]) -> bytes:
+        """Return the file; ``face_labels`` (f,) holds the label of each triangle."""
+        ...
+
+
 @contextmanager
 def surface_files(cell: CellFiles, encode: EncodeSurface, suffix: str) -> Iterator[WriteFrame]:
     """Write each frame's surface as a file of its own."""
@@ -33,6 +42,20 @@ def surface_files(cell: CellFiles, encode: EncodeSurface, suffix: str) -> Iterat
     def write(frame: ExportFrame) -> None:
         content = encode(frame.surface, micrometres=cell.exporter.micrometres)
         cell.exporter.write_bytes(cell.frame_file(frame.number, suffix), content)
+
+    yield write
+
+
+@contextmanager
+def body_files(cell: CellFiles, encode: EncodeBodies, suffix: str) -> Iterator[WriteFrame]:
+    """Write each frame's surface as a file of its own, in which cells are told apart."""
+    exporter = cell.exporter
+
+    def write(frame: ExportFrame) -> None:
+        labels = np.asarray(vertex_labels(frame.surface, frame.labelled.labels, exporter.grid), dtype=np.uint16)
+        of_face = labels[frame.surface.faces[:, 0]]
+        content = encode(frame.surface, micrometres=exporter.micrometres, face_labels=of_face)
+        exporter.write_bytes(cell.frame_file(frame.number, suffix), content)
 
     yield write
 

@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,11 +34,13 @@ from model.engine.tracking import label_volume
 from model.errors import ExportError
 from model.export.exporter import CellFiles, Exporter, ExportFrame
 from model.export.frame_writers import open_writers
-from model.export.imagej_tiff import Hyperstack, HyperstackWriter
+from model.export.imagej_tiff import Hyperstack, HyperstackWriter, label_colours
 from model.export.manifest import FileEntry, Manifest
 from model.export.obj import encode_obj
 from model.export.ply import encode_ply
+from model.export.quality_report import measure
 from model.export.stl import encode_stl
+from model.spec import GenerationSpec
 
 GRID = Grid((40, 44, 36))
 FIELD = evaluate_dense(shapes.dividing_cell(0.8, radius=0.4), GRID)
@@ -331,3 +334,86 @@ def test_a_folder_that_is_a_file_is_told_in_words(tmp_path: Path) -> None:
     exporter = Exporter(tmp_path, grid=GRID, micrometres=1.0, minutes=1.0)
     with pytest.raises(ExportError, match="could not be written"):
         write_surface(exporter, "obj")
+
+
+def test_label_colours_are_all_different_and_begin_with_black() -> None:
+    table = label_colours()
+    assert (table.shape, table.dtype) == ((3, 256), np.uint8)
+    assert table[:, 0].tolist() == [0, 0, 0]
+    assert len({tuple(colour) for colour in table.T.tolist()}) == 256
+    assert hashlib.sha256(table.tobytes()).hexdigest()[:16] == "23c61a8348642298"
+
+
+def test_a_hyperstack_holds_its_spec_and_a_lookup_table(tmp_path: Path) -> None:
+    exporter = Exporter(tmp_path, grid=GRID, micrometres=1.0, minutes=1.0)
+    cell = CellFiles(exporter=exporter, name="cell_0000", times=[0.0], spec={"model": "celegans", "seed": 7})
+    with open_writers(["tiff"], cell) as write:
+        write(ExportFrame(number=0, time=0.0, surface=SURFACE, labelled=SimpleNamespace(labels=LABELS)))
+    with tifffile.TiffFile(tmp_path / "cell_0000/labels.tif") as tiff:
+        metadata = tiff.imagej_metadata or {}
+    assert json.loads(metadata["Info"]) == {"model": "celegans", "seed": 7}
+    assert np.array_equal(np.reshape(metadata["LUTs"], (3, 256)), label_colours())
+
+
+@pytest.mark.parametrize("mesh_format", ["obj", "ply"])
+def test_bodies_are_told_apart_on_request(mesh_format: str, tmp_path: Path) -> None:
+    """Two balls with labels 2 and 5: each is a closed mesh of its own volume."""
+    field = np.minimum(
+        evaluate_dense(lambda p: np.linalg.norm(p - [-0.5, 0, 0], axis=1) - 0.3, GRID),
+        evaluate_dense(lambda p: np.linalg.norm(p - [0.5, 0, 0], axis=1) - 0.2, GRID),
+    )
+    surface, labels = extract_surface(field, GRID), label_volume(field)
+    labels = np.where(labels == 1, 2, np.where(labels == 2, 5, 0)).astype(np.uint16)
+    written = {}
+    for separate in (False, True):
+        exporter = Exporter(tmp_path / str(separate), grid=GRID, micrometres=10.0, minutes=1.0)
+        cell = CellFiles(exporter=exporter, name="c", times=[0.0], spec={"separate_bodies": separate})
+        with open_writers([mesh_format], cell) as write:
+            write(ExportFrame(number=0, time=0.0, surface=surface, labelled=SimpleNamespace(labels=labels)))
+        written[separate] = (tmp_path / str(separate) / f"c/frame_0000.{mesh_format}").read_bytes()
+    path = tmp_path / "True" / f"c/frame_0000.{mesh_format}"
+    if mesh_format == "obj":
+        assert b"\no " not in written[False]
+        whole = trimesh.load_mesh(path, process=False)  # which knows no objects
+        lines = path.read_text().splitlines()
+        names = [line.split()[1] for line in lines if line.startswith("o ")]
+        of_face = np.cumsum([line.startswith("o ") for line in lines if line[0] in "of"])
+        of_face = of_face[[line[0] == "f" for line in lines if line[0] in "of"]]
+        volumes = {name: whole.submesh([of_face == n], append=True).volume for n, name in enumerate(names, start=1)}
+    else:
+        assert b"label" not in written[False]
+        whole = trimesh.load_mesh(path, process=False)
+        of_face = np.asarray(whole.metadata["_ply_raw"]["face"]["data"]["label"]).reshape(-1)
+        volumes = {f"cell_{n}": whole.submesh([of_face == n], append=True).volume for n in np.unique(of_face)}
+    assert set(volumes) == {"cell_2", "cell_5"}
+    assert volumes["cell_2"] == pytest.approx(4 / 3 * np.pi * 3.0**3, rel=0.03)
+    assert volumes["cell_5"] == pytest.approx(4 / 3 * np.pi * 2.0**3, rel=0.05)
+
+
+def test_bodies_that_no_format_can_tell_apart_are_refused() -> None:
+    with pytest.raises(ValueError, match="only obj or ply"):
+        GenerationSpec.model_validate({"model": "a", "separate_bodies": True, "formats": ["stl", "tiff"]})
+    spec = GenerationSpec.model_validate({"model": "a", "formats": ["obj"]})
+    assert "separate_bodies" not in spec.model_dump()  # digests are those of before the member existed
+
+
+def test_the_quality_report_counts_bodies_and_handles() -> None:
+    """A torus and a ball: genus 1 and 0, closed and outward; one triangle turned is noticed."""
+
+    def torus(p: np.ndarray) -> np.ndarray:
+        return np.hypot(np.hypot(p[:, 0] + 0.25, p[:, 1]) - 0.4, p[:, 2]) - 0.15
+
+    grid = Grid((48, 48, 48))
+    field = np.minimum(
+        evaluate_dense(torus, grid), evaluate_dense(lambda p: np.linalg.norm(p - [0.7, 0, 0], axis=1) - 0.12, grid)
+    )
+    surface = extract_surface(field, grid)
+    found = measure(surface)
+    assert (found["watertight"], found["outward"], found["degenerate"]) == (True, True, 0)
+    assert [(body["euler_number"], body["genus"]) for body in found["bodies"]] == [(0, 1), (2, 0)]
+    mesh = trimesh.Trimesh(surface.vertices, surface.faces, process=False)
+    assert found["smallest_angle_deg"] == pytest.approx(np.degrees(mesh.face_angles.min()), rel=1e-3)
+    turned = surface.faces.copy()
+    turned[0] = turned[0][::-1]
+    assert measure(replace(surface, faces=turned))["watertight"] is False
+    assert measure(replace(surface, faces=surface.faces[:, ::-1].copy()))["outward"] is False
