@@ -159,7 +159,7 @@ def _write_cell(
         name=name,
         times=[float(t) for t in times],
         palette=checkpoint.card.cell_type,
-        spec=spec.model_dump(mode="json"),
+        spec=spec.model_copy(update={"first_index": index, "count": 1}).model_dump(mode="json"),
         tracks=lambda: tracker.tracks,
     )
     with open_writers(spec.formats, files) as write_files:

@@ -86,7 +86,8 @@ class CellFiles:
     palette
         Colours of pictures, by cell type.
     spec
-        The completed spec, for formats that state it.
+        The completed spec of this cell alone, for formats that state it: it does not depend on the other cells of a
+        request, nor on its division.
     tracks
         Gives the tracks of the frames labelled so far. All frames are labelled when the writers are left, and some that
         a writer has not been given yet may be.

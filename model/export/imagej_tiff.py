@@ -3,10 +3,11 @@
 ``tifffile.TiffWriter`` is not used: it seeks back to fill in counts, so that checksums cannot be computed while
 writing.
 
-Promises: ImageJ and tifffile read axes TZYX, the spacing in µm, the frame interval, the origin, a colour for each label
-and, as info, the spec. The file is written
-forward only, with one frame in memory. The same volumes give the same bytes.
-Does not promise: files over 4 GiB. ImageJ does not read its own hyperstacks from BigTIFF, so they are refused.
+Promises: ImageJ and tifffile read axes TZYX, the spacing in µm, the frame interval, the origin, and as *Info* the spec
+of this cell. ImageJ shows each label up to 255 in a colour of its own. The file is written forward only, with one frame
+in memory. The same volumes and spec give the same bytes.
+Does not promise: files over 4 GiB. ImageJ does not read its own hyperstacks from BigTIFF, so they are refused. Labels
+above 255 have the colour of 255.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -27,12 +28,14 @@ from numpy.typing import NDArray
 
 from model.errors import ExportError
 from model.export.exporter import CellFiles, WriteFrame
+from model.export.label_colours import ENTRIES, label_colours
 from model.export.manifest import CellEntry, WrittenCell
 
 _LIMIT = 2**32  # bytes: offsets of classic TIFF have 32 bits
 _HEADER = struct.pack("<2sHI", b"II", 42, 8)  # little endian, classic TIFF, first directory at byte 8
 _BYTE, _ASCII, _SHORT, _LONG, _RATIONAL = 1, 2, 3, 4, 5
 _BYTES = {_BYTE: 1, _ASCII: 1, _SHORT: 2, _LONG: 4, _RATIONAL: 8}
+_OF_OTHERS = ("separate_bodies",)  # members of a spec that concern other formats only
 _Entry = tuple[int, int, bytes]  # tag, type, value
 
 
@@ -56,7 +59,7 @@ def open_writer(cell: CellFiles) -> Iterator[WriteFrame]:
         spacing=(dz, dy, dx),
         origin=((nz - 1) / 2, (ny - 1) / 2, (nx - 1) / 2),
         interval_s=_interval([60.0 * exporter.minutes_at(time) for time in cell.times]),
-        info=json.dumps(dict(cell.spec), sort_keys=True, ensure_ascii=True),
+        info=_info(cell.spec),
     )
     with exporter.open(f"{cell.name}/labels.tif") as file:
         writer = HyperstackWriter(file.write, stack)
@@ -65,9 +68,9 @@ def open_writer(cell: CellFiles) -> Iterator[WriteFrame]:
 
 
 def find_faults(written: WrittenCell) -> Iterator[str]:
-    """Read the hyperstack back with tifffile and compare axes, type, frames and labels with the manifest."""
+    """Read the hyperstack back with tifffile and compare axes, type, frames, labels and spec with the manifest."""
     for name in written.files:
-        for fault in _label_faults(written.folder / name, written.entry):
+        for fault in _label_faults(written.folder / name, written.entry, written.manifest.spec):
             yield f"{name}: {fault}"
 
 
@@ -86,7 +89,7 @@ class Hyperstack:
     interval_s
         Seconds between frames, if they are evenly spaced.
     info
-        Text that ImageJ shows as the image's info.
+        Text that ImageJ shows as the image's information; none if empty.
     """
 
     shape: tuple[int, int, int, int]
@@ -104,12 +107,12 @@ class Hyperstack:
             "slices": slices,
             "frames": frames,
             "hyperstack": "true",
-            "mode": "grayscale",  # shown through the lookup table below
+            "mode": "grayscale",
             "unit": "micron",
             "spacing": repr(self.spacing[0]),
             "loop": "false",
             "min": "0.0",
-            "max": "255.0",  # label n has colour n
+            "max": f"{ENTRIES - 1}.0",  # a label is shown by the entry of its number in the lookup table
             "xorigin": repr(self.origin[2]),
             "yorigin": repr(self.origin[1]),
             "zorigin": repr(self.origin[0]),
@@ -117,44 +120,6 @@ class Hyperstack:
         if self.interval_s is not None:
             lines |= {"finterval": repr(self.interval_s), "tunit": "sec"}
         return "".join(f"{key}={value}\n" for key, value in lines.items()).encode("ascii") + b"\0"
-
-
-def imagej_metadata(info: str) -> tuple[bytes, bytes]:
-    """Return the values of the tags 50838 and 50839: sizes, and the text and lookup table that ImageJ reads.
-
-    References
-    ----------
-    ImageJ 1.54f, TiffEncoder.writeMetaData.
-    """
-    parts = [(b"ofni", info.encode("utf-16-le")), (b"stul", label_colours().tobytes())]  # names reversed: little endian
-    head = b"JIJI" + b"".join(name + struct.pack("<I", 1) for name, _ in parts)
-    sizes = [len(head), *(len(content) for _, content in parts)]
-    return struct.pack(f"<{len(sizes)}I", *sizes), head + b"".join(content for _, content in parts)
-
-
-@lru_cache(maxsize=1)
-def label_colours() -> NDArray[np.uint8]:
-    """Return a lookup table (3, 256), red, green, blue: black for the background, then colours easy to tell apart.
-
-    Each colour is the one of a grid of 9³ that is farthest from all before, in whole numbers, so that every machine
-    finds the same.
-
-    References
-    ----------
-    Glasbey and others, Color Research and Application 2007, doi:10.1002/col.20327 (the idea); Riemersma, Colour
-    metric, compuphase.com/cmetric.htm (the distance).
-    """
-    side = np.array([0, 32, 64, 96, 128, 160, 192, 224, 255], dtype=np.int64)
-    grid = np.stack(np.meshgrid(side, side, side, indexing="ij"), axis=-1).reshape(-1, 3)
-    grid = grid[grid.max(axis=1) >= 96]  # dark ones do not stand out from the background
-    chosen = [np.zeros(3, dtype=np.int64)]
-    nearest = np.full(len(grid), np.iinfo(np.int64).max)
-    while len(chosen) < 256:
-        mean, difference = (grid[:, 0] + chosen[-1][0]) // 2, grid - chosen[-1]
-        red, green, blue = (difference**2).T
-        nearest = np.minimum(nearest, (512 + mean) * red + 1024 * green + (767 - mean) * blue)
-        chosen.append(grid[int(nearest.argmax())])
-    return np.array(chosen, dtype=np.uint8).T.copy()
 
 
 class HyperstackWriter:
@@ -259,13 +224,32 @@ class HyperstackWriter:
             (339, _SHORT, struct.pack("<H", 1)),  # SampleFormat: unsigned
         ]
         if self._position == len(_HEADER):
-            entries.insert(5, (270, _ASCII, self._stack.description()))  # ImageDescription, first page only
-            sizes, content = imagej_metadata(self._stack.info)
-            entries += [(50838, _LONG, sizes), (50839, _BYTE, content)]
+            entries += self._first_page_entries()
+        return sorted(entries)
+
+    def _first_page_entries(self) -> list[_Entry]:
+        """What concerns the whole stack and stands in the first page only."""
+        # ImageJ reads the lookup table of a single channel from ColorMap, as (3, 256) SHORT whatever the sample's bits,
+        # and not from its own metadata; other programs ignore ColorMap where 0 is black.
+        colours = (label_colours().T.astype("<u2") * 257).tobytes()
+        entries = [(270, _ASCII, self._stack.description()), (320, _SHORT, colours)]  # ImageDescription, ColorMap
+        if self._stack.info:
+            text = self._stack.info.encode("utf-16-le")
+            header = b"JIJI" + b"ofni" + struct.pack("<I", 1)  # "IJIJ", "info", one item: in little-endian words
+            entries += [
+                (50838, _LONG, struct.pack("<II", len(header), len(text))),  # IJMetadataByteCounts
+                (50839, _BYTE, header + text),  # IJMetadata
+            ]
         return entries
 
 
-def _label_faults(path: Path, cell: CellEntry) -> Iterator[str]:
+def _info(spec: Mapping[str, Any]) -> str:
+    """Return as JSON the spec that gives this file alone: its bytes must not depend on other formats asked for."""
+    own = {name: value for name, value in spec.items() if name not in _OF_OTHERS} | {"formats": ["tiff"]}
+    return json.dumps(own, sort_keys=True, indent=2, ensure_ascii=True) if spec else ""
+
+
+def _label_faults(path: Path, cell: CellEntry, spec: Mapping[str, Any]) -> Iterator[str]:
     try:
         opened = tifffile.TiffFile(path)
     except (OSError, ValueError):  # tifffile's own error is a ValueError
@@ -279,6 +263,9 @@ def _label_faults(path: Path, cell: CellEntry) -> Iterator[str]:
         if axes != "TZCYXS" or series.dtype != np.uint16:  # one channel, one sample: TZYX
             yield f"{axes} {series.dtype}, not TZYX uint16"
             return
+        info = (tiff.imagej_metadata or {}).get("Info")
+        if info is not None and not _states_the_cell(str(info), cell, spec):  # older files have none
+            yield "Info does not hold the manifest's spec"
         volume = series.asarray(squeeze=False)  # (t, z, 1, y, x, 1)
     if len(volume) != len(cell.frames):
         yield f"{len(volume)} frames, the manifest says {len(cell.frames)}"
@@ -287,6 +274,20 @@ def _label_faults(path: Path, cell: CellEntry) -> Iterator[str]:
         found = [int(label) for label in np.unique(labels) if label]
         if found != frame["labels"]:
             yield f"frame {number} holds labels {found}, the manifest says {frame['labels']}"
+
+
+def _states_the_cell(info: str, cell: CellEntry, spec: Mapping[str, Any]) -> bool:
+    """Whether a file's Info is the manifest's spec, for this cell alone."""
+    try:
+        stated = json.loads(info)
+    except ValueError:
+        return False
+    own = {"first_index", "count", "formats", *_OF_OTHERS}
+    same = {name: value for name, value in spec.items() if name not in own}
+    return isinstance(stated, dict) and (
+        stated.get("first_index", 0) == cell.index
+        and {name: value for name, value in stated.items() if name not in own} == same
+    )
 
 
 def _interval(times: Sequence[float]) -> float | None:

@@ -34,7 +34,7 @@ from model.engine.tracking import label_volume
 from model.errors import ExportError
 from model.export.exporter import CellFiles, Exporter, ExportFrame
 from model.export.frame_writers import open_writers
-from model.export.imagej_tiff import Hyperstack, HyperstackWriter, label_colours
+from model.export.imagej_tiff import Hyperstack, HyperstackWriter
 from model.export.manifest import FileEntry, Manifest
 from model.export.obj import encode_obj
 from model.export.ply import encode_ply
@@ -334,25 +334,6 @@ def test_a_folder_that_is_a_file_is_told_in_words(tmp_path: Path) -> None:
     exporter = Exporter(tmp_path, grid=GRID, micrometres=1.0, minutes=1.0)
     with pytest.raises(ExportError, match="could not be written"):
         write_surface(exporter, "obj")
-
-
-def test_label_colours_are_all_different_and_begin_with_black() -> None:
-    table = label_colours()
-    assert (table.shape, table.dtype) == ((3, 256), np.uint8)
-    assert table[:, 0].tolist() == [0, 0, 0]
-    assert len({tuple(colour) for colour in table.T.tolist()}) == 256
-    assert hashlib.sha256(table.tobytes()).hexdigest()[:16] == "23c61a8348642298"
-
-
-def test_a_hyperstack_holds_its_spec_and_a_lookup_table(tmp_path: Path) -> None:
-    exporter = Exporter(tmp_path, grid=GRID, micrometres=1.0, minutes=1.0)
-    cell = CellFiles(exporter=exporter, name="cell_0000", times=[0.0], spec={"model": "celegans", "seed": 7})
-    with open_writers(["tiff"], cell) as write:
-        write(ExportFrame(number=0, time=0.0, surface=SURFACE, labelled=SimpleNamespace(labels=LABELS)))
-    with tifffile.TiffFile(tmp_path / "cell_0000/labels.tif") as tiff:
-        metadata = tiff.imagej_metadata or {}
-    assert json.loads(metadata["Info"]) == {"model": "celegans", "seed": 7}
-    assert np.array_equal(np.reshape(metadata["LUTs"], (3, 256)), label_colours())
 
 
 @pytest.mark.parametrize("mesh_format", ["obj", "ply"])
