@@ -290,6 +290,9 @@ def test_web_image_holds_no_numerical_library_and_a_job_sent_to_it_starts_by_its
             assert fetch(f"{base}/v1/models")
             assert b"cytosynth" in (fetch(f"{base}/openapi.json") or b"")
             assert fetch(f"{base}/")  # the page and its files were installed
+            listed = ["cytosynth", "models", "--server", base]  # the client is installed, and what it needs
+            told = subprocess.run(listed, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+            assert {line.split("\t")[0] for line in told.stdout.splitlines()} >= {"a549", "celegans"}
             health = [word.replace("8000", port) for word in recipe.health]
             subprocess.run(health, env=environment, cwd=tmp_path, check=True, timeout=30)
 

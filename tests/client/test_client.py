@@ -27,6 +27,7 @@ from cytosynth import Client
 from cytosynth.errors import BY_STATUS
 from model.export.imagej_tiff import Hyperstack, HyperstackWriter
 from model.spec import GenerationSpec
+from worker.broker.embedded import start_broker
 
 SOURCES = sorted(Path(cytosynth.__file__).parent.glob("*.py"))
 LAZY = {"numpy", "tifffile", "trimesh", "zarr"}
@@ -176,6 +177,22 @@ def first_refusal(client: Client) -> cytosynth.TooManyRequestsError:
     pytest.fail("no request was refused")
 
 
+@pytest.mark.slow
+def test_a_full_queue_is_waited_for(house: Any, serve: Any, tmp_path: Path) -> None:
+    with start_broker(tmp_path / "broker") as broker:
+        changes = {"redis_url": broker.url, "data_dir": tmp_path / "data", "max_queue": 1}
+        url = serve(house.settings.model_copy(update=changes))
+        with Client(url) as client, Client(url, patience_s=0) as hasty:
+            first = ask(client)
+            with pytest.raises(cytosynth.UnavailableError) as caught:
+                ask(hasty)
+            assert caught.value.retry_after_s
+            timer = threading.Timer(0.2, client.job(first.id).cancel)
+            timer.start()
+            assert ask(client).id != first.id
+            timer.join()
+
+
 def test_too_many_requests_are_repeated_when_retry_after_says(house: Any, serve: Any, tmp_path: Path) -> None:
     keyed = Keyed.start(house.settings, serve, tmp_path / "data", max_rate=1.0, max_burst=3)
     secret, _ = keyed.keys.create("pipeline")
@@ -214,6 +231,7 @@ def test_wait_raises_when_a_job_fails_and_when_time_is_up(client: Client) -> Non
     with pytest.raises(cytosynth.JobFailedError) as caught:
         job.wait()
     assert caught.value.state == "canceled"
+    assert "it was canceled" in str(caught.value)
 
 
 def test_a_broken_event_stream_is_resumed(house: Any) -> None:

@@ -18,6 +18,9 @@ class DamagedFileError(CytosynthError):
     """A downloaded file differs from the manifest, or its name leads outside the folder."""
 
 
+REASONS = {"canceled": "it was canceled", "expired": "its files were removed after their retention time"}
+
+
 class JobFailedError(CytosynthError):
     """A job ended without files.
 
@@ -33,9 +36,10 @@ class JobFailedError(CytosynthError):
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         error = document.get("error") or {}
-        super().__init__(f"job {document['id']} {document['state']}: {error.get('message', 'no reason is given')}")
         self.document = dict(document)
         self.state: str = document["state"]
+        reason = error.get("message") or REASONS.get(self.state, "no reason is given")
+        super().__init__(f"job {document['id']} {self.state}: {reason}")
         self.code: str = error.get("code", "")
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cutting_proxy import cutting_proxy
 from hostile.corpus_files import box_stl
 from served import cytosynth_here
 
@@ -34,6 +36,20 @@ def run(house: Any) -> Any:
 def make(house: Any, run: Any, folder: Path, *more: str) -> Any:
     """Ask for what is there already: the same request again is answered with the finished job."""
     return run("generate", "round", "--seed", 2**64 - 1, "--frames", 2, "--grid", 16, "--out", folder, *more)
+
+
+# --------------------------------------------------------------------------------------------------------- connections
+
+
+def test_a_command_goes_on_after_connections_that_break(house: Any, tmp_path: Path) -> None:
+    content = random.Random(3).randbytes(2_000_000)
+    job = house.submit(seed=2**40)
+    house.carry_out(job["id"], files={"cell_0000/labels.tif": content})
+    with cutting_proxy(house.url, 10**6, 0, 700_000, 100_000, 0) as proxy:
+        done = cytosynth_here("fetch", job["id"], "--out", str(tmp_path / "cells"), CYTOSYNTH_SERVER=proxy.url)
+    assert done.exit_code == 0, done.output
+    assert proxy.connections > 4
+    assert (tmp_path / "cells" / "cell_0000" / "labels.tif").read_bytes() == content
 
 
 # -------------------------------------------------------------------------------------------------------------- folders
@@ -228,4 +244,4 @@ def test_models_and_formats_are_completed(monkeypatch: pytest.MonkeyPatch, house
         **shell, COMP_WORDS=f"cytosynth {words}", COMP_CWORD=str(len(words.split()))
     ).stdout.split()
     assert {"celegans", "a549", "round"} & set(complete("generate ce")) == {"celegans"}
-    assert complete("generate round --format t") == ["tiff"]
+    assert complete("generate round --format ti") == ["tiff", "tiff-frames"]
