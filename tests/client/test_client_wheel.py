@@ -36,6 +36,14 @@ for name in ("app", "worker", "model", "numpy"):
         continue
     raise SystemExit(f"{name} can be imported")
 """
+OPENED = """
+import sys
+from cytosynth import Client
+with Client(sys.argv[1]) as client:
+    for grid in (24, 48):
+        spec = {"seed": 3, "frames": 3, "grid": grid, "formats": ["tiff", "ome-tiff", "ome-zarr"]}
+        client.generate("tiny", **spec).wait().download(f"cells/{grid}")
+"""
 ARRAYS = """
 import sys
 from cytosynth import Client
@@ -47,51 +55,30 @@ with Client(sys.argv[1]) as client:
 """
 NAPARI = """
 import json, sys
-import npe2, numpy as np, tifffile, zarr
+import npe2, numpy as np, tifffile
 from napari.components import ViewerModel
 from napari.layers import Labels
 
 npe2.PluginManager.instance().discover()  # as the application does when it starts
-
-def check(layer, volume):
-    assert type(layer) is Labels, layer
-    assert np.array_equal(np.asarray(layer.data[0] if layer.multiscale else layer.data), volume)
-    assert np.allclose(layer.scale, expected), layer.scale
-    assert [str(unit) for unit in layer.units] == ["minute"] + 3 * ["micrometer"], layer.units
-    assert layer.axis_labels == ("t", "z", "y", "x")
-
-folder = sys.argv[1]
+folder, levels = sys.argv[1:]
 manifest = json.load(open(f"{folder}/manifest.json"))
 minutes = [frame["minutes"] for frame in manifest["cells"][0]["frames"]]
-expected = (minutes[1] - minutes[0], *manifest["units"]["spacing"][::-1])
+scale = (minutes[1] - minutes[0], *manifest["units"]["spacing"][::-1])
 volume = tifffile.imread(f"{folder}/cell_0000/labels.tif")
-for path in (f"{folder}/cell_0000/labels.tif", folder):
+start = [0.0, *(-(size - 1) / 2 * step for size, step in zip(volume.shape[1:], scale[1:]))]
+for name in ("cell_0000/labels.tif", "cell_0000/labels.ome.tif", "cell_0000/labels.ome.zarr", ""):
     viewer = ViewerModel()
-    viewer.open(path, plugin="cytosynth")
+    viewer.open(f"{folder}/{name}", plugin="cytosynth")
     [layer] = viewer.layers
-    check(layer, volume)
-    assert np.allclose(layer.translate[1:], [-(n - 1) / 2 * s for n, s in zip(volume.shape[1:], expected[1:])])
-
-# An OME-Zarr 0.5 with a pyramid.
-path = "copy/labels.ome.zarr"
-group = zarr.open_group(path, mode="w", zarr_format=3)
-levels = [volume, volume[:, ::2, ::2, ::2]]
-for number, level in enumerate(levels):
-    group.create_array(str(number), data=level, chunks=(1, *level.shape[1:]))
-names = [("t", "time", "minute")] + [(name, "space", "micrometer") for name in "zyx"]
-group.attrs["ome"] = {"version": "0.5", "multiscales": [{
-    "axes": [{"name": n, "type": t, "unit": u} for n, t, u in names],
-    "datasets": [
-        {"path": str(k), "coordinateTransformations": [
-            {"type": "scale", "scale": [expected[0], *(float(s) * 2**k for s in expected[1:])]}]}
-        for k in range(2)],
-}]}
-viewer = ViewerModel()
-viewer.open(path, plugin="cytosynth")
-[layer] = viewer.layers
-assert layer.multiscale
-check(layer, volume)
-print("napari opened all")
+    assert type(layer) is Labels, layer
+    # Of a whole result, the OME-Zarr.
+    assert (len(layer.data) if layer.multiscale else 1) == (1 if name.endswith("tif") else int(levels)), name
+    assert np.array_equal(np.asarray(layer.data[0] if layer.multiscale else layer.data), volume)
+    assert np.allclose(layer.scale, scale), layer.scale
+    assert np.allclose(layer.translate, start, atol=1e-4), layer.translate
+    assert [str(unit) for unit in layer.units] == ["minute"] + 3 * ["micrometer"], layer.units
+    assert layer.axis_labels == ("t", "z", "y", "x")
+    print(name or "result")
 """
 
 
@@ -162,5 +149,7 @@ def test_wheel_alone_generates_and_downloads_a_cell(wheel: Path, service: Served
 
 def test_napari_opens_results_as_labels_at_scale(wheel: Path, service: Served, tmp_path: Path) -> None:
     python = environment_with(tmp_path / "napari", f"{wheel}[napari]", "napari")
-    run(python, GENERATE.partition("for name in")[0], service.address, folder=tmp_path / "work")
-    assert "napari opened all" in run(python, NAPARI, "cells", folder=tmp_path / "work")
+    run(python, OPENED, service.address, folder=tmp_path / "work")
+    for folder, levels in (("cells/24", "1"), ("cells/48", "2")):
+        said = run(python, NAPARI, folder, levels, folder=tmp_path / "work").split()
+        assert said == [f"cell_0000/labels.{ending}" for ending in ("tif", "ome.tif", "ome.zarr")] + ["result"]

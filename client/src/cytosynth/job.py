@@ -221,7 +221,7 @@ class Job:
         """Yield the label volume of each frame of a cell, (z, y, x); 0 is background.
 
         :attr:`spacing_um` and :meth:`minutes` give the scale. Needs the extra ``arrays``, and a job with the format
-        ``tiff``.
+        ``tiff``, ``ome-tiff`` or ``tiff-frames``.
         """
         frames = len(self.manifest["cells"][cell]["frames"])
         return arrays.label_volumes(self.files, self._fetch, cell=cell, frames=frames)

@@ -124,7 +124,7 @@ def _ome_scale(tiff: tifffile.TiffFile) -> Scale:
     return Scale(step=(minutes, *step), start=(0.0, *start), timed=increment is not None)  # type: ignore[arg-type]
 
 
-def _zarr(path: Path) -> tuple[list[Any], Scale]:
+def _zarr(path: Path) -> tuple[Any, Scale]:
     import zarr
 
     group = zarr.open_group(path, mode="r")
@@ -149,7 +149,8 @@ def _zarr(path: Path) -> tuple[list[Any], Scale]:
         start=(values[1][0] * minutes, values[1][1], values[1][2], values[1][3]),
         timed=unit in MINUTES,
     )
-    return [group[level["path"]] for level in levels], scale
+    pyramid = [group[level["path"]] for level in levels]
+    return pyramid if len(pyramid) > 1 else pyramid[0], scale
 
 
 def _ome(group: Any) -> dict[str, Any]:
