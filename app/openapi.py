@@ -53,6 +53,7 @@ documents; each kind is documented at [/problems](/problems).
 """
 TAGS = [
     {"name": "generations", "description": "Request new living-cell sequences, or an estimate of their cost."},
+    {"name": "reconstructions", "description": "Fit a cell that you upload, and write it at another resolution."},
     {"name": "jobs", "description": "List jobs, show, follow, cancel, pin and remove them."},
     {"name": "files", "description": "The results of a job."},
     {"name": "models", "description": "Installed models and your own, with their scale, limits and measured quality."},
@@ -74,6 +75,8 @@ _FILES = (_JOB, _UNFINISHED, _EXPIRED, _QUEUE)
 # The problems of each operation, besides those that all have: 422 for parameters, and 500.
 PROBLEMS: dict[str, tuple[ProblemType, ...]] = {
     "createEstimate": _BODY,
+    "createReconstruction": (_UPLOAD,),
+    "createReconstructionEstimate": (*_BODY, _UPLOAD),
     "listJobs": (_QUEUE,),
     "getJob": (_JOB, _QUEUE),
     "cancelJob": (_JOB, _QUEUE),

@@ -261,19 +261,25 @@ class SecondsView(_View):
 class EstimateView(_View):
     """What a job would take, and whether it is within the limits of the service."""
 
-    kind: Literal["generation"]
+    kind: Literal["generation", "reconstruction"]
     cost: Cost
     seconds: SecondsView
     limits: Limits
     within_limits: bool
 
     @classmethod
-    def of(cls, estimate: Estimate, settings: AppSettings) -> Self:
+    def of(
+        cls,
+        estimate: Estimate,
+        settings: AppSettings,
+        *,
+        kind: Literal["generation", "reconstruction"] = "generation",
+    ) -> Self:
         """Show an estimate beside the operator's limits."""
         cost, timing = estimate.cost, estimate.timing
         limits = Limits(points=settings.max_points, bytes=settings.max_bytes)
         return cls(
-            kind="generation",
+            kind=kind,
             cost=cost.model_copy(update={"seconds": round(timing.expected, 3)}),
             seconds=SecondsView.of(timing),
             limits=limits,

@@ -70,13 +70,43 @@ Moment = Annotated[Finite, Field(json_schema_extra={"minimum": -1.0, "maximum": 
 Formats = Annotated[list[Format], Field(min_length=1, max_length=len(FORMATS), json_schema_extra={"uniqueItems": True})]
 
 
-class _Strict(BaseModel):
+def check_times(times: list[float]) -> list[float]:
+    """Return the times of frames; raises ``ValueError`` unless they lie in τ and increase."""
+    if any(t < -1.0 or t > 1.0 for t in times):
+        raise ValueError("times must lie in the temporal domain [-1, 1]: the first frame is -1, the last is 1")
+    if any(b <= a for a, b in pairwise(times)):
+        raise ValueError("times must increase strictly")
+    return times
+
+
+def check_formats(formats: list[Format]) -> list[Format]:
+    """Return formats; raises ``ValueError`` if one repeats, or lacks another that it needs."""
+    if len(set(formats)) != len(formats):
+        raise ValueError("formats must not repeat")
+    for name in formats:
+        if lacking := [other for other in FORMATS[name].needs if other not in formats]:
+            raise ValueError(f"format {name} needs {' and '.join(lacking)}: ask for it too")
+    return formats
+
+
+def result_digest(kind: str, spec: BaseModel, *, model_sha256: str) -> str:
+    """SHA-256 of a completed spec, the model's weights and the software's version: names the result.
+
+    Canonical JSON, sorted keys. The kind of device, which decides the last bits too, is the worker's to add.
+    """
+    document: dict[str, Any] = {"kind": kind, "model_sha256": model_sha256, "spec": spec.model_dump(mode="json")}
+    document["version"] = __version__
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Strict(BaseModel):
     """Frozen, no unknown members, no silent conversion of types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
-class SampledLatent(_Strict):
+class SampledLatent(Strict):
     """A new code, drawn from the density fitted to the learned codes: a new cell."""
 
     kind: Literal["sampled"] = "sampled"
@@ -86,14 +116,14 @@ class SampledLatent(_Strict):
     )
 
 
-class LearnedLatent(_Strict):
+class LearnedLatent(Strict):
     """The code of one training sequence."""
 
     kind: Literal["learned"]
     index: Annotated[int, Field(ge=0), WHOLE] = Field(description="Number of the training sequence, from 0.")
 
 
-class NearbyLatent(_Strict):
+class NearbyLatent(Strict):
     """A learned code with noise: a variation of one training sequence."""
 
     kind: Literal["nearby"]
@@ -103,7 +133,7 @@ class NearbyLatent(_Strict):
     )
 
 
-class InterpolatedLatent(_Strict):
+class InterpolatedLatent(Strict):
     """A code between two learned ones."""
 
     kind: Literal["interpolated"]
@@ -114,7 +144,7 @@ class InterpolatedLatent(_Strict):
     )
 
 
-class ExplicitLatent(_Strict):
+class ExplicitLatent(Strict):
     """An explicit code, for instance from an earlier manifest."""
 
     kind: Literal["explicit"]
@@ -129,7 +159,7 @@ Latent = Annotated[
 Quaternion = Annotated[list[Finite], Field(min_length=4, max_length=4)]
 
 
-class Cost(_Strict):
+class Cost(Strict):
     """The cost of a spec: exact counts and rough estimates, without running it."""
 
     frames: int = Field(description="Frames of all sequences together.")
@@ -140,7 +170,7 @@ class Cost(_Strict):
     )
 
 
-class GenerationSpec(_Strict):
+class GenerationSpec(Strict):
     """Synthesise living-cell sequences with a trained model."""
 
     KIND: ClassVar[str] = "generation"
@@ -217,13 +247,7 @@ class GenerationSpec(_Strict):
     @field_validator("times")
     @classmethod
     def _times_increase_within_tau(cls, times: list[float] | None) -> list[float] | None:
-        if times is None:
-            return None
-        if any(t < -1.0 or t > 1.0 for t in times):
-            raise ValueError("times must lie in the temporal domain [-1, 1]: the first frame is -1, the last is 1")
-        if any(b <= a for a, b in pairwise(times)):
-            raise ValueError("times must increase strictly")
-        return times
+        return None if times is None else check_times(times)
 
     @field_validator("rotation")
     @classmethod
@@ -235,12 +259,7 @@ class GenerationSpec(_Strict):
     @field_validator("formats")
     @classmethod
     def _formats_are_distinct(cls, formats: list[Format]) -> list[Format]:
-        if len(set(formats)) != len(formats):
-            raise ValueError("formats must not repeat")
-        for name in formats:
-            if lacking := [other for other in FORMATS[name].needs if other not in formats]:
-                raise ValueError(f"format {name} needs {' and '.join(lacking)}: ask for it too")
-        return formats
+        return check_formats(formats)
 
     @model_validator(mode="after")
     def _one_time_resolution(self) -> Self:
@@ -357,12 +376,5 @@ class GenerationSpec(_Strict):
         return self.model_copy(update={"first_index": self.first_index + first, "count": min(size, self.count - first)})
 
     def digest(self, *, model_sha256: str) -> str:
-        """SHA-256 of the completed spec, the model's weights and the software's version: names the result.
-
-        Canonical JSON, sorted keys. The kind of device, which decides the last bits too, is the worker's to add.
-        """
-        spec = self.model_dump(mode="json")
-        document: dict[str, Any] = {"kind": self.KIND, "model_sha256": model_sha256, "spec": spec}
-        document["version"] = __version__
-        text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """Name the result of the completed spec; see :func:`result_digest`."""
+        return result_digest(self.KIND, self, model_sha256=model_sha256)

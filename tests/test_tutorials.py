@@ -35,6 +35,15 @@ def test_first_data_set(service: Served, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_finer_cell(service: Served, tmp_path: Path) -> None:
+    said = run_blocks("finer-cell.md", tmp_path, service)
+    given, truth = (float(line.rsplit(" ", 1)[1]) for line in said[3].splitlines())
+    assert given > 0.97
+    assert truth > 0.95
+    assert (tmp_path / "middle.stl").stat().st_size > 84
+
+
+@pytest.mark.slow
 def test_own_cells(service: Served, tmp_path: Path) -> None:
     run_blocks("tutorial/own-cells.md", tmp_path, service)
     assert (tmp_path / "models" / "imported" / "card.json").is_file()

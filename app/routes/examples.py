@@ -18,6 +18,20 @@ def _example(summary: str, description: str, value: dict[str, Any]) -> Example:
     return Example(summary=summary, description=description, value=value)
 
 
+RECONSTRUCTIONS: dict[str, Example] = {
+    "finer": _example(
+        "A coarse recording, at four times the grid and more frames",
+        "Upload a TIFF of label volumes as cells.tif first: the try-out below takes a file at PUT /v1/uploads/{name}.",
+        {"model": "celegans", "uploads": ["cells.tif"], "frames": 29, "grid": 128, "formats": ["tiff", "stl"]},
+    ),
+    "quick": _example(
+        "The code alone, judged on a frame that was kept back",
+        "The network is not adapted: faster, and less like the given cell.",
+        {"model": "celegans", "uploads": ["cells.tif"], "method": "code", "validate": True, "frames": 8, "grid": 48,
+         "formats": ["stl"]},
+    ),
+}  # fmt: skip
+
 GENERATIONS: dict[str, Example] = {
     "new-cell": _example(
         "A new C. elegans cell that divides",
@@ -169,6 +183,7 @@ def answers() -> dict[tuple[str, str], dict[str, Any]]:
         ("createGeneration", "200"): FINISHED_JOB,
         ("createGeneration", "202"): QUEUED_JOB,
         ("createEstimate", "200"): ESTIMATE,
+        ("createReconstructionEstimate", "200"): {**ESTIMATE, "kind": "reconstruction"},
         ("listJobs", "200"): {"jobs": [QUEUED_JOB, FINISHED_JOB], "next": "/v1/jobs?cursor=41&limit=2"},
         ("getJob", "200"): RUNNING_JOB,
         ("cancelJob", "200"): CANCELED_JOB,

@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from app.services.budget import ModelSpecific, check_budget, check_fits_model
 from app.services.resources import Resources
@@ -23,6 +23,7 @@ from model.spec import Cost
 from worker.jobs import Job, Price, Timing
 from worker.kinds.table import DivisibleSpec, Kind
 from worker.storage.disk import check_reserve
+from worker.uploads.store import frames_of
 
 
 class JobSpec(ModelSpecific, Protocol):
@@ -64,6 +65,20 @@ class JobSpec(ModelSpecific, Protocol):
         ...
 
 
+@runtime_checkable
+class OfUploads(Protocol):
+    """A spec that names uploads of the caller."""
+
+    @property
+    def uploads(self) -> Sequence[str]:
+        """Their names."""
+        ...
+
+    def with_uploads(self, found: Sequence[tuple[str, int]]) -> Self:
+        """Return it with what was found under the names: SHA-256 and number of frames of each."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Submitted:
     """An accepted request.
@@ -93,12 +108,13 @@ def submit(resources: Resources, kind: Kind, spec: JobSpec, idempotency_key: str
 
     Raises
     ------
-    UnknownModelError, SpecError, TooLargeError, DiskFullError
+    UnknownModelError, SpecError, TooLargeError, DiskFullError, UploadNotFoundError
         If the request cannot be accepted as it is; the message says what is allowed.
     ProblemError, IdempotencyError, QueueUnavailableError
         As :meth:`app.services.caller_jobs.CallerJobs.submit`.
     """
     card = _card(resources, spec)
+    spec = _with_uploads(resources, spec)
     complete = spec.completed()
     cost = complete.cost()
     check_budget(cost, resources.settings)
@@ -126,13 +142,13 @@ def estimate(resources: Resources, kind: Kind, spec: JobSpec) -> Estimate:
 
     Raises
     ------
-    UnknownModelError, SpecError
-        If the model does not exist, or the spec does not suit it.
+    UnknownModelError, SpecError, UploadNotFoundError
+        If the model or an upload does not exist, or the spec does not suit it.
     QueueUnavailableError
         If the broker does not answer.
     """
     _card(resources, spec)
-    cost = spec.cost()
+    cost = _with_uploads(resources, spec).cost()
     return Estimate(cost=cost, timing=_timing(resources, kind, spec, cost))
 
 
@@ -140,6 +156,14 @@ def _card(resources: Resources, spec: JobSpec) -> ModelCard:
     card = resources.catalogue.card(spec.model, owner=resources.owner)
     check_fits_model(spec, card)
     return card
+
+
+def _with_uploads(resources: Resources, spec: JobSpec) -> JobSpec:
+    """Let a spec that names uploads know their checksums; others are returned as they are."""
+    if not isinstance(spec, OfUploads):
+        return spec
+    kept = [resources.uploads.get(resources.owner, name) for name in spec.uploads]
+    return spec.with_uploads([(upload.sha256, frames_of(upload)) for upload in kept])
 
 
 def _timing(resources: Resources, kind: Kind, spec: JobSpec, cost: Cost) -> Timing:

@@ -17,6 +17,8 @@ from model.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoin
 from model.spec import ExplicitLatent, GenerationSpec
 from model.synthesis import synthesize
 
+__all__ = ["FIT_FILE", "SPEC_FILE", "fit_model", "fit_to_folder", "score_rows", "write_document"]
+
 FIT_FILE, SPEC_FILE = "fit.json", "spec.json"
 
 
@@ -51,6 +53,39 @@ def fit_to_folder(
     dict
         What ``fit.json`` holds.
     """
+    document, owner, recipe = fit_model(
+        checkpoint, target, folder / "models" / name, plan=plan, spec=spec, score_grid=score_grid, on_step=on_step
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SPEC_FILE).write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_document(document, folder / FIT_FILE)
+    synthesize(recipe, owner, folder / "cells")
+    return document
+
+
+def fit_model(
+    checkpoint: Checkpoint,
+    target: list[TargetFrame],
+    adapted: Path,
+    *,
+    plan: FitPlan,
+    spec: dict[str, Any],
+    score_grid: int,
+    on_step: Callable[[int, int, float], None],
+) -> tuple[dict[str, Any], Checkpoint, GenerationSpec]:
+    """Fit and measure; write the adapted network, if the plan asks for one, into the folder ``adapted``.
+
+    The other parameters are those of :func:`fit_to_folder`.
+
+    Returns
+    -------
+    document
+        What ``fit.json`` holds.
+    owner
+        The model that the code belongs to.
+    recipe
+        The spec that makes the cell with it.
+    """
     fit = fit_cell(checkpoint, target, plan=plan, on_step=on_step)
     grid = Grid((score_grid, score_grid, score_grid))
     code_only = fit.before or fit
@@ -61,28 +96,29 @@ def fit_to_folder(
         "latent": {"kind": "explicit", "values": [float(value) for value in code_only.latent]},
         "rotation": code_only.rotation,
         "shift_um": [float(value) * unit for value in code_only.shift],
-        "score": _score(score_fit(code_only, target, grid=grid), unit),
+        "score": score_rows(score_fit(code_only, target, grid=grid), unit),
         "tried_errors": fit.tried,
     }
-    folder.mkdir(parents=True, exist_ok=True)
     owner = checkpoint
     if fit.before is not None:
-        owner = _save_adapted(fit, folder / "models" / name, base=checkpoint.card, frames=len(target), plan=plan)
+        owner = _save_adapted(fit, adapted, base=checkpoint.card, frames=len(target), plan=plan)
         document["adapted"] = {
             "model": owner.card.id,
             "model_sha256": owner.card.sha256,
             "latent": {"kind": "learned", "index": 0},
-            "score": _score(score_fit(fit, target, grid=grid), unit),
+            "score": score_rows(score_fit(fit, target, grid=grid), unit),
         }
     latent = ExplicitLatent(kind="explicit", values=[float(value) for value in fit.latent])
     recipe = GenerationSpec(model=owner.card.id, seed=0, latent=latent, rotation=fit.rotation, **spec).completed()
-    (folder / SPEC_FILE).write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    (folder / FIT_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    synthesize(recipe, owner, folder / "cells")
-    return document
+    return document, owner, recipe
 
 
-def _score(scores: list[FitScore], micrometres: float) -> dict[str, Any]:
+def write_document(document: dict[str, Any], path: Path) -> None:
+    """Write what ``fit.json`` holds."""
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def score_rows(scores: list[FitScore], micrometres: float) -> dict[str, Any]:
     """Means over frames, and every frame; distances in µm."""
     rows = [
         {

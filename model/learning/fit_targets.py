@@ -86,13 +86,17 @@ def _shape(
 ) -> CellShape:
     spacing = recording.calibration.spacing
     if spacing is None and place == "centre":
-        raise DatasetError(f"{recording.name} does not say how large a voxel is: give --voxel X Y Z (µm)")
+        raise DatasetError(
+            f"{recording.name} does not say how large a voxel is: give --voxel X Y Z (µm; voxel in a request)"
+        )
     seen = {observation.label: observation for observation in recording.observations(frame)}
     wanted = [label for label in labels if label in seen] if labels else sorted(seen)
     if not wanted:
         raise DatasetError(f"{recording.name}: frame {frame} does not show the cell")
     if labels is None and len(wanted) > 1:
-        raise DatasetError(f"{recording.name}: frame {frame} shows the cells {wanted}; name one with --label")
+        raise DatasetError(
+            f"{recording.name}: frame {frame} shows the cells {wanted}; name one with --label (labels in a request)"
+        )
     cells = [seen[label] for label in wanted]
     if (why := wrong_size(cells, recording)) is not None:
         raise DatasetError(f"{recording.name}: frame {frame}: {why}")

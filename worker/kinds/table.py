@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self, cast, runtime_checkable
 
+from model.reconstruction_spec import ReconstructionSpec
 from model.spec import Cost, GenerationSpec
 from worker.errors import SpecError
 from worker.jobs import Job, Price
@@ -91,7 +92,13 @@ GENERATION = Kind(
     runner="worker.kinds.generation:run",
     sealer="worker.kinds.generation:seal",
 )
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (GENERATION,)}
+RECONSTRUCTION = Kind(
+    name=ReconstructionSpec.KIND,
+    path="/v1/reconstructions",
+    spec=ReconstructionSpec,
+    runner="worker.kinds.reconstruction:run",
+)
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (GENERATION, RECONSTRUCTION)}
 
 
 def kind_of(job: Job) -> Kind:

@@ -75,6 +75,12 @@ class Upload:
     facts: dict[str, Any]
 
 
+def frames_of(upload: Upload) -> int:
+    """Return how many frames an upload holds: those of a label volume; 1 for a mesh."""
+    shape = upload.facts.get("shape")
+    return int(shape[0]) if upload.kind == "tiff" and shape else 1
+
+
 class IncomingUpload:
     """A file that is being received: counted, hashed, and stopped where it would take too much."""
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from fastapi.routing import APIRoute
+from hostile.corpus_files import box_stl
 from keyed import MODEL, Keyed
 from served import cytosynth, cytosynth_here
 
@@ -38,6 +39,8 @@ GUARDED = [(method, path) for method, path in ROUTES if not is_public(path)]
 BODIES: dict[str, Any] = {
     "/v1/generations": {"model": "round", "frames": 1, "grid": 16},
     "/v1/estimates": {"model": "round", "frames": 1, "grid": 16},
+    "/v1/reconstructions": {"model": "round", "uploads": ["cell.stl"], "frames": 1, "grid": 16},
+    "/v1/estimates/reconstructions": {"model": "round", "uploads": ["cell.stl"], "frames": 1, "grid": 16},
     "/v1/models": MODEL,
 }
 NOTHING = "0" * 32
@@ -156,6 +159,8 @@ def test_the_owner_reaches_everything(keyed: Keyed, method: str, template: str) 
     with keyed.caller() as client:
         job = keyed.finished_job(client)["id"] if "/jobs/" in template else NOTHING
         model = keyed.model(client) if "models" in template or "uploads" in template else "none"
+        if "reconstructions" in template:
+            assert client.put("/v1/uploads/cell.stl", content=box_stl()).status_code == 201
         path = filled(template, job=job, upload="mine.safetensors", model=model)
         answer = keyed.upload(client) if (method, template) == PUT_UPLOAD else ask(client, method, path, template)
         assert answer.status_code < 300, answer.text

@@ -13,7 +13,7 @@ from worker.jobs import Job, JobQueue, Price
 from worker.kinds.table import GENERATION, KINDS, price_of, runner_of
 
 
-@pytest.mark.parametrize("name", ["generation"])
+@pytest.mark.parametrize("name", sorted(KINDS))
 def test_every_row_names_a_runner_that_exists(jobs: JobQueue, name: str) -> None:
     job = replace(submit(jobs), kind=name)
     assert callable(runner_of(job))

@@ -1,0 +1,188 @@
+"""A reconstruction as a worker carries it out: a trained model, an upload, the bytes of the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from tiny_model import build_tiny_model, write_masks
+from typer.testing import CliRunner
+from workbench import Service, eventually
+
+from model.__main__ import cli
+from model.export.verify import verify_result
+from model.network.checkpoint import Checkpoint, load_checkpoint
+from model.reconstruction_spec import ReconstructionSpec
+from worker.jobs import Job, JobStatus
+from worker.uploads.store import Uploads
+
+OWNER = "ada"
+STEP = 20.0 / 23.0  # µm between samples of the masks, whose Ω is 20 µm wide
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four frames of a breathing ellipsoid, with the size of its voxels."""
+    folder = tmp_path_factory.mktemp("recording")
+    masks = tifffile.imread(write_masks(folder) / "cell_1.tif")
+    path = folder / "cells.tif"
+    tifffile.imwrite(
+        path, (masks > 0).astype(np.uint8), imagej=True, resolution=(1.0 / STEP, 1.0 / STEP),
+        metadata={"axes": "TZYX", "spacing": STEP, "unit": "um"},
+    )  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    built = tmp_path_factory.mktemp("tiny")
+    build_tiny_model(built)
+    (service.data_dir / "models").mkdir(exist_ok=True)
+    (built / "models" / "tiny").rename(service.data_dir / "models" / "tiny")
+    return load_checkpoint(service.data_dir / "models" / "tiny")
+
+
+@pytest.fixture(scope="module")
+def worker(service: Service, tiny: Checkpoint) -> subprocess.Popen[bytes]:
+    return service.start_worker(CYTOSYNTH_PRELOAD="1", CYTOSYNTH_LEASE_SECONDS="60")
+
+
+def uploaded(service: Service, path: Path, name: str, frames: int) -> tuple[str, int]:
+    uploads = Uploads(service.data_dir)
+    with uploads.arriving(OWNER) as arrived:
+        arrived.write(path.read_bytes())
+        upload, _ = uploads.keep(OWNER, arrived, name=name, kind="tiff", facts={"shape": [frames, 1, 1, 1]})
+    return upload.sha256, frames
+
+
+def submitted(service: Service, tiny: Checkpoint, found: tuple[str, int], **members: Any) -> Job:
+    document = {"model": "tiny", "uploads": ["cells.tif"], "grid": 32, "frames": 7, "formats": ["stl", "tiff"]}
+    spec = ReconstructionSpec.model_validate(document | members).with_uploads([found]).completed()
+    job, created = service.jobs.submit(
+        kind="reconstruction", spec=spec.model_dump(mode="json"), model_id="tiny", model_sha256=tiny.card.sha256,
+        digest=spec.digest(model_sha256=tiny.card.sha256), owner=OWNER,
+    )  # fmt: skip
+    assert created
+    return job
+
+
+def test_a_reconstruction_has_the_bytes_of_the_command_line(
+    service: Service, worker: subprocess.Popen[bytes], tiny: Checkpoint, recording: Path, tmp_path: Path
+) -> None:
+    found = uploaded(service, recording, "cells.tif", 4)
+    job = submitted(service, tiny, found)
+    done = service.ended(job, within_s=180)
+    assert done.status is JobStatus.SUCCEEDED, done.error
+    here = service.artifacts.path(job.id, "manifest.json").parent
+    assert list(verify_result(here)) == []
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the worker computes
+    try:
+        ran = CliRunner().invoke(
+            cli,
+            ["fit", str(recording), "--model", "tiny", "--models", str(service.data_dir / "models"),
+             "--out", str(tmp_path / "fitted"), "--frames", "7", "--grid", "32"],
+        )  # fmt: skip
+    finally:
+        torch.set_num_threads(before)
+    assert ran.exit_code == 0, ran.output
+    there = tmp_path / "fitted"
+    cells = sorted(path.relative_to(there / "cells") for path in (there / "cells" / "cell_0000").iterdir())
+    assert len(cells) == 8
+    pairs = {here / cell: there / "cells" / cell for cell in cells}
+    pairs |= {here / "fit.json": there / "fit.json"}
+    pairs |= {
+        here / "fitted" / name: there / "models" / "fitted" / name for name in ("card.json", "weights.safetensors")
+    }
+    for ours, theirs in pairs.items():
+        assert ours.read_bytes() == theirs.read_bytes(), ours
+    manifest = service.artifacts.manifest(job.id)
+    assert manifest["model"] == {"id": "tiny", "sha256": tiny.card.sha256}
+    assert manifest["spec"] == done.spec
+    assert {"fit.json", "fitted/card.json", "fitted/weights.safetensors"} <= {
+        file["name"] for file in manifest["files"]
+    }
+    fit = json.loads((here / "fit.json").read_bytes())
+    assert fit["adapted"]["score"]["dice"] > 0.95
+    assert len(fit["adapted"]["score"]["frames"]) == 4
+
+
+def test_a_held_out_frame_is_judged_and_the_code_alone_suffices(
+    service: Service, worker: subprocess.Popen[bytes], tiny: Checkpoint, recording: Path
+) -> None:
+    found = uploaded(service, recording, "cells.tif", 4)
+    job = submitted(
+        service, tiny, found, method="code", validate=True, times=[-1.0, 0.25, 1.0], frames=None, formats=["stl"]
+    )
+    done = service.ended(job, within_s=120)
+    assert done.status is JobStatus.SUCCEEDED, done.error
+    assert done.spec["validate"] is True
+    fit = json.loads(service.artifacts.path(job.id, "fit.json").read_bytes())
+    assert "adapted" not in fit
+    assert (fit["held_out"]["frame"], fit["held_out"]["time"]) == (2, pytest.approx(1 / 3))
+    assert fit["held_out"]["dice"] > 0.8
+    manifest = service.artifacts.manifest(job.id)
+    assert [round(frame["time"], 6) for frame in manifest["cells"][0]["frames"]] == [-1.0, 0.25, 1.0]
+    assert manifest["cells"][0]["latent"] == pytest.approx(fit["latent"]["values"])
+
+
+def failure(service: Service, job: Job) -> tuple[str, str]:
+    done = service.ended(job, within_s=60)
+    assert done.error is not None
+    return done.error.code, done.error.message
+
+
+def test_unusable_uploads_fail_with_a_sentence_that_says_what_to_do(
+    service: Service, worker: subprocess.Popen[bytes], tiny: Checkpoint, recording: Path, tmp_path: Path
+) -> None:
+    found = uploaded(service, recording, "cells.tif", 4)
+    code, message = failure(service, submitted(service, tiny, found, voxel=[5.0, 5.0, 5.0]))
+    assert code == "bad_dataset"
+    assert "does not fit into the domain of model tiny" in message
+    assert "voxel size" in message
+    masks = tifffile.imread(recording)
+
+    def changed(name: str, volume: Any) -> Job:
+        path = tmp_path / name
+        tifffile.imwrite(
+            path, volume, imagej=True, resolution=(1.0 / STEP, 1.0 / STEP),
+            metadata={"axes": "TZYX", "spacing": STEP, "unit": "um"},
+        )  # fmt: skip
+        return submitted(service, tiny, uploaded(service, path, name, 4), uploads=[name])
+
+    empty = masks.copy()
+    empty[2] = 0
+    code, message = failure(service, changed("empty.tif", empty))
+    assert (code, "frame 2 does not show the cell" in message) == ("bad_dataset", True)
+    two = masks.copy()
+    two[:, :12][two[:, :12] > 0] = 2
+    code, message = failure(service, changed("two.tif", two))
+    assert (code, "shows the cells [1, 2]" in message, "labels" in message) == ("bad_dataset", True, True)
+
+
+def test_a_removed_or_replaced_upload_fails_the_job(
+    service: Service, worker: subprocess.Popen[bytes], tiny: Checkpoint, recording: Path
+) -> None:
+    found = uploaded(service, recording, "gone.tif", 4)
+    Uploads(service.data_dir).remove(OWNER, "gone.tif")
+    assert failure(service, submitted(service, tiny, found, uploads=["gone.tif"]))[0] == "upload_not_found"
+    uploaded(service, recording, "other.tif", 4)
+    code, message = failure(service, submitted(service, tiny, ("0" * 64, 4), uploads=["other.tif"]))
+    assert (code, "replaced" in message) == ("invalid_spec", True)
+
+
+def test_a_canceled_reconstruction_stops_within_the_fit(
+    service: Service, worker: subprocess.Popen[bytes], tiny: Checkpoint, recording: Path
+) -> None:
+    found = uploaded(service, recording, "cells.tif", 4)
+    job = submitted(service, tiny, found, orientations=16, grid=96, frames=300, seed=5)
+    eventually(lambda: service.jobs.get(job.id).progress.stage == "fitting", within_s=60)
+    service.jobs.cancel(job.id, owner=OWNER)
+    assert service.ended(job, within_s=30).status is JobStatus.CANCELED
