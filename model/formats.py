@@ -163,6 +163,12 @@ FORMATS: dict[str, Format] = {
             bytes_per_cell=4e3,
         ),
         Format(
+            name="geff", title="GEFF lineage",
+            description="the lineage as a graph (GEFF): a node a label and frame, edges from mothers to daughters",
+            suffix=".json", media_type="application/json", files=r"lineage\.geff/.+", module="model.export.geff",
+            bytes_per_cell=2e4,
+        ),
+        Format(
             name="report", title="Quality report", description="a report on the quality of each frame's surface",
             suffix=".json", media_type="application/json", files=r"report\.json",
             module="model.export.quality_report", bytes_per_cell=2e4,

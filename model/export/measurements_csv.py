@@ -10,10 +10,11 @@ import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 
-from model.export.exporter import CellFiles, ExportFrame, WriteFrame
+from model.export.exporter import CellFiles, Exporter, ExportFrame, WriteFrame
 from model.export.manifest import WrittenCell
 from model.export.render import vertex_labels
 
@@ -30,21 +31,10 @@ def open_writer(cell: CellFiles) -> Iterator[WriteFrame]:
     rows: list[list[object]] = []
 
     def write(frame: ExportFrame) -> None:
-        surface = frame.surface
-        labels = vertex_labels(surface, frame.labelled.labels, exporter.grid)
-        corners = surface.vertices.astype(np.float64)[surface.faces]  # (f, 3 corners, 3)
-        owner = np.asarray(labels)[surface.faces[:, 0]]
-        cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-        areas = np.linalg.norm(cross, axis=1) / 2.0
-        volumes = np.einsum("fi,fi->f", corners[:, 0], cross) / 6.0  # of the tetrahedra with the origin
-        for label in np.unique(owner):
-            mine = owner == label
-            volume, area = float(volumes[mine].sum()), float(areas[mine].sum())
-            centroid = (volumes[mine, None] * corners[mine].sum(axis=1) / 4.0).sum(axis=0) / volume
+        for one in measure(frame, exporter):
             rows.append([
-                frame.number, _digits(exporter.minutes_at(frame.time)), int(label), 0,
-                _digits(volume * exporter.micrometres**3), _digits(area * exporter.micrometres**2),
-                _digits(sphericity(volume, area)), *(_digits(value) for value in centroid * exporter.micrometres),
+                one.frame, digits(one.minutes), one.label, 0, digits(one.volume_um3), digits(one.area_um2),
+                digits(one.sphericity), *(digits(value) for value in one.centroid_um),
             ])  # fmt: skip
 
     yield write
@@ -58,12 +48,50 @@ def open_writer(cell: CellFiles) -> Iterator[WriteFrame]:
     exporter.write_bytes(f"{cell.name}/{NAME}", text.getvalue().encode("ascii"))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """A label in a frame: time in minutes, volume in µm³, area in µm², centroid (x, y, z) in µm."""
+
+    frame: int
+    minutes: float
+    label: int
+    volume_um3: float
+    area_um2: float
+    sphericity: float
+    centroid_um: tuple[float, float, float]
+
+
+def measure(frame: ExportFrame, exporter: Exporter) -> Iterator[Measurement]:
+    """Measure the surface of each label in a frame, labels ascending."""
+    surface = frame.surface
+    labels = vertex_labels(surface, frame.labelled.labels, exporter.grid)
+    corners = surface.vertices.astype(np.float64)[surface.faces]  # (f, 3 corners, 3)
+    owner = np.asarray(labels)[surface.faces[:, 0]]
+    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    areas = np.linalg.norm(cross, axis=1) / 2.0
+    volumes = np.einsum("fi,fi->f", corners[:, 0], cross) / 6.0  # of the tetrahedra with the origin
+    for label in np.unique(owner):
+        mine = owner == label
+        volume, area = float(volumes[mine].sum()), float(areas[mine].sum())
+        x, y, z = (volumes[mine, None] * corners[mine].sum(axis=1) / 4.0).sum(axis=0) / volume * exporter.micrometres
+        yield Measurement(
+            frame=frame.number,
+            minutes=exporter.minutes_at(frame.time),
+            label=int(label),
+            volume_um3=volume * exporter.micrometres**3,
+            area_um2=area * exporter.micrometres**2,
+            sphericity=sphericity(volume, area),
+            centroid_um=(float(x), float(y), float(z)),
+        )
+
+
 def sphericity(volume: float, area: float) -> float:
     """Return the area of the ball of the same volume over the area: 1 for a ball, less for any other body."""
     return math.cbrt(math.pi) * math.cbrt(6.0 * volume) ** 2 / area
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
+    """Return a number in the six digits that the table has."""
     return f"{value:.6g}"
 
 

@@ -91,12 +91,38 @@ def ome(cell: Path) -> dict[str, Any]:
     }
 
 
+def geff(cell: Path) -> dict[str, Any]:
+    """Validate the lineage with the format's own library, and read it as a networkx graph."""
+    import geff
+    from geff.validate.data import ValidationConfig
+
+    path = str(cell / "lineage.geff")
+    everything = ValidationConfig(graph=True, lineage=True, tracklet=True)
+    geff.GeffReader(path)
+    geff.validate_structure(path)
+    graph, metadata = geff.read(path, structure_validation=True, data_validation=everything)
+    node = dict(graph.nodes(data=True))
+    return {
+        "nodes": [[node[n]["t"], node[n]["label"], node[n]["minutes"]] for n in sorted(node)],
+        "volumes": [node[n]["volume"] for n in sorted(node)],
+        "lineages": sorted({node[n]["lineage"] for n in node}),
+        "divisions": [
+            [node[n]["label"] for n in (m, *sorted(graph.successors(m)))]
+            for m in sorted(node)
+            if graph.out_degree(m) > 1
+        ],
+        "edges": graph.number_of_edges(),
+        "axes": [[axis.name, axis.unit] for axis in metadata.axes],
+    }
+
+
 def main() -> None:
     """Read the cell whose folder is the argument."""
     cell = Path(sys.argv[1])
     real, sys.stdout = sys.stdout, sys.stderr  # what the programs print themselves
     found = {"challenge": challenge(cell), "paraview": paraview(cell), "stl": stl(cell), "itk": itk(cell)}
     found["ome"] = ome(cell)
+    found["geff"] = geff(cell)
     sys.stdout = real
     sys.stdout.write(json.dumps(found))
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[3]
 PROGRAMS = (
     "py-ctcmetrics==1.3.3", "SimpleITK==2.5.7", "numpy-stl==4.1.1", "pyvista==0.49.1", "vtk==9.7.2",
     "ome-types==0.7.0", "yaozarrs==0.3.4", "zarr==3.1.6", "ome-zarr-models==1.7",
-    "bioio==3.6.0", "bioio-ome-tiff==1.4.0", "bioio-ome-zarr==3.8.1",
+    "bioio==3.6.0", "bioio-ome-tiff==1.4.0", "bioio-ome-zarr==3.8.1", "geff==1.3.1.1.3",
 )  # fmt: skip
 VALIDATOR = "gltf-validator@2.0.0-dev.3.10"
 FRAMES = 8
@@ -40,7 +40,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], di
         pytest.skip(f"the programs cannot be installed here: {done.stderr.strip().splitlines()[-1]}")
     spec = GenerationSpec(
         model="celegans", seed=7, frames=FRAMES, grid=48,
-        formats=["stl", "stl-series", "vtk", "ctc", "tiff-frames", "tiff", "ome-tiff", "ome-zarr", "glb"],
+        formats=["stl", "stl-series", "vtk", "ctc", "tiff-frames", "tiff", "ome-tiff", "ome-zarr", "glb", "geff"],
     )  # fmt: skip
     manifest = synthesize(spec.completed(), load_checkpoint(SHIPPED_MODELS / "celegans"), folder / "cells")
     script = Path(__file__).parent / "open_elsewhere.py"
@@ -83,6 +83,22 @@ def test_ome_tools_read_ome_tiff_and_ome_zarr(opened: Any) -> None:
     assert found["ome"]["kind"] == "ImageLabel"
     assert found["ome"]["equal"] == [True] * 5
     assert found["ome"]["sizes"] == [pytest.approx(list(reversed(found["ome"]["spacing"])))] * 2
+
+
+def test_the_library_of_geff_reads_the_lineage(opened: Any) -> None:
+    cell, found, _ = opened
+    frames, graph = cell["frames"], found["geff"]
+    assert [node[:2] for node in graph["nodes"]] == [[f["frame"], label] for f in frames for label in f["labels"]]
+    assert [node[2] for node in graph["nodes"]] == pytest.approx(
+        [frame["minutes"] for frame in frames for _ in frame["labels"]], rel=1e-5
+    )
+    for frame in frames:
+        mine = [v for node, v in zip(graph["nodes"], graph["volumes"], strict=True) if node[0] == frame["frame"]]
+        assert sum(mine) == pytest.approx(frame["volume_um3"], rel=1e-4)
+    assert graph["lineages"] == [1]
+    assert graph["divisions"] == [[1, 2, 3]]
+    assert graph["edges"] == len(graph["nodes"]) - 1  # a tree
+    assert graph["axes"] == [["t", "frame"], ["z", "micrometer"], ["y", "micrometer"], ["x", "micrometer"]]
 
 
 def test_the_gltf_validator_reports_nothing(opened: Any, tmp_path: Path) -> None:
