@@ -277,17 +277,19 @@ def _label_faults(path: Path, cell: CellEntry, spec: Mapping[str, Any]) -> Itera
 
 
 def _states_the_cell(info: str, cell: CellEntry, spec: Mapping[str, Any]) -> bool:
-    """Whether a file's Info is the manifest's spec, for this cell alone."""
+    """Whether a file's Info is the manifest's spec, for this cell alone; of a reconstruction, the cell's own code."""
     try:
         stated = json.loads(info)
     except ValueError:
         return False
+    if not isinstance(stated, dict):
+        return False
+    if "latent" not in spec:  # a reconstruction's spec: Info generates the cell that was found
+        return bool(stated.get("latent") == {"kind": "explicit", "values": cell.latent})
     own = {"first_index", "count", "formats", *_OF_OTHERS}
     same = {name: value for name, value in spec.items() if name not in own}
-    return isinstance(stated, dict) and (
-        stated.get("first_index", 0) == cell.index
-        and {name: value for name, value in stated.items() if name not in own} == same
-    )
+    rest = {name: value for name, value in stated.items() if name not in own}
+    return stated.get("first_index", 0) == cell.index and rest == same
 
 
 def _interval(times: Sequence[float]) -> float | None:
