@@ -48,6 +48,8 @@ class Format:
         Expected bytes for each cell, whatever its frames.
     seconds_per_frame
         Computing time of each frame shown, beside that of every frame.
+    seconds_per_face
+        The same over N².
     frames_shown
         The most frames of a cell that it shows; 0: all.
     """
@@ -66,6 +68,7 @@ class Format:
     bytes_per_voxel: float = 0.0
     bytes_per_cell: float = 0.0
     seconds_per_frame: float = 0.0
+    seconds_per_face: float = 0.0
     frames_shown: int = 0
 
     def writes(self, name: str) -> bool:
@@ -88,10 +91,10 @@ class Format:
         """
         return self.bytes_per_face * face * frames + self.bytes_per_voxel * voxels + self.bytes_per_cell * cells
 
-    def seconds(self, *, cells: int, frames: int) -> float:
+    def seconds(self, *, cells: int, frames: int, face: float) -> float:
         """Estimate the computing time that it adds, ``frames`` being those of one sequence."""
         shown = min(self.frames_shown, frames) if self.frames_shown else frames
-        return self.seconds_per_frame * shown * cells
+        return (self.seconds_per_frame + self.seconds_per_face * face) * shown * cells
 
 
 _MESH = "a mesh of each frame"
@@ -156,6 +159,18 @@ FORMATS: dict[str, Format] = {
             name="stl-series", title="STL series", description="the times of the STL files, for ParaView",
             suffix=".series", media_type="application/json", files=r"frames\.stl\.series",
             module="model.export.stl_series", needs=("stl",), bytes_per_cell=2e3,
+        ),
+        Format(
+            name="sdf", title="Signed distances (Zarr)",
+            description="a Zarr array of signed distances near the membrane, a shard of each frame", suffix=".json",
+            media_type="application/json", files=r"distances\.zarr/.+", module="model.export.sdf_zarr",
+            bytes_per_face=24.0, bytes_per_cell=4e3, seconds_per_face=2e-5,
+        ),
+        Format(
+            name="sdf-hdf5", title="Signed distances (HDF5)",
+            description="an HDF5 file of signed distances near the membrane of all frames", suffix=".h5",
+            media_type="application/x-hdf5", files=r"distances\.h5", module="model.export.sdf_hdf5",
+            bytes_per_face=24.0, bytes_per_cell=4e3, seconds_per_face=2e-5,
         ),
         Format(
             name="csv", title="Measurements", description="a table of volume, area, sphericity and centroid",

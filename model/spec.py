@@ -352,7 +352,7 @@ class GenerationSpec(Strict):
         chosen = [FORMATS[name] for name in self.formats]
         size = sum(row.bytes(cells=self.count, frames=frames, face=face, voxels=points) for row in chosen)
         seconds = 0.5 * self.count + frames * (0.03 + 8e-6 * face)
-        seconds += sum(row.seconds(cells=self.count, frames=self.frame_count) for row in chosen)
+        seconds += sum(row.seconds(cells=self.count, frames=self.frame_count, face=face) for row in chosen)
         return Cost(frames=frames, points=points, bytes=int(size) + 4096, seconds=round(seconds, 3))
 
     def shard_size(self) -> int:

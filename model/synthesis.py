@@ -35,6 +35,7 @@ import torch
 
 from model import __version__, living_cell
 from model.domain import Grid, frame_times
+from model.engine.narrow_band import NarrowBand
 from model.engine.tracking import CellTracker
 from model.errors import ImplausibleError, SpecError
 from model.export.exporter import CellFiles, Exporter, ExportFrame
@@ -166,7 +167,8 @@ def _write_cell(
 
         def write(number: int, frame: CellFrame) -> None:
             time, labelled, surface = frame
-            write_files(ExportFrame(number=number, time=time, surface=surface, labelled=labelled))
+            band = NarrowBand(lambda points: cell.at(time)(points), exporter.grid, inside=lambda: labelled.labels > 0)
+            write_files(ExportFrame(number=number, time=time, surface=surface, labelled=labelled, band=band))
             rows.append(
                 {
                     "frame": number,

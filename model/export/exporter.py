@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from model.domain import TAU, Grid
+from model.domain import TAU, Field, Grid
 from model.engine.marching_cubes import Surface
+from model.engine.narrow_band import NarrowBand
 from model.engine.runs import Labels
 from model.engine.tracking import Track
 from model.errors import ExportError
@@ -58,17 +59,33 @@ class ExportFrame:
         In Ω.
     labelled
         The cells in it.
+    band
+        Distances near the membrane, evaluated on first use.
     """
 
     number: int
     time: float
     surface: Surface
     labelled: Labelled
+    band: NarrowBand | None = None
 
     @property
     def label_volume(self) -> Labels:
         """Labels (nz, ny, nx) uint16, as image files have them: the one transposition, [x, y, z] → z, y, x."""
         return self.labelled.labels.T
+
+    @property
+    def distance_volume(self) -> Field:
+        """Signed distances (nz, ny, nx) float32 in units of Ω, clamped; transposed as labels are.
+
+        Raises
+        ------
+        ValueError
+            If the frame has no signed distance function.
+        """
+        if self.band is None:
+            raise ValueError("this frame has no signed distance function")
+        return self.band.distances.T
 
 
 @dataclass(frozen=True, kw_only=True)

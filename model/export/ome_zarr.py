@@ -16,7 +16,7 @@ import gzip
 import itertools
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,7 +31,6 @@ CHUNK = 64  # voxels of a side of a chunk, at most
 COARSEST = 32  # voxels of the longest side below which no coarser level is made
 LEVEL = 5  # of gzip
 EMPTY = 2**64 - 1  # offset and size of a chunk that holds background only
-Volume = NDArray[np.uint16]
 
 
 @contextmanager
@@ -45,7 +44,7 @@ def open_writer(cell: CellFiles) -> Iterator[WriteFrame]:
         steps.append(2 * steps[-1])
     for number, step in enumerate(steps):
         shape = (len(cell.times), *(-(-side // step) for side in (nz, ny, nx)))
-        exporter.write_bytes(f"{root}/{number}/zarr.json", _json(array_metadata(shape)))
+        exporter.write_bytes(f"{root}/{number}/zarr.json", encode_json(array_metadata(shape)))
 
     def write(frame: ExportFrame) -> None:
         volume = frame.label_volume
@@ -54,11 +53,17 @@ def open_writer(cell: CellFiles) -> Iterator[WriteFrame]:
             exporter.write_bytes(f"{root}/{number}/c/{frame.number}/0/0/0", shard)
 
     yield write
-    exporter.write_bytes(f"{root}/zarr.json", _json(_group_metadata(cell, steps)))
+    exporter.write_bytes(f"{root}/zarr.json", encode_json(_group_metadata(cell, steps)))
 
 
-def array_metadata(shape: tuple[int, ...]) -> dict[str, Any]:
-    """Return the metadata of one level, (T, Z, Y, X), whose shards are whole frames."""
+def array_metadata(
+    shape: tuple[int, ...],
+    *,
+    data_type: str = "uint16",
+    fill: float = 0,
+    attributes: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the metadata of an array (T, Z, Y, X) whose shards are whole frames."""
     chunk = [1, *(min(CHUNK, side) for side in shape[1:])]
     shard = [1, *(-(-side // inner) * inner for side, inner in zip(shape[1:], chunk[1:], strict=True))]
     little = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -72,12 +77,12 @@ def array_metadata(shape: tuple[int, ...]) -> dict[str, Any]:
         "zarr_format": 3,
         "node_type": "array",
         "shape": list(shape),
-        "data_type": "uint16",
+        "data_type": data_type,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shard}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": 0,
+        "fill_value": fill,
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-        "attributes": {},
+        "attributes": dict(attributes or {}),
         "dimension_names": ["t", "z", "y", "x"],
     }
 
@@ -110,17 +115,20 @@ def _group_metadata(cell: CellFiles, steps: list[int]) -> dict[str, Any]:
     return {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome, "cytosynth": {"minutes": minutes}}}
 
 
-def encode_shard(volume: Volume) -> bytes:
-    """Encode one frame (Z, Y, X) as a shard: its compressed chunks in C order, then their offsets and sizes."""
+def encode_shard(volume: NDArray[Any], *, fill: float = 0) -> bytes:
+    """Encode one frame (Z, Y, X) as a shard: its compressed chunks in C order, then their offsets and sizes.
+
+    Chunks that hold nothing but ``fill`` are left out.
+    """
     sides = [min(CHUNK, side) for side in volume.shape]
     body, index, at = [], [], 0
     counts = [range(-(-side // inner)) for side, inner in zip(volume.shape, sides, strict=True)]
     for place in itertools.product(*counts):
         part = volume[tuple(slice(n * side, (n + 1) * side) for n, side in zip(place, sides, strict=True))]
-        if not part.any():
+        if (part == fill).all():
             index.append((EMPTY, EMPTY))
             continue
-        whole = np.zeros(sides, dtype="<u2")
+        whole = np.full(sides, fill, dtype=volume.dtype.newbyteorder("<"))
         whole[tuple(slice(0, side) for side in part.shape)] = part
         content = gzip.compress(whole.tobytes(), compresslevel=LEVEL, mtime=0)
         body.append(content)
@@ -130,8 +138,8 @@ def encode_shard(volume: Volume) -> bytes:
     return b"".join(body) + table + struct.pack("<I", crc32c(table))
 
 
-def decode_shard(content: bytes, shape: tuple[int, int, int]) -> Volume:
-    """Read what :func:`encode_shard` wrote for a frame of this shape.
+def decode_shard(content: bytes, shape: tuple[int, int, int], *, kind: str = "<u2", fill: float = 0) -> NDArray[Any]:
+    """Read what :func:`encode_shard` wrote for a frame of this shape and kind of number.
 
     Raises
     ------
@@ -143,11 +151,11 @@ def decode_shard(content: bytes, shape: tuple[int, int, int]) -> Volume:
     table = content[-16 * int(np.prod(counts)) - 4 : -4]
     if struct.pack("<I", crc32c(table)) != content[-4:]:
         raise ValueError("the shard's index does not match its checksum")
-    volume = np.zeros([count * side for count, side in zip(counts, sides, strict=True)], dtype=np.uint16)
+    volume = np.full([count * side for count, side in zip(counts, sides, strict=True)], fill, dtype=kind)
     places = itertools.product(*(range(count) for count in counts))
     for place, (at, size) in zip(places, struct.iter_unpack("<QQ", table), strict=True):
         if at != EMPTY:
-            chunk = np.frombuffer(gzip.decompress(content[at : at + size]), "<u2").reshape(sides)
+            chunk = np.frombuffer(gzip.decompress(content[at : at + size]), kind).reshape(sides)
             volume[tuple(slice(n * side, (n + 1) * side) for n, side in zip(place, sides, strict=True))] = chunk
     return volume[tuple(slice(0, side) for side in shape)]
 
@@ -172,7 +180,8 @@ def _crc_table() -> list[int]:
 _CRC = _crc_table()
 
 
-def _json(document: dict[str, Any]) -> bytes:
+def encode_json(document: Mapping[str, Any]) -> bytes:
+    """Encode a metadata document."""
     return (json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
 
 

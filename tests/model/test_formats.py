@@ -15,6 +15,7 @@ import shapes
 
 from model.domain import Grid, frame_times
 from model.engine.marching_cubes import extract_surface
+from model.engine.narrow_band import NarrowBand
 from model.engine.sparse import evaluate_dense
 from model.engine.tracking import Track, label_volume
 from model.export.exporter import CellFiles, Exporter, ExportFrame
@@ -27,6 +28,7 @@ GRID = Grid((28, 26, 30))
 FIELD = evaluate_dense(shapes.sphere(0.7), GRID)
 SURFACE = extract_surface(FIELD, GRID)
 LABELS = label_volume(FIELD)
+BAND = NarrowBand(shapes.sphere(0.7), GRID, inside=lambda: LABELS > 0)
 FRAMES = 3
 UNIT = 10.0  # µm
 ROWS = pytest.mark.parametrize("row", FORMATS.values(), ids=list(FORMATS))
@@ -41,7 +43,7 @@ def written(folder: Path, *names: str) -> list[str]:
     with open_writers(names, cell_files) as write:
         for number, time in enumerate(times):
             labelled = SimpleNamespace(labels=LABELS)
-            write(ExportFrame(number=number, time=time, surface=SURFACE, labelled=labelled))
+            write(ExportFrame(number=number, time=time, surface=SURFACE, labelled=labelled, band=BAND))
     frames = [
         {"frame": number, "minutes": exporter.minutes_at(time), "labels": [1], "volume_um3": SURFACE.volume * UNIT**3}
         for number, time in enumerate(times)

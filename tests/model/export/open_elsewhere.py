@@ -116,6 +116,27 @@ def geff(cell: Path) -> dict[str, Any]:
     }
 
 
+def distances(cell: Path) -> dict[str, Any]:
+    """Open the signed distances with zarr and h5py, and compare them with each other and with the labels."""
+    import h5py
+    import tifffile
+    import zarr
+
+    array = zarr.open_array(str(cell / "distances.zarr"), mode="r")
+    values = array[:]
+    with h5py.File(cell / "distances.h5", "r") as file:
+        stored = file["sdf_vid"]
+        published = stored[:].transpose(3, 0, 2, 1)  # (z, x, y, t) to (t, z, y, x)
+        minutes = [float(value) for value in stored.attrs["minutes"]]
+    clamp = array.attrs["cytosynth"]["clamp_um"]
+    return {
+        "equal": bool((values == published).all()),
+        "inside": bool(((values < 0) == (tifffile.imread(cell / "labels.tif") > 0)).all()),
+        "clamped": bool(abs(values).max() == clamp),
+        "minutes": [minutes, array.attrs["cytosynth"]["minutes"]],
+    }
+
+
 def main() -> None:
     """Read the cell whose folder is the argument."""
     cell = Path(sys.argv[1])
@@ -123,6 +144,7 @@ def main() -> None:
     found = {"challenge": challenge(cell), "paraview": paraview(cell), "stl": stl(cell), "itk": itk(cell)}
     found["ome"] = ome(cell)
     found["geff"] = geff(cell)
+    found["distances"] = distances(cell)
     sys.stdout = real
     sys.stdout.write(json.dumps(found))
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[3]
 PROGRAMS = (
     "py-ctcmetrics==1.3.3", "SimpleITK==2.5.7", "numpy-stl==4.1.1", "pyvista==0.49.1", "vtk==9.7.2",
     "ome-types==0.7.0", "yaozarrs==0.3.4", "zarr==3.1.6", "ome-zarr-models==1.7",
-    "bioio==3.6.0", "bioio-ome-tiff==1.4.0", "bioio-ome-zarr==3.8.1", "geff==1.3.1.1.3",
+    "bioio==3.6.0", "bioio-ome-tiff==1.4.0", "bioio-ome-zarr==3.8.1", "geff==1.3.1.1.3", "h5py==3.16.0",
 )  # fmt: skip
 VALIDATOR = "gltf-validator@2.0.0-dev.3.10"
 FRAMES = 8
@@ -40,7 +40,10 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], di
         pytest.skip(f"the programs cannot be installed here: {done.stderr.strip().splitlines()[-1]}")
     spec = GenerationSpec(
         model="celegans", seed=7, frames=FRAMES, grid=48,
-        formats=["stl", "stl-series", "vtk", "ctc", "tiff-frames", "tiff", "ome-tiff", "ome-zarr", "glb", "geff"],
+        formats=[
+            "stl", "stl-series", "vtk", "ctc", "tiff-frames", "tiff", "ome-tiff", "ome-zarr", "glb",
+            "geff", "sdf", "sdf-hdf5",
+        ],
     )  # fmt: skip
     manifest = synthesize(spec.completed(), load_checkpoint(SHIPPED_MODELS / "celegans"), folder / "cells")
     script = Path(__file__).parent / "open_elsewhere.py"
@@ -99,6 +102,12 @@ def test_the_library_of_geff_reads_the_lineage(opened: Any) -> None:
     assert graph["divisions"] == [[1, 2, 3]]
     assert graph["edges"] == len(graph["nodes"]) - 1  # a tree
     assert graph["axes"] == [["t", "frame"], ["z", "micrometer"], ["y", "micrometer"], ["x", "micrometer"]]
+
+
+def test_zarr_and_h5py_read_the_same_distances(opened: Any) -> None:
+    cell, found, _ = opened
+    minutes = [pytest.approx(frame["minutes"], abs=1e-5) for frame in cell["frames"]]
+    assert found["distances"] == {"equal": True, "inside": True, "clamped": True, "minutes": [minutes] * 2}
 
 
 def test_the_gltf_validator_reports_nothing(opened: Any, tmp_path: Path) -> None:

@@ -1,0 +1,103 @@
+"""Signed distances as one Zarr 3 array: ``distances.zarr``, (t, z, y, x) float32 in µm, a shard of each frame.
+
+Distances beyond the clamp, which the attributes state, are the clamp (:mod:`model.engine.narrow_band`).
+
+Promises: one frame in memory; the same distances give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.domain import Field, Grid
+from model.engine.marching_cubes import extract_surface
+from model.engine.narrow_band import clamp_distance
+from model.export.exporter import CellFiles, Exporter, ExportFrame, WriteFrame
+from model.export.manifest import WrittenCell
+from model.export.ome_zarr import array_metadata, decode_shard, encode_json, encode_shard
+
+NAME = "distances.zarr"
+
+
+@contextmanager
+def open_writer(cell: CellFiles) -> Iterator[WriteFrame]:
+    """Write the array's metadata first, then a shard a frame."""
+    exporter = cell.exporter
+    clamp = clamp_um(exporter)
+    metadata = array_metadata(
+        (len(cell.times), *reversed(exporter.grid.shape)),
+        data_type="float32",
+        fill=float(clamp),
+        attributes={"cytosynth": attributes(cell)},
+    )
+    exporter.write_bytes(f"{cell.name}/{NAME}/zarr.json", encode_json(metadata))
+
+    def write(frame: ExportFrame) -> None:
+        shard = encode_shard(distances_um(frame, exporter), fill=float(clamp))
+        exporter.write_bytes(f"{cell.name}/{NAME}/c/{frame.number}/0/0/0", shard)
+
+    yield write
+
+
+def find_faults(written: WrittenCell) -> Iterator[str]:
+    """Read the shards back and compare the volume within their zero level set with the manifest."""
+    described = f"{NAME}/zarr.json"
+    if described not in written.files:
+        return  # reported as missing or damaged
+    metadata = json.loads((written.folder / described).read_bytes())
+    frames, nz, ny, nx = metadata["shape"]
+    if frames != len(written.entry.frames):
+        yield f"{NAME}: {frames} frames, the manifest says {len(written.entry.frames)}"
+        return
+    for number, frame in enumerate(written.entry.frames):
+        shard = f"{NAME}/c/{number}/0/0/0"
+        if shard in written.files:
+            content = (written.folder / shard).read_bytes()
+            values = decode_shard(content, (nz, ny, nx), kind="<f4", fill=metadata["fill_value"])
+            yield from (f"{shard}: {fault}" for fault in find_distance_faults(values.T, frame, written))
+
+
+def clamp_um(exporter: Exporter) -> np.float32:
+    """Return the largest magnitude of a distance in µm."""
+    return np.float32(clamp_distance(exporter.grid) * np.float32(exporter.micrometres))
+
+
+def distances_um(frame: ExportFrame, exporter: Exporter) -> Field:
+    """Return a frame's signed distances (nz, ny, nx) float32 in µm."""
+    return frame.distance_volume * np.float32(exporter.micrometres)
+
+
+def attributes(cell: CellFiles) -> dict[str, Any]:
+    """Return what a reader must know of the numbers: unit, sign, clamp, and where and when the samples are.
+
+    ``spacing_um`` and ``first_sample_um`` are along x, y and z; the centre of Ω is the origin.
+    """
+    exporter = cell.exporter
+    spacing = exporter.units.spacing
+    return {
+        "unit": "micrometer",
+        "sign": "negative inside",
+        "clamp_um": float(clamp_um(exporter)),
+        "spacing_um": spacing,
+        "first_sample_um": [-(side - 1) / 2 * step for side, step in zip(exporter.grid.shape, spacing, strict=True)],
+        "minutes": [exporter.minutes_at(time) for time in cell.times],
+    }
+
+
+def find_distance_faults(values: NDArray[Any], frame: dict[str, Any], written: WrittenCell) -> Iterator[str]:
+    """Compare the volume within the zero level set of a frame's distances [x, y, z] with the manifest."""
+    nx, ny, nz = values.shape
+    scale = written.manifest.units.micrometres
+    field = np.ascontiguousarray(values / np.float32(scale), dtype=np.float32)
+    if not np.isfinite(field).all() or not (field < 0).any():
+        yield f"frame {frame['frame']} holds NaN, or no distance below 0"
+        return
+    volume = extract_surface(field, Grid((nx, ny, nz))).volume * scale**3
+    if abs(volume - frame["volume_um3"]) > 1e-3 * frame["volume_um3"]:
+        yield f"frame {frame['frame']} encloses {volume:.1f} µm³, not {frame['volume_um3']:.1f}"
