@@ -54,6 +54,7 @@ documents; each kind is documented at [/problems](/problems).
 TAGS = [
     {"name": "generations", "description": "Request new living-cell sequences, or an estimate of their cost."},
     {"name": "reconstructions", "description": "Fit a cell that you upload, and write it at another resolution."},
+    {"name": "augmentations", "description": "Variations of one cell, each with its strength."},
     {"name": "jobs", "description": "List jobs, show, follow, cancel, pin and remove them."},
     {"name": "files", "description": "The results of a job."},
     {"name": "models", "description": "Installed models and your own, with their scale, limits and measured quality."},
@@ -76,6 +77,8 @@ _FILES = (_JOB, _UNFINISHED, _EXPIRED, _QUEUE)
 PROBLEMS: dict[str, tuple[ProblemType, ...]] = {
     "createEstimate": _BODY,
     "createReconstruction": (_UPLOAD,),
+    "createAugmentation": (_JOB,),
+    "createAugmentationEstimate": (*_BODY, _JOB, _QUEUE),
     "createReconstructionEstimate": (*_BODY, _UPLOAD),
     "listJobs": (_QUEUE,),
     "getJob": (_JOB, _QUEUE),

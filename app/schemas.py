@@ -261,7 +261,7 @@ class SecondsView(_View):
 class EstimateView(_View):
     """What a job would take, and whether it is within the limits of the service."""
 
-    kind: Literal["generation", "reconstruction"]
+    kind: Literal["generation", "reconstruction", "augmentation"]
     cost: Cost
     seconds: SecondsView
     limits: Limits
@@ -273,7 +273,7 @@ class EstimateView(_View):
         estimate: Estimate,
         settings: AppSettings,
         *,
-        kind: Literal["generation", "reconstruction"] = "generation",
+        kind: Literal["generation", "reconstruction", "augmentation"] = "generation",
     ) -> Self:
         """Show an estimate beside the operator's limits."""
         cost, timing = estimate.cost, estimate.timing

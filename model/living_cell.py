@@ -19,7 +19,7 @@ Does not promise: that the cell is plausible; :attr:`LivingCell.rejected_codes` 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -54,6 +54,31 @@ class CellFrame(NamedTuple):
     surface: Surface
 
 
+@dataclass(frozen=True, kw_only=True)
+class Variation:
+    """What changes a cell without changing its code.
+
+    Attributes
+    ----------
+    mirrored
+        Whether x is mirrored, before the rotation.
+    size
+        Factor on lengths.
+    speed
+        Factor on speed, at most 1; so much of the cell's life is shown.
+    begin
+        Moment of its life at which the first frame lies, in τ.
+    """
+
+    mirrored: bool = False
+    size: float = 1.0
+    speed: float = 1.0
+    begin: float = -1.0
+
+
+AS_IT_IS = Variation()
+
+
 @dataclass(frozen=True)
 class LivingCell:
     """One synthesised sequence: a code, a rotation, and the decoder that knows both.
@@ -66,17 +91,31 @@ class LivingCell:
         Unit quaternion [w, x, y, z].
     rejected_codes
         Codes rejected as implausible before this one.
+    variation
+        Mirror image, size and speed.
     """
 
     checkpoint: Checkpoint
     latent: NDArray[np.float32]
     rotation: list[float]
     rejected_codes: int = 0
+    variation: Variation = AS_IT_IS
 
     def at(self, time: float) -> FoldedDecoder:
         """Signed distance function of the cell at a time in τ."""
-        matrix = torch.from_numpy(rotation_matrix(self.rotation))
-        return self.checkpoint.decoder.fold(torch.from_numpy(self.latent), time, matrix)
+        matrix, code = rotation_matrix(self.rotation), torch.from_numpy(self.latent)
+        if self.variation is AS_IT_IS:
+            return self.checkpoint.decoder.fold(code, time, torch.from_numpy(matrix))
+        change = self.variation
+        if change.mirrored:
+            matrix = matrix * np.array([-1.0, 1.0, 1.0])
+        moment = min(change.begin + change.speed * (time - TAU[0]), TAU[1])
+        folded = self.checkpoint.decoder.fold(code, moment, torch.from_numpy(matrix / change.size))
+        # The network's last layer is linear: its distances grow with the lengths.
+        last = folded.layers[-1]
+        return FoldedDecoder(
+            [*folded.layers[:-1], replace(last, weight=last.weight * change.size, bias=last.bias * change.size)]
+        )
 
     def lipschitz(self) -> float:
         """Bound of the change of the signed distance per unit of Ω, from slopes sampled over Ω and τ.

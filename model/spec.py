@@ -294,7 +294,7 @@ class GenerationSpec(Strict):
         """Frames of all sequences."""
         return self.count * self.frame_count
 
-    def check_fits(self, *, latent_codes: int, latent_size: int) -> None:
+    def check_fits(self, *, latent_codes: int, latent_size: int, at: str = "/latent") -> None:
         """Check the latent against the model's number and size of codes.
 
         Parameters
@@ -303,6 +303,8 @@ class GenerationSpec(Strict):
             Number of codes that the model learned.
         latent_size
             Numbers in a code.
+        at
+            Pointer of the member that holds the latent.
 
         Raises
         ------
@@ -311,7 +313,7 @@ class GenerationSpec(Strict):
         """
         latent = self.latent
         if isinstance(latent, ExplicitLatent) and len(latent.values) != latent_size:
-            raise SpecError(f"values must hold {latent_size} numbers for model {self.model}", pointer="/latent/values")
+            raise SpecError(f"values must hold {latent_size} numbers for model {self.model}", pointer=f"{at}/values")
         indices: dict[str, int] = {}
         if isinstance(latent, LearnedLatent | NearbyLatent):
             indices = {"index": latent.index}
@@ -321,7 +323,7 @@ class GenerationSpec(Strict):
             if index >= latent_codes:
                 raise SpecError(
                     f"{name} must be at most {latent_codes - 1}: model {self.model} learned {latent_codes} sequences",
-                    pointer=f"/latent/{name}",
+                    pointer=f"{at}/{name}",
                 )
 
     def completed(self) -> GenerationSpec:

@@ -64,6 +64,7 @@ def synthesize(
     *,
     on_progress: Callable[[Progress], None] = lambda _progress: None,
     device: Device = "cpu",
+    draw: Callable[[int], LivingCell] | None = None,
 ) -> dict[str, Any]:
     """Synthesise the cells of a spec and write them, frame by frame, the manifest last.
 
@@ -80,6 +81,8 @@ def synthesize(
     device
         Where to compute; ``auto``: on an accelerator if there is one. The code for accelerators has been tested on
         processors only, where it agrees with the default; it has not run on a GPU yet.
+    draw
+        Gives the cell of each sequence by its index; as the spec says, when None.
 
     Returns
     -------
@@ -109,13 +112,17 @@ def synthesize(
         def after_frame(frame: int, *, base: int = number * spec.frame_count) -> None:
             on_progress(Progress("frames", base + frame, total))
 
-        cell = living_cell.draw(spec, checkpoint, index)
+        cell = draw(index) if draw else living_cell.draw(spec, checkpoint, index)
         doubt = implausible(cell.rejected_codes, spec=spec, cell=index, topology=card.topology)
         if doubt is not None and spec.on_implausible == "fail":
             raise ImplausibleError(doubt)
         if doubt is not None:
             warnings.append({"code": ImplausibleError.code, "message": f"{doubt}. The draw after them was written"})
-        cells.append(_write_cell(spec, cell, exporter, index=index, after_frame=after_frame, device=place))
+        # A spec alone does not give cells that were drawn otherwise, so their files do not state it.
+        alone = {} if draw else spec.model_copy(update={"first_index": index, "count": 1}).model_dump(mode="json")
+        cells.append(
+            _write_cell(spec, cell, exporter, index=index, after_frame=after_frame, device=place, stated=alone)
+        )
     return exporter.write_manifest(
         spec=spec.model_dump(mode="json"),
         model_id=card.id,
@@ -148,6 +155,7 @@ def _write_cell(
     index: int,
     after_frame: Callable[[int], None],
     device: torch.device,
+    stated: dict[str, Any],
 ) -> dict[str, Any]:
     checkpoint = cell.checkpoint
     times = frame_times(spec.frame_count) if spec.times is None else np.array(spec.times, dtype=np.float32)
@@ -160,7 +168,7 @@ def _write_cell(
         name=name,
         times=[float(t) for t in times],
         palette=checkpoint.card.cell_type,
-        spec=spec.model_copy(update={"first_index": index, "count": 1}).model_dump(mode="json"),
+        spec=stated,
         tracks=lambda: tracker.tracks,
     )
     with open_writers(spec.formats, files) as write_files:

@@ -18,6 +18,21 @@ def _example(summary: str, description: str, value: dict[str, Any]) -> Example:
     return Example(summary=summary, description=description, value=value)
 
 
+AUGMENTATIONS: dict[str, Example] = {
+    "of-a-learned-cell": _example(
+        "Four variations of a learned cell",
+        "Noise in the code, rotation, mirror image, size and speed, with the strength of each in augmentation.json.",
+        {"model": "celegans", "source": {"kind": "learned", "index": 0}, "seed": 4, "count": 4, "frames": 3, "grid": 48,
+         "formats": ["stl"]},
+    ),
+    "turned-only": _example(
+        "The same cell in other orientations",
+        "Nothing but the rotation is drawn.",
+        {"model": "a549", "source": {"kind": "learned", "index": 1}, "seed": 4, "count": 3, "noise": 0.0,
+         "mirror": False, "size": [1.0, 1.0], "speed": [1.0, 1.0], "frames": 2, "grid": 48, "formats": ["stl"]},
+    ),
+}  # fmt: skip
+
 RECONSTRUCTIONS: dict[str, Example] = {
     "finer": _example(
         "A coarse recording, at four times the grid and more frames",
@@ -183,6 +198,7 @@ def answers() -> dict[tuple[str, str], dict[str, Any]]:
         ("createGeneration", "200"): FINISHED_JOB,
         ("createGeneration", "202"): QUEUED_JOB,
         ("createEstimate", "200"): ESTIMATE,
+        ("createAugmentationEstimate", "200"): {**ESTIMATE, "kind": "augmentation"},
         ("createReconstructionEstimate", "200"): {**ESTIMATE, "kind": "reconstruction"},
         ("listJobs", "200"): {"jobs": [QUEUED_JOB, FINISHED_JOB], "next": "/v1/jobs?cursor=41&limit=2"},
         ("getJob", "200"): RUNNING_JOB,

@@ -19,8 +19,9 @@ from typing import Any, Protocol, Self, runtime_checkable
 from app.services.budget import ModelSpecific, check_budget, check_fits_model
 from app.services.resources import Resources
 from model.card import ModelCard
+from model.errors import SpecError
 from model.spec import Cost
-from worker.jobs import Job, Price, Timing
+from worker.jobs import Job, JobStatus, Price, Timing
 from worker.kinds.table import DivisibleSpec, Kind
 from worker.storage.disk import check_reserve
 from worker.uploads.store import frames_of
@@ -79,6 +80,20 @@ class OfUploads(Protocol):
         ...
 
 
+@runtime_checkable
+class OfJob(Protocol):
+    """A spec that may name a cell of an earlier job of the caller."""
+
+    @property
+    def cell_of_job(self) -> tuple[str, int] | None:
+        """Job and index of the cell."""
+        ...
+
+    def with_cell(self, latent: Sequence[float], rotation: Sequence[float]) -> Self:
+        """Return it with the cell's code and rotation."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Submitted:
     """An accepted request.
@@ -114,7 +129,7 @@ def submit(resources: Resources, kind: Kind, spec: JobSpec, idempotency_key: str
         As :meth:`app.services.caller_jobs.CallerJobs.submit`.
     """
     card = _card(resources, spec)
-    spec = _with_uploads(resources, spec)
+    spec = _with_cell(resources, _with_uploads(resources, spec), card)
     complete = spec.completed()
     cost = complete.cost()
     check_budget(cost, resources.settings)
@@ -147,8 +162,8 @@ def estimate(resources: Resources, kind: Kind, spec: JobSpec) -> Estimate:
     QueueUnavailableError
         If the broker does not answer.
     """
-    _card(resources, spec)
-    cost = _with_uploads(resources, spec).cost()
+    card = _card(resources, spec)
+    cost = _with_cell(resources, _with_uploads(resources, spec), card).cost()
     return Estimate(cost=cost, timing=_timing(resources, kind, spec, cost))
 
 
@@ -164,6 +179,28 @@ def _with_uploads(resources: Resources, spec: JobSpec) -> JobSpec:
         return spec
     kept = [resources.uploads.get(resources.owner, name) for name in spec.uploads]
     return spec.with_uploads([(upload.sha256, frames_of(upload)) for upload in kept])
+
+
+def _with_cell(resources: Resources, spec: JobSpec, card: ModelCard) -> JobSpec:
+    """Put the code of an earlier job's cell into a spec that names it; others are returned as they are."""
+    if not isinstance(spec, OfJob) or spec.cell_of_job is None:
+        return spec
+    job_id, number = spec.cell_of_job
+    job = resources.jobs.get(job_id)
+    if job.status is not JobStatus.SUCCEEDED or not resources.artifacts.exists(job_id):
+        raise SpecError("the job has no files: wait until it has succeeded, or submit it again", pointer="/source/job")
+    if job.model_sha256 != card.sha256:
+        raise SpecError(f"the job is of another model, {job.model_id}: name that one", pointer="/model")
+    if job.spec.get("method") == "adapted":
+        raise SpecError(
+            "the cell belongs to an adapted network: upload its fitted/weights.safetensors, make a model of it, and "
+            "vary the learned cell 0 of that",
+            pointer="/source/job",
+        )
+    cells = {cell["index"]: cell for cell in resources.artifacts.manifest(job_id)["cells"]}
+    if number not in cells:
+        raise SpecError(f"the job has the cells {min(cells)} to {max(cells)}", pointer="/source/cell")
+    return spec.with_cell(cells[number]["latent"], cells[number]["rotation"])
 
 
 def _timing(resources: Resources, kind: Kind, spec: JobSpec, cost: Cost) -> Timing:

@@ -70,7 +70,9 @@ def open_writer(cell: CellFiles) -> Iterator[WriteFrame]:
 def find_faults(written: WrittenCell) -> Iterator[str]:
     """Read the hyperstack back with tifffile and compare axes, type, frames, labels and spec with the manifest."""
     for name in written.files:
-        for fault in _label_faults(written.folder / name, written.entry, written.manifest.spec):
+        for fault in _label_faults(
+            written.folder / name, written.entry, written.manifest.cells_spec or written.manifest.spec
+        ):
             yield f"{name}: {fault}"
 
 

@@ -6,13 +6,16 @@ Does not promise: that the files exist or are intact; a reader compares checksum
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from model.formats import media_type
 
 MANIFEST_FILE = "manifest.json"
 
@@ -97,10 +100,15 @@ class Manifest(_Frozen):
     cells: list[CellEntry]
     files: list[FileEntry]
     warnings: list[WarningEntry] = Field(default=[], description="Left out where there is none.")
+    cells_spec: dict[str, Any] | None = Field(
+        default=None,
+        description="The spec that generates the cells, as their files state it; left out where it is spec.",
+    )
 
     def to_json(self) -> bytes:
         """Canonical JSON: sorted keys, two spaces, ASCII, a newline at the end."""
-        document = self.model_dump(mode="json", exclude=None if self.warnings else {"warnings"})
+        absent = {name for name in ("warnings", "cells_spec") if not getattr(self, name)}
+        document = self.model_dump(mode="json", exclude=absent or None)
         return (json.dumps(document, sort_keys=True, indent=2, ensure_ascii=True, allow_nan=False) + "\n").encode()
 
 
@@ -122,6 +130,46 @@ def merge_manifests(shards: Sequence[Manifest], spec: dict[str, Any]) -> Manifes
             "warnings": [warning for shard in shards for warning in shard.warnings],
         }
     )
+
+
+def amend_manifest(
+    folder: Path,
+    *,
+    spec: Mapping[str, Any],
+    beside: Sequence[Path],
+    base: ModelEntry | None = None,
+    warnings: Sequence[WarningEntry] = (),
+) -> None:
+    """Make the manifest of a written folder that of a request of another kind.
+
+    Parameters
+    ----------
+    folder
+        Holds the manifest and all files.
+    spec
+        Of the request.
+    beside
+        Files written beside those of the formats.
+    base
+        The model of the request, where the cells are made by one adapted from it; ``cells_spec`` then says how.
+    warnings
+        Further ones.
+    """
+    path = folder / MANIFEST_FILE
+    written = Manifest.model_validate_json(path.read_bytes())
+    files = [*written.files]
+    for file in beside:
+        content, name = file.read_bytes(), file.relative_to(folder).as_posix()
+        sha256 = hashlib.sha256(content).hexdigest()
+        files.append(FileEntry(name=name, bytes=len(content), sha256=sha256, media_type=media_type(name)))
+    update = {
+        "spec": dict(spec),
+        "cells_spec": written.spec if base else None,
+        "model": base or written.model,
+        "files": sorted(files, key=lambda file: file.name),
+        "warnings": [*written.warnings, *warnings],
+    }
+    path.write_bytes(written.model_copy(update=update).to_json())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,6 @@ Does not promise: that the given frames are reproduced exactly; ``fit.json`` say
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,7 @@ import numpy as np
 from model.card import ModelCard
 from model.domain import Grid
 from model.errors import DatasetError
-from model.export.manifest import MANIFEST_FILE, FileEntry, Manifest, ModelEntry, WarningEntry
-from model.formats import media_type
+from model.export.manifest import ModelEntry, WarningEntry, amend_manifest
 from model.learning.fit import FitPlan, TargetFrame, fit_cell, score_fit
 from model.learning.fit_output import FIT_FILE, fit_model, score_rows, write_document
 from model.learning.fit_targets import read_target
@@ -93,17 +91,14 @@ def reconstruct(
     def after_frame(progress: Progress) -> None:
         on_progress(Progress(progress.stage, fits * plan.all_steps + progress.frame, total))
 
-    written = Manifest.model_validate(synthesize(recipe, owner, folder, on_progress=after_frame, device=device))
-    beside = [folder / FIT_FILE, *sorted((folder / ADAPTED_FOLDER).glob("*"))]
-    manifest = written.model_copy(
-        update={
-            "spec": spec.model_dump(mode="json"),
-            "model": ModelEntry(id=card.id, sha256=card.sha256),
-            "files": sorted([*written.files, *(_entry(path, folder) for path in beside)], key=lambda file: file.name),
-            "warnings": [*written.warnings, *(WarningEntry(code="doubtful_reading", message=one) for one in doubts)],
-        }
+    synthesize(recipe, owner, folder, on_progress=after_frame, device=device)
+    amend_manifest(
+        folder,
+        spec=spec.model_dump(mode="json"),
+        base=ModelEntry(id=card.id, sha256=card.sha256),
+        beside=[folder / FIT_FILE, *sorted((folder / ADAPTED_FOLDER).glob("*"))],
+        warnings=[WarningEntry(code="doubtful_reading", message=one) for one in doubts],
     )
-    (folder / MANIFEST_FILE).write_bytes(manifest.to_json())
     return document
 
 
@@ -134,14 +129,6 @@ def _check_scale(target: list[TargetFrame], card: ModelCard) -> None:
                 f"frame {number}: the cell is {side * card.micrometres:.3g} µm long and {what} the domain of model "
                 f"{card.id}, {2.0 * card.micrometres:.3g} µm: give the right voxel size, or choose another model"
             )
-
-
-def _entry(path: Path, folder: Path) -> FileEntry:
-    content = path.read_bytes()
-    name = path.relative_to(folder).as_posix()
-    return FileEntry(
-        name=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), media_type=media_type(name)
-    )
 
 
 def _triple(voxel: list[float] | None) -> tuple[float, float, float] | None:

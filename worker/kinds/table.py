@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self, cast, runtime_checkable
 
+from model.augmentation_spec import AugmentationSpec
 from model.reconstruction_spec import ReconstructionSpec
 from model.spec import Cost, GenerationSpec
 from worker.errors import SpecError
@@ -98,7 +99,13 @@ RECONSTRUCTION = Kind(
     spec=ReconstructionSpec,
     runner="worker.kinds.reconstruction:run",
 )
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (GENERATION, RECONSTRUCTION)}
+AUGMENTATION = Kind(
+    name=AugmentationSpec.KIND,
+    path="/v1/augmentations",
+    spec=AugmentationSpec,
+    runner="worker.kinds.augmentation:run",
+)
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (GENERATION, RECONSTRUCTION, AUGMENTATION)}
 
 
 def kind_of(job: Job) -> Kind:

@@ -36,11 +36,19 @@ ROUTES = sorted(
     }
 )
 GUARDED = [(method, path) for method, path in ROUTES if not is_public(path)]
+LEARNED = {"kind": "learned", "index": 0}
 BODIES: dict[str, Any] = {
     "/v1/generations": {"model": "round", "frames": 1, "grid": 16},
     "/v1/estimates": {"model": "round", "frames": 1, "grid": 16},
     "/v1/reconstructions": {"model": "round", "uploads": ["cell.stl"], "frames": 1, "grid": 16},
     "/v1/estimates/reconstructions": {"model": "round", "uploads": ["cell.stl"], "frames": 1, "grid": 16},
+    "/v1/augmentations": {"model": "round", "source": LEARNED, "frames": 1, "grid": 16},
+    "/v1/estimates/augmentations": {
+        "model": "round",
+        "source": {"kind": "learned", "index": 0},
+        "frames": 1,
+        "grid": 16,
+    },
     "/v1/models": MODEL,
 }
 NOTHING = "0" * 32

@@ -1,0 +1,42 @@
+"""Augmentations over HTTP: the cell of an earlier job becomes a code, and what cannot be varied is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PATH = "/v1/augmentations"
+SMALL = {"model": "round", "frames": 1, "grid": 16}
+
+
+def test_a_learned_cell_is_accepted_and_its_estimate_grows_with_the_count(house: Any) -> None:
+    body = SMALL | {"source": {"kind": "learned", "index": 4}}
+    answer = house.post(body, path=PATH)
+    assert (answer.status_code, answer.json()["kind"]) == (202, "augmentation")
+    assert answer.json()["spec"]["count"] == 8
+    estimates = [
+        house.post(body | {"count": n}, path="/v1/estimates/augmentations").json()["cost"]["points"] for n in (1, 5)
+    ]
+    assert estimates == [16**3, 5 * 16**3]
+
+
+def test_the_members_are_checked(house: Any) -> None:
+    for change, pointer in (
+        ({"source": {"kind": "learned", "index": 5}}, "/source/index"),
+        ({"source": {"kind": "explicit", "values": [0.0]}}, "/source/values"),
+        ({"source": {"kind": "job", "job": "x"}}, "/source"),
+        ({"size": [1.0, 0.9]}, "/size"),
+        ({"speed": [0.5, 2.0]}, "/speed/1"),
+        ({"noise": 3.0}, "/noise"),
+    ):
+        answer = house.post(SMALL | {"source": {"kind": "learned", "index": 0}} | change, path=PATH)
+        assert answer.status_code == 422, answer.text
+        assert pointer in answer.text
+
+
+def test_a_job_without_files_or_of_another_model_is_refused(house: Any) -> None:
+    missing = house.post(SMALL | {"source": {"kind": "job", "job": "0" * 32}}, path=PATH)
+    assert (missing.status_code, missing.json()["code"]) == (404, "job_not_found")
+    job = house.submit(seed=4711)["id"]
+    source = {"kind": "job", "job": job, "cell": 0}
+    queued = house.post(SMALL | {"source": source}, path=PATH)
+    assert (queued.status_code, "no files" in queued.text) == (422, True)
