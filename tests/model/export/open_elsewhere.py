@@ -27,6 +27,23 @@ def challenge(cell: Path) -> dict[str, Any]:
     return found | {name: float(scores[name]) for name in ("SEG", "TRA", "DET", "LNK", "CT", "TF", "BC(0)")}
 
 
+def traccuracy(cell: Path) -> dict[str, Any]:
+    """Load the tracking truth with its checks, and score it against itself."""
+    from traccuracy import run_metrics
+    from traccuracy.loaders import load_ctc_data
+    from traccuracy.matchers import CTCMatcher
+    from traccuracy.metrics import CTCMetrics, DivisionMetrics
+
+    truth, same = (load_ctc_data(str(cell / "ctc" / "01_GT" / "TRA")) for _ in range(2))
+    scores, _ = run_metrics(truth, same, CTCMatcher(), [CTCMetrics(), DivisionMetrics()])
+    tracking, divisions = (score["results"] for score in scores)
+    return {
+        "nodes": len(truth.graph.nodes),
+        **{name: tracking[name] for name in ("AOGM", "TRA", "DET", "LNK")},
+        **{name: divisions["Frame Buffer 0"][name] for name in ("Division F1", "Total GT Divisions")},
+    }
+
+
 def paraview(cell: Path) -> dict[str, Any]:
     """Open the collection and each surface with VTK."""
     import pyvista
@@ -144,6 +161,7 @@ def main() -> None:
     found = {"challenge": challenge(cell), "paraview": paraview(cell), "stl": stl(cell), "itk": itk(cell)}
     found["ome"] = ome(cell)
     found["geff"] = geff(cell)
+    found["traccuracy"] = traccuracy(cell)
     found["distances"] = distances(cell)
     sys.stdout = real
     sys.stdout.write(json.dumps(found))

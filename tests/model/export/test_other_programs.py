@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[3]
 PROGRAMS = (
     "py-ctcmetrics==1.3.3", "SimpleITK==2.5.7", "numpy-stl==4.1.1", "pyvista==0.49.1", "vtk==9.7.2",
     "ome-types==0.7.0", "yaozarrs==0.3.4", "zarr==3.1.6", "ome-zarr-models==1.7",
-    "bioio==3.6.0", "bioio-ome-tiff==1.4.0", "bioio-ome-zarr==3.8.1", "geff==1.3.1.1.3", "h5py==3.16.0",
+    "bioio==3.6.0", "bioio-ome-tiff==1.4.0", "bioio-ome-zarr==3.8.1", "h5py==3.16.0",
+    "geff==1.3.1.1.3", "traccuracy==0.4.3",
 )  # fmt: skip
 VALIDATOR = "gltf-validator@2.0.0-dev.3.10"
 FRAMES = 8
@@ -58,6 +59,14 @@ def test_the_challenges_tools_find_the_truth_equal_to_itself(opened: Any) -> Non
     assert [track["parent"] for track in cell["tracks"]] == [0, 1, 1]  # it divides
     assert found["challenge"] == {
         "valid": 1, "SEG": 1.0, "TRA": 1.0, "DET": 1.0, "LNK": 1.0, "CT": 1.0, "TF": 1.0, "BC(0)": 1.0,
+    }  # fmt: skip
+
+
+def test_traccuracy_loads_the_truth_and_finds_the_division(opened: Any) -> None:
+    cell, found, _ = opened
+    assert found["traccuracy"] == {
+        "nodes": sum(len(frame["labels"]) for frame in cell["frames"]),
+        "AOGM": 0.0, "TRA": 1.0, "DET": 1.0, "LNK": 1.0, "Division F1": 1.0, "Total GT Divisions": 1,
     }  # fmt: skip
 
 
