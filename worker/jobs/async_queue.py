@@ -15,7 +15,7 @@ from worker.jobs.redis_client import BLOCK_S, PREFIX, block_ms, connect_async, e
 
 
 class AsyncJobQueue:
-    """The waiting half of :class:`worker.jobs.queue.Jobs` for an event loop: what may last, without a thread each.
+    """The waiting calls of :class:`worker.jobs.JobQueue` for an event loop: they take no thread each.
 
     Parameters
     ----------

@@ -94,20 +94,20 @@ class Store:
                 pipe.zrank(f"{self._prefix}status:{JobStatus.QUEUED}", job_id)
             pipe.get(self._prefix + "whole")
             pipe.info("server")
-            *rows, mark, facts = pipe.execute()
+            *rows, token, facts = pipe.execute()
         found = [parse_job(fields, rank=rank) for fields, rank in zip(rows[::2], rows[1::2], strict=True) if fields]
-        return found, _whole(mark, facts) is not None
+        return found, _token_of_this_run(token, facts) is not None
 
     def completeness_token(self) -> str | None:
-        """Return what stays the same for as long as no record is missing; None if some may be.
+        """Return a token that is unchanged while no record is missing; None if records may be missing.
 
-        Whoever must look more than once asks before and after.
+        A caller that reads in several steps compares the tokens from before and after.
         """
         with reachable(), self._redis.pipeline() as pipe:
             pipe.get(self._prefix + "whole")
             pipe.info("server")
-            mark, facts = pipe.execute()
-        return _whole(mark, facts)
+            token, facts = pipe.execute()
+        return _token_of_this_run(token, facts)
 
     def page(
         self, *, owner: str | None, status: JobStatus | None, kind: str | None, cursor: str | None, limit: int
@@ -319,8 +319,8 @@ class Store:
         return f"{self._prefix}events:{job_id}"
 
 
-def _whole(mark: str | None, facts: dict[str, Any]) -> str | None:
-    return mark if mark is not None and mark.partition(":")[0] == facts["run_id"] else None
+def _token_of_this_run(token: str | None, facts: dict[str, Any]) -> str | None:
+    return token if token is not None and token.partition(":")[0] == facts["run_id"] else None
 
 
 def fingerprint(*parts: str) -> str:
