@@ -1,4 +1,4 @@
 """Runs the jobs: the queue, the job records, the worker processes and the result files.
 
-Only ``app`` imports it, and it imports nothing of ``app``. Read ``worker/execution.py`` first, which runs one job.
+Of the product packages only ``app`` imports it; it imports ``model``, never ``app``. Read ``worker/execution.py`` first, which runs one job.
 """
