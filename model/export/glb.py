@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from model.export.exporter import CellFiles, ExportFrame, WriteFrame
 from model.export.manifest import WrittenCell
 from model.export.render import PALETTES, vertex_labels
-from model.export.surface_files import in_micrometres
+from model.export.surface_files import in_micrometres, volumes_differ
 
 NAME = "cell.glb"
 FRAME_S = 0.2  # for which a frame is shown
@@ -187,5 +187,5 @@ def find_faults(written: WrittenCell) -> Iterator[str]:
             by_frame[number] = by_frame.get(number, 0.0) + float(np.einsum("fi,fi->", corners[:, 0], cross)) / 6.0
         for frame in written.entry.frames:
             volume = by_frame.get(frame["frame"], 0.0)
-            if abs(volume - frame["volume_um3"]) > 1e-3 * frame["volume_um3"]:
+            if volumes_differ(volume, frame["volume_um3"]):
                 yield f"{name}: frame {frame['frame']} encloses {volume:.1f} µm³, not {frame['volume_um3']:.1f}"

@@ -17,6 +17,7 @@ import numpy as np
 from model.export.exporter import CellFiles, Exporter, ExportFrame, WriteFrame
 from model.export.manifest import WrittenCell
 from model.export.render import vertex_labels
+from model.export.surface_files import volumes_differ
 
 NAME = "measurements.csv"
 COLUMNS = (
@@ -106,5 +107,5 @@ def find_faults(written: WrittenCell) -> Iterator[str]:
             volume = sum(float(row["volume_um3"]) for row in mine)
             if labels != frame["labels"]:
                 yield f"{name}: frame {frame['frame']} has labels {labels}, the manifest says {frame['labels']}"
-            elif abs(volume - frame["volume_um3"]) > 1e-3 * frame["volume_um3"]:
+            elif volumes_differ(volume, frame["volume_um3"]):
                 yield f"{name}: frame {frame['frame']} has {volume:.1f} µm³, not {frame['volume_um3']:.1f}"
