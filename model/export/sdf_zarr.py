@@ -21,6 +21,7 @@ from model.engine.narrow_band import clamp_distance
 from model.export.exporter import CellFiles, Exporter, ExportFrame, WriteFrame
 from model.export.manifest import WrittenCell
 from model.export.ome_zarr import array_metadata, decode_shard, encode_json, encode_shard
+from model.export.surface_files import volumes_differ
 
 NAME = "distances.zarr"
 
@@ -99,5 +100,5 @@ def find_distance_faults(values: NDArray[Any], frame: dict[str, Any], written: W
         yield f"frame {frame['frame']} holds NaN, or no distance below 0"
         return
     volume = extract_surface(field, Grid((nx, ny, nz))).volume * scale**3
-    if abs(volume - frame["volume_um3"]) > 1e-3 * frame["volume_um3"]:
+    if volumes_differ(volume, frame["volume_um3"]):
         yield f"frame {frame['frame']} encloses {volume:.1f} µm³, not {frame['volume_um3']:.1f}"
