@@ -21,9 +21,15 @@ schema = schemathesis.openapi.from_dict(create_app(AppSettings(_env_file=None)).
 # for the state of the service only (what exists, what a key was used for, what a file holds), by operation …
 LEFT_OUT = [CHECKS.get_one("positive_data_acceptance")]
 JOB, UPLOAD, NOWHERE = frozenset({"job_not_found"}), frozenset({"upload_not_found"}), frozenset({"not_found"})
+FITTING = frozenset({"unknown_model", "upload_not_found", "too_large", "body_too_long"})
 REFUSALS = {
     "createGeneration": frozenset({"unknown_model", "idempotency_mismatch"}),
     "createEstimate": frozenset({"unknown_model"}),
+    # The operator's limits: a list of a thousand uploads may be longer than a body, a thousand variations too large.
+    "createReconstruction": FITTING | {"idempotency_mismatch"},
+    "createReconstructionEstimate": FITTING,
+    "createAugmentation": frozenset({"unknown_model", "idempotency_mismatch", "job_not_found", "too_large"}),
+    "createAugmentationEstimate": frozenset({"unknown_model", "job_not_found"}),
     **dict.fromkeys(("getJob", "followJob", "cancelJob", "deleteJob", "pinJob", "unpinJob"), JOB),
     **dict.fromkeys(("getManifest", "listFiles", "getArchive"), JOB),
     "getFile": JOB | NOWHERE,  # no route matches a name with a line break
@@ -35,10 +41,13 @@ REFUSALS = {
     "getProblem": NOWHERE,
 }
 # … or for a rule that JSON Schema cannot state.
-SPECS = frozenset({"createGeneration", "createEstimate"})
+SPECS = frozenset(name for name in REFUSALS if name.startswith("create")) - {"createModel"}
 BEYOND_SCHEMA = re.compile(
     "give frames or times, not both|times must increase strictly"
     r"|a rotation quaternion \[w, x, y, z\] must not be zero; it is normalised for you"
+    "|format stl-series needs stl: ask for it too"
+    "|separate_bodies changes only obj or ply: ask for one of them, or leave it out"
+    "|uploads must not repeat|give the smallest factor first"
     "|must be at most 18446744073709551615"  # 2^64 as a floating point number is not above it
 )
 
