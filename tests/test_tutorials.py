@@ -36,7 +36,7 @@ def test_first_data_set(service: Served, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_finer_cell(service: Served, tmp_path: Path) -> None:
-    said = run_blocks("finer-cell.md", tmp_path, service)
+    said = run_blocks("tutorial/finer-cell.md", tmp_path, service)
     given, truth = (float(line.rsplit(" ", 1)[1]) for line in said[3].splitlines())
     assert given > 0.97
     assert truth > 0.95
