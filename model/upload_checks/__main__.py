@@ -23,7 +23,7 @@ from model.upload_checks.weights import ALLOWED as WEIGHTS_ALLOWED
 from model.upload_checks.weights import read_weights
 
 READERS: dict[str, tuple[Callable[[memoryview], dict[str, Any]], str]] = {
-    "tiff": (read_labels, LABELS_ALLOWED),
+    "tiff": (lambda data: read_labels(data, after_import=_open_nothing_more), LABELS_ALLOWED),
     "stl": (read_stl, SURFACES_ALLOWED),
     "obj": (read_obj, SURFACES_ALLOWED),
     "ply": (read_ply, SURFACES_ALLOWED),
@@ -39,7 +39,7 @@ def main() -> None:
         (resource.RLIMIT_CPU, cpu_s),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),  # it writes nothing
-        (resource.RLIMIT_NOFILE, 8),  # and opens nothing but what Python itself needs
+        (resource.RLIMIT_NOFILE, 8),  # and opens no more than imports need at once
         (resource.RLIMIT_NPROC, 0),  # and starts nobody (root is exempt from this one)
     ):
         _lower(what, limit)
@@ -59,6 +59,11 @@ def _inspected(kind: str) -> dict[str, Any]:
         return {"refused": f"the file takes more memory to read than is allowed. Allowed: {allowed}"}
     except Exception as error:  # noqa: BLE001 - a parser may raise anything at what means harm; all of it is a refusal
         return {"refused": f"the file is damaged or is no {kind} ({type(error).__name__}). Allowed: {allowed}"}
+
+
+def _open_nothing_more() -> None:
+    """Allow no new file and no socket: standard streams and what is open stay."""
+    _lower(resource.RLIMIT_NOFILE, 3)
 
 
 def _lower(what: int, limit: int) -> None:

@@ -1,9 +1,11 @@
-"""Strict reader of label volumes in TIFF: integer labels over (t, z, y, x), 0 is background.
+"""Strict reader of label volumes in TIFF: whole numbers over (t, z, y, x), 0 is background.
 
-Promises: sizes are checked against the length of the file before anything is unpacked. An unpacked strip has exactly
-the size that its directory declares, and declared sizes are bounded, so a file cannot grow in memory. The work is
-bounded by counts (samples, pages, entries and values of directories), not by the speed of the machine.
-Does not promise: to read tiles, pyramids, predictors or codecs other than deflate.
+Promises: sizes are checked against the length of the file before anything is unpacked. An unpacked strip or tile has
+exactly the size that its directory declares, and declared sizes are bounded, so a file cannot grow in memory. The work
+is bounded by counts (samples, pages, entries and values of directories), not by the speed of the machine. Plain and
+deflate pages need Python's standard library only; other codecs and predictors import
+:mod:`model.upload_checks.strip_codecs`.
+Does not promise: to read pyramids, or codecs that lose information.
 
 Formats: TIFF 6.0 (Aldus, 1992), BigTIFF, ImageJ's and OME's descriptions of axes.
 """
@@ -15,8 +17,10 @@ import math
 import struct
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 from xml.etree import ElementTree
 
@@ -31,24 +35,38 @@ VALUES_MAX = 2**21  # of all directories that are read: offsets and sizes of str
 CHUNK = 4096  # bytes; a chunk equal to an earlier one is not checked again
 CHUNKS_KEPT = 4096  # chunks remembered: 16 MiB
 DESCRIPTION_MAX = 4 * 2**20  # bytes
-LABEL_MAX = 65_535  # uint16
+LABEL_MAX = 2**63 - 1
+LABELS_MAX = 65_535  # different ones
+LABEL_WRITTEN_MAX = 65_535  # uint16
+TILE_MIN, TILE_MAX = 16, 4096  # samples along x and y; TIFF 6.0 has multiples of 16
+TILES_MAX = 2**17  # of all pages: those of 32 x 32 samples of the largest volume
+PARTS_MAX = 2**19  # strips and tiles that other codecs or predictors unpack
+UNPACKED_MAX = 2 * SAMPLES_MAX  # samples of all tiles, those beyond the border of the page included
 ALLOWED = (
-    f"a TIFF of grey pages of 8, 16 or 32 bit integers, labels 0 (background) to {LABEL_MAX}, {SIDE_MIN} to {SIDE_MAX} "
-    f"samples a side and {SAMPLES_MAX:,} in all, a page a z-plane and frame after frame, in strips, uncompressed or "
-    "deflate; axes by ImageJ's or OME's description, else all pages are one volume"
+    f"a TIFF of grey pages of 8 to 64 bit integers or of floating point numbers that are whole, 0 for background, at "
+    f"most {LABELS_MAX} labels, {SIDE_MIN} to {SIDE_MAX} samples a side and {SAMPLES_MAX:,} in all, a page a z-plane "
+    "and frame after frame, in strips or tiles, uncompressed, deflate, LZW, PackBits or Zstandard; axes by ImageJ's or "
+    "OME's description, else all pages are one volume"
 )
 _CODES = {1: "B", 2: "s", 3: "H", 4: "I", 5: "II", 16: "Q"}  # TIFF type → struct
 _BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 16: 8}
 _ARRAYS = {(8, 1): "B", (8, 2): "b", (16, 1): "H", (16, 2): "h", (32, 1): "I", (32, 2): "i"}
+_ARRAYS |= {(64, 1): "Q", (64, 2): "q", (32, 3): "f", (64, 3): "d"}
+_WIDE = "Qqfd"
+_EXACT = {"f": 2**24, "d": 2**53}  # up to here every whole number has a value of its own
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _DESCRIPTION, _OFFSETS, _SAMPLES, _ROWS, _COUNTS = (
     256, 257, 258, 259, 270, 273, 277, 278, 279,
 )  # fmt: skip
-_X_RESOLUTION, _Y_RESOLUTION, _PREDICTOR, _TILE_WIDTH, _FORMAT = 282, 283, 317, 322, 339
+_FILL_ORDER, _X_RESOLUTION, _Y_RESOLUTION, _PREDICTOR, _FORMAT = 266, 282, 283, 317, 339
+_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = 322, 323, 324, 325
 _KNOWN = frozenset(
     {_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _DESCRIPTION, _OFFSETS, _SAMPLES, _ROWS, _COUNTS, _X_RESOLUTION,
-     _Y_RESOLUTION, _PREDICTOR, _TILE_WIDTH, _FORMAT}
+     _Y_RESOLUTION, _FILL_ORDER, _PREDICTOR, _FORMAT, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS}
 )  # fmt: skip
-_CODECS = {5: "LZW", 6: "JPEG", 7: "JPEG", 32773: "PackBits", 34712: "JPEG 2000", 34887: "LERC", 50000: "Zstandard"}
+_PLAIN, _DEFLATE = 1, (8, 32946)
+_OTHERS = (5, 32773, 50000)  # those of strip_codecs: LZW, PackBits, Zstandard
+_REFUSED = {6: "JPEG", 7: "JPEG", 34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA", 50001: "WebP", 50002: "JPEG XL"}
+_DIFFERENCES, _FLOAT_DIFFERENCES = 2, 3  # predictors
 _MICRONS = {  # units of length, without regard to case
     **dict.fromkeys(("µm", "um", "micron", "microns", "micrometer", "micrometers", "micrometre", "micrometres"), 1.0),
     **dict.fromkeys(("nm", "nanometer", "nanometers", "nanometre", "nanometres"), 1e-3),
@@ -80,8 +98,14 @@ class _Axes:
     notes: tuple[str, ...] = ()
 
 
-def read_labels(data: memoryview) -> dict[str, Any]:
+def read_labels(data: memoryview, *, after_import: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Return what a file of label volumes holds.
+
+    Parameters
+    ----------
+    after_import
+        Called once codecs beyond the standard library are imported, before they see the file; from then on nothing is
+        imported.
 
     Returns
     -------
@@ -93,7 +117,7 @@ def read_labels(data: memoryview) -> dict[str, Any]:
     UploadError
         If it holds anything else.
     """
-    file = _File(data)
+    file = _File(data, after_import)
     pages = list(file.directories())
     first = pages[0]
     width, height, code = _page_kind(first)
@@ -113,26 +137,36 @@ def read_labels(data: memoryview) -> dict[str, Any]:
             if _page_kind(page) != (width, height, code):
                 raise UploadError(f"page {number} differs from the first in size or type")
         ordered = pages if axes.order is None else [pages[number] for number in axes.order]
-        planes = (file.unpacked(page, width, height, array(code).itemsize) for page in ordered)
-    labels, border = _labels(planes, axes, width, code, swap=file.swap)
+        planes = (file.unpacked(page, width, height, code) for page in ordered)
+    labels, border = _labels(planes, axes, width, _Values(code, file))
+    notes = [*axes.notes, *_notes(max(labels), code)]
     facts: dict[str, Any] = {
         "axes": "TZYX", "shape": [axes.frames, axes.planes, height, width], "labels": len(labels),
         "largest_label": max(labels), "touches_border": border, "voxel": list(axes.voxel),
     }  # fmt: skip
-    return facts | ({"notes": list(axes.notes)} if axes.notes else {})
+    return facts | ({"notes": notes} if notes else {})
+
+
+def _notes(largest: int, code: str) -> Iterator[str]:
+    """Say what is done about labels that files of results, or the type of the samples, cannot hold."""
+    if largest > LABEL_WRITTEN_MAX:
+        yield f"labels reach {largest}: results have labels of 16 bits and number their cells anew, from 1"
+    if largest >= _EXACT.get(code, LABEL_MAX + 1):
+        yield f"labels from {_EXACT[code]} on are not exact in floating point; neighbours may have become one"
 
 
 class _File:
     """The structure of a TIFF: directories and strips, every offset checked."""
 
-    def __init__(self, data: memoryview) -> None:
-        self._data = data
-        self._entries = self._values = 0
+    def __init__(self, data: memoryview, after_import: Callable[[], None]) -> None:
+        self._data, self._after_import = data, after_import
+        self._imported: ModuleType | None = None
+        self._entries = self._values = self._unpacked = self._tiles_read = self._parts = 0
         mark = bytes(data[:4])
         if mark[:2] not in (b"II", b"MM") or len(data) < 8:
             raise UploadError("the file does not begin as a TIFF does")
-        self._order = "<" if mark[:2] == b"II" else ">"
-        self.swap = (self._order == "<") != (struct.pack("=H", 1) == b"\1\0")
+        self.order = "<" if mark[:2] == b"II" else ">"
+        self.swap = (self.order == "<") != (struct.pack("=H", 1) == b"\1\0")
         version = self._number("H", 2)
         if version == 42:
             self._first, self._count, self._entry, self._word = self._number("I", 4), "H", 12, "I"
@@ -167,27 +201,93 @@ class _File:
         """Return the description of a page."""
         return bytes(tags.get(_DESCRIPTION, ())).decode("utf-8", "replace").rstrip("\0")
 
-    def unpacked(self, tags: Tags, width: int, height: int, item: int) -> bytes:
+    def unpacked(self, tags: Tags, width: int, height: int, code: str) -> bytes:
         """Return the samples of a page, exactly as many as it declares."""
+        if _TILE_WIDTH in tags:
+            return self._tiles(tags, width, height, code)
         rows = min(one(tags, _ROWS, height) or height, height)
         offsets, counts = tags.get(_OFFSETS, ()), tags.get(_COUNTS, ())
         strips = -(-height // rows)
         if not len(offsets) == len(counts) == strips:
             raise UploadError(f"a page of {height} rows has {len(offsets)} strips of {rows}")
-        compression = one(tags, _COMPRESSION, 1)
-        parts = []
-        for strip, (offset, count) in enumerate(zip(offsets, counts, strict=True)):
-            wanted = min(rows, height - strip * rows) * width * item
-            # Deflate makes nothing larger but by a few bytes: more are not read, they would be copied for each strip.
-            if count > (wanted if compression == 1 else 2 * wanted + 1024):
-                raise UploadError(f"a strip of {wanted} bytes takes {count}")
-            packed = self._bytes(offset, count)
-            # One byte more than wanted is unpacked at most: a bomb stays small.
-            part = bytes(packed) if compression == 1 else zlib.decompressobj().decompress(packed, wanted + 1)
-            if len(part) != wanted:
-                raise UploadError(f"a strip of {wanted} bytes holds {'more' if len(part) > wanted else 'fewer'}")
-            parts.append(part)
-        return b"".join(parts)
+        return b"".join(
+            self._part(tags, offset, count, width=width, rows=min(rows, height - strip * rows), code=code)
+            for strip, (offset, count) in enumerate(zip(offsets, counts, strict=True))
+        )
+
+    def _tiles(self, tags: Tags, width: int, height: int, code: str) -> bytes:
+        """Return the samples of a page in tiles, without what lies beyond its border."""
+        across, down = one(tags, _TILE_WIDTH), one(tags, _TILE_HEIGHT)
+        offsets, counts = tags.get(_TILE_OFFSETS, ()), tags.get(_TILE_COUNTS, ())
+        columns = -(-width // across)
+        if not len(offsets) == len(counts) == columns * -(-height // down):
+            raise UploadError(f"a page of {width} x {height} has {len(offsets)} tiles of {across} x {down}")
+        self._tiles_read += len(offsets)
+        if self._tiles_read > TILES_MAX:
+            raise UploadError(f"the file has more than {TILES_MAX:,} tiles; use larger ones")
+        self._unpacked += len(offsets) * across * down
+        if self._unpacked > UNPACKED_MAX:
+            raise UploadError(f"the tiles hold more than {UNPACKED_MAX:,} samples, those beyond the border included")
+        item = array(code).itemsize
+        page = bytearray(width * height * item)
+        for number, (offset, count) in enumerate(zip(offsets, counts, strict=True)):
+            tile = self._part(tags, offset, count, width=across, rows=down, code=code)
+            left, top = number % columns * across, number // columns * down
+            length = min(across, width - left) * item
+            for row in range(min(down, height - top)):
+                start = ((top + row) * width + left) * item
+                page[start : start + length] = tile[row * across * item : row * across * item + length]
+        return bytes(page)
+
+    def _part(self, tags: Tags, offset: int, count: int, *, width: int, rows: int, code: str) -> bytes:
+        """Return the samples of a strip or tile, rows of ``width``, exactly as many as there must be."""
+        compression, predictor = one(tags, _COMPRESSION, 1), one(tags, _PREDICTOR, 1)
+        wanted = rows * width * array(code).itemsize
+        # No codec makes anything larger but by half: more is not read, it would be copied for each strip.
+        if count > (wanted if compression == _PLAIN else 2 * wanted + 1024):
+            raise UploadError(f"a strip or tile of {wanted} bytes takes {count}")
+        if predictor != 1 or compression in _OTHERS:
+            self._parts += 1
+            if self._parts > PARTS_MAX:
+                raise UploadError(f"the file has more than {PARTS_MAX:,} compressed strips; use larger ones")
+        packed = self._bytes(offset, count)
+        # One byte more than wanted is unpacked at most: a bomb stays small.
+        if compression == _PLAIN:
+            part = bytes(packed)
+        elif compression in _DEFLATE:
+            part = zlib.decompressobj().decompress(packed, wanted + 1)
+        else:
+            part = self.codecs().unpacked(packed, compression, most=wanted + 1)
+        if len(part) != wanted:
+            raise UploadError(f"a strip or tile of {wanted} bytes holds {'more' if len(part) > wanted else 'fewer'}")
+        if predictor == 1:
+            return part
+        undo = self.codecs().summed if predictor == _DIFFERENCES else self.codecs().float_summed
+        plain: bytes = undo(part, width, code, order=self.order)
+        return plain
+
+    @property
+    def codecs_are_imported(self) -> bool:
+        """Whether a page needed codecs that Python's standard library does not have."""
+        return self._imported is not None
+
+    def codecs(self) -> ModuleType:
+        """Import the codecs that Python's standard library does not have.
+
+        Raises
+        ------
+        UploadError
+            If they are not installed.
+        """
+        if self._imported is None:
+            try:
+                self._imported = import_module("model.upload_checks.strip_codecs")
+            except ImportError:
+                raise UploadError(
+                    "this installation reads plain and deflate pages of integers of up to 32 bits only"
+                ) from None
+            self._after_import()
+        return self._imported
 
     def contiguous(self, tags: Tags, count: int, size: int) -> Iterator[bytes]:
         """Yield pages that follow each other behind one directory, as ImageJ writes long stacks."""
@@ -215,10 +315,10 @@ class _File:
                 yield tag, tuple(raw)
                 continue
             code = _CODES[kind]
-            yield tag, struct.unpack(f"{self._order}{count * len(code)}{code[0]}", raw)
+            yield tag, struct.unpack(f"{self.order}{count * len(code)}{code[0]}", raw)
 
     def _number(self, code: str, offset: int) -> int:
-        number: int = struct.unpack(self._order + code, self._bytes(offset, struct.calcsize(code)))[0]
+        number: int = struct.unpack(self.order + code, self._bytes(offset, struct.calcsize(code)))[0]
         return number
 
     def _bytes(self, offset: int, count: int) -> memoryview:
@@ -237,8 +337,12 @@ def _page_kind(tags: Tags) -> tuple[int, int, str]:
     width, height = one(tags, _WIDTH), one(tags, _HEIGHT)
     if not (1 <= width <= SIDE_MAX and 1 <= height <= SIDE_MAX):
         raise UploadError(f"a page has {width} x {height} samples")
-    if _TILE_WIDTH in tags:
-        raise UploadError("the pages are in tiles")
+    if {_TILE_WIDTH, _TILE_HEIGHT} & tags.keys():
+        sides = one(tags, _TILE_WIDTH), one(tags, _TILE_HEIGHT)
+        if _OFFSETS in tags or _COUNTS in tags:
+            raise UploadError("a page is both in strips and in tiles")
+        if not all(TILE_MIN <= side <= TILE_MAX and side % TILE_MIN == 0 for side in sides):
+            raise UploadError(f"a page has tiles of {sides[0]} x {sides[1]} samples")
     if one(tags, _SAMPLES, 1) != 1:
         raise UploadError(f"a sample has {one(tags, _SAMPLES)} values (colours?)")
     bits, form = one(tags, _BITS, 1), one(tags, _FORMAT, 1)
@@ -251,11 +355,13 @@ def _page_kind(tags: Tags) -> tuple[int, int, str]:
             6: "complex",
         }
         raise UploadError(f"the samples are {names.get(form, 'of an unknown type')} of {bits} bits")
-    if one(tags, _COMPRESSION, 1) not in (1, 8, 32946):
-        codec = one(tags, _COMPRESSION)
-        raise UploadError(f"the pages are compressed by {_CODECS.get(codec, f'codec {codec}')}")
-    if one(tags, _PREDICTOR, 1) != 1:
-        raise UploadError("the pages are compressed with a predictor")
+    codec, predictor = one(tags, _COMPRESSION, 1), one(tags, _PREDICTOR, 1)
+    if codec not in (_PLAIN, *_DEFLATE, *_OTHERS):
+        raise UploadError(f"the pages are compressed by {_REFUSED.get(codec, f'codec {codec}')}")
+    if predictor not in (1, _FLOAT_DIFFERENCES if form == 3 else _DIFFERENCES) or (codec == _PLAIN and predictor != 1):
+        raise UploadError(f"the pages have predictor {predictor}, which samples of this kind cannot have")
+    if one(tags, _FILL_ORDER, 1) != 1:
+        raise UploadError("the bits of each byte are in reversed order")
     return width, height, _ARRAYS[bits, form]
 
 
@@ -379,9 +485,8 @@ def _ome_order(pixels: ElementTree.Element, frames: int, planes: int) -> tuple[i
     return tuple(pages[number] for number in range(total))
 
 
-def _labels(planes: Iterator[bytes], axes: _Axes, width: int, code: str, *, swap: bool) -> tuple[set[int], bool]:
+def _labels(planes: Iterator[bytes], axes: _Axes, width: int, values: _Values) -> tuple[set[int], bool]:
     """Collect the labels of all frames; also whether a cell touches the border of its volume."""
-    values = _Values(code, swap=swap)
     touches = False
     for frame in range(axes.frames):
         labelled = False
@@ -390,9 +495,9 @@ def _labels(planes: Iterator[bytes], axes: _Axes, width: int, code: str, *, swap
             here = values.add(samples)
             labelled = labelled or here
             outer = plane in (0, axes.planes - 1)
-            touches = touches or (
-                here and (outer or _at_edge(samples, width * array(code).itemsize, array(code).itemsize))
-            )
+            touches = touches or (here and (outer or values.at_edge(samples, width)))
+            if len(values.found) > LABELS_MAX + 1:
+                raise UploadError(f"the file holds more than {LABELS_MAX} different labels (is it an image?)")
             if min(values.found) < 0 or max(values.found) > LABEL_MAX:
                 wrong = min(values.found) if min(values.found) < 0 else max(values.found)
                 raise UploadError(f"frame {frame} holds the label {wrong}")
@@ -404,15 +509,31 @@ def _labels(planes: Iterator[bytes], axes: _Axes, width: int, code: str, *, swap
 
 
 class _Values:
-    """The values among samples. Chunks that repeat are compared as bytes, much faster than number by number."""
+    """The values among samples.
 
-    def __init__(self, code: str, *, swap: bool) -> None:
+    Integers of up to 32 bits need the standard library only: chunks that repeat are compared as bytes, much faster than
+    number by number. For others, and where codecs are imported anyway, NumPy does it.
+    """
+
+    def __init__(self, code: str, file: _File) -> None:
         self.found: set[int] = set()
-        self._code, self._swap = code, swap
+        self._code, self._file = code, file
         self._seen: dict[bytes, bool] = {}  # chunk → whether it has a value other than 0
 
     def add(self, samples: bytes) -> bool:
-        """Add one plane; return whether it has a value other than 0."""
+        """Add one plane; return whether it has a value other than 0.
+
+        Raises
+        ------
+        UploadError
+            If a value is not whole.
+        """
+        if self._code in _WIDE or self._file.codecs_are_imported:
+            here: set[int] = self._file.codecs().distinct(
+                samples, self._code, order=self._file.order, most=LABELS_MAX + 2
+            )
+            self.found |= here
+            return here != {0}
         labelled = False
         for start in range(0, len(samples), CHUNK):
             chunk = samples[start : start + CHUNK]
@@ -422,18 +543,18 @@ class _Values:
                 if len(self._seen) == CHUNKS_KEPT:
                     self._seen.clear()
                 self._seen[chunk] = known
-                numbers = array(self._code)
-                numbers.frombytes(chunk)
-                if self._swap:
-                    numbers.byteswap()
-                self.found.update(numbers)
+                self.found.update(self._numbers(chunk))
             labelled = labelled or known
         return labelled
 
+    def at_edge(self, samples: bytes, width: int) -> bool:
+        """Return whether a value at the edge of a plane is not 0."""
+        numbers = self._numbers(samples)
+        return any(map(any, (numbers[:width], numbers[-width:], numbers[::width], numbers[width - 1 :: width])))
 
-def _at_edge(samples: bytes, row: int, item: int) -> bool:
-    """Return whether a value at the edge of a plane is not 0; ``row`` and ``item`` in bytes."""
-    edges = [samples[:row], samples[-row:]]
-    for byte in range(item):
-        edges += [samples[byte::row], samples[row - item + byte :: row]]
-    return any(edge.count(0) != len(edge) for edge in edges)
+    def _numbers(self, samples: bytes) -> array[Any]:
+        numbers = array(self._code)
+        numbers.frombytes(samples)
+        if self._file.swap:
+            numbers.byteswap()
+        return numbers

@@ -1,7 +1,8 @@
-"""Strict reader of one closed surface in STL, OBJ or PLY: triangles that enclose a cell and face outward.
+"""Strict reader of one closed surface in STL, OBJ or PLY: triangles that enclose a cell.
 
 Promises: an accepted surface is finite, of a size that a cell can have, and closed (every edge belongs to two triangles
-with consistent orientation); each of its bodies faces outward, cavities excepted. Coincident vertices count as one. The
+with consistent orientation). A body that faces inward and lies in no other is taken for turned round, with a note; one
+inside another is the wall of a cavity. :mod:`model.readers.winding` turns them. Coincident vertices count as one. The
 work is bounded by counts (triangles, vertices, lines, numbers), not by the speed of the machine.
 Does not promise: that the surface does not intersect itself.
 
@@ -23,13 +24,15 @@ TRIANGLES_MAX = 400_000
 VERTICES_MAX = 3 * TRIANGLES_MAX
 LINES_MAX = 4 * VERTICES_MAX
 LINE_MAX = 4096  # characters
-INWARD_MAX = 8  # inward-facing bodies (cavities); each is compared with the bodies around it
+INWARD_MAX = 8  # inward-facing bodies, cavities or turned round; each is compared with the bodies around it
+SEEN_MAX = INWARD_MAX * TRIANGLES_MAX  # triangles seen from a point, to find the bodies that it lies in
+FLAT = 1e-12  # a surface encloses more than this part of the cube of its length
 PROPERTIES_MAX = 32  # of one PLY element
 NUMBERS_MAX = 16 * VERTICES_MAX  # of a PLY file
 LENGTH_MIN, LENGTH_MAX = 0.01, 1e5  # µm, along the longest side
 ALLOWED = (
     f"one closed surface in µm, {LENGTH_MIN:g} to {LENGTH_MAX:g} µm long, of at most {TRIANGLES_MAX:,} triangles or "
-    "quadrilaterals that face outward; STL (binary or ASCII), OBJ or PLY; one file a frame"
+    "quadrilaterals; STL (binary or ASCII), OBJ or PLY; one file a frame"
 )
 Point = tuple[float, float, float]
 Face = tuple[int, int, int]
@@ -107,15 +110,18 @@ def _facts(points: Sequence[Point], faces: list[Face]) -> dict[str, Any]:
         raise UploadError(f"the surface is {length:g} long")
     bodies = _check_closed(faces, len(points))
     volumes = [_volume(points, body) for body in bodies]
-    volume = math.fsum(volumes)
-    if len(bodies) == 1 and not volume > 0.0:
-        raise UploadError("the surface is inside out: its triangles face inward; turn them round")
-    if len(bodies) > 1:
-        _check_outward(bodies, volumes, points)
-    return {
-        "triangles": len(faces), "vertices": len(points), "bodies": len(bodies), "volume": volume,
+    if not max(map(abs, volumes)) > FLAT * length**3:
+        raise UploadError("the surface encloses nothing: it is flat")
+    turned = _turned(bodies, volumes, points)
+    facts: dict[str, Any] = {
+        "triangles": len(faces), "vertices": len(points), "bodies": len(bodies),
+        "volume": math.fsum(-volume if number in turned else volume for number, volume in enumerate(volumes)),
         "bounds": [low, high],
     }  # fmt: skip
+    if turned:
+        which = "the surface" if len(bodies) == 1 else f"{len(turned)} of {len(bodies)} bodies"
+        facts["notes"] = [f"{which} faced inward and was turned outward"]
+    return facts
 
 
 def _welded(points: Sequence[Point], faces: list[Face]) -> tuple[list[Point], list[Face]]:
@@ -159,29 +165,73 @@ def _check_closed(faces: list[Face], vertices: int) -> list[list[Face]]:
     return list(bodies.values())
 
 
-def _check_outward(bodies: list[list[Face]], volumes: list[float], points: Sequence[Point]) -> None:
-    """Refuse a body that faces inward and is no cavity: that lies in no body that faces outward."""
+def _turned(bodies: list[list[Face]], volumes: list[float], points: Sequence[Point]) -> set[int]:
+    """Return the bodies that must be turned round, as :mod:`model.readers.winding` does it.
+
+    The outermost bodies face outward afterwards; what lies in a body that is turned is turned with it.
+
+    Raises
+    ------
+    UploadError
+        If too many bodies face inward or lie in one that does, or one of them encloses nothing.
+    """
     inward = [number for number, volume in enumerate(volumes) if not volume > 0.0]
     if len(inward) > INWARD_MAX:
         raise UploadError(f"{len(inward)} bodies face inward, more than the {INWARD_MAX} cavities that a cell may have")
     if not inward:
-        return
-    bounds = [_bounds(points[vertex] for face in body for vertex in face) for body in bodies]
-    for number in inward:
-        corner = points[bodies[number][0][0]]
-        low, high = bounds[number]
-        around = (
-            other
-            for other, volume in enumerate(volumes)
-            if volume > -volumes[number]
-            and all(a <= b for a, b in zip((*bounds[other][0], *high), (*low, *bounds[other][1]), strict=True))
-        )
-        if not any(_winding(corner, bodies[other], points) > 0.5 for other in around):
-            centre = ", ".join(f"{(a + b) / 2:.3g}" for a, b in zip(low, high, strict=True))
+        return set()
+    nesting = _Nesting(bodies, volumes, points)
+    turned = {number for number in inward if volumes[nesting.outermost(number)] <= 0.0}
+    for outer in [number for number in turned if nesting.outermost(number) == number]:
+        if volumes[outer] == 0.0:
+            raise UploadError(f"the body around {nesting.place(outer)} encloses nothing: it is flat")
+        turned |= {inner for inner in nesting.in_box_of(outer) if nesting.outermost(inner) == outer}
+    return turned
+
+
+class _Nesting:
+    """Which bodies lie in which; the work is counted."""
+
+    def __init__(self, bodies: list[list[Face]], volumes: list[float], points: Sequence[Point]) -> None:
+        self._bodies, self._sizes, self._points = bodies, [abs(volume) for volume in volumes], points
+        self._bounds = [_bounds(points[vertex] for face in body for vertex in face) for body in bodies]
+        self._largest_first = sorted(range(len(bodies)), key=self._sizes.__getitem__, reverse=True)
+        self._outermost: dict[int, int] = {}
+        self._triangles = 0  # that were looked at from a point
+
+    def outermost(self, number: int) -> int:
+        """Return the largest body that a body lies in, or itself."""
+        if number not in self._outermost:
+            corner = self._points[self._bodies[number][0][0]]
+            around = (other for other in self._largest_first if self._may_hold(other, number))
+            self._outermost[number] = next((other for other in around if self._holds(other, corner)), number)
+        return self._outermost[number]
+
+    def in_box_of(self, number: int) -> list[int]:
+        """Return the smaller bodies whose boxes lie in that of a body that faces inward."""
+        found = [other for other in range(len(self._bodies)) if self._may_hold(number, other)]
+        if len(found) > INWARD_MAX:
             raise UploadError(
-                f"the body around ({centre}) is inside out: its triangles face inward although it lies in no other "
-                "body; turn them round"
+                f"{len(found)} bodies lie in one that faces inward, around {self.place(number)}; turn it round"
             )
+        return found
+
+    def place(self, number: int) -> str:
+        """Return the centre of a body in words."""
+        low, high = self._bounds[number]
+        return "(" + ", ".join(f"{(a + b) / 2:.3g}" for a, b in zip(low, high, strict=True)) + ")"
+
+    def _may_hold(self, outer: int, inner: int) -> bool:
+        (outer_low, outer_high), (low, high) = self._bounds[outer], self._bounds[inner]
+        return self._sizes[outer] > self._sizes[inner] and all(
+            a <= b for a, b in zip((*outer_low, *high), (*low, *outer_high), strict=True)
+        )
+
+    def _holds(self, outer: int, point: Point) -> bool:
+        self._triangles += len(self._bodies[outer])
+        if self._triangles > SEEN_MAX:
+            raise UploadError("it takes too long to find which bodies lie in which: bodies face inward; turn them")
+        return abs(_winding(point, self._bodies[outer], self._points)) > 0.5
 
 
 def _winding(point: Point, faces: list[Face], points: Sequence[Point]) -> float:

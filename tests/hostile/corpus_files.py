@@ -14,6 +14,8 @@ from functools import partial
 from itertools import pairwise, product
 from typing import Any
 
+import imagecodecs
+
 from model.upload_checks.weights import CONFIG_KEY, expected_shapes
 
 Case = Callable[[], bytes]
@@ -196,6 +198,129 @@ def placed(*blocks: tuple[int, int], pages: int = 16, files: bool = False) -> by
     return tiff(pages=pages, description=text)
 
 
+def image_of_many_values() -> bytes:
+    side = 300
+    values = struct.pack(f"<{side * side}I", *range(side * side))
+    tags = {256: (LONG, [side]), 257: (LONG, [side]), 258: (SHORT, [32]), 278: (LONG, [side])}
+    return tiff([values] * 4, tags=tags)  # type: ignore[arg-type]
+
+
+def coded(codec: int, packed: bytes, *, predictor: int | None = None, **changes: Any) -> bytes:
+    """Pages whose one strip is packed by a codec of TIFF."""
+    tags: dict[int, tuple[int, list[int]] | None] = {259: (SHORT, [codec])}
+    if predictor is not None:
+        tags[317] = SHORT, [predictor]
+    return tiff([packed] * SIDE, tags=tags | changes.pop("tags", {}), **changes)
+
+
+def tiled(
+    tile: bytes, *, across: int = 16, down: int = 16, tiles: int = 1, side: int = SIDE, pages: int = SIDE,
+    codec: int = 1, tags: dict[int, tuple[int, list[int]] | None] | None = None,
+) -> bytes:  # fmt: skip
+    """Pages in tiles; every tile of every page is the same bytes of the file."""
+    more: dict[int, tuple[int, list[int]] | None] = {
+        256: (LONG, [side]), 257: (LONG, [side]), 259: (SHORT, [codec]), 273: None, 278: None, 279: None,
+        322: (LONG, [across]), 323: (LONG, [down]), 324: (LONG, [8] * tiles), 325: (LONG, [len(tile)] * tiles),
+    }  # fmt: skip
+    return tiff([tile] + [b""] * (pages - 1), tags=more | (tags or {}))
+
+
+def cell_tile() -> bytes:
+    """A tile of 16 x 16 samples, of which a page of 8 x 8 shows a corner with a cell."""
+    rows = [cell_plane(3)[2 * SIDE * y : 2 * SIDE * (y + 1)] + bytes(2 * SIDE) for y in range(SIDE)]
+    return b"".join(rows) + bytes(2 * 16 * 8)
+
+
+def harmless_tiles() -> bytes:
+    return tiled(cell_tile())
+
+
+def zstd(content: bytes) -> bytes:
+    return bytes(imagecodecs.zstd_encode(content))
+
+
+def body_round_many() -> bytes:
+    """A box that faces inward round 30,000 tetrahedra: every one must be looked at from the box, or none."""
+    triangles: list[tuple[Any, ...]] = list(box_triangles(100.0, inward=True))
+    for x, y, z in product(range(1, 32), repeat=3):
+        a, b, c, d = (x, y, z), (x + 0.5, y, z), (x, y + 0.5, z), (x, y, z + 0.5)
+        triangles += [(a, c, b), (a, b, d), (b, c, d), (a, d, c)]
+    return stl(triangles)
+
+
+ZSTD_HUGE = b"\x28\xb5\x2f\xfd"  # magic number of a frame
+CODEC_TIFFS: dict[str, Case] = {
+    "LZW bomb": lambda: coded(5, bytes(imagecodecs.lzw_encode(bytes(2**24)))),
+    "LZW of 2^24 in a strip that may hold it": lambda: coded(5, bytes(imagecodecs.lzw_encode(bytes(2**14)))[:1100]),
+    "LZW cut off": lambda: coded(5, bytes(imagecodecs.lzw_encode(cell_plane(3)))[:-4]),
+    "LZW of noise": lambda: coded(5, bytes(range(7, 107))),
+    "LZW of nothing": lambda: coded(5, b""),
+    "LZW of codes that are not yet there": lambda: coded(5, b"\x80\x3f\xff\xff\xff\xff" * 10),
+    "zstd bomb": lambda: coded(50000, zstd(bytes(2**26))),
+    "zstd bomb of four frames": lambda: coded(50000, zstd(bytes(128)) * 4),
+    "zstd that is cut off": lambda: coded(50000, zstd(cell_plane(3))[:-3]),
+    "zstd of noise": lambda: coded(50000, b"\x99" * 60),
+    "zstd that claims 2^62 bytes": lambda: coded(50000, ZSTD_HUGE + b"\xe0" + struct.pack("<Q", 2**62) + bytes(20)),
+    "zstd with a window of 2^41": lambda: coded(50000, ZSTD_HUGE + b"\x00\xff" + bytes(20)),
+    "zstd with a dictionary": lambda: coded(50000, ZSTD_HUGE + b"\x23" + bytes(4) + b"\x80" + bytes(20)),
+    "zstd of a frame to skip": lambda: coded(50000, b"\x50\x2a\x4d\x18" + struct.pack("<I", 2**32 - 1)),
+    "zstd of the wrong content": lambda: coded(50000, zstd(bytes(127))),
+    "PackBits bomb": lambda: coded(32773, b"\x81\x00" * 600),
+    "PackBits cut off": lambda: coded(32773, b"\x7f" + bytes(5)),
+    "PackBits of operations that do nothing": lambda: coded(32773, b"\x80" * 1000),
+    "JPEG XL": partial(coded, 50002, bytes(100)),
+    "WebP": partial(coded, 50001, bytes(100)),
+    "LZMA": partial(coded, 34925, bytes(100)),
+    "JPEG 2000": partial(coded, 34712, bytes(100)),
+    "predictor 3 of integers": lambda: coded(8, zlib.compress(cell_plane(3)), predictor=3),
+    "predictor 2 of floats": lambda: coded(
+        8, zlib.compress(bytes(256)), predictor=2, tags={258: (SHORT, [32]), 339: (SHORT, [3])}
+    ),
+    "predictor 34892": lambda: coded(8, zlib.compress(cell_plane(3)), predictor=34892),
+    "predictor that makes labels of noise": lambda: coded(
+        8, zlib.compress(struct.pack("<64H", *range(1, 65))), predictor=2
+    ),
+    "bits in reversed order": partial(tagged, 266, SHORT, 2),
+    "tiles in strips": lambda: tiled(cell_tile(), tags={273: (LONG, [8]), 279: (LONG, [128])}),
+    "tiles of 8": lambda: tiled(bytes(128), across=8, down=8),
+    "tiles of 0": lambda: tiled(cell_tile(), across=0),
+    "tiles without a height": lambda: tiled(cell_tile(), tags={323: None}),
+    "tiles of 2^31": lambda: tiled(cell_tile(), across=2**31),
+    "tiles of 24": lambda: tiled(bytes(1152), across=24, down=24),
+    "tiles of 4112": lambda: tiled(cell_tile(), across=4112),
+    "a tile too few": lambda: tiled(cell_tile(), side=32, tiles=3),
+    "a tile too many": lambda: tiled(cell_tile(), tiles=2),
+    "65,536 tiles of a page of one": lambda: tiled(cell_tile(), tiles=65_536),
+    "a tile behind the end": lambda: tiled(cell_tile(), tags={324: (LONG, [2**31])}),
+    "tiles without sizes": lambda: tiled(cell_tile(), tags={325: None}),
+    "tile of too little": lambda: tiled(cell_tile()[:-2]),
+    "tile bomb": lambda: tiled(zlib.compress(bytes(2**26), 9)[:1000], codec=8),
+    "tiles far larger than their pages": lambda: tiled(
+        zlib.compress(bytes(2 * 4096 * 4096), 9), across=4096, down=4096, codec=8, pages=64
+    ),
+    "zstd tiles far larger than their pages": lambda: tiled(
+        zstd(bytes(2 * 4096 * 4096)), across=4096, down=4096, codec=50000, pages=2000
+    ),
+    "half a million tiles of one zstd": lambda: tiled(zstd(bytes(512)), side=2048, tiles=16_384, codec=50000, pages=32),
+    "131,072 tiles of one zstd": lambda: tiled(
+        zstd(bytes(2048)), across=32, down=32, side=2048, tiles=4096, codec=50000, pages=32
+    ),
+    "half a million strips of one zstd": lambda: tiff(
+        [zstd(bytes(256))] + [b""] * 255,
+        tags={
+            256: (LONG, [128]),
+            257: (LONG, [2048]),
+            259: (SHORT, [50000]),
+            278: (LONG, [1]),
+            273: (LONG, [8] * 2048),
+            279: (LONG, [len(zstd(bytes(256)))] * 2048),
+        },
+    ),
+    "half a million tiles of one LZW": lambda: tiled(
+        bytes(imagecodecs.lzw_encode(bytes(512))), side=2048, tiles=16_384, codec=5, pages=32, tags={317: (SHORT, [2])}
+    ),
+}
+
 LAUGHS = (
     '<!DOCTYPE x [<!ENTITY a "ha">'
     + "".join(f'<!ENTITY {chr(98 + k)} "{f"&{chr(97 + k)};" * 10}">' for k in range(9))
@@ -248,11 +373,18 @@ TIFFS: dict[str, Case] = {
     "65535 samples a pixel": partial(tagged, 277, SHORT, 65535),
     "one bit": partial(tagged, 258, SHORT, 1),
     "64 bits": lambda: tiff([bytes(512)] * SIDE, tags={258: (SHORT, [64])}),
-    "float labels": lambda: values_of("f", 32, 3),
+    "float labels that are not whole": lambda: values_of("f", 32, 3, label=0.5),
+    "infinite labels": lambda: values_of("d", 64, 3, label=math.inf),
+    "negative float labels": lambda: values_of("d", 64, 3, label=-1.0),
+    "float labels of 10^300": lambda: values_of("d", 64, 3, label=1e300),
+    "floats of 16 bits": lambda: values_of("H", 16, 3),
+    "floats of 128 bits": lambda: tiff([bytes(1024)] * SIDE, tags={258: (SHORT, [128]), 339: (SHORT, [3])}),
+    "labels of 2^64 - 1": lambda: values_of("Q", 64, 1, label=2**64 - 1),
+    "an image of 70,000 values": image_of_many_values,
+    **CODEC_TIFFS,
     "NaN labels": lambda: values_of("f", 32, 3, label=math.nan),
     "complex labels": lambda: tiff([bytes(512)] * SIDE, tags={258: (SHORT, [64]), 339: (SHORT, [6])}),
     "negative labels": lambda: values_of("h", 16, 2, label=-1),
-    "labels over 65535": lambda: values_of("I", 32, 1, label=70_000),
     "no label": lambda: tiff([bytes(128)] * SIDE),
     "a frame without a label": lambda: tiff(
         [cell_plane(plane) for plane in range(SIDE)] + [bytes(128)] * SIDE,
@@ -400,20 +532,22 @@ MESHES: dict[str, tuple[str, Case]] = {
     "stl open": ("stl", lambda: stl(box_triangles()[1:])),
     "stl with a fin": ("stl", lambda: stl([*box_triangles(), ((0.0, 0.0, 0.0), (0.0, 0.0, 10.0), (5.0, 5.0, 5.0))])),
     "stl twice the same": ("stl", lambda: stl(box_triangles() * 2)),
-    "stl with a second body inside out": (
-        "stl", lambda: stl([*box_triangles(), *box_triangles(5.0, at=20.0, inward=True)])
+    "stl of nine bodies inside out": (
+        "stl", lambda: stl([t for k in range(9) for t in box_triangles(1.0, at=2.0 * k, inward=True)])
     ),
-    "stl with a body inside out between two others": (
+    "stl of a body inside out round nine others": (
         "stl",
-        lambda: stl([*box_triangles(), *box_triangles(3.0, at=12.0, inward=True), *box_triangles(at=20.0)]),
+        lambda: stl(
+            [*box_triangles(20.0, inward=True), *(t for k in range(9) for t in box_triangles(1.0, at=2 * k + 1.0))]
+        ),
     ),
+    "stl of a body inside out round 30,000 others": ("stl", body_round_many),
     "stl of nine cavities": (
         "stl",
         lambda: stl(
             [*box_triangles(20.0), *(t for k in range(9) for t in box_triangles(1.0, at=2 * k + 1.0, inward=True))]
         ),
     ),
-    "stl inside out": ("stl", lambda: stl(box_triangles(inward=True))),
     "stl with a face turned round": ("stl", lambda: stl([box_triangles(inward=True)[0], *box_triangles()[1:]])),
     "stl moebius": ("stl", moebius),
     "stl flat": ("stl", lambda: stl([((x, y, 0.0), (z, x, 0.0), (y, z, 0.0)) for x, y, z in box_corners(10.0)])),

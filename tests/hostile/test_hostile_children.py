@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import math
 import struct
@@ -20,6 +22,7 @@ from hostile.corpus_files import box_stl, labels_tiff, weights
 
 from model.errors import UploadError
 from model.network.autodecoder import AutoDecoder, NetworkConfig
+from model.readers.meshes import read_mesh
 from model.upload_checks.label_tiff import SAMPLES_MAX, read_labels
 from model.upload_checks.surface_mesh import TRIANGLES_MAX, read_obj, read_ply, read_stl
 from model.upload_checks.weights import (
@@ -148,8 +151,32 @@ def test_a_cavity_faces_inward_and_a_second_body_must_not(tmp_path: Path) -> Non
     assert facts["volume"] == pytest.approx(outer.volume + inner.volume, rel=1e-5)
     inner.apply_translation((6.0, 6.0, 6.0))  # outside, the boxes overlap
     trimesh.util.concatenate([outer, inner]).export(path)
-    with pytest.raises(UploadError, match=r"the body around \(6, 6, 6\) is inside out"):
-        inspect_file(path, "stl")
+    facts = inspect_file(path, "stl")
+    assert facts["volume"] == pytest.approx(outer.volume - inner.volume, rel=1e-5)
+    assert facts["notes"] == ["1 of 2 bodies faced inward and was turned outward"]
+
+
+@pytest.mark.parametrize("ending", ["stl", "obj", "ply"])
+def test_surfaces_that_face_inward_are_turned_as_the_reader_turns_them(tmp_path: Path, ending: str) -> None:
+    """A ball; a shell whose wall is turned with it; two balls of which one is turned."""
+    ball, hole = trimesh.creation.icosphere(radius=5.0), trimesh.creation.icosphere(radius=2.0)
+    hole.invert()
+    shell, other = trimesh.util.concatenate([ball, hole]), ball.copy().apply_translation((20.0, 0.0, 0.0))
+    shell.invert()
+    other.invert()
+    turned_ball = ball.copy()
+    turned_ball.invert()
+    for mesh, notes in (
+        (turned_ball, ["the surface faced inward and was turned outward"]),
+        (shell, ["2 of 2 bodies faced inward and was turned outward"]),
+        (trimesh.util.concatenate([ball, other]), ["1 of 2 bodies faced inward and was turned outward"]),
+        (ball, None),
+    ):
+        path = tmp_path / f"cell.{ending}"
+        mesh.export(path)
+        facts = inspect_file(path, ending)
+        assert facts.get("notes") == notes
+        assert facts["volume"] == pytest.approx(read_mesh(path).membrane.volume, rel=1e-6)
 
 
 def test_imagej_leaves_out_a_step_of_one_unit(tmp_path: Path) -> None:
@@ -234,6 +261,98 @@ def test_label_volumes_are_read_as_others_write_them(tmp_path: Path, options: di
     volumes[1, 2, 0, 3] = 1
     tifffile.imwrite(tmp_path / "cells.tif", volumes, **options)
     assert inspect_file(tmp_path / "cells.tif", "tiff")["touches_border"] is True
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint32, np.uint64, np.int64, np.float32, np.float64])
+@pytest.mark.parametrize("codec", [None, "zlib", "lzw", "packbits", "zstd"])
+def test_label_volumes_of_laboratories_are_read(tmp_path: Path, kind: Any, codec: str | None) -> None:
+    """Strips and tiles, with and without a predictor, of either order of bytes."""
+    volumes = np.zeros((3, 6, 40, 37), dtype=kind)
+    volumes[:, 2:4, 3:30, 2:20] = 1
+    volumes[2, 2:4, 3:5, 2:5] = 9
+    path = tmp_path / "cells.tif"
+    predictors = (False, True) if codec is not None and np.dtype(kind) not in (np.uint64, np.int64) else (False,)
+    for predictor, tile, order in itertools.product(predictors, (None, (16, 32)), "<>"):
+        tifffile.imwrite(
+            path, volumes, compression=codec, predictor=predictor, tile=tile, byteorder=order,
+            photometric="minisblack", metadata={"axes": "TZYX"},
+        )  # fmt: skip
+        facts = inspect_file(path, "tiff")
+        assert facts["shape"] == [3, 6, 40, 37]
+        assert (facts["labels"], facts["largest_label"], facts["touches_border"]) == (2, 9, False)
+    volumes[1, 2, 20, 36] = 9
+    tifffile.imwrite(path, volumes, compression=codec, tile=(16, 16), photometric="minisblack")
+    assert inspect_file(path, "tiff")["touches_border"] is True
+
+
+def test_large_labels_are_taken_with_a_note(tmp_path: Path) -> None:
+    path = tmp_path / "cells.tif"
+    volumes = np.zeros((1, 6, 12, 12), dtype=np.uint64)
+    volumes[0, 2:4, 3:6, 3:6], volumes[0, 2:4, 7:9, 7:9] = 720_575_940_628_857_210, 5
+    tifffile.imwrite(path, volumes, compression="lzw", metadata={"axes": "TZYX"})
+    facts = inspect_file(path, "tiff")
+    assert (facts["labels"], facts["largest_label"]) == (2, 720_575_940_628_857_210)
+    assert facts["notes"] == [
+        "labels reach 720575940628857210: results have labels of 16 bits and number their cells anew, from 1"
+    ]
+    tifffile.imwrite(path, (volumes > 5).astype(np.float32) * 2**24, compression="zstd", metadata={"axes": "TZYX"})
+    assert "not exact in floating point" in inspect_file(path, "tiff")["notes"][1]
+
+
+def test_minus_zero_is_background(tmp_path: Path) -> None:
+    volumes = np.full((2, 6, 12, 12), -0.0, dtype=np.float32)
+    volumes[:, 2:4, 3:6, 3:6] = 1.0
+    tifffile.imwrite(tmp_path / "cells.tif", volumes, metadata={"axes": "TZYX"})
+    facts = inspect_file(tmp_path / "cells.tif", "tiff")
+    assert (facts["labels"], facts["touches_border"]) == (1, False)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.float64])
+@pytest.mark.parametrize("codec", ["zlib", "zstd"])
+@pytest.mark.slow
+def test_the_most_samples_that_hardly_repeat_are_looked_into(tmp_path: Path, kind: Any, codec: str) -> None:
+    """No two chunks are equal, so that none is known: the most work that samples can make."""
+    path, side = tmp_path / "cells.tif", 2048
+    plane = (np.arange(side * side, dtype=np.int64).reshape(side, side) ** 2 // 4099 % 32_749).astype(kind)
+    with tifffile.TiffWriter(path) as file:
+        for number in range(SAMPLES_MAX // side**2):
+            file.write(
+                np.roll(plane, 7 * number), compression=codec, compressionargs={"level": 1}, metadata=None,
+                contiguous=False,
+            )  # fmt: skip
+    facts = inspect_file(path, "tiff")
+    assert (facts["shape"], facts["largest_label"]) == ([1, 32, side, side], int(plane.max()))
+
+
+def test_nothing_can_be_opened_once_codecs_are_imported() -> None:
+    code = (
+        "import sys, socket; sys.path += sys.argv[1:]; import model.upload_checks.__main__ as child\n"
+        "import model.upload_checks.strip_codecs\nchild._open_nothing_more()\n"
+        "for attempt in (lambda: open('/dev/null'), socket.socket):\n"
+        "    try:\n        attempt()\n    except OSError as error:\n        print(error.errno)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, str(TREE), str(Path(np.__file__).parents[1])],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == [str(errno.EMFILE)] * 2
+
+
+CASES = Path(__file__).parents[3] / "shared" / "cases"
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "labels"),
+    [
+        ("03_float_labels", [3, 12, 14, 24], 2), ("04a_lzw", [4, 12, 14, 16], 1), ("04b_zstd", [4, 12, 14, 16], 1),
+    ],
+)  # fmt: skip
+def test_files_of_laboratories_are_read(name: str, shape: list[int], labels: int) -> None:
+    files = sorted((CASES / name).glob("*.tif")) if CASES.is_dir() else []
+    if not files:
+        pytest.skip(f"../shared/cases/{name} is not here")
+    facts = inspect_file(files[0], "tiff")
+    assert (facts["shape"], facts["labels"]) == (shape, labels)
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,13 @@ from hostile.corpus_files import (
     Case,
     box_stl,
     box_triangles,
+    harmless_tiles,
     labels_tiff,
     obj,
     ome,
     stl,
     tiff,
+    values_of,
     weights,
 )
 
@@ -33,12 +35,14 @@ HARMLESS: dict[str, tuple[str, Case]] = {
     "imagej": ("tif", labels_tiff), "plain": ("tif", tiff), "ome": ("tif", ome), "big": ("tif", lambda: tiff(big=True)),
     "touching": ("tif", lambda: tiff([b"\1\0" * 64] + [b"\1\0" + bytes(126)] * 7)),
     "stl": ("stl", box_stl), "obj": ("obj", lambda: obj("mtllib ../../etc/passwd", *QUADS)),
+    "float": ("tif", lambda: values_of("f", 32, 3)), "over 65535": ("tif", lambda: values_of("Q", 64, 1, label=2**62)),
+    "tiles": ("tif", harmless_tiles), "inside out": ("stl", lambda: stl(box_triangles(inward=True))),
     "two bodies": ("stl", lambda: stl([*box_triangles(), *box_triangles(at=20.0)])), "model": ("safetensors", weights),
 }  # fmt: skip
 
 
 def test_the_corpus_is_large() -> None:
-    assert len(CASES) >= 170
+    assert len(CASES) >= 220
 
 
 @pytest.mark.parametrize("name", HARMLESS)
@@ -76,7 +80,7 @@ def test_refusals_name_the_fault_and_not_the_reader(victim: Any, name: str) -> N
     assert "damaged" not in detail
 
 
-@pytest.mark.parametrize("name", ["tiff deflate bomb", "stl inside out", "model a pickle", "obj open"])
+@pytest.mark.parametrize("name", ["tiff deflate bomb", "stl open", "model a pickle", "obj open"])
 @pytest.mark.parametrize("ending", ["tif", "stl", "obj", "ply", "safetensors"])
 def test_the_ending_decides_and_nothing_is_guessed(victim: Any, name: str, ending: str) -> None:
     answer = victim.put(f"/v1/uploads/guess.{ending}", content=CASES[name][1]())

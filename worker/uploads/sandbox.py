@@ -1,7 +1,8 @@
 """Looks into a file from outside in a child process that can do no harm: little memory, little time, nothing else open.
 
-The child (``python -m model.upload_checks``) runs in isolated mode without site-packages, so that it can import nothing
-but the standard library and its own readers; it gets the file as its standard input, no environment and no path.
+The child (``python -m model.upload_checks``) runs in isolated mode and imports the standard library and its own
+readers; for a TIFF it may also import the packages beside imagecodecs, last on its path, for codecs that the standard
+library lacks. No ``.pth`` file is read. It gets the file as its standard input, no environment of ours and no path.
 
 Promises: returns within ``seconds`` and a moment; whatever the file does to the child, the answer is facts or an
 ``UploadError`` that says what is allowed.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,10 @@ from model.errors import UploadError
 TREE = Path(__file__).parents[2]
 # The tree comes last on the path, so that nothing in it can stand in for a module of the standard library.
 START = (
-    "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module('model.upload_checks', run_name='__main__')"
+    "import runpy, sys; sys.path += filter(None, (sys.argv.pop(1), sys.argv.pop(1))); "
+    "runpy.run_module('model.upload_checks', run_name='__main__')"
 )
+ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}  # the child may start no threads
 KINDS = {
     ".tif": "tiff", ".tiff": "tiff", ".stl": "stl", ".obj": "obj", ".ply": "ply", ".safetensors": "safetensors",
 }  # fmt: skip
@@ -50,11 +54,23 @@ def inspect_file(
     UploadError
         If it is damaged, of another kind, or more than this service reads; the message says what is allowed.
     """
-    command = [sys.executable, "-I", "-S", "-c", START, str(TREE), kind, str(address_space), str(seconds)]
+    command = [
+        sys.executable,
+        "-I",
+        "-S",
+        "-c",
+        START,
+        str(TREE),
+        _packages(kind),
+        kind,
+        str(address_space),
+        str(seconds),
+    ]
     with path.open("rb") as file:
         try:
             done = subprocess.run(
-                command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}, timeout=seconds + 0.5,
+                command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=ENVIRONMENT,
+                timeout=seconds + 0.5,
                 check=False, close_fds=True,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
@@ -66,6 +82,12 @@ def inspect_file(
         raise UploadError(answer["refused"])
     facts: dict[str, Any] = answer["facts"]
     return facts
+
+
+def _packages(kind: str) -> str:
+    """Return the folder of packages that a reader may need; empty if it needs none or they are not installed."""
+    found = find_spec("imagecodecs") if kind == "tiff" else None
+    return str(Path(found.origin).parents[1]) if found is not None and found.origin else ""
 
 
 def _too_much(kind: str) -> UploadError:
