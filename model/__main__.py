@@ -180,7 +180,7 @@ def verify(
 ) -> None:
     """Read downloaded results and compare them with their manifests; exit status 1 if anything is wrong."""
     from model.errors import ExportError
-    from model.export.verify import verify_result
+    from model.output.verify import verify_result
 
     status = 0
     for folder in folders:

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from model.augmentation_spec import AugmentationSpec, ExplicitCell, LearnedCell
 from model.errors import SpecError
-from model.export.manifest import amend_manifest
 from model.living_cell import LivingCell, Variation
 from model.network.checkpoint import Checkpoint
 from model.network.latent import draw_rotation
 from model.network.plausibility import bodies_over_time, is_plausible
+from model.output.manifest import amend_manifest
 from model.synthesis import Device, Progress, synthesize
 
 AUGMENTATION_FILE = "augmentation.json"

@@ -3,7 +3,7 @@
 Promises: sample ``i`` of ``n`` lies at ``2 i / (n − 1) − 1``, ends included, in space and in time. Coordinates are
 computed in float64 and rounded once, so that rounding :meth:`Grid.to_index` gives the index back. No other file
 converts between indices and coordinates.
-Does not promise: physical units; :mod:`model.export.exporter` alone knows micrometres and minutes.
+Does not promise: physical units; :mod:`model.output.exporter` alone knows micrometres and minutes.
 """
 
 from __future__ import annotations

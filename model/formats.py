@@ -1,7 +1,7 @@
 """The file formats that the service writes, one row each: the spec, its cost, HTTP and the start page read this table.
 
 To add a format, add a row here and a module to :mod:`model.export` that holds ``open_writer`` and ``find_faults``
-(:mod:`model.export.frame_writers` says what they must do); nothing else changes.
+(:mod:`model.output.frame_writers` says what they must do); nothing else changes.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 For each sequence of the spec: draw a cell, a latent code and a rotation, from the seed (:mod:`model.living_cell`);
 evaluate its signed distance near the membrane, frame by frame (:mod:`model.engine.sparse`); label its cells and extract
-its surface; write the frame in every format of the spec (:mod:`model.export.frame_writers`). The manifest is written
+its surface; write the frame in every format of the spec (:mod:`model.output.frame_writers`). The manifest is written
 last.
 
     >>> from tempfile import TemporaryDirectory
@@ -38,11 +38,11 @@ from model.domain import Grid, frame_times
 from model.engine.narrow_band import NarrowBand
 from model.engine.tracking import CellTracker
 from model.errors import ImplausibleError, SpecError
-from model.export.exporter import CellFiles, Exporter, ExportFrame
-from model.export.frame_writers import open_writers
 from model.living_cell import CellFrame, LivingCell
 from model.network.checkpoint import Checkpoint
 from model.network.plausibility import implausible
+from model.output.exporter import CellFiles, Exporter, ExportFrame
+from model.output.frame_writers import open_writers
 from model.spec import GenerationSpec
 
 Device = Literal["auto", "cpu", "cuda"]

@@ -107,7 +107,7 @@ def test_only_domain_converts_between_indices_and_coordinates() -> None:
     # renderer's pixels lie on a screen, not in Ω.
     others = {
         "model/domain.py",
-        "model/export/render.py",
+        "model/rendering/render.py",
         *(named(path) for path in (ROOT / "model/phantoms").glob("*.py")),
     }
     converters = {named(path) for path in SOURCES if conversion.search(path.read_text(encoding="utf-8"))}

@@ -21,8 +21,8 @@ from model.engine.bricks import Bricks
 from model.engine.marching_cubes import Surface, extract_surface
 from model.engine.runs import Labels
 from model.engine.tracking import label_volume
-from model.export.exporter import CellFiles, Exporter, ExportFrame, WriteFrame
-from model.export.frame_writers import open_writers
+from model.output.exporter import CellFiles, Exporter, ExportFrame, WriteFrame
+from model.output.frame_writers import open_writers
 
 FRAMES = 30
 _DISTINCT = 3  # frames that are computed; the writers get them in turn

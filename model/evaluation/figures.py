@@ -19,7 +19,7 @@ from model.domain import Grid
 from model.engine.marching_cubes import Surface
 from model.evaluation.sequence_measures import SIDE, SequenceMeasures
 from model.evaluation.sequence_sources import Sequences, Snapshot
-from model.export.render import Picture, Scene, encode_png, montage, render_frames
+from model.rendering.render import Picture, Scene, encode_png, montage, render_frames
 
 Doubles = NDArray[np.float64]
 
@@ -103,7 +103,7 @@ def picture_grid(sides: dict[str, Sequences], *, cells: int = 3, moments: int = 
     moments
         Frames of each cell.
     palette
-        One of :data:`model.export.render.PALETTES`.
+        One of :data:`model.rendering.render.PALETTES`.
     """
     unit = next(iter(sides.values())).micrometres
     scenes: list[Scene | None] = []

@@ -21,10 +21,10 @@ from model.engine.sparse import evaluate_sparse
 from model.engine.triangle_distance import CellShape
 from model.errors import EmptySurfaceError
 from model.evaluation.reconstruction import FrameScore, dice, summarise
-from model.export.render import Picture, Scene, montage, render_frames, write_png
 from model.learning.dataset import Dataset
 from model.learning.imported_cells import load_shape
 from model.network.checkpoint import Checkpoint
+from model.rendering.render import Picture, Scene, montage, render_frames, write_png
 
 FIGURES_FILE, PICTURE_FILE = "figures.json", "figures.png"
 FRAMES_SCORED = 120  # at most; takes about a minute

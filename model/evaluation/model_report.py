@@ -27,11 +27,11 @@ from model.evaluation.sequence_sources import (
 )
 from model.evaluation.unseen_cells import unseen_cells
 from model.evaluation.upsampling import FitScope, compare_fits
-from model.export.render import PALETTES
 from model.learning.dataset import INDEX_FILE, load_dataset
 from model.learning.recipe import TrainConfig
 from model.learning.sources import AnySource, ImportedSource, MaskSource, PhantomSource
 from model.network.checkpoint import Checkpoint, load_checkpoint
+from model.rendering.render import PALETTES
 
 
 @dataclass(frozen=True, kw_only=True)

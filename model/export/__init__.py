@@ -1,6 +1,5 @@
-"""Files of a result: surfaces, label volumes, pictures, the manifest, and their verification.
+"""The file formats, one module each: ``open_writer`` writes a cell's files, ``find_faults`` reads them back.
 
-``model.synthesis``, ``model.evaluation`` (pictures) and the command line import it; it gets surfaces and labels and
-knows no network. Read :mod:`model.export.exporter` first, then :mod:`model.export.frame_writers`; to add a format, see
-:mod:`model.formats`.
+``model.output`` opens the modules by the names in :data:`model.formats.FORMATS`; nothing else of the product imports
+them, and they know no network. Read :mod:`model.output.frame_writers` first; to add a format, see :mod:`model.formats`.
 """

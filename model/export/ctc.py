@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
+from model.encoding.plane_tiff import encode_volume
 from model.engine.tracking import Track
 from model.errors import ExportError
-from model.export.exporter import CellFiles, ExportFrame, WriteFrame
-from model.export.manifest import WrittenCell
-from model.export.plane_tiff import encode_volume
+from model.output.exporter import CellFiles, ExportFrame, WriteFrame
+from model.output.manifest import WrittenCell
 
 TRA, SEG = "ctc/01_GT/TRA", "ctc/01_GT/SEG"
 TABLE = f"{TRA}/man_track.txt"

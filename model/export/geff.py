@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engine.tracking import Track
-from model.export.exporter import CellFiles, ExportFrame, WriteFrame
-from model.export.manifest import WrittenCell
 from model.export.measurements_csv import Measurement, digits, measure
+from model.output.exporter import CellFiles, ExportFrame, WriteFrame
+from model.output.manifest import WrittenCell
 
 NAME = "lineage.geff"
 _UNITS = {"minutes": "minute", "volume": "cubic micrometer", "z": "micrometer", "y": "micrometer", "x": "micrometer"}

@@ -25,10 +25,10 @@ import numpy as np
 import trimesh
 from numpy.typing import NDArray
 
-from model.export.exporter import CellFiles, ExportFrame, WriteFrame
-from model.export.manifest import WrittenCell
-from model.export.render import PALETTES, vertex_labels
-from model.export.surface_files import in_micrometres, volumes_differ
+from model.encoding.surface_files import in_micrometres, volumes_differ
+from model.output.exporter import CellFiles, ExportFrame, WriteFrame
+from model.output.manifest import WrittenCell
+from model.rendering.render import PALETTES, vertex_labels
 
 NAME = "cell.glb"
 FRAME_S = 0.2  # for which a frame is shown

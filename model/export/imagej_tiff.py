@@ -27,9 +27,9 @@ import tifffile
 from numpy.typing import NDArray
 
 from model.errors import ExportError
-from model.export.exporter import CellFiles, WriteFrame
-from model.export.label_colours import ENTRIES, label_colours
-from model.export.manifest import CellEntry, WrittenCell
+from model.output.exporter import CellFiles, WriteFrame
+from model.output.manifest import CellEntry, WrittenCell
+from model.rendering.label_colours import ENTRIES, label_colours
 
 _LIMIT = 2**32  # bytes: offsets of classic TIFF have 32 bits
 _HEADER = struct.pack("<2sHI", b"II", 42, 8)  # little endian, classic TIFF, first directory at byte 8

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.export.exporter import CellFiles, Exporter, ExportFrame, WriteFrame
-from model.export.manifest import WrittenCell
-from model.export.render import vertex_labels
-from model.export.surface_files import volumes_differ
+from model.encoding.surface_files import volumes_differ
+from model.output.exporter import CellFiles, Exporter, ExportFrame, WriteFrame
+from model.output.manifest import WrittenCell
+from model.rendering.render import vertex_labels
 
 NAME = "measurements.csv"
 COLUMNS = (

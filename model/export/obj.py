@@ -9,10 +9,10 @@ from contextlib import AbstractContextManager
 import numpy as np
 from numpy.typing import NDArray
 
+from model.encoding.surface_files import body_files, find_surface_faults, surface_files
 from model.engine.marching_cubes import Surface
-from model.export.exporter import CellFiles, WriteFrame
-from model.export.manifest import WrittenCell
-from model.export.surface_files import body_files, find_surface_faults, surface_files
+from model.output.exporter import CellFiles, WriteFrame
+from model.output.manifest import WrittenCell
 
 
 def open_writer(cell: CellFiles) -> AbstractContextManager[WriteFrame]:

@@ -24,8 +24,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from model.errors import ExportError
-from model.export.exporter import CellFiles, ExportFrame, HashedFile, WriteFrame
-from model.export.manifest import WrittenCell
+from model.output.exporter import CellFiles, ExportFrame, HashedFile, WriteFrame
+from model.output.manifest import WrittenCell
 
 NAME = "labels.ome.tif"
 LIMIT = 2**32 - 2**20  # bytes up to which classic TIFF is used, for data that may not be compressible

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from model.export.exporter import CellFiles, ExportFrame, WriteFrame
-from model.export.manifest import WrittenCell
-from model.export.render import PALETTES, Scene, encode_png, montage, render_frames, vertex_labels
 from model.formats import FORMATS
+from model.output.exporter import CellFiles, ExportFrame, WriteFrame
+from model.output.manifest import WrittenCell
+from model.rendering.render import PALETTES, Scene, encode_png, montage, render_frames, vertex_labels
 
 SIDE = 320  # pixels of a frame's picture
 COLUMNS = 4  # frames in a row

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from model.engine.marching_cubes import Surface
-from model.export.exporter import CellFiles, ExportFrame, WriteFrame
-from model.export.manifest import WrittenCell
+from model.output.exporter import CellFiles, ExportFrame, WriteFrame
+from model.output.manifest import WrittenCell
 
 NAME = "report.json"
 

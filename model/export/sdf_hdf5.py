@@ -19,9 +19,9 @@ from contextlib import contextmanager
 import h5py
 import numpy as np
 
-from model.export.exporter import CellFiles, ExportFrame, WriteFrame
-from model.export.manifest import WrittenCell
 from model.export.sdf_zarr import attributes, clamp_um, distances_um, find_distance_faults
+from model.output.exporter import CellFiles, ExportFrame, WriteFrame
+from model.output.manifest import WrittenCell
 
 NAME = "distances.h5"
 DATASET = "sdf_vid"

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.domain import Field, Grid
+from model.encoding.surface_files import volumes_differ
 from model.engine.marching_cubes import extract_surface
 from model.engine.narrow_band import clamp_distance
-from model.export.exporter import CellFiles, Exporter, ExportFrame, WriteFrame
-from model.export.manifest import WrittenCell
 from model.export.ome_zarr import array_metadata, decode_shard, encode_json, encode_shard
-from model.export.surface_files import volumes_differ
+from model.output.exporter import CellFiles, Exporter, ExportFrame, WriteFrame
+from model.output.manifest import WrittenCell
 
 NAME = "distances.zarr"
 

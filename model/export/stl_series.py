@@ -11,8 +11,8 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from model.export.exporter import CellFiles, ExportFrame, WriteFrame
-from model.export.manifest import WrittenCell
+from model.output.exporter import CellFiles, ExportFrame, WriteFrame
+from model.output.manifest import WrittenCell
 
 NAME = "frames.stl.series"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from model.export.exporter import CellFiles, ExportFrame, WriteFrame
-from model.export.manifest import WrittenCell
-from model.export.plane_tiff import encode_volume
+from model.encoding.plane_tiff import encode_volume
+from model.output.exporter import CellFiles, ExportFrame, WriteFrame
+from model.output.manifest import WrittenCell
 
 
 @contextmanager

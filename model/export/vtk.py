@@ -19,11 +19,11 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from model.encoding.surface_files import in_micrometres, mesh_faults
 from model.engine.marching_cubes import Surface
-from model.export.exporter import CellFiles, ExportFrame, WriteFrame
-from model.export.manifest import WrittenCell
-from model.export.render import vertex_labels
-from model.export.surface_files import in_micrometres, mesh_faults
+from model.output.exporter import CellFiles, ExportFrame, WriteFrame
+from model.output.manifest import WrittenCell
+from model.rendering.render import vertex_labels
 
 COLLECTION = "cell.pvd"
 TYPES = {"<f4": "Float32", "<i4": "Int32", "<u2": "UInt16"}

@@ -174,7 +174,7 @@ def test_answers_show_the_members_that_the_service_sends(document: dict[str, Any
 
 
 def test_the_manifest_shown_is_one_that_the_library_reads(document: dict[str, Any]) -> None:
-    from model.export.manifest import Manifest
+    from model.output.manifest import Manifest
 
     shown = document["paths"]["/v1/jobs/{id}/manifest"]["get"]["responses"]["200"]["content"]["application/json"]
     manifest = Manifest.model_validate_json(json.dumps(shown["example"]))

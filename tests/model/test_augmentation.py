@@ -12,10 +12,10 @@ import pytest
 from model.augmentation import augment, draw_variation
 from model.augmentation_spec import AugmentationSpec
 from model.errors import SpecError
-from model.export.verify import verify_result
 from model.living_cell import LivingCell, Variation
 from model.network.checkpoint import Checkpoint
 from model.network.plausibility import bodies_over_time, is_plausible
+from model.output.verify import verify_result
 
 POINTS = np.random.default_rng(0).uniform(-0.5, 0.5, (200, 3)).astype(np.float32)
 STILL = {"noise": 0.0, "rotation": "none", "mirror": False, "size": [1.0, 1.0], "speed": [1.0, 1.0]}

@@ -18,10 +18,10 @@ from model.engine.marching_cubes import extract_surface
 from model.engine.narrow_band import NarrowBand
 from model.engine.sparse import evaluate_dense
 from model.engine.tracking import Track, label_volume
-from model.export.exporter import CellFiles, Exporter, ExportFrame
-from model.export.frame_writers import open_writers
-from model.export.verify import verify_result
 from model.formats import FORMATS, MEDIA_TYPES, OTHER, Format, describe_formats, media_type
+from model.output.exporter import CellFiles, Exporter, ExportFrame
+from model.output.frame_writers import open_writers
+from model.output.verify import verify_result
 from model.spec import GenerationSpec
 
 GRID = Grid((28, 26, 30))

@@ -41,7 +41,7 @@ PUBLIC = {
     ],
     "model.engine.marching_cubes": ["Surface", "extract_surface"],
     "model.engine.tracking": ["CellTracker", "LabelledFrame", "Track", "label_volume", "remove_bodies"],
-    "model.export.verify": ["verify_result"],
+    "model.output.verify": ["verify_result"],
     "model.phantoms": ["Phantom", "make_phantom"],
 }
 

@@ -17,10 +17,10 @@ from model.domain import Grid
 from model.engine.runs import inside
 from model.engine.sparse import evaluate_dense, evaluate_sparse
 from model.errors import EmptySurfaceError, ExportError, ImplausibleError, SpecError
-from model.export.manifest import Manifest, merge_manifests
-from model.export.verify import verify_result
 from model.network.checkpoint import Checkpoint
 from model.network.plausibility import ATTEMPTS, is_plausible
+from model.output.manifest import Manifest, merge_manifests
+from model.output.verify import verify_result
 from model.spec import GenerationSpec, LearnedLatent
 from model.synthesis import Progress, synthesize
 

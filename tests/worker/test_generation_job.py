@@ -14,8 +14,8 @@ from damage import flip
 from workbench import Service, eventually, submit
 
 from model.card import ModelCard, TrainingFacts
-from model.export.verify import verify_result
 from model.network.checkpoint import load_checkpoint
+from model.output.verify import verify_result
 from model.spec import GenerationSpec, LearnedLatent
 from model.synthesis import synthesize
 from worker.jobs import Job, JobShards, JobStatus

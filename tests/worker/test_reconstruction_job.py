@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from workbench import Service, eventually
 
 from model.__main__ import cli
-from model.export.verify import verify_result
 from model.network.checkpoint import Checkpoint, load_checkpoint
+from model.output.verify import verify_result
 from model.reconstruction_spec import ReconstructionSpec
 from worker.jobs import Job, JobStatus
 from worker.uploads.store import Uploads

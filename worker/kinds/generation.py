@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from model.export.manifest import MANIFEST_FILE, Manifest, merge_manifests
+from model.output.manifest import MANIFEST_FILE, Manifest, merge_manifests
 from model.spec import GenerationSpec
 from model.synthesis import Progress, synthesize
 from worker.jobs import Job

@@ -19,12 +19,12 @@ from model.engine.marching_cubes import extract_surface
 from model.engine.narrow_band import NarrowBand, clamp_distance
 from model.engine.sparse import evaluate_dense
 from model.engine.tracking import label_volume
-from model.export.exporter import CellFiles, Exporter, ExportFrame
-from model.export.frame_writers import open_writers
-from model.export.manifest import CellEntry, Manifest, SoftwareEntry, WrittenCell
 from model.export.ome_zarr import decode_shard
 from model.export.sdf_hdf5 import find_faults as find_hdf5_faults
 from model.export.sdf_zarr import find_faults as find_zarr_faults
+from model.output.exporter import CellFiles, Exporter, ExportFrame
+from model.output.frame_writers import open_writers
+from model.output.manifest import CellEntry, Manifest, SoftwareEntry, WrittenCell
 from model.readers.meshes import open_field
 
 GRID = Grid((72, 30, 44))

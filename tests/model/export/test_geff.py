@@ -16,10 +16,10 @@ from model.engine.marching_cubes import extract_surface
 from model.engine.runs import Labels
 from model.engine.sparse import evaluate_dense
 from model.engine.tracking import Track, label_volume
-from model.export.exporter import CellFiles, Exporter, ExportFrame
-from model.export.frame_writers import open_writers
 from model.export.geff import NAME, edges_of
-from model.export.verify import verify_result
+from model.output.exporter import CellFiles, Exporter, ExportFrame
+from model.output.frame_writers import open_writers
+from model.output.verify import verify_result
 
 GRID = Grid((40, 44, 36))
 ONE = evaluate_dense(shapes.sphere(0.6), GRID)

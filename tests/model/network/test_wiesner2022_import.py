@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 from model.__main__ import cli
 from model.errors import CheckpointError
-from model.export.verify import verify_result
 from model.network.checkpoint import load_checkpoint
 from model.network.latent import rotation_matrix
 from model.network.wiesner2022 import ReleasedConfig, ReleasedDecoder
 from model.network.wiesner2022_import import read_experiment, save_experiment
+from model.output.verify import verify_result
 from model.spec import GenerationSpec
 from model.synthesis import synthesize
 

@@ -7,7 +7,7 @@ A format's module, named in its row of :data:`model.formats.FORMATS`, holds two 
 
 The context is entered before the first frame of a cell. Its value is called with each frame in order. Leaving it
 completes the files; leaving it by an exception only closes them. ``find_faults`` reads the files back, with a reader of
-another project where there is one, and yields ``FILE: what is wrong``; :mod:`model.export.verify` calls it.
+another project where there is one, and yields ``FILE: what is wrong``; :mod:`model.output.verify` calls it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import importlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from model.export.exporter import CellFiles, ExportFrame, WriteFrame
 from model.formats import FORMATS
+from model.output.exporter import CellFiles, ExportFrame, WriteFrame
 
 
 @contextmanager

@@ -12,9 +12,9 @@ import trimesh
 from numpy.typing import NDArray
 
 from model.engine.marching_cubes import Surface
-from model.export.exporter import CellFiles, ExportFrame, WriteFrame
-from model.export.manifest import WrittenCell
-from model.export.render import vertex_labels
+from model.output.exporter import CellFiles, ExportFrame, WriteFrame
+from model.output.manifest import WrittenCell
+from model.rendering.render import vertex_labels
 
 VOLUME_TOLERANCE = 1e-3  # relative difference allowed, because files hold float32
 ROUNDED = 5e-4  # µm³: manifests state volumes with three decimals

@@ -1,4 +1,4 @@
-"""Promises of model.export.exporter, model.export.imagej_tiff and model.export.manifest: what is read back equals what
+"""Promises of model.output.exporter, model.export.imagej_tiff and model.output.manifest: what is read back equals what
 was written."""
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from model.engine.runs import Labels
 from model.engine.sparse import evaluate_dense
 from model.engine.tracking import label_volume
 from model.errors import ExportError
-from model.export.exporter import CellFiles, Exporter, ExportFrame
-from model.export.frame_writers import open_writers
 from model.export.imagej_tiff import Hyperstack, HyperstackWriter
-from model.export.manifest import FileEntry, Manifest
 from model.export.obj import encode_obj
 from model.export.ply import encode_ply
 from model.export.quality_report import measure
 from model.export.stl import encode_stl
+from model.output.exporter import CellFiles, Exporter, ExportFrame
+from model.output.frame_writers import open_writers
+from model.output.manifest import FileEntry, Manifest
 from model.spec import GenerationSpec
 
 GRID = Grid((40, 44, 36))

@@ -1,4 +1,4 @@
-"""Promises of model.export.label_colours, and what ImageJ's TIFF holds beside the voxels."""
+"""Promises of model.rendering.label_colours, and what ImageJ's TIFF holds beside the voxels."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from skimage.color import rgb2lab
 from model.card import SHIPPED_MODELS
 from model.domain import Grid
 from model.engine.marching_cubes import Surface
-from model.export.exporter import CellFiles, Exporter, ExportFrame
 from model.export.imagej_tiff import open_writer
-from model.export.label_colours import label_colours, to_cielab
-from model.export.verify import verify_result
 from model.network.checkpoint import load_checkpoint
+from model.output.exporter import CellFiles, Exporter, ExportFrame
+from model.output.verify import verify_result
+from model.rendering.label_colours import label_colours, to_cielab
 from model.spec import GenerationSpec
 from model.synthesis import synthesize
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from model.errors import ExportError
-from model.export.manifest import MANIFEST_FILE, CellEntry, Manifest, WrittenCell
 from model.formats import FORMATS
+from model.output.manifest import MANIFEST_FILE, CellEntry, Manifest, WrittenCell
 
 
 def verify_result(folder: Path) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Promises of model.export.render: pictures show what the surface is."""
+"""Promises of model.rendering.render: pictures show what the surface is."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from model.engine.marching_cubes import extract_surface
 from model.engine.sparse import evaluate_dense
 from model.engine.tracking import CellTracker, label_volume
 from model.errors import ExportError
-from model.export.render import PALETTES, Camera, Picture, Scene, montage, render_frames, vertex_labels
-from model.export.render import write_png as save
+from model.rendering.render import PALETTES, Camera, Picture, Scene, montage, render_frames, vertex_labels
+from model.rendering.render import write_png as save
 
 GRID = Grid((40, 40, 40))
 SIZE = 120

@@ -23,7 +23,8 @@ from model.engine.narrow_band import NarrowBand
 from model.engine.runs import Labels
 from model.engine.tracking import Track
 from model.errors import ExportError
-from model.export.manifest import (
+from model.formats import media_type
+from model.output.manifest import (
     MANIFEST_FILE,
     CellEntry,
     FileEntry,
@@ -33,7 +34,6 @@ from model.export.manifest import (
     Units,
     WarningEntry,
 )
-from model.formats import media_type
 
 
 class Labelled(Protocol):
