@@ -9,6 +9,8 @@ import signal
 import time
 from pathlib import Path
 
+from celery import signals
+
 from model.errors import EmptySurfaceError
 from worker.jobs import Job
 from worker.kinds.base import Report
@@ -38,4 +40,14 @@ def probe(job: Job, folder: Path, report: Report) -> None:
     (folder / "manifest.json").write_text(json.dumps({"files": files}))
 
 
+def _linger(**_: object) -> None:
+    """Between the end of a task and the sending of its result, say so and wait for permission to go on."""
+    if folder := os.environ.get("PROBE_LINGER"):
+        (Path(folder) / "lingers").touch()
+        while not (Path(folder) / "go on").exists():
+            time.sleep(0.01)
+        (Path(folder) / "went on").touch()
+
+
+signals.task_postrun.connect(_linger)  # after the product's own receivers, which were connected before
 KINDS["probe"] = Kind(name="probe", path="", spec=None, runner=f"{__name__}:probe")

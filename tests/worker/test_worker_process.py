@@ -144,8 +144,6 @@ def test_signal_to_the_process_group_gives_the_job_back_uncounted_each_time(
         os.killpg(worker.pid, number)
         if number is not signal.SIGINT:  # a second SIGINT is Celery's cold shutdown
             os.killpg(worker.pid, number)
-        # A signal that comes just after the job was given back ends the computing process before its result is sent;
-        # the parent then waits ten seconds for that result, and longer on a busy machine.
         assert worker.wait(90) == 0
         back = service.jobs.get(job.id)
         assert (back.status, back.attempts) == (JobStatus.QUEUED, 0), service.log()
@@ -164,6 +162,43 @@ def test_sigterm_to_the_computing_process_alone_gives_the_job_back_uncounted(ser
     service.computing_process(worker).terminate()
     done = service.ended(job)
     assert (done.status, done.attempts) == (JobStatus.SUCCEEDED, 1)
+
+
+def test_a_second_sigterm_does_not_end_the_computing_process_before_its_result_is_sent(
+    service: Service, worker: Worker, tmp_path: Path
+) -> None:
+    service.stop_worker(worker)
+    lingering = service.start_worker(PROBE_LINGER=str(tmp_path))
+    job = submit(service.jobs, spec=SLOW)
+    eventually(service.running(job))
+    child = service.computing_process(lingering)
+    os.killpg(lingering.pid, signal.SIGTERM)
+    eventually((tmp_path / "lingers").exists)  # the task has ended, its result is not sent
+    back = service.jobs.get(job.id)
+    assert (back.status, back.attempts) == (JobStatus.QUEUED, 0)
+    child.terminate()
+    (tmp_path / "go on").touch()
+    assert lingering.wait(90) == 0
+    assert (tmp_path / "went on").exists()  # else its parent waits ten seconds for a result that nobody sends
+    assert not alive(child.pid)
+    service.stop_worker(lingering)
+    service.jobs.cancel(job.id)
+
+
+def test_sigterm_to_an_idle_computing_process_ends_it_at_once_and_the_next_does_the_work(
+    service: Service, worker: Worker
+) -> None:
+    service.ended(submit(service.jobs))
+    old = service.computing_process(worker)
+
+    def replaced() -> bool:
+        if alive(old.pid):
+            old.terminate()  # again: the first may come before the task is quite over
+        children = psutil.Process(worker.pid).children()
+        return bool(children) and children[0].pid != old.pid
+
+    eventually(replaced)
+    assert service.ended(submit(service.jobs)).status is JobStatus.SUCCEEDED
 
 
 def test_frozen_worker_that_wakes_up_late_changes_nothing(service: Service, worker: Worker) -> None:
