@@ -46,6 +46,12 @@ def alive(pid: int) -> bool:
         return False
 
 
+def process_tree(pid: int) -> str:
+    """What a process and its children do, a line each."""
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    return "\n".join(f"{each.pid} {each.status()} {each.num_threads()} threads {each.cmdline()}" for each in family)
+
+
 @dataclass
 class Service:
     """A broker, its data folder, and worker processes with a short lease."""
@@ -89,7 +95,10 @@ class Service:
     def stop_worker(self, worker: subprocess.Popen[bytes], *, how: signal.Signals = signal.SIGTERM) -> int:
         if worker.poll() is None:
             worker.send_signal(how)
-        code = worker.wait(20)
+        try:
+            code = worker.wait(30)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the worker does not end:\n{process_tree(worker.pid)}\n{self.log()}") from None
         if worker.stdin:
             worker.stdin.close()
         self.workers.remove(worker)
