@@ -26,7 +26,7 @@ from benchmarks.arms.methods import ARMS, Arm
 from benchmarks.arms.report import better, rows, table
 from benchmarks.arms.sequences import GROUPS, Sequences, build, phantoms, real
 from benchmarks.arms.training import Clock, train_side_by_side
-from model.learning.fit import FitPlan
+from model.fitting.fit import FitPlan
 from model.learning.optimisers import multiplies_bfloat16
 
 REAL = {"real-celegans": ("celegans", False), "tcells": ("tcells", True)}  # folder; new codes around learned ones

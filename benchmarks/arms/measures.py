@@ -24,12 +24,12 @@ from model.engine.marching_cubes import extract_surface
 from model.engine.runs import bodies, inside
 from model.engine.sparse import evaluate_sparse
 from model.engine.tracking import FRAGMENT
-from model.engine.triangle_distance import CellShape
 from model.errors import EmptySurfaceError
 from model.evaluation.measures.descriptors import Triangles, bodies_of, describe
 from model.evaluation.measures.statistics import compare
 from model.evaluation.reconstruction import score_reconstruction, summarise
-from model.learning.fit import FitPlan, FitScore, TargetFrame, fit_cell, score_fit
+from model.fitting.fit import FitPlan, FitScore, TargetFrame, fit_cell, score_fit
+from model.membranes.triangle_distance import CellShape
 from model.network.checkpoint import Checkpoint
 from model.network.plausibility import bodies_over_time, is_plausible
 

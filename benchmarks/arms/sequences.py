@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 
 from benchmarks.arms.published import sampled_frame
 from model.domain import OMEGA, Grid, frame_times
-from model.engine.mask_surface import membrane_of_mask
 from model.engine.runs import inside
 from model.engine.sparse import evaluate_sparse
-from model.engine.triangle_distance import CellShape, Membrane
 from model.evaluation.sequence_measures import processes
 from model.evaluation.sequence_sources import HELD_OUT_SEED, PhantomSequences, RealSequences
+from model.fitting.fit import TargetFrame
 from model.learning.dataset import build_dataset
-from model.learning.fit import TargetFrame
 from model.learning.sources import MaskSource, PhantomSource, mask_files, mask_frames
+from model.membranes.mask_surface import membrane_of_mask
+from model.membranes.triangle_distance import CellShape, Membrane
 from model.phantoms import make_phantom
 
 Mask = NDArray[np.bool_]

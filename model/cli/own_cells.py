@@ -226,9 +226,9 @@ def fit(
     from pydantic import ValidationError
 
     from model.card import SHIPPED_MODELS, find_model
-    from model.learning.fit import FitPlan
-    from model.learning.fit_output import fit_to_folder
-    from model.learning.fit_targets import read_target
+    from model.fitting.fit import FitPlan
+    from model.fitting.fit_output import fit_to_folder
+    from model.fitting.fit_targets import read_target
     from model.learning.recipe_template import identifier
     from model.network.checkpoint import load_checkpoint
     from model.readers.naming import other_order

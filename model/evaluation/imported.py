@@ -18,11 +18,11 @@ from model.domain import Grid
 from model.engine.marching_cubes import Surface, extract_surface
 from model.engine.runs import inside
 from model.engine.sparse import evaluate_sparse
-from model.engine.triangle_distance import CellShape
 from model.errors import EmptySurfaceError
 from model.evaluation.reconstruction import FrameScore, dice, summarise
 from model.learning.dataset import Dataset
 from model.learning.imported_cells import load_shape
+from model.membranes.triangle_distance import CellShape
 from model.network.checkpoint import Checkpoint
 from model.rendering.render import Picture, Scene, montage, render_frames, write_png
 

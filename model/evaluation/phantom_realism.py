@@ -1,8 +1,8 @@
 """Realism of phantoms: their descriptors beside those of real cells, by the effect size used for calibration.
 
 A real cell is a binary mask of one body a frame; a phantom's frame gives each of its bodies. Surfaces of masks are
-recovered with sub-voxel accuracy (:mod:`model.engine.mask_surface`), those of phantoms are known. Where the size of a
-voxel is unknown, lengths, areas and volumes agree only up to a common scale: ``volume_of_median`` and
+recovered with sub-voxel accuracy (:mod:`model.membranes.mask_surface`), those of phantoms are known. Where the size of
+a voxel is unknown, lengths, areas and volumes agree only up to a common scale: ``volume_of_median`` and
 ``area_of_median`` compare them after dividing each side by its median.
 
 Promises: frames of one cell are not treated as independent cells: confidence intervals resample whole cells.
@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 
 from model.domain import frame_times
-from model.engine.mask_surface import membrane_of_mask
-from model.engine.triangle_distance import Membrane
 from model.errors import DatasetError
 from model.evaluation.comparison import BODY_NAMES
 from model.evaluation.measures.descriptors import Descriptors, bodies_of, describe
 from model.evaluation.measures.statistics import compare
 from model.learning.sources import MaskSource, mask_files, mask_frames
+from model.membranes.mask_surface import membrane_of_mask
+from model.membranes.triangle_distance import Membrane
 from model.phantoms import make_phantom
 
 SURFACE_SIDE = 64  # grid cells along an edge of Ω, for the surface of a phantom

@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 from model import living_cell
 from model.domain import OMEGA, Grid, frame_times
 from model.engine.marching_cubes import extract_surface
-from model.engine.mask_surface import membrane_of_mask
 from model.engine.runs import inside
 from model.engine.sparse import SignedDistance, evaluate_sparse
-from model.engine.triangle_distance import CellShape
 from model.errors import SurfaceError
 from model.evaluation.measures.descriptors import Triangles
 from model.learning.dataset import load_dataset
 from model.learning.imported_cells import load_shape
 from model.learning.sources import AnySource, ImportedSource, MaskSource, mask_files, mask_frames
 from model.living_cell import LivingCell
+from model.membranes.mask_surface import membrane_of_mask
+from model.membranes.triangle_distance import CellShape
 from model.network.checkpoint import Checkpoint, load_checkpoint
 from model.phantoms import ShapeFrame, make_phantom
 from model.spec import GenerationSpec

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.domain import OMEGA, Grid, frame_times
-from model.engine.mask_surface import membrane_of_mask
 from model.engine.runs import inside
 from model.engine.sparse import evaluate_sparse
-from model.engine.triangle_distance import CellShape, Membrane
 from model.learning.dataset import load_dataset
 from model.learning.imported_cells import load_shape
 from model.learning.sources import AnySource, ImportedSource, MaskSource, PhantomSource, mask_files, mask_frames
+from model.membranes.mask_surface import membrane_of_mask
+from model.membranes.triangle_distance import CellShape, Membrane
 from model.phantoms import make_phantom
 
 Mask = NDArray[np.bool_]

@@ -2,7 +2,7 @@
 
 Three parts are given: all frames; every fourth frame, judged on the frames between; all frames as masks of 32³ samples,
 judged on a grid four times finer. Each part is restored by the code alone, by the network adapted to the cell
-(:mod:`model.learning.fit`), and by interpolation without a model: in time, of the signed distances of the given frames;
+(:mod:`model.fitting.fit`), and by interpolation without a model: in time, of the signed distances of the given frames;
 in space, of the mask or of its distance transform.
 
 Promises: all methods get the same frames and samples, and are judged on the same grid against the same truth. Only
@@ -34,7 +34,7 @@ from model.errors import EmptySurfaceError
 from model.evaluation.reconstruction import FrameScore, Mask, score_frame
 from model.evaluation.sequence_measures import processes
 from model.evaluation.unseen_cells import UnseenCell, shape_of_mask
-from model.learning.fit import Fit, FitPlan, TargetFrame, fit_cell
+from model.fitting.fit import Fit, FitPlan, TargetFrame, fit_cell
 from model.network.checkpoint import Checkpoint, load_checkpoint
 
 Part = Literal["all_frames", "time", "space"]

@@ -1,5 +1,5 @@
-"""Training data, training, and the fit of a code to an unseen cell.
+"""Training data and training.
 
-``model.evaluation`` and ``model.cli`` import it; nothing that generates cells does. Read :mod:`model.learning.train`
-first.
+``model.fitting`` (sampling, optimisers), ``model.evaluation`` and ``model.cli`` import it; nothing that generates cells
+does. Read :mod:`model.learning.train` first.
 """

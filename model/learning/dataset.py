@@ -8,8 +8,8 @@ of its area, and much of what the eye and the descriptors see. Arrays are memory
 trains as well.
 
 Promises: every array is written whole or not at all; building again resumes and gives the same bytes. Distances are
-exact: those of a phantom, or those to the surface found in a mask (:mod:`model.engine.mask_surface`). At random moments
-no sign is wrong, and errors near the membrane are below 1e-3 of Ω for 99 % of the points.
+exact: those of a phantom, or those to the surface found in a mask (:mod:`model.membranes.mask_surface`). At random
+moments no sign is wrong, and errors near the membrane are below 1e-3 of Ω for 99 % of the points.
 Does not promise: that the surface found in a mask is the cell's to better than a tenth of a voxel.
 """
 
@@ -30,9 +30,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.spatial import KDTree
 
 from model.domain import OMEGA, Grid, frame_times
-from model.engine.mask_surface import membrane_of_mask
 from model.errors import DatasetError
 from model.learning.sources import AnySource, ImportedSource, MaskSource, PhantomSource, Source, mask_files, mask_frames
+from model.membranes.mask_surface import membrane_of_mask
 from model.phantoms import SignedDistance, make_phantom
 
 Floats = NDArray[np.float32]

@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.domain import frame_to_time
-from model.engine.triangle_distance import CellShape, Membrane
 from model.errors import DatasetError
 from model.learning.dataset import (
     INDEX_FILE,
@@ -37,6 +36,7 @@ from model.learning.dataset import (
     write_index,
 )
 from model.learning.sources import ImportedSource
+from model.membranes.triangle_distance import CellShape, Membrane
 from model.readers.recording import Recording
 from model.readers.survey import Surveyed
 

@@ -32,7 +32,7 @@ from skimage.measure import marching_cubes
 
 from model.domain import OMEGA
 from model.engine.jit import compiled_reordered
-from model.engine.triangle_tree import TriangleTree
+from model.membranes.triangle_tree import TriangleTree
 
 __all__ = ["ShapeFrame", "SignedDistance"]
 

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from model.engine.mask_surface import membrane_of_mask
-from model.engine.triangle_distance import Membrane
 from model.errors import DatasetError
+from model.membranes.mask_surface import membrane_of_mask
+from model.membranes.triangle_distance import Membrane
 from model.readers.lineage import read_tracks
 from model.readers.naming import Ordered
 from model.readers.planes import Contents, read_contents, read_frame

@@ -23,9 +23,9 @@ import trimesh
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
-from model.engine.mask_surface import membrane_of_field
-from model.engine.triangle_distance import Membrane
 from model.errors import DatasetError
+from model.membranes.mask_surface import membrane_of_field
+from model.membranes.triangle_distance import Membrane
 from model.readers.recording import ONLY_CELL, UNREMARKABLE, Calibration, CellObservation, Taken, Track, count_bodies
 from model.readers.winding import Facing, facing_outward
 

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from model.engine.triangle_distance import Membrane
+from model.membranes.triangle_distance import Membrane
 
 Doubles = NDArray[np.float64]
 Spacing = tuple[float, float, float]

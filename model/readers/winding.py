@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from model.engine.triangle_distance import Doubles, Membrane
+from model.membranes.triangle_distance import Doubles, Membrane
 
 PROBES = 16  # points of a body that are tested for lying in another body
 

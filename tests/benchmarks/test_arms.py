@@ -45,7 +45,7 @@ from benchmarks.arms.sequences import GROUPS, Sequences, build, masks_of, real, 
 from benchmarks.arms.soap import Soap
 from benchmarks.arms.training import HELD_OUT, Clock, Run, train_arm
 from model.domain import Grid
-from model.learning.fit import FitPlan
+from model.fitting.fit import FitPlan
 from model.network.checkpoint import Checkpoint, load_checkpoint
 from model.network.plausibility import bodies_over_time
 

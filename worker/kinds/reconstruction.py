@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from model.learning.reconstruction import reconstruct
+from model.fitting.reconstruction import reconstruct
 from model.reconstruction_spec import ReconstructionSpec
 from model.synthesis import Progress
 from worker.errors import SpecError

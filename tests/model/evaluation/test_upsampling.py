@@ -22,7 +22,7 @@ from model.evaluation.upsampling import (
     restore,
     summarise_fits,
 )
-from model.learning.fit import FitPlan
+from model.fitting.fit import FitPlan
 from model.learning.sources import MaskSource, PhantomSource
 from model.network.checkpoint import Checkpoint
 

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from model.__main__ import cli
-from model.engine.triangle_distance import Membrane
 from model.errors import DatasetError
-from model.learning.fit_targets import read_target
+from model.fitting.fit_targets import read_target
+from model.membranes.triangle_distance import Membrane
 from model.readers.naming import in_order_of_time
 from model.readers.open import open_recordings
 from model.readers.recording import Calibration

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from model.__main__ import cli
 from model.errors import DatasetError
-from model.learning.fit_targets import read_target
+from model.fitting.fit_targets import read_target
 from model.readers.open import open_recordings
 from model.readers.recording import Calibration, Recording
 from model.readers.survey import Surveyed, survey

@@ -1,4 +1,4 @@
-"""Promises of model.engine.triangle_tree: the nearest of many triangles, as a search through all of them finds it."""
+"""Promises of model.membranes.triangle_tree: the nearest of many triangles, as a search through all finds it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.engine.triangle_tree import TriangleTree
+from model.membranes.triangle_tree import TriangleTree
 
 RNG = np.random.default_rng(5)
 SOUP = RNG.uniform(-1, 1, (400, 1, 3)) + 0.1 * RNG.normal(size=(400, 3, 3))

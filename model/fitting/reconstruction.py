@@ -16,9 +16,9 @@ import numpy as np
 from model.card import ModelCard
 from model.domain import Grid
 from model.errors import DatasetError
-from model.learning.fit import FitPlan, TargetFrame, fit_cell, score_fit
-from model.learning.fit_output import FIT_FILE, fit_model, score_rows, write_document
-from model.learning.fit_targets import read_target
+from model.fitting.fit import FitPlan, TargetFrame, fit_cell, score_fit
+from model.fitting.fit_output import FIT_FILE, fit_model, score_rows, write_document
+from model.fitting.fit_targets import read_target
 from model.network.checkpoint import Checkpoint
 from model.output.manifest import ModelEntry, WarningEntry, amend_manifest
 from model.reconstruction_spec import ReconstructionSpec

@@ -13,14 +13,14 @@ from typer.testing import CliRunner
 from model.__main__ import cli
 from model.card import find_model
 from model.domain import Grid, frame_times
-from model.engine.mask_surface import membrane_of_field
 from model.engine.sparse import evaluate_dense
-from model.engine.triangle_distance import CellShape
 from model.errors import DatasetError
-from model.learning.fit import Fit, FitPlan, TargetFrame, fit_cell, score_fit
-from model.learning.fit_targets import read_target
+from model.fitting.fit import Fit, FitPlan, TargetFrame, fit_cell, score_fit
+from model.fitting.fit_targets import read_target
 from model.learning.sources import mask_frames
 from model.living_cell import LivingCell
+from model.membranes.mask_surface import membrane_of_field
+from model.membranes.triangle_distance import CellShape
 from model.network.checkpoint import Checkpoint, load_checkpoint
 from model.network.latent import rotation_matrix
 

@@ -1,7 +1,7 @@
 """Exact signed distances to a closed triangulated surface.
 
-A tree of boxes finds the nearest triangle of a point (:mod:`model.engine.triangle_tree`); the angle-weighted normal of
-the face, edge or corner that holds the nearest point tells the side.
+A tree of boxes finds the nearest triangle of a point (:mod:`model.membranes.triangle_tree`); the angle-weighted normal
+of the face, edge or corner that holds the nearest point tells the side.
 
 Promises: the distance is that to the nearest point of the surface, up to rounding, so |∇d| = 1 off the medial axis;
 the sign is right everywhere for a closed surface that does not meet itself.
@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from model.engine.triangle_tree import TriangleTree
+from model.membranes.triangle_tree import TriangleTree
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
-_FACE = 6  # feature of a foot inside a triangle, as :class:`model.engine.triangle_tree.Nearest` numbers them
+_FACE = 6  # feature of a foot inside a triangle, as :class:`model.membranes.triangle_tree.Nearest` numbers them
 
 
 @dataclass(frozen=True)

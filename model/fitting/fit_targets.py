@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 
 from model.domain import Grid, frame_times
-from model.engine.triangle_distance import CellShape
 from model.errors import DatasetError
-from model.learning.fit import TargetFrame
+from model.fitting.fit import TargetFrame
+from model.membranes.triangle_distance import CellShape
 from model.readers.open import open_recordings
 from model.readers.recording import Calibration, Recording
 from model.readers.survey import wrong_size

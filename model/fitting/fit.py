@@ -7,7 +7,7 @@ orientations. The best few are optimised for some steps, the best of those to th
 A model of a few dozen cells has no code for every other cell. The network itself can therefore be adapted afterwards:
 its weights are trained from the found code on this one cell at a low rate, and what the network has learned fills the
 gaps between the given frames and samples. An adapted network is a model of its own, with one code. The steps are in
-:mod:`model.learning.latent_search`.
+:mod:`model.fitting.latent_search`.
 
 Promises: the same target, plan and seed give the same code on the same machine. The reported Dice and distances are
 measured with exact distances, not on the points that were fitted.
@@ -31,9 +31,9 @@ from model.domain import Grid
 from model.engine.marching_cubes import extract_surface
 from model.engine.runs import inside
 from model.engine.sparse import evaluate_sparse
-from model.engine.triangle_distance import CellShape, Membrane
 from model.errors import DatasetError, EmptySurfaceError
-from model.learning.latent_search import FitPlan, Search, State, TargetFrame
+from model.fitting.latent_search import FitPlan, Search, State, TargetFrame
+from model.membranes.triangle_distance import CellShape, Membrane
 from model.network.autodecoder import AutoDecoder
 from model.network.checkpoint import Checkpoint
 from model.network.decoder import Decoder

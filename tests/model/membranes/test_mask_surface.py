@@ -8,8 +8,8 @@ import shapes
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from model.engine.mask_surface import membrane_of_field, membrane_of_mask
 from model.errors import DatasetError
+from model.membranes.mask_surface import membrane_of_field, membrane_of_mask
 
 Doubles = NDArray[np.float64]
 Formula = Callable[[Doubles], Doubles]

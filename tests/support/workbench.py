@@ -19,7 +19,7 @@ from worker.jobs import Job, JobQueue, JobStatus
 from worker.launch import worker_command
 from worker.storage.artifacts import Artifacts
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROBE_KINDS = ROOT / "tests" / "worker"  # holds probe_kinds.py, which worker processes load
 
 

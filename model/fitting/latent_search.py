@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
-from model.engine.triangle_distance import CellShape
 from model.learning.dataset import SURFACE_POINTS, sample_frame
 from model.learning.optimisers import multiplies_bfloat16, optimisers
+from model.membranes.triangle_distance import CellShape
 from model.network.checkpoint import Checkpoint
 
 Floats = NDArray[np.float32]

@@ -79,7 +79,7 @@ def build_tiny_model(folder: Path) -> Checkpoint:
                 "minutes": trained.minutes,
                 "device": "cpu",
                 "seed": config.seed,
-                "recipe": "tests/tiny_model.py",
+                "recipe": "tests/support/tiny_model.py",
             },
         },
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from model.card import ModelCard
 from model.domain import Grid
-from model.learning.fit import Fit, FitPlan, FitScore, TargetFrame, fit_cell, score_fit
+from model.fitting.fit import Fit, FitPlan, FitScore, TargetFrame, fit_cell, score_fit
 from model.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.spec import ExplicitLatent, GenerationSpec
 from model.synthesis import synthesize
@@ -38,7 +38,7 @@ def fit_to_folder(
     Parameters
     ----------
     checkpoint, target, plan
-        As for :func:`model.learning.fit.fit_cell`.
+        As for :func:`model.fitting.fit.fit_cell`.
     folder
         Gets ``fit.json``, ``spec.json``, ``cells/`` and, if the network was adapted, ``models/<name>``.
     name

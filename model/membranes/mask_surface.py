@@ -4,11 +4,11 @@ A mask tells only on which side of the membrane each voxel's centre lies. Smooth
 shrinks curved parts. The shrinking is therefore corrected: the result is a field that, sampled and smoothed again,
 gives the smoothed mask. Starting from the smoothed mask, the difference to its own sampled and smoothed image is added
 a few times (van Cittert's iteration). The position error falls to 0.1 voxel and the shrinking to 0.03 voxel, down to
-radii of two voxels (tests/model/engine/test_mask_surface.py has the figures).
+radii of two voxels (tests/model/membranes/test_mask_surface.py has the figures).
 
 Thick slices are first interpolated by shape: the signed distances within neighbouring slices are interpolated, not
 their grey values. The surface is then triangulated; distances to triangles are exact
-(:mod:`model.engine.triangle_distance`).
+(:mod:`model.membranes.triangle_distance`).
 
 Promises: a closed surface. No part of a mask with even spacing is lost, not even a single voxel.
 Does not promise: detail that the mask does not hold. With thick slices the ends of a cell are assumed halfway to the
@@ -27,8 +27,8 @@ from scipy.interpolate import PchipInterpolator
 from scipy.special import ndtri
 from skimage.measure import marching_cubes
 
-from model.engine.triangle_distance import Membrane
 from model.errors import DatasetError
+from model.membranes.triangle_distance import Membrane
 
 Doubles = NDArray[np.float64]
 Spacing = tuple[float, float, float]
