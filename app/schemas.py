@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.services.submission import Estimate
 from app.settings import AppSettings
 from model.card import ModelCard
-from model.spec import Cost
+from model.spec import WHOLE, Cost
 from worker.jobs import Job, JobStatus, Timing
 from worker.uploads.store import Upload
 
@@ -107,6 +107,10 @@ class JobView(_View):
         description="When the files are removed; null while the job is pinned or has no files."
     )
     pinned: bool = Field(description="Whether the files are kept beyond their retention time.")
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="Labels that the request gave it.", examples=[{"project": "actin"}]
+    )
+    priority: int = Field(default=0, description="Order among the jobs of the same caller: 1 before 0 before -1.")
     spec: dict[str, Any] = Field(description="The complete spec, with the seed. POST it again to get the same bytes.")
     model: ModelRef
     links: JobLinks
@@ -144,6 +148,8 @@ class JobView(_View):
             finished_at=_moment(job.finished_at),
             expires_at=_moment(job.expires_at),
             pinned=job.pinned,
+            labels=dict(job.labels),
+            priority=job.priority,
             spec=job.spec,
             model=ModelRef(id=job.model_id, sha256=job.model_sha256),
             links=JobLinks(
@@ -181,6 +187,32 @@ class FileList(_View):
     """The files of a job, ordered by name."""
 
     files: list[FileView]
+
+
+LINK_SECONDS_MAX = 7 * 86400  # longest validity of a link
+
+
+class LinkRequest(BaseModel):
+    """What a link is to lead to, and for how long."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    file: Annotated[str, Field(min_length=1, max_length=255)] | None = Field(
+        default=None,
+        description="Name of a file, as in the manifest; the archive if absent.",
+        examples=["manifest.json"],
+    )
+    seconds: Annotated[int, Field(ge=1, le=LINK_SECONDS_MAX), WHOLE] = Field(
+        default=3600, description="Seconds for which the link is valid."
+    )
+
+
+class LinkView(_View):
+    """A signed link. Whoever has it can download what it leads to."""
+
+    href: str
+    file: str | None = Field(description="Name of the file; null for the archive.")
+    expires_at: Moment
 
 
 class ModelView(ModelCard):

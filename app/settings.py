@@ -89,6 +89,12 @@ class AppSettings(BaseSettings):
         default=7.0, gt=0, description="Days for which files are kept after a job has succeeded."
     )
     record_days: float = Field(default=30.0, gt=0, description="Days for which a finished job stays listed.")
+    link_key: str | None = Field(
+        default=None,
+        min_length=32,
+        repr=False,
+        description="Secret of at least 32 characters that signs links to files. Unset: no links are made or served.",
+    )
     log_level: str = Field(
         default="info", pattern="^(debug|info|warning|error)$", description="Lowest level that is logged."
     )

@@ -31,8 +31,9 @@ from worker.jobs.quotas import Rates
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.access")
 
 # Addresses without data of callers: health checks, pages with their styles and scripts, the description of the API.
+# Links carry a signature in place of a key (app.services.links).
 PUBLIC = frozenset({"/", "/docs", "/openapi.json", "/favicon.ico", "/livez", "/readyz", "/v1/version", "/problems"})
-PUBLIC_BELOW = ("/static/", "/problems/")
+PUBLIC_BELOW = ("/static/", "/problems/", "/v1/links/")
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 # With Basic, a browser asks its user for the key and sends it with every request of the page, downloads and events
 # included.

@@ -397,6 +397,19 @@ MODEL_NOT_YOURS = _http(
     "The model belongs to the installation",
     "Only models that were made from uploads of this key can be removed.",
 )
+# Signed links.
+LINKS_OFF = _http(
+    "links_off",
+    403,
+    "Links are switched off",
+    "The operator has not enabled signed links. To enable them, set CYTOSYNTH_LINK_KEY.",
+)
+LINK_INVALID = _http(
+    "link_invalid",
+    403,
+    "The link is not valid",
+    "It has expired or was changed, or its job was removed. Ask whoever sent it for a new one.",
+)
 OTHERS = (
     MALFORMED,
     BAD_REQUEST,
@@ -420,6 +433,8 @@ OTHERS = (
     HEAD_TOO_LONG,
     TOO_MANY_CONNECTIONS,
     MODEL_NOT_YOURS,
+    LINKS_OFF,
+    LINK_INVALID,
 )
 PROBLEM_TYPES: dict[str, ProblemType] = {kind.slug: kind for kind in (*TABLE.values(), *OTHERS)}
 BY_STATUS = {kind.status: kind for kind in (BAD_REQUEST, NOT_FOUND, NOT_ALLOWED, BODY_TOO_LONG, UNSUPPORTED, RANGE)}

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body, Response
 
 from app.middleware.strict_bodies import StrictRoute
 from app.routes.examples import AUGMENTATIONS
-from app.routes.submissions import ACCEPTED, FINISHED, IdempotencyKey, Prefer, accept
+from app.routes.submissions import ACCEPTED, FINISHED, IdempotencyKey, Options, Prefer, accept
 from app.schemas import EstimateView, JobView
 from app.services.resources import CallerResources
 from app.services.submission import estimate
@@ -28,6 +28,7 @@ async def create_augmentation(
     spec: Spec,
     resources: CallerResources,
     response: Response,
+    options: Options,
     idempotency_key: IdempotencyKey = None,
     prefer: Prefer = None,
 ) -> JobView:
@@ -36,7 +37,9 @@ async def create_augmentation(
     The cell is a learned one, one with an explicit code, or a cell of an earlier job with the same model. The file
     `augmentation.json` holds the strength of each variation. Codes that the plausibility check rejects are not used.
     """
-    return await accept(AUGMENTATION, spec, resources, response, idempotency_key=idempotency_key, prefer=prefer)
+    return await accept(
+        AUGMENTATION, spec, resources, response, idempotency_key=idempotency_key, prefer=prefer, options=options
+    )
 
 
 @router.post(

@@ -134,6 +134,8 @@ FINISHED_JOB: dict[str, Any] = {
     "finished_at": "2026-03-02T12:00:00Z",
     "expires_at": "2026-03-09T12:00:00Z",
     "pinned": False,
+    "labels": {"project": "actin"},
+    "priority": 0,
     "spec": {
         "model": "celegans", "seed": 7, "count": 1, "frames": 6, "times": None, "grid": 48,
         "latent": {"kind": "sampled", "temperature": 1.0}, "rotation": "none", "formats": ["stl"],
@@ -208,6 +210,12 @@ def answers() -> dict[tuple[str, str], dict[str, Any]]:
         ("unpinJob", "200"): FINISHED_JOB,
         ("getManifest", "200"): sent["manifest"],
         ("listFiles", "200"): sent["files"],
+        ("createLink", "201"): {
+            "href": f"/v1/links/{FINISHED_JOB['id']}/files/manifest.json?expires=1772456400"
+            "&signature=c2lnbmVkIGJ5IHRoZSBzZXJ2aWNlIGFzIGFuIGV4YW1",
+            "file": "manifest.json",
+            "expires_at": "2026-03-02T13:00:00Z",
+        },
         ("listModels", "200"): {"models": [installed]},
         ("getModel", "200"): installed,
         ("createModel", "200"): own,

@@ -19,7 +19,7 @@ from app.routes.jobs import JobId
 from app.schemas import FileList, FileView
 from app.services import job_files
 from app.services.job_files import MANIFEST, archive_entries, reading_files, report_damage
-from app.services.resources import CallerResources
+from app.services.resources import CallerResources, Resources
 from model.formats import MEDIA_TYPES, OTHER, media_type
 from model.spec import COUNT_MAX
 
@@ -43,6 +43,16 @@ IfNoneMatch = Annotated[
         alias="If-None-Match",
         max_length=4096,
         description="ETag of an earlier answer; if it is still current, the answer is 304.",
+    ),
+]
+Range = Annotated[
+    str | None, Header(alias="Range", description="One range of bytes. If several are given, the whole is sent.")
+]
+IfRange = Annotated[
+    str | None,
+    Header(
+        alias="If-Range",
+        description="ETag of the part received so far; if it is no longer current, the whole is sent.",
     ),
 ]
 BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
@@ -127,18 +137,15 @@ def get_file(
     name: FileName,
     resources: CallerResources,
     if_none_match: IfNoneMatch = None,
-    _range: Annotated[
-        str | None, Header(alias="Range", description="One range of bytes. If several are given, the whole is sent.")
-    ] = None,
-    _if_range: Annotated[
-        str | None,
-        Header(
-            alias="If-Range",
-            description="ETag of the part received so far; if it is no longer current, the whole is sent.",
-        ),
-    ] = None,
+    _range: Range = None,
+    _if_range: IfRange = None,
 ) -> Response:
     """Download one file of the manifest. Interrupted downloads can be resumed with `Range` and `If-Range`."""
+    return send_file(resources, job_id, name, if_none_match=if_none_match)
+
+
+def send_file(resources: Resources, job_id: str, name: str, *, if_none_match: str | None) -> Response:
+    """Answer with one file of a job; raises as :func:`app.services.job_files.find_file`."""
     path, sha256 = job_files.find_file(resources, job_id, name)
     with reading_files(resources, job_id) if not path.exists() else nullcontext():  # says why it is gone
         facts = path.stat()
@@ -164,22 +171,30 @@ def get_archive(
         int | None, Query(ge=0, lt=COUNT_MAX, description="Number of a cell, from 0: only its files.")
     ] = None,
     if_none_match: IfNoneMatch = None,
-    wanted: Annotated[
-        str | None, Header(alias="Range", description="One range of bytes. If several are given, the whole is sent.")
-    ] = None,
-    if_range: Annotated[
-        str | None,
-        Header(
-            alias="If-Range",
-            description="ETag of the part received so far; if it is no longer current, the whole is sent.",
-        ),
-    ] = None,
+    wanted: Range = None,
+    if_range: IfRange = None,
 ) -> Response:
     """Download the manifest and all files, or the files of one cell.
 
     The archive is built while it is sent, and its length is known in advance. Interrupted downloads can be resumed with
     `Range` and `If-Range`.
     """
+    return send_archive(
+        resources, job_id, request, cell=cell, if_none_match=if_none_match, wanted=wanted, if_range=if_range
+    )
+
+
+def send_archive(
+    resources: Resources,
+    job_id: str,
+    request: Request,
+    *,
+    cell: int | None,
+    if_none_match: str | None,
+    wanted: str | None,
+    if_range: str | None,
+) -> Response:
+    """Answer with the archive of a job, or of one of its cells; raises as :func:`archive_entries`."""
     with reading_files(resources, job_id) as job:
         entries, sha256 = archive_entries(resources, job_id, cell=cell)
     kind = preferred_type(request.headers.get("accept"), (ZIP, OTHER)) or ZIP

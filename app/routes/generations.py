@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body, Response
 
 from app.middleware.strict_bodies import StrictRoute
 from app.routes.examples import GENERATIONS
-from app.routes.submissions import ACCEPTED, FINISHED, IdempotencyKey, Prefer, accept
+from app.routes.submissions import ACCEPTED, FINISHED, IdempotencyKey, Options, Prefer, accept
 from app.schemas import EstimateView, JobView
 from app.services.resources import CallerResources
 from app.services.submission import estimate
@@ -28,6 +28,7 @@ async def create_generation(
     spec: Spec,
     resources: CallerResources,
     response: Response,
+    options: Options,
     idempotency_key: IdempotencyKey = None,
     prefer: Prefer = None,
 ) -> JobView:
@@ -36,7 +37,9 @@ async def create_generation(
     The job holds the complete spec, with the seed if the service has drawn it. The same spec and model give the same
     bytes. A request identical to one that was carried out before returns the finished job immediately, with 200.
     """
-    return await accept(GENERATION, spec, resources, response, idempotency_key=idempotency_key, prefer=prefer)
+    return await accept(
+        GENERATION, spec, resources, response, idempotency_key=idempotency_key, prefer=prefer, options=options
+    )
 
 
 @router.post(

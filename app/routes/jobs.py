@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterable
+from datetime import UTC, datetime
 from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import BeforeValidator
 from starlette.exceptions import HTTPException
 
 from app.middleware.strict_bodies import StrictRoute
+from app.routes.submissions import LABELS_PATTERN, labels_of
 from app.schemas import JobList, JobView
 from app.services.resources import WAIT_SLICE_S, CallerResources
-from worker.jobs import Job, JobEvent, JobStatus
+from worker.jobs import Job, JobEvent, JobFilter, JobStatus
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 
@@ -28,6 +31,23 @@ JobId = Annotated[
         examples=["0197f3a2b4c55d0e8f6a7b1c2d3e4f50"],
     ),
 ]
+
+
+def _written_as_date(value: object) -> object:
+    """Refuse a bare number, which pydantic would read as seconds since 1970; raises ``ValueError``."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[\d.]+\s*", value):
+        raise ValueError("must be a date and time, such as 2026-03-02T12:00:00Z")
+    return value
+
+
+Instant = Annotated[datetime, BeforeValidator(_written_as_date)]
+
+
+def _seconds(moment: datetime | None) -> float | None:
+    """Return seconds since 1970; a time without a zone is UTC."""
+    if moment is None:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 @router.get(
@@ -43,6 +63,35 @@ def list_jobs(
     kind: Annotated[
         str | None, Query(pattern=r"^[a-z]{1,32}$", description="Only jobs of this kind.", examples=["generation"])
     ] = None,
+    model_id: Annotated[
+        str | None,
+        Query(
+            alias="model",
+            pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$",
+            description="Only jobs of this model.",
+            examples=["celegans"],
+        ),
+    ] = None,
+    created_after: Annotated[
+        Instant | None,
+        Query(
+            description="Only jobs created after this time (ISO 8601; UTC unless it has an offset).",
+            examples=["2026-03-02T12:00:00Z"],
+        ),
+    ] = None,
+    created_before: Annotated[
+        Instant | None,
+        Query(description="Only jobs created before this time.", examples=["2026-03-03T12:00:00Z"]),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        Query(
+            pattern=LABELS_PATTERN,
+            max_length=2048,
+            description="Only jobs that have all of these labels, `name=value,name=value`.",
+            examples=["project=actin"],
+        ),
+    ] = None,
     cursor: Annotated[
         str | None, Query(pattern=r"^[0-9]{1,16}$", description="Taken from `next` of the previous page.")
     ] = None,
@@ -52,10 +101,21 @@ def list_jobs(
 
     New jobs do not shift the pages. A page may hold fewer jobs than `limit`, or none, if few jobs match.
     """
-    page = resources.jobs.list(status=state, kind=kind, cursor=cursor, limit=limit)
+    where = JobFilter(
+        model_id=model_id,
+        created_after=_seconds(created_after),
+        created_before=_seconds(created_before),
+        labels=tuple(labels_of(labels)),
+    )
+    page = resources.jobs.list(status=state, kind=kind, where=where, cursor=cursor, limit=limit)
     following = None
     if page.next_cursor is not None:
-        query = {"state": state, "kind": kind, "cursor": page.next_cursor, "limit": limit}
+        query = {
+            "state": state, "kind": kind, "model": model_id,
+            "created_after": created_after and created_after.isoformat(),
+            "created_before": created_before and created_before.isoformat(), "labels": labels,
+            "cursor": page.next_cursor, "limit": limit,
+        }  # fmt: skip
         following = "/v1/jobs?" + urlencode({name: value for name, value in query.items() if value is not None})
         response.headers["Link"] = f'<{following}>; rel="next"'
     return JobList(jobs=[JobView.of(job) for job in page.jobs], next=following)

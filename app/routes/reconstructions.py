@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body, Response
 
 from app.middleware.strict_bodies import StrictRoute
 from app.routes.examples import RECONSTRUCTIONS
-from app.routes.submissions import ACCEPTED, FINISHED, IdempotencyKey, Prefer, accept
+from app.routes.submissions import ACCEPTED, FINISHED, IdempotencyKey, Options, Prefer, accept
 from app.schemas import EstimateView, JobView
 from app.services.resources import CallerResources
 from app.services.submission import estimate
@@ -28,6 +28,7 @@ async def create_reconstruction(
     spec: Spec,
     resources: CallerResources,
     response: Response,
+    options: Options,
     idempotency_key: IdempotencyKey = None,
     prefer: Prefer = None,
 ) -> JobView:
@@ -37,7 +38,9 @@ async def create_reconstruction(
     frame, and, if the network was adapted, its weights in `fitted/weights.safetensors`. The steps of the fit count in
     the job's progress. The uploads must stay until the job has read them.
     """
-    return await accept(RECONSTRUCTION, spec, resources, response, idempotency_key=idempotency_key, prefer=prefer)
+    return await accept(
+        RECONSTRUCTION, spec, resources, response, idempotency_key=idempotency_key, prefer=prefer, options=options
+    )
 
 
 @router.post(

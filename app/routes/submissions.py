@@ -6,11 +6,13 @@ import math
 import re
 from typing import Annotated, Any
 
-from fastapi import Header, Response
+from fastapi import Depends, Header, Query, Response
+from fastapi.exceptions import RequestValidationError
 
 from app.schemas import JobView
 from app.services.resources import Resources
 from app.services.submission import JobSpec, submit
+from worker.jobs import JobOptions
 from worker.kinds.table import Kind
 
 WAIT_MAX_S = 60  # longest `Prefer: wait`; a proxy between client and service often ends a longer request
@@ -33,6 +35,49 @@ Prefer = Annotated[
         examples=["wait=30"],
     ),
 ]
+# One label, and how they are written in a query. Names and values are short: they are for finding jobs, not for data.
+LABEL = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}=[A-Za-z0-9_.:/@+-]{0,63}"
+LABELS_MAX = 16
+LABELS_PATTERN = rf"^{LABEL}(,{LABEL}){{0,{LABELS_MAX - 1}}}$"
+PRIORITY_MAX = 1
+
+
+def labels_of(text: str | None) -> list[tuple[str, str]]:
+    """Read ``name=value,name=value``, which :data:`LABELS_PATTERN` describes."""
+    pairs = [part.partition("=") for part in text.split(",")] if text else []
+    return [(name, value) for name, _, value in pairs]
+
+
+def job_options(
+    labels: Annotated[
+        str | None,
+        Query(
+            pattern=LABELS_PATTERN,
+            max_length=2048,
+            description="Labels of the job, `name=value,name=value`: up to 16, each name once. `GET /v1/jobs` finds "
+            "the job by them. They do not change the files. A request with other labels than an earlier one gets a job "
+            "of its own.",
+            examples=["project=actin,run=7"],
+        ),
+    ] = None,
+    priority: Annotated[
+        int,
+        Query(
+            ge=-PRIORITY_MAX,
+            le=PRIORITY_MAX,
+            description="Order among your own jobs: 1 before 0 before -1. The turn of other callers is not affected.",
+        ),
+    ] = 0,
+) -> JobOptions:
+    """Return what the caller attaches to the job; raises ``RequestValidationError`` for a repeated label."""
+    pairs = labels_of(labels)
+    if len(dict(pairs)) < len(pairs):
+        error = "names of labels must not repeat"
+        raise RequestValidationError([{"type": "value_error", "loc": ("query", "labels"), "ctx": {"error": error}}])
+    return JobOptions(labels=dict(pairs), priority=priority)
+
+
+Options = Annotated[JobOptions, Depends(job_options)]
 ACCEPTED = "The job is queued, or it has not ended within `Prefer: wait`."
 FINISHED: dict[int | str, dict[str, Any]] = {
     200: {
@@ -50,6 +95,7 @@ async def accept(
     *,
     idempotency_key: str | None,
     prefer: str | None,
+    options: JobOptions,
 ) -> JobView:
     """Submit a request and answer 202, or 200 if its job has ended.
 
@@ -58,7 +104,7 @@ async def accept(
     ProblemError
         503 if too many requests are being submitted; otherwise as :func:`app.services.submission.submit`.
     """
-    submitted = await resources.submissions.run(submit, resources, kind, spec, idempotency_key)
+    submitted = await resources.submissions.run(submit, resources, kind, spec, idempotency_key, options)
     job, wait = submitted.job, preferred_wait(prefer)
     if wait is not None:
         response.headers["Preference-Applied"] = f"wait={wait}"

@@ -14,7 +14,7 @@ import structlog
 from app.problems.handlers import ProblemError
 from app.problems.types import OVER_SHARE, TABLE
 from worker.errors import QueueUnavailableError
-from worker.jobs import AsyncJobQueue, Job, JobEvent, JobPage, JobQueue, JobStatus
+from worker.jobs import AsyncJobQueue, Job, JobEvent, JobFilter, JobOptions, JobPage, JobQueue, JobStatus
 from worker.jobs.quotas import OverShareError, Quota
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.jobs")
@@ -30,7 +30,9 @@ class CallerJobs:
         self._jobs, self._async, self._quota = jobs, async_jobs, quota
         self._owner, self._share = owner, share
 
-    def submit(self, *, digest: str, idempotency_key: str | None = None, **request: Any) -> tuple[Job, bool]:
+    def submit(
+        self, *, digest: str, idempotency_key: str | None = None, options: JobOptions | None = None, **request: Any
+    ) -> tuple[Job, bool]:
         """Accept a job, as :meth:`worker.jobs.JobQueue.submit` does.
 
         Raises
@@ -41,13 +43,13 @@ class CallerJobs:
         IdempotencyError
             If the key was used with another request.
         """
-        request |= {"digest": digest, "idempotency_key": idempotency_key, "owner": self._owner}
+        request |= {"digest": digest, "idempotency_key": idempotency_key, "owner": self._owner, "options": options}
         try:
             if self._share is None:
                 job, new = self._jobs.submit(**request)
             else:
                 with self._quota.reservation(
-                    self._owner, share=self._share, digest=digest, idempotency_key=idempotency_key
+                    self._owner, share=self._share, digest=digest, idempotency_key=idempotency_key, options=options
                 ):
                     job, new = self._jobs.submit(**request)
         except OverShareError as error:
@@ -64,10 +66,16 @@ class CallerJobs:
         return self._jobs.get(job_id, owner=self._owner)
 
     def list(
-        self, *, status: JobStatus | None = None, kind: str | None = None, cursor: str | None = None, limit: int = 50
+        self,
+        *,
+        status: JobStatus | None = None,
+        kind: str | None = None,
+        where: JobFilter | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
     ) -> JobPage:
         """Return a page of jobs, newest first."""
-        return self._jobs.list(owner=self._owner, status=status, kind=kind, cursor=cursor, limit=limit)
+        return self._jobs.list(owner=self._owner, status=status, kind=kind, where=where, cursor=cursor, limit=limit)
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a job that has not ended."""

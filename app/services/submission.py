@@ -21,7 +21,7 @@ from app.services.resources import Resources
 from model.card import ModelCard
 from model.errors import SpecError
 from model.spec import Cost
-from worker.jobs import Job, JobStatus, Price, Timing
+from worker.jobs import Job, JobOptions, JobStatus, Price, Timing
 from worker.kinds.table import DivisibleSpec, Kind
 from worker.storage.disk import check_reserve
 from worker.uploads.store import frames_of
@@ -118,7 +118,13 @@ class Estimate:
     timing: Timing
 
 
-def submit(resources: Resources, kind: Kind, spec: JobSpec, idempotency_key: str | None = None) -> Submitted:
+def submit(
+    resources: Resources,
+    kind: Kind,
+    spec: JobSpec,
+    idempotency_key: str | None = None,
+    options: JobOptions | None = None,
+) -> Submitted:
     """Check, complete, price and queue one request of the resources' caller. Blocks; run it in a thread.
 
     Raises
@@ -136,7 +142,9 @@ def submit(resources: Resources, kind: Kind, spec: JobSpec, idempotency_key: str
     check_reserve(resources.settings.data_dir, reserve=resources.settings.disk_reserve_bytes, wanted=cost.bytes)
     # Everything but the seed is completed: a member left out and its default are the same request, but a drawn seed
     # differs each time.
-    asked = complete.model_copy(update={"seed": spec.seed}).model_dump(mode="json")
+    asked = [kind.name, complete.model_copy(update={"seed": spec.seed}).model_dump(mode="json")]
+    if options and options.members():
+        asked.append(options.members())
     job, _ = resources.jobs.submit(
         kind=kind.name,
         spec=complete.model_dump(mode="json"),
@@ -144,9 +152,10 @@ def submit(resources: Resources, kind: Kind, spec: JobSpec, idempotency_key: str
         model_sha256=card.sha256,
         digest=complete.digest(model_sha256=card.sha256),
         idempotency_key=idempotency_key,
-        request_digest=hashlib.sha256(json.dumps([kind.name, asked], sort_keys=True).encode()).hexdigest(),
+        request_digest=hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest(),
         price=Price(bytes=cost.bytes, seconds=cost.seconds),
         shards=complete.shards() if isinstance(complete, DivisibleSpec) else 1,
+        options=options,
     )
     expected_s = _timing(resources, kind, spec, cost).expected if job.status.active else 0.0
     return Submitted(job=job, expected_s=expected_s)

@@ -30,6 +30,7 @@ from worker.jobs import JobProgress, JobQueue, Lease
 from worker.storage.artifacts import Artifacts
 
 MAX_POINTS = 50_000_000
+LINK_KEY = "k" * 32
 
 
 def make_card(model_id: str, **changes: Any) -> ModelCard:
@@ -126,7 +127,7 @@ def settings(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> AppSet
     return AppSettings(
         _env_file=None,  # type: ignore[call-arg]
         redis_url=broker.url, data_dir=broker.folder.parent, model_dirs=[models], max_points=MAX_POINTS,
-        max_body_bytes=64 * 1024, log_level="error",
+        max_body_bytes=64 * 1024, log_level="error", link_key=LINK_KEY,
     )  # fmt: skip
 
 

@@ -33,6 +33,8 @@ REFUSALS = {
     **dict.fromkeys(("getJob", "followJob", "cancelJob", "deleteJob", "pinJob", "unpinJob"), JOB),
     **dict.fromkeys(("getManifest", "listFiles", "getArchive"), JOB),
     "getFile": JOB | NOWHERE,  # no route matches a name with a line break
+    "createLink": JOB,
+    **dict.fromkeys(("getLinkedFile", "getLinkedArchive"), NOWHERE | {"link_invalid"}),
     "createModel": UPLOAD,
     "getModel": NOWHERE,
     "deleteModel": NOWHERE | {"model_not_yours"},
@@ -41,13 +43,14 @@ REFUSALS = {
     "getProblem": NOWHERE,
 }
 # … or for a rule that JSON Schema cannot state.
-SPECS = frozenset(name for name in REFUSALS if name.startswith("create")) - {"createModel"}
+SPECS = frozenset(name for name in REFUSALS if name.startswith("create")) - {"createModel", "createLink"}
 BEYOND_SCHEMA = re.compile(
     "give frames or times, not both|times must increase strictly"
     r"|a rotation quaternion \[w, x, y, z\] must not be zero; it is normalised for you"
     "|format stl-series needs stl: ask for it too"
     "|separate_bodies changes only obj or ply: ask for one of them, or leave it out"
     "|uploads must not repeat|give the smallest factor first"
+    "|names of labels must not repeat"
     "|must be at most 18446744073709551615"  # 2^64 as a floating point number is not above it
 )
 

@@ -134,7 +134,7 @@ def test_every_answer_has_words_of_its_own_and_every_json_answer_an_example(docu
             assert content is None or file or "example" in content, (path, status)
 
 
-def members(value: Any, *, left_out: frozenset[str] = frozenset({"facts", "quality", "latent"})) -> Any:
+def members(value: Any, *, left_out: frozenset[str] = frozenset({"facts", "quality", "latent", "labels"})) -> Any:
     """Return the names of all members, nested ones as well; those whose members depend on the content are closed."""
     if isinstance(value, dict):
         return {name: members(inner) if name not in left_out else None for name, inner in value.items()}

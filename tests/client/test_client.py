@@ -65,7 +65,13 @@ def test_package_imports_nothing_of_the_service_and_no_numerical_library_at_its_
 
 
 def test_members_of_generate_are_members_of_the_spec() -> None:
-    named = set(inspect.signature(Client.generate).parameters) - {"self", "idempotency_key", "members"}
+    named = set(inspect.signature(Client.generate).parameters) - {
+        "self",
+        "idempotency_key",
+        "labels",
+        "priority",
+        "members",
+    }
     assert named <= set(GenerationSpec.model_fields)
 
 

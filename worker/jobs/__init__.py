@@ -13,6 +13,8 @@ from worker.jobs.records import (
     Job,
     JobEvent,
     JobFailure,
+    JobFilter,
+    JobOptions,
     JobPage,
     JobProgress,
     JobRules,
@@ -26,6 +28,7 @@ from worker.jobs.records import (
 from worker.jobs.timings import Timing
 
 __all__ = [
-    "SEAL", "AsyncJobQueue", "Job", "JobEvent", "JobFailure", "JobLeases", "JobPage", "JobProgress", "JobQueue",
-    "JobRules", "JobShards", "JobStatus", "Lease", "Price", "QueueAdmin", "Sweep", "Timing", "WorkerBeat",
+    "SEAL", "AsyncJobQueue", "Job", "JobEvent", "JobFailure", "JobFilter", "JobLeases", "JobOptions", "JobPage",
+    "JobProgress", "JobQueue", "JobRules", "JobShards", "JobStatus", "Lease", "Price", "QueueAdmin", "Sweep", "Timing",
+    "WorkerBeat",
 ]  # fmt: skip

@@ -41,6 +41,8 @@ from worker.jobs.reconciliation import Reconciler
 from worker.jobs.records import (
     Job,
     JobEvent,
+    JobFilter,
+    JobOptions,
     JobPage,
     JobRules,
     JobStatus,
@@ -133,6 +135,7 @@ class JobQueue:
         request_digest: str | None = None,
         price: Price | None = None,
         shards: int = 1,
+        options: JobOptions | None = None,
     ) -> tuple[Job, bool]:
         """Accept a job, or find the one that answers the same request.
 
@@ -151,6 +154,8 @@ class JobQueue:
             What the job is expected to take, kept in its record for the worker.
         shards
             Into how many pieces it is divided, each leased by itself; 1: it is leased whole.
+        options
+            What the caller attaches to it. A job with other labels does not answer the request.
 
         Returns
         -------
@@ -165,7 +170,7 @@ class JobQueue:
         """
         request: dict[str, Any] = {
             "kind": kind, "owner": owner, "spec": spec, "model_id": model_id, "model_sha256": model_sha256,
-            "digest": digest, "request_digest": request_digest or digest,
+            "digest": digest, "request_digest": request_digest or digest, **(options or JobOptions()).members(),
         }  # fmt: skip
         if price is not None:
             request["price"] = asdict(price)
@@ -201,6 +206,7 @@ class JobQueue:
         owner: str | None = None,
         status: JobStatus | None = None,
         kind: str | None = None,
+        where: JobFilter | None = None,
         cursor: str | None = None,
         limit: int = 50,
     ) -> JobPage:
@@ -212,7 +218,8 @@ class JobQueue:
         if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 17):
             raise SpecError("the cursor is not one that this service gave out; start again without it")
         limit = max(1, min(limit, PAGE_MAX))
-        return self._reconciler.page(owner=owner, status=status, kind=kind, cursor=cursor, limit=limit)
+        where = where or JobFilter()
+        return self._reconciler.page(owner=owner, status=status, kind=kind, where=where, cursor=cursor, limit=limit)
 
     def cancel(self, job_id: str, *, owner: str | None = None) -> Job:
         """Cancel a job that has not ended; one that has is returned as it is.

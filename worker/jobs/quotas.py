@@ -29,9 +29,9 @@ import redis
 import redis.asyncio
 
 from worker.errors import QueueUnavailableError
-from worker.jobs.records import JobRules
+from worker.jobs.records import JobOptions, JobRules
 from worker.jobs.redis_client import PREFIX, connect, connect_async, reachable
-from worker.jobs.redis_store import fingerprint
+from worker.jobs.redis_store import fingerprint, result_key
 
 LUA = Path(__file__).with_name("lua")
 RESERVATION_S = 30.0  # a reserved place whose caller died runs out by itself
@@ -117,7 +117,15 @@ class Quota:
         return throughput
 
     @contextmanager
-    def reservation(self, owner: str, *, share: int, digest: str, idempotency_key: str | None = None) -> Iterator[None]:
+    def reservation(
+        self,
+        owner: str,
+        *,
+        share: int,
+        digest: str,
+        idempotency_key: str | None = None,
+        options: JobOptions | None = None,
+    ) -> Iterator[None]:
         """Hold a place among the caller's active jobs while one is submitted.
 
         A request that will be answered by a job that exists already (its digest or its Idempotency-Key says so) needs
@@ -132,11 +140,10 @@ class Quota:
         """
         token = token_hex(8)
         key = fingerprint(owner, idempotency_key) if idempotency_key is not None else ""
+        result = result_key({"owner": owner, "digest": digest, **(options or JobOptions()).members()})
         for _ in range(ATTEMPTS):
             with reachable():
-                free = self._reserve(
-                    args=[self._prefix, owner, share, token, RESERVATION_S, fingerprint(owner, digest), key]
-                )
+                free = self._reserve(args=[self._prefix, owner, share, token, RESERVATION_S, result, key])
             if free != UNKNOWN:
                 break
             self._assure()

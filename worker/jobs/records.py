@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
@@ -70,6 +70,58 @@ class JobShards:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """What a caller attaches to a job beside its spec; nothing of it changes the bytes of the files.
+
+    Attributes
+    ----------
+    labels
+        Short texts by name, by which the caller finds the job again.
+    priority
+        Larger numbers are carried out first among the jobs of the same owner; the turn of other owners stays the same.
+    """
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    priority: int = 0
+
+    def members(self) -> dict[str, Any]:
+        """Return what differs from the defaults, as members of a recorded request."""
+        members: dict[str, Any] = {"labels": dict(self.labels)} if self.labels else {}
+        return members | ({"priority": self.priority} if self.priority else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFilter:
+    """Which jobs a list shows; None and empty: all.
+
+    Attributes
+    ----------
+    created_after, created_before
+        Seconds since 1970 on the broker's clock; neither bound is included.
+    labels
+        Names and values; a job must have all of them.
+    """
+
+    model_id: str | None = None
+    created_after: float | None = None
+    created_before: float | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether any job could be left out."""
+        return self != JobFilter()
+
+    def matches(self, job: Job) -> bool:
+        """Whether the list shows a job."""
+        return (
+            self.model_id in (None, job.model_id)
+            and (self.created_after is None or job.created_at > self.created_after)
+            and (self.created_before is None or job.created_at < self.created_before)
+            and all(job.labels.get(name) == value for name, value in self.labels)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """One request and its life so far. Times are seconds since 1970 on the broker's clock."""
 
@@ -96,6 +148,8 @@ class Job:
     pinned: bool = False  # its files are kept until the client lets go
     shards: JobShards | None = None  # None: it is computed in one piece
     price: Price | None = None  # None: the record is of an older version, or its kind has no estimate
+    labels: Mapping[str, str] = field(default_factory=dict)
+    priority: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,6 +315,8 @@ def parse_job(fields: Mapping[str, str], *, rank: int | None = None) -> Job:
         pinned=fields.get("pinned") == "1",
         shards=_shards(fields),
         price=Price(**json.loads(fields["price"])) if fields.get("price") else None,
+        labels=json.loads(fields.get("labels") or "{}"),
+        priority=int(fields.get("priority") or "0"),
     )
 
 

@@ -11,7 +11,7 @@
 ``open:<id>``         sorted set of a divided job's shards that nobody has or has finished; ``held:<id>``: hash, which
                       shard a lease's token stands for; ``shards:<id>``: hash, how often each was lost, how far it is,
                       which are finished; ``divided``: the active jobs that have shards
-``ready:<owner>``     sorted set of the owner's jobs with something to claim, by order of submission;
+``ready:<owner>``     sorted set of the owner's jobs with something to claim, by priority and order of submission;
                       ``units:<owner>``: the owner's leases; ``ready_owners``: who is served next
 ``retention``         sorted set of the ended, by when their files or records go
 ``result:<digest>``   the succeeded job that answers an identical request
@@ -31,12 +31,24 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import redis
 
-from worker.jobs.records import Job, JobEvent, JobPage, JobRules, JobStatus, Sweep, WorkerBeat, parse_events, parse_job
+from worker.jobs.records import (
+    Job,
+    JobEvent,
+    JobFilter,
+    JobPage,
+    JobRules,
+    JobStatus,
+    Sweep,
+    WorkerBeat,
+    parse_events,
+    parse_job,
+)
 from worker.jobs.redis_client import BLOCK_S, block_ms, event_id, reachable
 
 LUA = Path(__file__).parent / "lua"
@@ -110,13 +122,27 @@ class Store:
         return _token_of_this_run(token, facts)
 
     def page(
-        self, *, owner: str | None, status: JobStatus | None, kind: str | None, cursor: str | None, limit: int
+        self,
+        *,
+        owner: str | None,
+        status: JobStatus | None,
+        kind: str | None,
+        where: JobFilter,
+        cursor: str | None,
+        limit: int,
     ) -> JobPage:
         """Return jobs, newest first, from after ``cursor``: the order of submission of the last one seen."""
         index = f"owner:{owner}" if owner is not None else f"status:{status}" if status else "all"
         highest = f"({cursor}" if cursor else "+inf"
         # One more than asked for tells whether there is a next page; filters need a longer look.
-        chunk = limit + 1 if kind is None and (status is None or owner is None) else max(limit + 1, 50)
+        plain = kind is None and not where and (status is None or owner is None)
+        chunk = limit + 1 if plain else max(limit + 1, 50)
+
+        def shown(job: Job) -> bool:
+            return (
+                (status is None or job.status is status) and (kind is None or job.kind == kind) and where.matches(job)
+            )
+
         found: list[Job] = []
         for _ in range(0, SCAN_MAX, chunk):
             with reachable():
@@ -127,7 +153,7 @@ class Store:
             more = len(rows) == chunk
             positions = {job_id: int(seq) for job_id, seq in rows}
             for job in self.fetch(list(positions)):
-                if (status is None or job.status is status) and (kind is None or job.kind == kind):
+                if shown(job):
                     found.append(job)
                     if len(found) == limit:
                         last = not more and job.id == rows[-1][0]
@@ -161,11 +187,11 @@ class Store:
         answer = self.run(
             "restore", request["id"], request["kind"], request["owner"], spec, request["model_id"],
             request["model_sha256"], request["digest"], request.get("request_digest", request["digest"]),
-            request.get("idempotency", ""), int(rules.idempotency_s), fingerprint(request["owner"], request["digest"]),
+            request.get("idempotency", ""), int(rules.idempotency_s), result_key(request),
             request["created_at"], int(pinned), status, finished_at, end.get("kept_from") or finished_at,
             rules.retention_s if succeeded else rules.record_s, rules.retention_s, request["id"] if succeeded else "",
             error.get("code", ""), error.get("message", ""), json.dumps(warnings) if warnings else "",
-            price_text(request), request.get("shards") or "",
+            price_text(request), request.get("shards") or "", options_text(request),
         )  # fmt: skip
         return bool(answer)
 
@@ -332,3 +358,23 @@ def price_text(request: dict[str, Any]) -> str:
     """Return a request's price as its record holds it; empty where it has none, as in older versions."""
     price = request.get("price")
     return json.dumps(price, allow_nan=False, separators=(",", ":")) if price else ""
+
+
+def result_key(request: Mapping[str, Any]) -> str:
+    """Return the key under which a succeeded job answers the next request of its owner that asks for the same.
+
+    Labels are part of it: a request with others gets a job of its own, to which a worker gives the same files.
+    """
+    labels = request.get("labels")
+    own = [json.dumps(labels, sort_keys=True)] if labels else []
+    return fingerprint(request["owner"], request["digest"], *own)
+
+
+def options_text(request: Mapping[str, Any]) -> str:
+    """Return those members of a request that its record holds as texts, as JSON; empty where it has none."""
+    members = {}
+    if labels := request.get("labels"):
+        members["labels"] = json.dumps(labels, sort_keys=True, separators=(",", ":"))
+    if priority := request.get("priority"):
+        members["priority"] = str(priority)
+    return json.dumps(members) if members else ""

@@ -16,7 +16,7 @@ from typing import Any
 from worker.errors import IdempotencyError, QueueUnavailableError
 from worker.job_id import new_job_id
 from worker.jobs.records import JobRules
-from worker.jobs.redis_store import Store, fingerprint, price_text
+from worker.jobs.redis_store import Store, fingerprint, options_text, price_text, result_key
 from worker.storage.artifacts import Artifacts
 from worker.storage.journal import Journal
 
@@ -57,7 +57,7 @@ class Submission:
         reuse = self._rules.reuse
         for _ in range(STEPS):
             if reuse:
-                self._pass_over_damaged(fingerprint(request["owner"], request["digest"]))
+                self._pass_over_damaged(result_key(request))
             answer, found, *more = self._ask(request, reuse=reuse)
             if answer not in UNDECIDED:
                 break
@@ -77,9 +77,9 @@ class Submission:
             raise QueueUnavailableError("the queue has just lost its records and restores them; try again in a moment")
         return found, answer == "created"
 
-    def _pass_over_damaged(self, result_key: str) -> None:
+    def _pass_over_damaged(self, key: str) -> None:
         """Let no job answer whose files are damaged: what is requested again is made again."""
-        found = self._store.answering(result_key)
+        found = self._store.answering(key)
         if found is None or self._artifacts is None:
             return
         try:
@@ -88,7 +88,7 @@ class Submission:
             log.warning("job %s: its files cannot be read, it answers no other request: %s", found, error)
             reusable = False
         if not reusable:
-            self._store.run("forget", found, result_key)
+            self._store.run("forget", found, key)
 
     def _ask(self, request: dict[str, Any], *, reuse: bool) -> list[str]:
         """Ask whether a request would be accepted or, once it has a time, submit it."""
@@ -96,9 +96,9 @@ class Submission:
         answer: list[str] = self._store.run(
             "submit", request["id"], request["kind"], request["owner"], spec, request["model_id"],
             request["model_sha256"], request["digest"], request["request_digest"], request["idempotency"],
-            int(self._rules.idempotency_s), fingerprint(request["owner"], request["digest"]), int(reuse),
+            int(self._rules.idempotency_s), result_key(request), int(reuse),
             self._rules.max_queue, self._rules.write_s, request.get("created_at") or "",
-            price_text(request), request.get("shards") or "",
+            price_text(request), request.get("shards") or "", options_text(request),
         )  # fmt: skip
         return answer
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, urlencode
@@ -92,6 +93,8 @@ class Client:
         on_implausible: str | None = None,
         fragments: str | None = None,
         idempotency_key: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        priority: int = 0,
         **members: Any,
     ) -> Job:
         """Ask for new cells; return the job at once.
@@ -106,6 +109,8 @@ class Client:
         idempotency_key
             A name of the caller's for this request: the same name and request give the same job, also after this
             program was started again. Without one, a new name is made for each call.
+        labels, priority
+            As in :meth:`submit`.
         members
             Further members of the spec.
 
@@ -122,7 +127,7 @@ class Client:
             "on_implausible": on_implausible, "fragments": fragments, **members,
         }  # fmt: skip
         spec = {name: value for name, value in spec.items() if value is not None}
-        return self.submit("/v1/generations", spec, idempotency_key=idempotency_key)
+        return self.submit("/v1/generations", spec, idempotency_key=idempotency_key, labels=labels, priority=priority)
 
     def stream(self, model: str, *, seeds: Iterable[int], ahead: int = 2, **members: Any) -> Iterator[Job]:
         """Yield a succeeded job for each seed, in order; the next ones are computed meanwhile.
@@ -155,7 +160,15 @@ class Client:
             for job in waiting:
                 job._cancel_quietly()
 
-    def submit(self, path: str, body: Json, *, idempotency_key: str | None = None) -> Job:
+    def submit(
+        self,
+        path: str,
+        body: Json,
+        *,
+        idempotency_key: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        priority: int = 0,
+    ) -> Job:
         """Send a request for a job of any kind; return the job at once.
 
         Parameters
@@ -166,7 +179,14 @@ class Client:
             The spec.
         idempotency_key
             As in :meth:`generate`.
+        labels
+            Short texts by name, by which :meth:`jobs` finds the job.
+        priority
+            1 before 0 before -1 among your own jobs.
         """
+        query = {"labels": _joined(labels), "priority": priority or None}
+        query = {name: value for name, value in query.items() if value is not None}
+        path = f"{path}?{urlencode(query)}" if query else path
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         return Job(self._transport, self._transport.document("POST", path, body=body, headers=headers))
 
@@ -179,13 +199,26 @@ class Client:
         return Job(self._transport, self._transport.document("GET", f"/v1/jobs/{quote(job_id, safe='')}"))
 
     def job_page(self, **query: Any) -> Json:
-        """Return one page of jobs as the service shows it; the query may have ``state``, ``kind``, ``limit``."""
+        """Return one page of jobs as the service shows it; the query has members of ``GET /v1/jobs``."""
         query = {name: value for name, value in query.items() if value is not None}
         return self._transport.document("GET", f"/v1/jobs?{urlencode(query)}" if query else "/v1/jobs")
 
-    def jobs(self, *, state: str | None = None, kind: str | None = None) -> Iterator[Job]:
-        """Yield your jobs, newest first."""
-        page = self.job_page(state=state, kind=kind)
+    def jobs(
+        self,
+        *,
+        state: str | None = None,
+        kind: str | None = None,
+        model: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+    ) -> Iterator[Job]:
+        """Yield your jobs, newest first; all arguments narrow the list."""
+        page = self.job_page(
+            state=state, kind=kind, model=model, labels=_joined(labels),
+            created_after=created_after and created_after.isoformat(),
+            created_before=created_before and created_before.isoformat(),
+        )  # fmt: skip
         while True:
             for document in page["jobs"]:
                 yield Job(self._transport, document)
@@ -226,3 +259,7 @@ class Client:
             content=content,
             headers={"Content-Digest": f"sha-256=:{digest}:", "Content-Length": str(path.stat().st_size)},
         )
+
+
+def _joined(labels: Mapping[str, str] | None) -> str | None:
+    return ",".join(f"{name}={value}" for name, value in labels.items()) if labels else None

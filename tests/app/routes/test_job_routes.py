@@ -299,3 +299,68 @@ def test_a_job_without_files_cannot_be_pinned_and_says_why(house: Any) -> None:
             assert (answer.status_code, answer.json()["code"]) == (status, code)
     missing = house.client.put(f"/v1/jobs/{'0' * 32}/pin")
     assert (missing.status_code, missing.json()["code"]) == (404, "job_not_found")
+
+
+# ----------------------------------------------------------------------------------------------- labels and priorities
+
+
+def test_labels_are_shown_found_and_no_part_of_the_spec(house: Any) -> None:
+    body = {"model": "round", "frames": 2, "grid": 16, "seed": 4711}
+    first = house.post(body, path="/v1/generations?labels=project=actin,run=7&priority=-1")
+    assert first.status_code == 202
+    job = first.json()
+    assert (job["labels"], job["priority"]) == ({"project": "actin", "run": "7"}, -1)
+    house.carry_out(job["id"])
+    again = house.post(body, path="/v1/generations?labels=run=7,project=actin")
+    assert (again.status_code, again.json()["id"]) == (200, job["id"])
+    other = house.post(body, path="/v1/generations?labels=project=tubulin").json()
+    assert other["id"] != job["id"]
+    assert other["spec"] == job["spec"]
+    for query, found in (
+        ("labels=project=actin", [job["id"]]), ("labels=project=actin,run=7&model=round", [job["id"]]),
+        ("labels=project=actin&model=long", []), ("labels=project=actin,run=8", []),
+        (f"labels=project=actin&created_before={job['created_at']}", []),
+        ("labels=project=actin&created_after=2000-01-01T00:00:00", [job["id"]]),
+    ):  # fmt: skip
+        assert [one["id"] for one in house.get(f"/v1/jobs?{query}").json()["jobs"]] == found, query
+
+
+def test_pages_of_a_filtered_list_keep_the_filter(house: Any) -> None:
+    for _ in range(3):
+        body = {"model": "round", "frames": 2, "grid": 16}
+        assert house.post(body, path="/v1/generations?labels=paged=a/b").status_code == 202
+        house.submit()
+    address, found = "/v1/jobs?labels=paged=a/b&limit=1&created_after=2026-01-01T00:00:00%2B01:00", []
+    while address:
+        page = house.get(address).json()
+        found += page["jobs"]
+        address = page["next"]
+    assert [job["labels"] for job in found] == [{"paged": "a/b"}] * 3
+
+
+@pytest.mark.parametrize(
+    ("path", "parameter"),
+    [
+        ("/v1/generations?labels=a", "labels"), ("/v1/generations?labels=a=1,a=2", "labels"),
+        ("/v1/generations?labels=a=b%20c", "labels"), ("/v1/generations?priority=2", "priority"),
+        (f"/v1/generations?labels={','.join(f'a{n}=' for n in range(17))}", "labels"),
+        ("/v1/generations?label=a=1", "label"),
+    ],
+)  # fmt: skip
+def test_unfit_options_are_refused_with_their_name(house: Any, path: str, parameter: str) -> None:
+    answer = house.post({"model": "round", "frames": 2, "grid": 16}, path=path)
+    assert (answer.status_code, answer.json()["errors"][0]["parameter"]) == (422, parameter)
+
+
+@pytest.mark.parametrize("query", ["created_after=1700000000", "created_before=x", "labels=a", "model=A"])
+def test_unfit_filters_are_refused_with_their_name(house: Any, query: str) -> None:
+    answer = house.get(f"/v1/jobs?{query}")
+    assert (answer.status_code, answer.json()["errors"][0]["parameter"]) == (422, query.partition("=")[0])
+
+
+def test_a_key_with_other_options_is_another_request(house: Any) -> None:
+    body = {"model": "round", "frames": 2, "grid": 16}
+    first = house.post(body, path="/v1/generations?labels=a=1", **{"Idempotency-Key": "labelled"})
+    again = house.post(body, path="/v1/generations?labels=a=1", **{"Idempotency-Key": "labelled"})
+    assert again.json()["id"] == first.json()["id"]
+    assert house.post(body, **{"Idempotency-Key": "labelled"}).json()["code"] == "idempotency_mismatch"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import worker.jobs
 
 NAMES = [
-    "AsyncJobQueue", "Job", "JobEvent", "JobFailure", "JobLeases", "JobPage", "JobProgress", "JobQueue", "JobRules",
-    "JobShards", "JobStatus", "Lease", "Price", "QueueAdmin", "SEAL", "Sweep", "Timing", "WorkerBeat",
+    "AsyncJobQueue", "Job", "JobEvent", "JobFailure", "JobFilter", "JobLeases", "JobOptions", "JobPage", "JobProgress",
+    "JobQueue", "JobRules", "JobShards", "JobStatus", "Lease", "Price", "QueueAdmin", "SEAL", "Sweep", "Timing",
+    "WorkerBeat",
 ]  # fmt: skip
 
 

@@ -41,22 +41,25 @@ local function shards_of(id) return tonumber(redis.call('HGET', job_key(id), 'sh
 local function lease_member(id, token) return shards_of(id) > 1 and id .. '/' .. token or id end
 
 -- The owner with the fewest leases is served first, then the job that was submitted first: ready:<owner> holds the
--- owner's jobs with something to claim, units:<owner> its leases, ready_owners who has any, by both.
-local ORDERS = 2 ^ 40 -- numbers of jobs, below which the number of leases is put
+-- owner's jobs with something to claim, units:<owner> its leases, ready_owners who has any, by both. A priority orders
+-- the jobs within ready:<owner> only, so that it takes nothing from other owners.
+local ORDERS = 2 ^ 40 -- numbers of jobs, below which the number of leases or a priority is put
 local function rank_owner(owner)
-  local head = redis.call('ZRANGE', p .. 'ready:' .. owner, 0, 0, 'WITHSCORES')
-  if head[1] then
+  local head = redis.call('ZRANGE', p .. 'ready:' .. owner, 0, 0)[1]
+  local seq = head and redis.call('HGET', job_key(head), 'seq')
+  if seq then
     local leases = redis.call('SCARD', p .. 'units:' .. owner)
-    redis.call('ZADD', p .. 'ready_owners', string.format('%.0f', leases * ORDERS + tonumber(head[2])), owner)
+    redis.call('ZADD', p .. 'ready_owners', string.format('%.0f', leases * ORDERS + tonumber(seq)), owner)
   else
     redis.call('ZREM', p .. 'ready_owners', owner)
   end
 end
 
 local function set_ready(id, ready)
-  local f = redis.call('HMGET', job_key(id), 'owner', 'seq')
+  local f = redis.call('HMGET', job_key(id), 'owner', 'seq', 'priority')
   if ready then
-    redis.call('ZADD', p .. 'ready:' .. f[1], f[2], id)
+    local order = tonumber(f[2]) - tonumber(f[3] or '0') * ORDERS
+    redis.call('ZADD', p .. 'ready:' .. f[1], string.format('%.0f', order), id)
   else
     redis.call('ZREM', p .. 'ready:' .. f[1], id)
   end
@@ -115,12 +118,16 @@ local function forget_shards(id)
   redis.call('DEL', p .. 'open:' .. id, p .. 'shards:' .. id)
 end
 
-local function insert(id, kind, owner, spec, model_id, model_sha256, digest, result_key, created_at, price, shards)
+local function insert(id, kind, owner, spec, model_id, model_sha256, digest, result_key, created_at, price, shards,
+    options)
   local seq = redis.call('INCR', p .. 'seq')
   redis.call('HSET', job_key(id), 'id', id, 'seq', seq, 'kind', kind, 'owner', owner, 'spec', spec,
     'model_id', model_id, 'model_sha256', model_sha256, 'digest', digest, 'result_key', result_key,
     'status', 'queued', 'attempts', 0, 'lost', 0, 'created_at', created_at, 'queued_at', stamp(now))
   if price and price ~= '' then redis.call('HSET', job_key(id), 'price', price) end
+  if options and options ~= '' then -- labels, priority: texts
+    for name, text in pairs(cjson.decode(options)) do redis.call('HSET', job_key(id), name, text) end
+  end
   redis.call('ZADD', index('queued'), seq, id)
   redis.call('ZADD', p .. 'all', seq, id)
   redis.call('ZADD', p .. 'owner:' .. owner, seq, id)

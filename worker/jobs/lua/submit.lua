@@ -1,11 +1,12 @@
 -- ARGV: id, kind, owner, spec, model_id, model_sha256, digest, request_digest, idempotency key or '', its lifetime,
--- result key, reuse, max_queue, write_s, created_at or '', price as JSON or '', shards or ''
+-- result key, reuse, max_queue, write_s, created_at or '', price as JSON or '', shards or '',
+-- options as JSON or ''
 -- Without created_at it only asks: 'free' and the time say that a job would be accepted. A key then stands for the id
 -- under which its request is being written to disk, for write_s. Whoever comes meanwhile with the same request is told
 -- to 'join': to write and submit under that id as well, for nobody knows whether the first is still alive. Whoever
 -- comes later hears which request was left behind. So no key has two requests on disk that a rebuilding might restore.
 local _, id, kind, owner, spec, model_id, model_sha256, digest, request_digest, idem, idem_s, result_key, reuse,
-  max_queue, write_s, created_at, price, shards = unpack(ARGV)
+  max_queue, write_s, created_at, price, shards, options = unpack(ARGV)
 write_s = tonumber(write_s)
 
 -- A broker that may have lost records must not take the same request twice.
@@ -51,6 +52,7 @@ if created_at == '' then
   return {'free', stamp(now), left}
 end
 
-insert(id, kind, owner, spec, model_id, model_sha256, digest, result_key, created_at, price, shards)
+insert(id, kind, owner, spec, model_id, model_sha256, digest, result_key, created_at, price, shards,
+  options)
 remember(id, idem, request_digest, idem_s, '')
 return {'created', id}
