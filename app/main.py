@@ -28,7 +28,19 @@ from app.middleware.strict_bodies import BodyLimitMiddleware
 from app.openapi import describe
 from app.problems.handlers import UnhandledErrorMiddleware, install_errors
 from app.responses.static_files import RevalidatedFiles
-from app.routes import augmentations, files, generations, health, jobs, links, models, pages, reconstructions, uploads
+from app.routes import (
+    augmentations,
+    evaluations,
+    files,
+    generations,
+    health,
+    jobs,
+    links,
+    models,
+    pages,
+    reconstructions,
+    uploads,
+)
 from app.server import STATE, Bounds, Connections
 from app.services.resources import open_resources
 from app.settings import AppSettings
@@ -37,8 +49,8 @@ from app.settings import AppSettings
 # otherwise delays the event loop, and with it the slowest answers.
 SWITCH_INTERVAL_S = 0.0005
 ROUTERS = (
-    generations.router, reconstructions.router, augmentations.router, jobs.router, files.router, links.router,
-    models.router, uploads.router, health.router, pages.router,
+    generations.router, reconstructions.router, augmentations.router, evaluations.router, jobs.router, files.router,
+    links.router, models.router, uploads.router, health.router, pages.router,
 )  # fmt: skip
 
 

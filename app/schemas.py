@@ -15,6 +15,7 @@ from worker.jobs import Job, JobStatus, Timing
 from worker.uploads.store import Upload
 
 Moment = Annotated[datetime, Field(description="UTC, ISO 8601.")]
+EstimatedKind = Literal["generation", "reconstruction", "augmentation", "evaluation"]
 JOB_ID_PATTERN = r"^[0-9a-f]{32}$"
 
 
@@ -293,7 +294,7 @@ class SecondsView(_View):
 class EstimateView(_View):
     """What a job would take, and whether it is within the limits of the service."""
 
-    kind: Literal["generation", "reconstruction", "augmentation"]
+    kind: EstimatedKind
     cost: Cost
     seconds: SecondsView
     limits: Limits
@@ -305,7 +306,7 @@ class EstimateView(_View):
         estimate: Estimate,
         settings: AppSettings,
         *,
-        kind: Literal["generation", "reconstruction", "augmentation"] = "generation",
+        kind: EstimatedKind = "generation",
     ) -> Self:
         """Show an estimate beside the operator's limits."""
         cost, timing = estimate.cost, estimate.timing

@@ -33,6 +33,19 @@ AUGMENTATIONS: dict[str, Example] = {
     ),
 }  # fmt: skip
 
+EVALUATIONS: dict[str, Example] = {
+    "model": _example(
+        "New cells of a model against its reference cells",
+        "Four cells in each set, for a first look: the intervals in the report are wide.",
+        {"model": "celegans", "count": 4, "draws": 200},
+    ),
+    "against-your-cells": _example(
+        "New cells of a model against cells that you upload",
+        "Upload a TIFF with at least four tracked cells as cells.tif first: PUT /v1/uploads/{name}.",
+        {"model": "celegans", "uploads": ["cells.tif"], "count": 20},
+    ),
+}
+
 RECONSTRUCTIONS: dict[str, Example] = {
     "finer": _example(
         "A coarse recording, at four times the grid and more frames",
@@ -201,6 +214,7 @@ def answers() -> dict[tuple[str, str], dict[str, Any]]:
         ("createGeneration", "202"): QUEUED_JOB,
         ("createEstimate", "200"): ESTIMATE,
         ("createAugmentationEstimate", "200"): {**ESTIMATE, "kind": "augmentation"},
+        ("createEvaluationEstimate", "200"): {**ESTIMATE, "kind": "evaluation"},
         ("createReconstructionEstimate", "200"): {**ESTIMATE, "kind": "reconstruction"},
         ("listJobs", "200"): {"jobs": [QUEUED_JOB, FINISHED_JOB], "next": "/v1/jobs?cursor=41&limit=2"},
         ("getJob", "200"): RUNNING_JOB,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -23,6 +23,7 @@ from model.errors import SpecError
 from model.spec import Cost
 from worker.jobs import Job, JobOptions, JobStatus, Price, Timing
 from worker.kinds.table import DivisibleSpec, Kind
+from worker.storage.artifacts import MANIFEST
 from worker.storage.disk import check_reserve
 from worker.uploads.store import frames_of
 
@@ -94,6 +95,20 @@ class OfJob(Protocol):
         ...
 
 
+@runtime_checkable
+class OfResult(Protocol):
+    """A spec that may name an earlier job of the caller, all of whose cells it takes."""
+
+    @property
+    def result_of_job(self) -> str | None:
+        """The job."""
+        ...
+
+    def with_result(self, manifest: Mapping[str, Any], sha256: str) -> Self:
+        """Return it with what the job made: its manifest, and the manifest's SHA-256."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Submitted:
     """An accepted request.
@@ -135,7 +150,7 @@ def submit(
         As :meth:`app.services.caller_jobs.CallerJobs.submit`.
     """
     card = _card(resources, spec)
-    spec = _with_cell(resources, _with_uploads(resources, spec), card)
+    spec = _with_sources(resources, spec, card)
     complete = spec.completed()
     cost = complete.cost()
     check_budget(cost, resources.settings)
@@ -172,7 +187,7 @@ def estimate(resources: Resources, kind: Kind, spec: JobSpec) -> Estimate:
         If the broker does not answer.
     """
     card = _card(resources, spec)
-    cost = _with_cell(resources, _with_uploads(resources, spec), card).cost()
+    cost = _with_sources(resources, spec, card).cost()
     return Estimate(cost=cost, timing=_timing(resources, kind, spec, cost))
 
 
@@ -180,6 +195,11 @@ def _card(resources: Resources, spec: JobSpec) -> ModelCard:
     card = resources.catalogue.card(spec.model, owner=resources.owner)
     check_fits_model(spec, card)
     return card
+
+
+def _with_sources(resources: Resources, spec: JobSpec, card: ModelCard) -> JobSpec:
+    """Complete a spec with what it names: uploads, a cell or all cells of an earlier job."""
+    return _with_result(resources, _with_cell(resources, _with_uploads(resources, spec), card), card)
 
 
 def _with_uploads(resources: Resources, spec: JobSpec) -> JobSpec:
@@ -195,11 +215,7 @@ def _with_cell(resources: Resources, spec: JobSpec, card: ModelCard) -> JobSpec:
     if not isinstance(spec, OfJob) or spec.cell_of_job is None:
         return spec
     job_id, number = spec.cell_of_job
-    job = resources.jobs.get(job_id)
-    if job.status is not JobStatus.SUCCEEDED or not resources.artifacts.exists(job_id):
-        raise SpecError("the job has no files: wait until it has succeeded, or submit it again", pointer="/source/job")
-    if job.model_sha256 != card.sha256:
-        raise SpecError(f"the job is of another model, {job.model_id}: name that one", pointer="/model")
+    job = _finished(resources, job_id, card, at="/source/job")
     if job.spec.get("method") == "adapted":
         raise SpecError(
             "the cell belongs to an adapted network: upload its fitted/weights.safetensors, make a model of it, and "
@@ -207,9 +223,30 @@ def _with_cell(resources: Resources, spec: JobSpec, card: ModelCard) -> JobSpec:
             pointer="/source/job",
         )
     cells = {cell["index"]: cell for cell in resources.artifacts.manifest(job_id)["cells"]}
+    if not cells:
+        raise SpecError(f"the job made no cells, it is of kind {job.kind}: name another", pointer="/source/job")
     if number not in cells:
         raise SpecError(f"the job has the cells {min(cells)} to {max(cells)}", pointer="/source/cell")
     return spec.with_cell(cells[number]["latent"], cells[number]["rotation"])
+
+
+def _with_result(resources: Resources, spec: JobSpec, card: ModelCard) -> JobSpec:
+    """Let a spec that names an earlier job know what that made; others are returned as they are."""
+    if not isinstance(spec, OfResult) or spec.result_of_job is None:
+        return spec
+    _finished(resources, spec.result_of_job, card, at="/job")
+    content = resources.artifacts.path(spec.result_of_job, MANIFEST).read_bytes()
+    return spec.with_result(json.loads(content), hashlib.sha256(content).hexdigest())
+
+
+def _finished(resources: Resources, job_id: str, card: ModelCard, *, at: str) -> Job:
+    """Return a job of the caller that has files and is of the model."""
+    job = resources.jobs.get(job_id)
+    if job.status is not JobStatus.SUCCEEDED or not resources.artifacts.exists(job_id):
+        raise SpecError("the job has no files: wait until it has succeeded, or submit it again", pointer=at)
+    if job.model_sha256 != card.sha256:
+        raise SpecError(f"the job is of another model, {job.model_id}: name that one", pointer="/model")
+    return job
 
 
 def _timing(resources: Resources, kind: Kind, spec: JobSpec, cost: Cost) -> Timing:

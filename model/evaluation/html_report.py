@@ -18,6 +18,8 @@ SIDES = ("generated", "training", "baseline")
 PARTS_GIVEN = {"all_frames": "all frames", "time": "every fourth frame", "space": "masks of 32³"}
 FIT_COLUMNS = ("dice", "dice_worst_cell", "steps_apart", "steps_apart_95", "thin_dice")
 
+NEW_CELLS = "New cells"
+
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; color: #1b2433; }
 h1, h2 { font-weight: 600; } h2 { margin-top: 2.2rem; }
@@ -47,12 +49,14 @@ class ModelReport:
     identifier, title
         Of the model.
     reference
-        What the new cells were compared with, in words.
+        What the judged cells were compared with, in words.
     figures
         As :func:`model.evaluation.comparison.judge` returns them, with ``reconstruction`` and
         ``fitting`` (:func:`model.evaluation.upsampling.summarise_fits`) if they were measured.
     pictures
         In the order of the page.
+    subject
+        What is judged, at the head of a sentence.
     """
 
     identifier: str
@@ -60,6 +64,7 @@ class ModelReport:
     reference: str
     figures: dict[str, Any]
     pictures: list[Picture]
+    subject: str = NEW_CELLS
 
 
 def write_report(folder: Path, reports: list[ModelReport], *, facts: dict[str, Any]) -> dict[str, Any]:
@@ -131,7 +136,7 @@ def _section(report: ModelReport) -> str:
     counted = ", ".join(f"{count} {side}" for side, count in figures["sequences"].items())
     parts = [
         f"<h1>{html.escape(report.title)}</h1>",
-        f'<p class="note">New cells of <code>{html.escape(report.identifier)}</code> against '
+        f'<p class="note">{html.escape(report.subject)} of <code>{html.escape(report.identifier)}</code> against '
         f"{html.escape(report.reference)}. Sequences: {counted}; {figures['moments']} moments each.</p>",
         _descriptor_table(figures["descriptors"]),
         _small_table("Sets of sequences", figures["sets"]),

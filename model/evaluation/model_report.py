@@ -1,4 +1,4 @@
-"""The report on one model: what is measured, against which reference, and which figures show it.
+"""The report on one model or on given cells: what is measured, against which reference, and which figures show it.
 
 Promises: the same recipe, checkpoint and scope give the same report.
 Does not promise: held-out sequences of a user's own cells, unless they are given.
@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from model.card import ModelCard
 from model.evaluation import figures
 from model.evaluation.comparison import BODY_NAMES, Sides, judge, measure_sides
-from model.evaluation.html_report import ModelReport, Picture
+from model.evaluation.html_report import NEW_CELLS, ModelReport, Picture
 from model.evaluation.imported import score_imported
 from model.evaluation.reconstruction import FrameScore, score_reconstruction, summarise
 from model.evaluation.sequence_sources import (
@@ -70,12 +72,74 @@ class Scope:
         return cls(cells=6, scored=1, every=30, grid_side=64, draws=200, pictured=1, fits=0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CellSets:
+    """The sets of a comparison.
+
+    Attributes
+    ----------
+    judged
+        The cells that are judged, and what to call them at the head of a sentence.
+    training
+        Cells that the model learned.
+    reference
+        Cells compared with, and what to call them; without any the training cells are halved.
+    """
+
+    judged: tuple[Sequences, str]
+    training: Sequences
+    reference: tuple[Sequences | None, str]
+
+
+def report_on_sets(
+    sets: CellSets,
+    card: ModelCard,
+    *,
+    identifier: str,
+    scope: Scope,
+    workers: int = 1,
+    on_step: Callable[[str], None] = lambda _note: None,
+    beside: Callable[[], dict[str, Any]] = dict,
+) -> ModelReport:
+    """Compare sets of cells.
+
+    Parameters
+    ----------
+    sets
+        The cells.
+    card
+        Of the model that made the judged ones, or is said to describe them.
+    identifier
+        Begins the names of the files.
+    scope, workers, on_step
+        As for :func:`report_on_model`.
+    beside
+        Gives further figures of the report; called once the sets are measured.
+    """
+    (judged, subject), (reference, words) = sets.judged, sets.reference
+    sides = measure_sides(
+        generated=judged, training=sets.training, held_out=reference, workers=workers, on_sequence=on_step
+    )
+    measured = judge(sides, topology=card.topology, rng=np.random.default_rng(1), draws=scope.draws)
+    measured |= beside()
+    shown = {"held-out": reference or sets.training, "generated": judged}
+    return ModelReport(
+        identifier=identifier,
+        title=card.title,
+        subject=subject,
+        reference=words,
+        figures=measured,
+        pictures=_pictures(sides, shown, list(measured["descriptors"]), scope, card.cell_type),
+    )
+
+
 def report_on_model(
     recipe: TrainConfig,
     folder: Path,
     *,
     held_out: Path | None,
     scope: Scope,
+    seed: int = 0,
     workers: int = 1,
     on_step: Callable[[str], None] = lambda _note: None,
 ) -> ModelReport:
@@ -91,6 +155,8 @@ def report_on_model(
         Data set or masks that it was not trained on; phantoms of fresh seeds for models of phantoms.
     scope
         How much to measure.
+    seed
+        Of the new cells.
     workers
         Processes.
     on_step
@@ -98,31 +164,29 @@ def report_on_model(
     """
     checkpoint = load_checkpoint(folder)
     single = checkpoint.card.topology == "single"
-    generated = GeneratedSequences(folder, scope.cells, has_protrusions=single)
-    training = training_sequences(recipe.data, scope.cells, has_protrusions=single)
-    reference, words = _reference(recipe, held_out, scope, single)
-    sides = measure_sides(
-        generated=generated, training=training, held_out=reference, workers=workers, on_sequence=on_step
+    sets = CellSets(
+        judged=(GeneratedSequences(folder, scope.cells, seed, has_protrusions=single), NEW_CELLS),
+        training=training_sequences(recipe.data, scope.cells, has_protrusions=single),
+        reference=reference_of(recipe, held_out, scope.cells, has_protrusions=single),
     )
-    measured = judge(sides, topology=checkpoint.card.topology, rng=np.random.default_rng(1), draws=scope.draws)
-    scores = score_learned(
-        checkpoint, recipe, grid_side=scope.grid_side, every=scope.every,
-        sequences=range(min(scope.scored, len(checkpoint.latent_codes))), on_frame=lambda s: on_step(f"{s.dice:.4f}"),
-    )  # fmt: skip
-    measured["reconstruction"] = summarise(scores)
-    unseen = unseen_source(recipe, held_out)
-    if scope.fits and unseen is not None:
-        measured["fitting"] = compare_fits(
-            folder, unseen_cells(unseen, scope.fits, micrometres=checkpoint.card.micrometres),
-            scope=FitScope(grid_side=scope.grid_side), workers=workers, on_part=on_step,
+
+    def beside() -> dict[str, Any]:
+        scores = score_learned(
+            checkpoint, recipe, grid_side=scope.grid_side, every=scope.every,
+            sequences=range(min(scope.scored, len(checkpoint.latent_codes))),
+            on_frame=lambda s: on_step(f"{s.dice:.4f}"),
         )  # fmt: skip
-    shown = {"held-out": reference or training, "generated": generated}
-    return ModelReport(
-        identifier=recipe.id,
-        title=checkpoint.card.title,
-        reference=words,
-        figures=measured,
-        pictures=_pictures(sides, shown, list(measured["descriptors"]), scope, checkpoint.card.cell_type),
+        figures: dict[str, Any] = {"reconstruction": summarise(scores)}
+        unseen = unseen_source(recipe, held_out)
+        if scope.fits and unseen is not None:
+            figures["fitting"] = compare_fits(
+                folder, unseen_cells(unseen, scope.fits, micrometres=checkpoint.card.micrometres),
+                scope=FitScope(grid_side=scope.grid_side), workers=workers, on_part=on_step,
+            )  # fmt: skip
+        return figures
+
+    return report_on_sets(
+        sets, checkpoint.card, identifier=recipe.id, scope=scope, workers=workers, on_step=on_step, beside=beside
     )
 
 
@@ -186,17 +250,17 @@ def unseen_source(recipe: TrainConfig, held_out: Path | None) -> AnySource | Non
     return MaskSource(kind="masks", folder=held_out)
 
 
-def _reference(
-    recipe: TrainConfig, held_out: Path | None, scope: Scope, protrusions: bool
+def reference_of(
+    recipe: TrainConfig, held_out: Path | None, count: int, *, has_protrusions: bool
 ) -> tuple[Sequences | None, str]:
-    """Sequences that the model has not seen, if there are any, and what to call them."""
+    """Return up to ``count`` sequences that the model has not seen, if there are any, and what to call them."""
     source = unseen_source(recipe, held_out)
     if held_out is not None:
         assert isinstance(source, ImportedSource | MaskSource)
-        real = RealSequences.of(source, has_protrusions=protrusions)
-        return replace(real, chosen=real.chosen[: scope.cells]), f"the cells of {held_out.name}"
+        real = RealSequences.of(source, has_protrusions=has_protrusions)
+        return replace(real, chosen=real.chosen[:count]), f"the cells of {held_out.name}"
     if isinstance(source, PhantomSource):
-        fresh = PhantomSequences(source.cell_type, source.first_seed, scope.cells, protrusions)
+        fresh = PhantomSequences(source.cell_type, source.first_seed, count, has_protrusions)
         return fresh, f"phantoms of the seeds from {HELD_OUT_SEED}, which no model was trained on"
     return None, "half of its training cells, because no others were given: it has seen them"
 

@@ -1,4 +1,4 @@
-"""Sources of the sequences to be measured: phantoms, imported cells, masks, new cells of a model.
+"""Sources of the sequences to be measured: phantoms, imported cells, masks, cells of a model.
 
 Promises: a sequence does not depend on which others were read before. Every frame comes with its surface, the inside
 samples on the grid, and its time.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import living_cell
+from model.card import load_card
 from model.domain import OMEGA, Grid, frame_times
 from model.engine.marching_cubes import extract_surface
 from model.engine.runs import inside
@@ -26,7 +27,7 @@ from model.evaluation.measures.descriptors import Triangles
 from model.learning.dataset import load_dataset
 from model.learning.imported_cells import load_shape
 from model.learning.sources import AnySource, ImportedSource, MaskSource, mask_files, mask_frames
-from model.living_cell import LivingCell
+from model.living_cell import AS_IT_IS, LivingCell, Variation
 from model.membranes.mask_surface import membrane_of_mask
 from model.membranes.triangle_distance import CellShape
 from model.network.checkpoint import Checkpoint, load_checkpoint
@@ -35,6 +36,7 @@ from model.spec import GenerationSpec
 
 HELD_OUT_SEED = 1_000_000  # first seed of held-out phantoms; no recipe trains on seeds so large
 """First seed of the phantoms that no model is trained on."""
+UPRIGHT = [1.0, 0.0, 0.0, 0.0]
 
 
 @dataclass(frozen=True)
@@ -223,16 +225,93 @@ class GeneratedSequences:
 
     def snapshots(self, index: int, *, moments: int, grid: Grid) -> Iterator[Snapshot]:
         """Yield frames of a new cell."""
-        cell = self.cell(index)
-        card = cell.checkpoint.card
-        for time, labelled, surface in cell.frames(frame_times(moments), grid):
-            if not len(surface.faces):
-                raise SurfaceError(f"{self.name(index)} has no membrane at t = {time:.3f}")
-            yield Snapshot((time + 1.0) / 2.0 * card.minutes, surface, labelled.labels > 0, cell.rejected_codes)
+        yield from _snapshots(self.cell(index), frame_times(moments), grid, name=self.name(index))
 
 
-@cache
+@dataclass(frozen=True)
+class LearnedSequences:
+    """The cells that a model learned, as it reconstructs them; up to ``count``."""
+
+    folder: Path
+    count: int
+    has_protrusions: bool = False
+
+    @property
+    def micrometres(self) -> float:
+        """Length of one unit of Ω."""
+        return _loaded(self.folder).card.micrometres
+
+    def __len__(self) -> int:
+        return min(self.count, len(_loaded(self.folder).latent_codes))
+
+    def name(self, index: int) -> str:
+        """Model and number of the code."""
+        return f"{self.folder.name}, learned {index}"
+
+    def snapshots(self, index: int, *, moments: int, grid: Grid) -> Iterator[Snapshot]:
+        """Yield frames of a learned cell."""
+        checkpoint = _loaded(self.folder)
+        cell = LivingCell(checkpoint, checkpoint.latent_codes[index], UPRIGHT)
+        yield from _snapshots(cell, frame_times(moments), grid, name=self.name(index))
+
+
+@dataclass(frozen=True)
+class CodedCell:
+    """A cell of a result: its code, its variation, and the times of its frames in τ."""
+
+    latent: tuple[float, ...]
+    times: tuple[float, ...]
+    rejected: int = 0
+    variation: Variation = AS_IT_IS
+
+
+@dataclass(frozen=True)
+class CodedSequences:
+    """Cells that a model made earlier, from their codes, in the model's own orientation.
+
+    The frames that were made are measured, those nearest to evenly spread times.
+    """
+
+    folder: Path
+    cells: tuple[CodedCell, ...]
+    has_protrusions: bool = False
+
+    @property
+    def micrometres(self) -> float:
+        """Length of one unit of Ω."""
+        return _loaded(self.folder).card.micrometres
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def name(self, index: int) -> str:
+        """Number of the cell."""
+        return f"cell {index}"
+
+    def snapshots(self, index: int, *, moments: int, grid: Grid) -> Iterator[Snapshot]:
+        """Yield frames of a cell."""
+        coded = self.cells[index]
+        cell = LivingCell(
+            _loaded(self.folder), np.array(coded.latent, dtype=np.float32), UPRIGHT, coded.rejected, coded.variation
+        )
+        times = np.array(coded.times, dtype=np.float32)
+        yield from _snapshots(cell, times[_nearest(times, moments)], grid, name=self.name(index))
+
+
+def _snapshots(cell: LivingCell, times: NDArray[np.float32], grid: Grid, *, name: str) -> Iterator[Snapshot]:
+    minutes = cell.checkpoint.card.minutes
+    for time, labelled, surface in cell.frames(times, grid):
+        if not len(surface.faces):
+            raise SurfaceError(f"{name} has no membrane at t = {time:.3f}")
+        yield Snapshot((time + 1.0) / 2.0 * minutes, surface, labelled.labels > 0, cell.rejected_codes)
+
+
 def _loaded(folder: Path) -> Checkpoint:
+    return _loaded_as(folder, load_card(folder).sha256)
+
+
+@lru_cache(maxsize=4)
+def _loaded_as(folder: Path, _sha256: str) -> Checkpoint:
     return load_checkpoint(folder)
 
 

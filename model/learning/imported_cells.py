@@ -60,6 +60,8 @@ class ImportPlan:
         Share of those near the membrane that are drawn where it bends.
     minutes
         Between frames.
+    micrometres
+        Length of one unit of Ω, instead of the one that follows from ``margin`` and ``scale``.
     """
 
     margin: float = 0.15
@@ -67,6 +69,7 @@ class ImportPlan:
     points_per_frame: int = 32_768
     bend_share: float = 0.0
     minutes: float = 1.0
+    micrometres: float | None = None
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,8 @@ def load_shape(folder: Path, sequence: int, frame: int) -> CellShape:
 
 def _scales(usable: list[Surveyed], plan: ImportPlan) -> list[float]:
     """µm of one unit of Ω for each sequence."""
+    if plan.micrometres is not None:
+        return [plan.micrometres] * len(usable)
     own = [float(one.reaches.max()) / (1.0 - plan.margin) for one in usable]
     return own if plan.scale == "sequence" else [max(own)] * len(own)
 

@@ -29,6 +29,8 @@ REFUSALS = {
     "createReconstruction": FITTING | {"idempotency_mismatch"},
     "createReconstructionEstimate": FITTING,
     "createAugmentation": frozenset({"unknown_model", "idempotency_mismatch", "job_not_found", "too_large"}),
+    "createEvaluation": FITTING | {"idempotency_mismatch", "job_not_found"},
+    "createEvaluationEstimate": FITTING | {"job_not_found"},
     "createAugmentationEstimate": frozenset({"unknown_model", "job_not_found"}),
     **dict.fromkeys(("getJob", "followJob", "cancelJob", "deleteJob", "pinJob", "unpinJob"), JOB),
     **dict.fromkeys(("getManifest", "listFiles", "getArchive"), JOB),
@@ -49,6 +51,8 @@ BEYOND_SCHEMA = re.compile(
     r"|a rotation quaternion \[w, x, y, z\] must not be zero; it is normalised for you"
     "|format stl-series needs stl: ask for it too"
     "|separate_bodies changes only obj or ply: ask for one of them, or leave it out"
+    "|uploads must be all label volumes or all surfaces: leave the others out"
+    "|voxel and interval belong to uploads: name uploads too, or leave them out"
     "|uploads must not repeat|give the smallest factor first"
     "|names of labels must not repeat"
     "|must be at most 18446744073709551615"  # 2^64 as a floating point number is not above it

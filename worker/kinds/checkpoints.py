@@ -24,8 +24,12 @@ def checkpoint_of(job: Job, settings: WorkerSettings) -> Checkpoint:
     UnknownModelError, CheckpointError
         If it is gone, was replaced, or cannot be read.
     """
-    roots = [*settings.model_dirs, settings.data_dir / "models", SHIPPED_MODELS]
-    return _checkpoint(find_model(job.model_id, roots), job.model_sha256)
+    return _checkpoint(model_folder_of(job, settings), job.model_sha256)
+
+
+def model_folder_of(job: Job, settings: WorkerSettings) -> Path:
+    """Return the folder of the model of a job; raises ``UnknownModelError`` if it is gone."""
+    return find_model(job.model_id, [*settings.model_dirs, settings.data_dir / "models", SHIPPED_MODELS])
 
 
 @lru_cache(maxsize=CHECKPOINTS_KEPT)

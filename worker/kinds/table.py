@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self, cast, runtime_checkable
 
 from model.augmentation_spec import AugmentationSpec
+from model.evaluation_spec import EvaluationSpec
 from model.reconstruction_spec import ReconstructionSpec
 from model.spec import Cost, GenerationSpec
 from worker.errors import SpecError
@@ -105,7 +106,13 @@ AUGMENTATION = Kind(
     spec=AugmentationSpec,
     runner="worker.kinds.augmentation:run",
 )
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (GENERATION, RECONSTRUCTION, AUGMENTATION)}
+EVALUATION = Kind(
+    name=EvaluationSpec.KIND,
+    path="/v1/evaluations",
+    spec=EvaluationSpec,
+    runner="worker.kinds.evaluation:run",
+)
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (GENERATION, RECONSTRUCTION, AUGMENTATION, EVALUATION)}
 
 
 def kind_of(job: Job) -> Kind:

@@ -49,6 +49,8 @@ BODIES: dict[str, Any] = {
         "frames": 1,
         "grid": 16,
     },
+    "/v1/evaluations": {"model": "round", "uploads": ["cell.stl"], "count": 4},
+    "/v1/estimates/evaluations": {"model": "round", "uploads": ["cell.stl"], "count": 4},
     "/v1/models": MODEL,
 }
 NOTHING = "0" * 32
@@ -173,7 +175,7 @@ def test_the_owner_reaches_everything(keyed: Keyed, method: str, template: str) 
     with keyed.caller() as client:
         job = keyed.finished_job(client)["id"] if "/jobs/" in template else NOTHING
         model = keyed.model(client) if "models" in template or "uploads" in template else "none"
-        if "reconstructions" in template:
+        if "uploads" in BODIES.get(template, {}):
             assert client.put("/v1/uploads/cell.stl", content=box_stl()).status_code == 201
         path = filled(template, job=job, upload="mine.safetensors", model=model)
         answer = keyed.upload(client) if (method, template) == PUT_UPLOAD else ask(client, method, path, template)

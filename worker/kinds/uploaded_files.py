@@ -1,0 +1,37 @@
+"""The uploads that a job names, shown to a runner as files under their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from worker.errors import SpecError
+from worker.jobs import Job
+from worker.settings import WorkerSettings
+from worker.uploads.store import Uploads
+
+
+@contextmanager
+def uploaded_files(
+    job: Job, names: Sequence[str], checksums: Sequence[str] | None, settings: WorkerSettings
+) -> Iterator[list[Path]]:
+    """Yield links to the contents of uploads, in a folder of their own: readers go by the names of files.
+
+    Raises
+    ------
+    UploadNotFoundError, UploadDamagedError, SpecError
+        If one was removed, damaged or replaced after the job was accepted.
+    """
+    uploads = Uploads(settings.data_dir)
+    with TemporaryDirectory(prefix="cytosynth-") as shelf:
+        links = []
+        for name, sha256 in zip(names, checksums or [], strict=True):
+            content = uploads.content(job.owner, name)
+            if uploads.get(job.owner, name).sha256 != sha256:
+                raise SpecError(f"the upload {name} was replaced after this job was accepted; send the request again")
+            link = Path(shelf) / name
+            link.symlink_to(content.resolve())
+            links.append(link)
+        yield links
