@@ -47,12 +47,21 @@ def method_decoder(case: Case) -> SignedDistance:
     def distances(points: Points) -> NDArray[np.float32]:
         hidden = torch.from_numpy(points) @ rotation  # rows: f(Rᵀ x)
         moment = torch.full((len(points),), case.time)
-        scale, shift = decoder.modulate(moment, latent.expand(len(points), -1).contiguous())  # (n, depth, width)
+        codes = latent.expand(len(points), -1).contiguous()
+        given = decoder.low_rank(moment, codes) if decoder.config.rank else None
+        scale, shift = (given.scale, given.shift) if given else decoder.modulate(moment, codes)  # (n, depth, width)
         for layer, (weight, bias) in enumerate(zip(decoder.weights, decoder.biases, strict=True)):
             frequency = decoder.config.space_frequency if layer == 0 else decoder.config.frequency
-            hidden = torch.sin(frequency * scale[:, layer] * linear(hidden, weight, bias) + shift[:, layer])
-        found: NDArray[np.float32] = linear(hidden, decoder.out_weight, decoder.out_bias)[:, 0].numpy()
-        return found
+            sums = linear(hidden, weight, bias)
+            if given:  # P diag(m) Q h, from the right: no matrix of a point is built
+                mixed = given.mixture[:, layer] * linear(hidden, decoder.low_rank.right[layer])  # (n, rank)
+                sums = sums + linear(mixed, decoder.low_rank.left[layer])
+            hidden = torch.sin(frequency * scale[:, layer] * sums + shift[:, layer])
+        found = linear(hidden, decoder.out_weight, decoder.out_bias)[:, 0]
+        if given:
+            found = found + (hidden * given.out_weight).sum(dim=1) + given.out_bias[:, 0]
+        values: NDArray[np.float32] = found.numpy()
+        return values
 
     return distances
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import shapes
+import torch
 from PIL import Image
 
 from benchmarks.engine.__main__ import machine
@@ -36,6 +38,7 @@ from model.engine.bricks import Bricks
 from model.engine.marching_cubes import Surface, extract_surface
 from model.engine.runs import bodies
 from model.engine.sparse import evaluate_dense, evaluate_sparse
+from model.network.autodecoder import AutoDecoder, NetworkConfig
 from model.network.sine_kernel import POINTS
 
 
@@ -58,6 +61,22 @@ def test_dense_paths_give_the_distances_of_the_folded_decoder(dividing: list[Cas
     expected = dividing[0].decoder()(points)
     for path in (method_decoder, batched_decoder):
         assert np.abs(path(dividing[0])(points) - expected).max() < 2e-5
+
+
+def test_dense_paths_give_the_distances_of_a_network_that_changes_its_matrices(dividing: list[Case]) -> None:
+    config = NetworkConfig(latent_size=5, width=24, depth=3, conditioning_width=16, rank=7, frequency=2.0)
+    decoder = AutoDecoder(config, generator=torch.Generator().manual_seed(2)).requires_grad_(False)
+    generator = torch.Generator().manual_seed(3)
+    for head in (decoder.low_rank.mixture, decoder.low_rank.output):  # so that what the code changes is not small
+        head.weight.normal_(0.0, 1.0, generator=generator)
+    checkpoint = replace(dividing[0].cell.checkpoint, decoder=decoder)
+    cell = replace(dividing[0].cell, checkpoint=checkpoint, latent=np.linspace(-1.0, 1.0, 5, dtype=np.float32))
+    case = replace(dividing[0], cell=cell, time=0.3)
+    points = np.random.default_rng(1).uniform(-1.0, 1.0, (500, 3)).astype(np.float32)
+    expected = case.decoder()(points)
+    assert np.ptp(expected) > 0.1
+    for path in (method_decoder, batched_decoder):
+        assert np.abs(path(case)(points) - expected).max() < 2e-5
 
 
 def test_chunks_cover_a_grid_once(dividing: list[Case]) -> None:
