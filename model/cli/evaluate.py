@@ -54,7 +54,9 @@ def evaluate(
     sequences: Annotated[int | None, typer.Option(min=1, help="Score the first n sequences only.")] = None,
     samples: Annotated[int, typer.Option(min=0, help="Number of new cells drawn to measure plausibility.")] = 100,
     out: Annotated[Path | None, typer.Option(help="Write all measurements as JSON.")] = None,
-    keep: Annotated[bool, typer.Option(help="Write the measurements into the model's card.")] = False,
+    keep: Annotated[
+        bool, typer.Option(help="Write the measurements into the model's card; with --report, its novelty.")
+    ] = False,
     report: Annotated[
         Path | None, typer.Option(help="Compare new cells with held-out ones and write a report into this folder.")
     ] = None,
@@ -82,22 +84,32 @@ def evaluate(
     workers = workers or os.cpu_count() or 1
     if config is None:
         recipes = {name: TrainConfig.read(RECIPES / f"{name}.toml") for name in SHIPPED}
-        _report(list(recipes.values()), models, report or REPORT, held_out=None, scope=scope, workers=workers)
+        _report(
+            list(recipes.values()), models, report or REPORT, held_out=None, scope=scope, workers=workers, keep=keep
+        )
         return
     recipe = TrainConfig.read(config).with_folder(data)
     if report is not None:
-        _report([recipe], models, report, held_out=held_out, scope=scope, workers=workers)
+        _report([recipe], models, report, held_out=held_out, scope=scope, workers=workers, keep=keep)
         return
     _score(recipe, models, grid=grid, every=every, sequences=sequences, samples=samples, out=out, keep=keep)
 
 
 def _report(
-    recipes: list[TrainConfig], models: Path | None, folder: Path, *, held_out: Path | None, scope: Scope, workers: int
+    recipes: list[TrainConfig],
+    models: Path | None,
+    folder: Path,
+    *,
+    held_out: Path | None,
+    scope: Scope,
+    workers: int,
+    keep: bool,
 ) -> None:
     """Compare each model with held-out sequences and write one report."""
-    from model.card import SHIPPED_MODELS, find_model
-    from model.evaluation.html_report import write_report
+    from model.card import SHIPPED_MODELS, find_model, load_card
+    from model.evaluation.html_report import novelty_rows, write_report
     from model.evaluation.model_report import report_on_model
+    from model.evaluation.novelty import card_figures
 
     started = time.monotonic()
     roots = [models] if models else [SHIPPED_MODELS] if held_out is None else []
@@ -110,8 +122,12 @@ def _report(
                     recipe, place, held_out=held_out, scope=scope, workers=workers, on_step=begin(recipe.id)
                 )
             )
+        if keep:
+            card, kept = load_card(place), card_figures(reports[-1].figures["novelty"])
+            card.model_copy(update={"quality": {**card.quality, **kept}}).write(place)
     facts = {"command": "python -m model evaluate --report", "cells": scope.cells, "workers": workers}
     summary = write_report(folder, reports, facts={**facts, "seconds": round(time.monotonic() - started, 1)})
+    floors = {report.identifier: report.floor for report in reports}
     for identifier, figures in summary["models"].items():
         table = Table("descriptor", "generated", "95 %", "training", "baseline", title=f"{identifier}: D to held-out")
         for name, sides in figures["descriptors"].items():
@@ -121,6 +137,10 @@ def _report(
                 f"{sides[side]['D']:.3f}" if side in sides else "" for side in ("generated", "training", "baseline")
             ]
             table.add_row(name, found[0], interval, *found[1:])
+        console.print(table)
+        table = Table("figure", "new cells", "held-out cells", "should be", title=f"{identifier}: novelty")
+        for row in novelty_rows(figures["novelty"], floors[identifier]):
+            table.add_row(*row)
         console.print(table)
         for name in ("sets", "plausibility", "novelty", "reconstruction"):
             console.print(f"{name}: {json.dumps(figures.get(name, {}))}", soft_wrap=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from model.evaluation.measures.descriptors import bodies_of, describe
 from model.evaluation.measures.harmonics import draw_rows, star_surface
 from model.evaluation.measures.statistics import DRAWS, Comparison, compare, compare_sets, distances
+from model.evaluation.novelty import Outline, find_outlines, novelty_figures, outline_of
 from model.evaluation.sequence_measures import (
     PROTRUSION_NAMES,
     SEQUENCE_NAMES,
@@ -39,18 +41,39 @@ BODY_NAMES = (
     "extent_middle", "extent_short", "mean_curvature", "curvature_spread", "concave",
 )  # fmt: skip
 NAMES = (*BODY_NAMES, *SEQUENCE_NAMES, *PROTRUSION_NAMES)
-SAMPLED = 5  # every n-th sample of the grid is used for overlaps; 5 and 64 share no divisor
 JUMP = 0.3  # largest plausible change of volume between moments, relative; they lie 4 frames of 30 apart
 
 
 @dataclass(frozen=True)
 class Sides:
-    """The measured sets."""
+    """The measured sets.
+
+    Attributes
+    ----------
+    generated, held_out, training, baseline
+        Each as it was measured.
+    searched
+        Outlines of the training cells among which the nearest is looked for; those measured, when None.
+    is_halved
+        Whether the held-out set is half of the training cells, because there is no other.
+    """
 
     generated: list[SequenceMeasures]
     held_out: list[SequenceMeasures]
     training: list[SequenceMeasures]
     baseline: list[SequenceMeasures]
+    searched: list[Outline] | None = None
+    is_halved: bool = False
+
+    @cached_property
+    def outlines(self) -> list[Outline]:
+        """Outlines of the new cells."""
+        return [outline_of(sequence) for sequence in self.generated]
+
+    @cached_property
+    def training_outlines(self) -> list[Outline]:
+        """Outlines of the training cells among which the nearest is looked for."""
+        return self.searched or [outline_of(sequence) for sequence in self.training]
 
     @property
     def moments(self) -> int:
@@ -72,6 +95,7 @@ def measure_sides(
     generated: Sequences,
     training: Sequences,
     held_out: Sequences | None,
+    searched: Sequences | None = None,
     workers: int = 1,
     on_sequence: Callable[[str], None] = lambda _name: None,
 ) -> Sides:
@@ -81,6 +105,8 @@ def measure_sides(
     ----------
     generated, training, held_out
         Where they come from; without held-out sequences the training set is halved.
+    searched
+        All sequences that the model was trained on, for the nearest of them; ``training`` when None.
     workers
         Processes.
     on_sequence
@@ -93,8 +119,12 @@ def measure_sides(
 
         made, learned = measured(generated), measured(training)
         kept = measured(held_out) if held_out is not None else learned[1::2]
+        outlines = [outline_of(sequence) for sequence in learned]
+        if searched is not None and len(searched) > len(outlines):
+            outlines = find_outlines(searched, mapped=mapped, on_sequence=on_sequence)
     learned = learned if held_out is not None else learned[::2]
-    return Sides(made, kept, learned, draw_baseline(learned, len(made), np.random.default_rng(0)))
+    baseline = draw_baseline(learned, len(made), np.random.default_rng(0))
+    return Sides(made, kept, learned, baseline, outlines, held_out is None)
 
 
 def draw_baseline(sequences: list[SequenceMeasures], count: int, rng: np.random.Generator) -> list[SequenceMeasures]:
@@ -200,37 +230,21 @@ def _spread(sequence: SequenceMeasures, moments: int) -> NDArray[np.int64]:
 def novelty(sides: Sides) -> dict[str, float]:
     """Distance of new cells from the nearest training sequence, compared with that of held-out cells.
 
-    By profile, which does not see how a cell is turned, and by the overlap of the cells as they lie in Ω: near 1 for a
-    copy. ``memorisation_rate`` is the share of new cells that overlap their nearest training cell more than 95 % of the
-    held-out cells overlap theirs: 0.05 where new cells are as new as those, 1 where all are copies.
+    By profile, which does not see how a cell is turned (``nearest_training_um``, that ``…_of_held_out`` cells, and
+    their ``ratio``), and by overlap: see :func:`model.evaluation.novelty.novelty_figures`.
     """
-    sets, moments = (sides.training, sides.generated, sides.held_out), sides.moments
-    training, made, kept = (profile_rows(sequences, moments) for sequences in sets)
+    training, made, kept = (
+        profile_rows(sequences, sides.moments) for sequences in (sides.training, sides.generated, sides.held_out)
+    )
     of_made, of_kept = distances(made, training).min(axis=1), distances(kept, training).min(axis=1)
-    overlap = _overlaps(sides.generated, sides.training, moments)
-    usual = _overlaps(sides.held_out, sides.training, moments)
     figures = {
-        "memorisation_rate": float((overlap > np.quantile(usual, 0.95)).mean()),
         "nearest_training_um": float(np.median(of_made)),
         "nearest_training_um_of_held_out": float(np.median(of_kept)),
         "ratio": float(np.median(of_made) / max(float(np.median(of_kept)), 1e-12)),
-        "dice_with_nearest_training": float(np.median(overlap)),
-        "dice_with_nearest_training_largest": float(overlap.max()),
-        "dice_with_nearest_training_of_held_out": float(np.median(usual)),
     }
-    return {name: round(value, 4) for name, value in figures.items()}
-
-
-def _overlaps(sequences: list[SequenceMeasures], others: list[SequenceMeasures], moments: int) -> Doubles:
-    """Dice, over all frames together, of each sequence with the other that it overlaps most: (n,)."""
-
-    def unpacked(some: list[SequenceMeasures]) -> NDArray[np.float32]:
-        rows = [np.unpackbits(sequence.masks[_spread(sequence, moments)])[::SAMPLED] for sequence in some]
-        return np.stack(rows).astype(np.float32)
-
-    one, two = unpacked(sequences), unpacked(others)
-    sizes = one.sum(axis=1)[:, None] + two.sum(axis=1)
-    return np.asarray((2.0 * one @ two.T / np.maximum(sizes, 1.0)).max(axis=1), dtype=np.float64)
+    held_out = None if sides.is_halved else [outline_of(sequence) for sequence in sides.held_out]
+    overlap = novelty_figures(sides.outlines, sides.training_outlines, held_out)
+    return {**overlap, **{name: round(value, 4) for name, value in figures.items()}}
 
 
 def plausibility(sequences: list[SequenceMeasures], topology: Topology) -> dict[str, float]:

@@ -112,10 +112,46 @@ def picture_grid(sides: dict[str, Sequences], *, cells: int = 3, moments: int = 
             snapshots = source.snapshots(index, moments=moments, grid=Grid((SIDE, SIDE, SIDE)))
             row = [_scene(one, f"{side} {one.minute:.0f} min", source.micrometres / unit) for one in snapshots]
             scenes += [*row, *[None] * (moments - len(row))]
+    return _sheet(scenes, columns=moments, palette=palette, unit=unit)
+
+
+def picture_pairs(
+    generated: Sequences,
+    training: Sequences,
+    pairs: Sequence[tuple[int, int, float]],
+    *,
+    moments: int = 4,
+    palette: str = "neutral",
+) -> Picture:
+    """New cells beside training cells, a row a pair, all at one scale and from one side.
+
+    Parameters
+    ----------
+    generated, training
+        Where the cells come from.
+    pairs
+        New cell, training cell, and their overlap (Dice).
+    moments
+        Frames of each cell.
+    palette
+        One of :data:`model.export.render.PALETTES`.
+    """
+    unit, grid = generated.micrometres, Grid((SIDE, SIDE, SIDE))
+    scenes: list[Scene | None] = []
+    for new, learned, dice in pairs:
+        for name, source, index in (("new", generated, new), (f"training, Dice {dice:.2f}", training, learned)):
+            snapshots = source.snapshots(index, moments=moments, grid=grid)
+            row = [_scene(one, f"{name} {one.minute:.0f} min", source.micrometres / unit) for one in snapshots]
+            scenes += [*row, *[None] * (moments - len(row))]
+    return _sheet(scenes, columns=2 * moments, palette=palette, unit=unit)
+
+
+def _sheet(scenes: list[Scene | None], *, columns: int, palette: str, unit: float) -> Picture:
+    """Render scenes and lay them out in rows; blank where there is none."""
     drawn = [scene for scene in scenes if scene is not None]
     made = iter(render_frames(drawn, size=PICTURE_SIDE, palette=palette, micrometres=unit))
     blank = np.zeros((PICTURE_SIDE, PICTURE_SIDE, 3), dtype=np.uint8)
-    return montage([blank if scene is None else next(made) for scene in scenes], columns=moments)
+    return montage([blank if scene is None else next(made) for scene in scenes], columns=columns)
 
 
 def picture_png(picture: Picture) -> bytes:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.evaluation.novelty import REAL_CELLS, Floor
+
 SIDES = ("generated", "training", "baseline")
 PARTS_GIVEN = {"all_frames": "all frames", "time": "every fourth frame", "space": "masks of 32³"}
 FIT_COLUMNS = ("dice", "dice_worst_cell", "steps_apart", "steps_apart_95", "thin_dice")
@@ -57,6 +59,8 @@ class ModelReport:
         In the order of the page.
     subject
         What is judged, at the head of a sentence.
+    floor
+        What the novelty of a model of these cells should reach.
     """
 
     identifier: str
@@ -65,6 +69,7 @@ class ModelReport:
     figures: dict[str, Any]
     pictures: list[Picture]
     subject: str = NEW_CELLS
+    floor: Floor = REAL_CELLS
 
 
 def write_report(folder: Path, reports: list[ModelReport], *, facts: dict[str, Any]) -> dict[str, Any]:
@@ -140,7 +145,8 @@ def _section(report: ModelReport) -> str:
         f"{html.escape(report.reference)}. Sequences: {counted}; {figures['moments']} moments each.</p>",
         _descriptor_table(figures["descriptors"]),
         _small_table("Sets of sequences", figures["sets"]),
-        _small_table("New cells", {key: figures[key] for key in ("plausibility", "novelty") if figures.get(key)}),
+        _small_table("Plausibility of new cells", {"": figures["plausibility"]}),
+        _novelty_table(figures["novelty"], report.floor),
     ]
     if figures.get("reconstruction"):
         parts.append(_small_table("Reconstruction", {"": figures["reconstruction"]}))
@@ -179,6 +185,52 @@ def _descriptor_table(descriptors: dict[str, dict[str, dict[str, float]]]) -> st
         "sequences are drawn again, and p when whole sequences are exchanged. The training column is the ceiling, the "
         "baseline (spherical harmonics, principal components) the floor.</p>"
         f"<table><thead><tr><th>descriptor</th><th>median</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def novelty_rows(novelty: dict[str, float], floor: Floor) -> list[tuple[str, str, str, str]]:
+    """Arrange the novelty of new cells: what, of new cells, of held-out cells, what it should be.
+
+    Parameters
+    ----------
+    novelty
+        As :func:`model.evaluation.novelty.novelty_figures` returns it.
+    floor
+        What a model of these cells should reach.
+    """
+    count = f"{novelty['training_searched']:.0f}"
+    above = novelty["dice_above_held_out"]
+    rows = [
+        ("memorisation rate", f"{novelty['memorisation_rate']:.1%}", "5 %", f"≤ {floor.memorisation_rate:.0%}"),
+        (
+            f"Dice with the nearest of {count} training cells, median", f"{novelty['dice_with_nearest_training']:.3f}",
+            f"{novelty['dice_with_nearest_training_of_held_out']:.3f}",
+            f"at most {floor.dice_above_held_out:g} above ({above:+.3f})" if floor.dice_above_held_out else "",
+        ),
+        ("the largest of them", f"{novelty['dice_with_nearest_training_largest']:.3f}", "", ""),
+    ]  # fmt: skip
+    if "dice_with_nearest_held_out" in novelty:
+        rows += [
+            ("Dice with the nearest held-out cell, median", f"{novelty['dice_with_nearest_held_out']:.3f}", "", ""),
+            (
+                "Dice with the nearest of as many training cells, median",
+                f"{novelty['dice_with_as_many_training']:.3f}", "", "as with held-out cells",
+            ),
+        ]  # fmt: skip
+    return rows
+
+
+def _novelty_table(novelty: dict[str, float], floor: Floor) -> str:
+    lines = "".join(
+        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in novelty_rows(novelty, floor)
+    )
+    return (
+        "<h2>Novelty</h2>"
+        '<p class="note">Memorisation rate: share of new cells that overlap their nearest training cell more than 95 % '
+        "of the held-out cells overlap theirs. 5 % says that new cells are as new as unseen ones, 100 % that all are "
+        "near copies.</p>"
+        "<table><thead><tr><th>figure</th><th>new cells</th><th>held-out cells</th><th>should be</th></tr></thead>"
+        f"<tbody>{lines}</tbody></table>"
     )
 
 

@@ -19,9 +19,12 @@ from model.engine.marching_cubes import Surface, extract_surface
 from model.engine.runs import inside
 from model.engine.sparse import evaluate_sparse
 from model.errors import EmptySurfaceError
+from model.evaluation.novelty import card_figures, novelty_of_model
 from model.evaluation.reconstruction import FrameScore, dice, summarise
+from model.evaluation.sequence_sources import RealSequences
 from model.learning.dataset import Dataset
 from model.learning.imported_cells import load_shape
+from model.learning.sources import ImportedSource
 from model.membranes.triangle_distance import CellShape
 from model.network.checkpoint import Checkpoint
 from model.rendering.render import Picture, Scene, montage, render_frames, write_png
@@ -89,7 +92,9 @@ def write_figures(
     Returns
     -------
     dict
-        Dice coefficients, as :func:`model.evaluation.reconstruction.summarise` names them.
+        Dice coefficients, as :func:`model.evaluation.reconstruction.summarise` names them, and the novelty of new
+        cells (:func:`model.evaluation.novelty.card_figures`), each training cell compared with the others for a
+        held-out one.
     """
     total = sum(len(block) for block in dataset.samples)
     every = max(1, -(-total // FRAMES_SCORED))
@@ -99,7 +104,8 @@ def write_figures(
         return sorted({*kept[::every], *[f for f in range(count) if f not in kept][::every]})
 
     scores = score_imported(checkpoint, dataset, held_out=held_out, frames=some)
-    figures = summarise(scores)
+    training = RealSequences.of(ImportedSource(kind="imported", folder=dataset.folder), has_protrusions=False)
+    figures = summarise(scores) | card_figures(novelty_of_model(folder, training))
     rows = [vars(score) for score in scores]
     document = {"model": checkpoint.card.id, "figures": figures, "frames": rows}
     (folder / FIGURES_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -18,6 +18,7 @@ from model.evaluation import figures
 from model.evaluation.comparison import BODY_NAMES, Sides, judge, measure_sides
 from model.evaluation.html_report import NEW_CELLS, ModelReport, Picture
 from model.evaluation.imported import score_imported
+from model.evaluation.novelty import floor_for, nearest_training
 from model.evaluation.reconstruction import FrameScore, score_reconstruction, summarise
 from model.evaluation.sequence_sources import (
     HELD_OUT_SEED,
@@ -54,6 +55,10 @@ class Scope:
         Resamples and exchanges of each comparison.
     pictured
         Cells of each set in the pictures.
+    paired
+        New cells that are pictured beside their nearest training cell.
+    searched
+        Training sequences, at most, among which the nearest is looked for; half a second of one core each.
     fits
         Unseen cells that are restored from a part (:mod:`model.evaluation.upsampling`).
     """
@@ -64,12 +69,14 @@ class Scope:
     grid_side: int = 128
     draws: int = 1000
     pictured: int = 4
+    paired: int = 8
+    searched: int = 4000
     fits: int = 2
 
     @classmethod
     def quick(cls) -> Scope:
         """Little of everything: minutes become seconds, intervals become wide."""
-        return cls(cells=6, scored=1, every=30, grid_side=64, draws=200, pictured=1, fits=0)
+        return cls(cells=6, scored=1, every=30, grid_side=64, draws=200, pictured=1, paired=2, searched=60, fits=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +91,14 @@ class CellSets:
         Cells that the model learned.
     reference
         Cells compared with, and what to call them; without any the training cells are halved.
+    searched
+        All cells that the model learned, for the nearest of them; ``training`` when None.
     """
 
     judged: tuple[Sequences, str]
     training: Sequences
     reference: tuple[Sequences | None, str]
+    searched: Sequences | None = None
 
 
 def report_on_sets(
@@ -118,8 +128,9 @@ def report_on_sets(
     """
     (judged, subject), (reference, words) = sets.judged, sets.reference
     sides = measure_sides(
-        generated=judged, training=sets.training, held_out=reference, workers=workers, on_sequence=on_step
-    )
+        generated=judged, training=sets.training, held_out=reference, searched=sets.searched, workers=workers,
+        on_sequence=on_step,
+    )  # fmt: skip
     measured = judge(sides, topology=card.topology, rng=np.random.default_rng(1), draws=scope.draws)
     measured |= beside()
     shown = {"held-out": reference or sets.training, "generated": judged}
@@ -129,7 +140,11 @@ def report_on_sets(
         subject=subject,
         reference=words,
         figures=measured,
-        pictures=_pictures(sides, shown, list(measured["descriptors"]), scope, card.cell_type),
+        pictures=[
+            *_pictures(sides, shown, list(measured["descriptors"]), scope, card.cell_type),
+            _pairs(sides, judged, sets.searched or sets.training, scope, card.cell_type),
+        ],
+        floor=floor_for(card.cell_type),
     )
 
 
@@ -168,6 +183,7 @@ def report_on_model(
         judged=(GeneratedSequences(folder, scope.cells, seed, has_protrusions=single), NEW_CELLS),
         training=training_sequences(recipe.data, scope.cells, has_protrusions=single),
         reference=reference_of(recipe, held_out, scope.cells, has_protrusions=single),
+        searched=training_sequences(recipe.data, scope.searched, has_protrusions=single),
     )
 
     def beside() -> dict[str, Any]:
@@ -263,6 +279,18 @@ def reference_of(
         fresh = PhantomSequences(source.cell_type, source.first_seed, count, has_protrusions)
         return fresh, f"phantoms of the seeds from {HELD_OUT_SEED}, which no model was trained on"
     return None, "half of its training cells, because no others were given: it has seen them"
+
+
+def _pairs(sides: Sides, generated: Sequences, searched: Sequences, scope: Scope, cell_type: str) -> Picture:
+    nearest = nearest_training(sides.outlines, sides.training_outlines)
+    pairs = list(zip(range(len(generated)), nearest.indices.tolist(), nearest.dice.tolist(), strict=True))
+    palette = cell_type if cell_type in PALETTES else "neutral"
+    return Picture(
+        "nearest", "New cells beside their nearest training cells",
+        "A row a new cell: over time on the left, on the right the training cell that it overlaps most, at the same "
+        "moments, scale and direction of view.",
+        figures.picture_png(figures.picture_pairs(generated, searched, pairs[: scope.paired], palette=palette)),
+    )  # fmt: skip
 
 
 def _pictures(

@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
+from typing import Any
 
 import numpy as np
 import torch
@@ -120,7 +121,7 @@ class SequenceMeasures:
         return float(found.lengths.mean()) if len(found.lengths) else float("nan")
 
 
-Mapped = Callable[..., Iterable[SequenceMeasures]]
+Mapped = Callable[..., Iterable[Any]]
 
 
 def measure_sequences(

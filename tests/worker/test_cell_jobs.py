@@ -28,7 +28,7 @@ from worker.uploads.store import Uploads
 OWNER = "ada"
 STEP = 20.0 / (SIDE - 1)  # µm between samples: the model's Ω is 20 µm wide
 EVALUATED = {"report.html", "summary.json", "tiny.json"} | {
-    f"tiny-{name}.png" for name in ("boxes", "cells", "courses", "quantiles")
+    f"tiny-{name}.png" for name in ("boxes", "cells", "courses", "nearest", "quantiles")
 }
 
 

@@ -122,9 +122,13 @@ def test_a_users_model_is_studied_against_the_users_cells(tiny: Path, tmp_path: 
     volume = read["models"]["tiny"]["descriptors"]["volume"]["generated"]
     assert volume["ci"][0] <= volume["D"] <= 1.0
     assert read["models"]["tiny"]["fitting"] == fitting
+    found = read["models"]["tiny"]["novelty"]
+    assert found["training_searched"] == 3
+    assert found["dice_with_nearest_training"] == found["dice_with_nearest_held_out"], "the same cells here"
     page = (tmp_path / "report" / "report.html").read_text()
+    assert f"<td>{found['memorisation_rate']:.1%}</td><td>5 %</td><td>≤ 25%</td>" in page
     assert f"<td>all frames</td><td>adapted</td><td>{fitting['all_frames']['adapted']['dice']:.4g}</td>" in page
-    assert page.count('src="data:image/png;base64,') == len(report.pictures) == 4
+    assert page.count('src="data:image/png;base64,') == len(report.pictures) == 5
     assert not re.search(r'(?:src|href)="(?!data:)', page), "the page needs no other file"
     for picture in report.pictures:
         assert (tmp_path / "report" / f"tiny-{picture.name}.png").read_bytes().startswith(b"\x89PNG")
