@@ -31,12 +31,14 @@ def install(folder: Path, *requirements: str) -> Path:
 
 
 def test_the_client_is_used_as_its_page_shows(service: Served, tmp_path: Path) -> None:
-    job, arrays, refusals, many = run_blocks("how-to/use-from-python.md", tmp_path, service)
+    job, arrays, _, refusals, many = run_blocks("how-to/use-from-python.md", tmp_path, service)
     files = len([path for path in (tmp_path / "cells").rglob("*") if path.is_file()])
     assert f"succeeded {files - 1} files" in job  # beside the manifest
     lines = re.findall(r"(\d+) min +(\d+) µm³ of voxels +(\d+) µm³ of mesh", arrays)
     assert len(lines) == 6
     assert all(abs(int(voxels) / int(mesh) - 1) < 0.1 for _, voxels, mesh in lines)
+    assert (tmp_path / "variations" / "cell_0003" / "frame_0002.stl").stat().st_size > 84
+    assert "Cells of job" in (tmp_path / "report" / "report.html").read_text()
     assert "/frames" in refusals
     assert len(refusals.splitlines()) == 2
     assert many.splitlines() == [f"{seed} [(32, 32, 32), (32, 32, 32)]" for seed in range(3)]

@@ -13,8 +13,11 @@ from app.cli.terminal import FAILED, UNREACHABLE, USAGE, err, give_up
 from app.settings import AppSettings, child_environment
 from cytosynth import Client, DamagedFileError, ProblemError, UnreachableError
 
-# Options of `generate` whose names differ from the members of the request that they set.
-OPTIONS = {"/model": "MODEL", "/formats": "--format", "/latent": "--latent", "/latent/kind": "--latent"}
+# Options whose names differ from the members of the request that they set.
+OPTIONS = {
+    "/model": "MODEL", "/formats": "--format", "/latent": "--latent", "/latent/kind": "--latent", "/uploads": "FILE",
+    "/labels": "--label", "/source": "--index, --job or --values",
+}  # fmt: skip
 
 
 PATIENCE_S = 10.0  # how long a command repeats a request after a broken connection, 429 or 503
@@ -72,6 +75,6 @@ def in_options(issue: dict[str, Any]) -> str:
     """Say what is wrong with a request by the name of the option that caused it."""
     member = re.sub(r"/\d+$", "", issue.get("pointer") or "")
     name = OPTIONS.get(member) or (
-        f"--{member.rsplit('/', 1)[-1]}" if member else issue.get("parameter") or "the request"
+        f"--{member.rsplit('/', 1)[-1].replace('_', '-')}" if member else issue.get("parameter") or "the request"
     )
     return f"{name} {issue['detail']}"

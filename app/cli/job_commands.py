@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,23 +50,23 @@ def generate(
     """
     members = {
         "temperature": temperature, "index": index, "noise": noise, "first": first, "second": second,
-        "weight": weight, "values": _numbers(values, "--values"),
+        "weight": weight, "values": numbers(values, "--values"),
     }  # fmt: skip
     latent_given = {name: value for name, value in members.items() if value is not None}
     spec: dict[str, Any] = {
-        "model": model_id, "seed": seed, "count": count, "frames": frames, "times": _numbers(times, "--times"),
-        "grid": _grid(grid), "formats": formats or None,
-        "rotation": rotation if rotation in (None, "none", "random") else _numbers(rotation, "--rotation"),
+        "model": model_id, "seed": seed, "count": count, "frames": frames, "times": numbers(times, "--times"),
+        "grid": grid_size(grid), "formats": formats or None,
+        "rotation": rotation if rotation in (None, "none", "random") else numbers(rotation, "--rotation"),
         "latent": {"kind": latent or "sampled", **latent_given} if latent or latent_given else None,
         "fragments": fragments, "exact": exact,
     }  # fmt: skip
     spec = {name: value for name, value in spec.items() if value is not None}
     with connect(server) as client:
-        job, written = _carry_out(client, spec, folder, overwrite=overwrite)
+        job, written = carry_out(client, spec, folder, overwrite=overwrite)
     if as_json:
         typer.echo(json.dumps({"folder": str(written), "job": job.document}, ensure_ascii=False))
     else:
-        _summarise(job, written)
+        summarise(job, written)
 
 
 def demo(
@@ -86,7 +87,7 @@ def demo(
             out.print(f"[bold]{card['title']}[/]", highlight=False)
             formats = list(FORMATS) if card["topology"] == "division" else usual  # of a dividing cell, every format
             spec = {"model": card["id"], "seed": seed, "frames": frames, "grid": grid, "formats": formats}
-            _summarise(*_carry_out(client, spec, folder / card["id"], overwrite=True))
+            summarise(*carry_out(client, spec, folder / card["id"], overwrite=True))
             out.print(f"picture: {folder / card['id'] / 'cell_0000' / 'preview.png'}", highlight=False)
     if show:
         typer.launch(str(folder))
@@ -127,7 +128,7 @@ def fetch(
         with result_folder(folder, overwrite=overwrite) as draft:
             _follow(job)
             _download(job, draft)
-    _summarise(job, folder)
+    summarise(job, folder)
 
 
 def verify(folders: options.Folders) -> None:
@@ -168,17 +169,39 @@ def cancel(job_id: options.JobId, server: options.Server = None) -> None:
     out.print(f"{job.id} is {job.state}", highlight=False)
 
 
-def _carry_out(client: Client, spec: dict[str, Any], folder: Path | None, *, overwrite: bool) -> tuple[Job, Path]:
+def carry_out(
+    client: Client,
+    spec: dict[str, Any],
+    folder: Path | None,
+    *,
+    overwrite: bool,
+    path: str = "/v1/generations",
+    before: Callable[[], None] = lambda: None,
+) -> tuple[Job, Path]:
     """Carry out one request, from its submission to checked files; return the job and the folder.
 
-    The folder is checked before the request is sent.
+    Parameters
+    ----------
+    client
+        Of the service.
+    spec
+        The request.
+    folder
+        Where the files go, checked before anything is sent; ``MODEL-SEED`` with a drawn seed when None.
+    overwrite
+        Replace an earlier result there.
+    path
+        Address that takes the request.
+    before
+        Called when the folder is found good, before the request is sent.
     """
     if folder is None:
         # The folder's name holds the seed, so it is drawn here: 53 bits, which every JSON reader keeps.
         spec = {"seed": secrets.randbits(53), **spec}
         folder = Path(f"{spec['model']}-{spec['seed']}")
     with result_folder(folder, overwrite=overwrite) as draft:
-        job = client.submit("/v1/generations", spec)
+        before()
+        job = client.submit(path, spec)
         try:
             _follow(job)
         except KeyboardInterrupt:
@@ -198,7 +221,8 @@ def _follow(job: Job) -> None:
             if event == "state":
                 bar.update(task, description=data["state"])
             elif event == "progress":
-                shown = f"frame {data['frame']} of {data['frames']}" if data.get("frames") else ""
+                shown = f"{data['frame']} of {data['frames']}" if data.get("frames") else ""
+                shown = f"frame {shown}" if shown and data["stage"] == "frames" else shown
                 bar.update(task, description=data["stage"], completed=data["fraction"], frames=shown)
 
         job.follow(on_event)
@@ -214,20 +238,23 @@ def _download(job: Job, folder: Path) -> None:
         job.download(folder, on_bytes=lambda done, total: bar.update(task, completed=done, total=total))
 
 
-def _summarise(job: Job, folder: Path) -> None:
+def summarise(job: Job, folder: Path) -> None:
+    """Say what was downloaded."""
     count = sum(path.is_file() for path in folder.rglob("*"))
     say(f"{count} files in {folder}, seed {job.spec.get('seed')}; every SHA-256 is as in {MANIFEST}")
 
 
-def _grid(text: str | None) -> int | list[int] | None:
-    numbers = _numbers(text.replace("x", ",") if text else None, "--grid")
-    if numbers is None:
+def grid_size(text: str | None) -> int | list[int] | None:
+    """Read ``64`` or ``64,64,48``."""
+    given = numbers(text.replace("x", ",") if text else None, "--grid")
+    if given is None:
         return None
-    sizes = [int(number) for number in numbers]
+    sizes = [int(number) for number in given]
     return sizes[0] if len(sizes) == 1 else sizes
 
 
-def _numbers(text: str | None, option: str) -> list[float] | None:
+def numbers(text: str | None, option: str) -> list[float] | None:
+    """Read numbers separated by commas; ``option`` is named where they are none."""
     if text is None:
         return None
     try:

@@ -98,6 +98,78 @@ Exact = Annotated[
     str | None, typer.Option(help="adaptive (fast) or certified (misses no detached component; about twice the work).")
 ]
 
+# --- cells that exist: upsample, augment, evaluate
+
+CellFiles = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="FILE…",
+        help="One TIFF of label volumes with all frames, or one file per frame in the order of time: .tif, .stl, "
+        ".obj, .ply.",
+    ),
+]
+GivenTimes = Annotated[
+    str | None, typer.Option(help="Times of the given frames in [-1, 1], for example -1,0,1; evenly spaced by default.")
+]
+Voxel = Annotated[str | None, typer.Option(help="Distance of voxels x,y,z in µm, instead of what the files say.")]
+Place = Annotated[
+    str | None, typer.Option(help="centre: each frame is centred on the cell (default); omega: the volume covers Ω.")
+]
+Label = Annotated[
+    list[int] | None,
+    typer.Option("--label", help="Label of the cell where a volume holds several; may be repeated."),
+]
+Method = Annotated[
+    str | None, typer.Option(help="adapted: adapt the network to the cell (default); code: find the code only.")
+]
+Orientations = Annotated[
+    int | None, typer.Option(help="Number of orientations tried; 1, the default, keeps the given orientation.")
+]
+Shift = Annotated[bool | None, typer.Option("--shift", help="Fit the cell's position too.", show_default=False)]
+Validate = Annotated[
+    bool | None,
+    typer.Option(
+        "--validate",
+        help="Fit again without the middle frame, and report how well it is predicted.",
+        show_default=False,
+    ),
+]
+FitSeed = Annotated[int | None, typer.Option(help="Seed of the search.")]
+OutCells = Annotated[Path | None, typer.Option("--out", help="Folder for the files; ./MODEL-FILE by default.")]
+CellIndex = Annotated[int | None, typer.Option(help="Number of the learned cell that is varied, from 0.")]
+SourceJob = Annotated[str | None, typer.Option("--job", help="Earlier job with the same model, whose cell is varied.")]
+SourceCell = Annotated[int | None, typer.Option("--cell", help="Index of the cell in that job; 0 by default.")]
+CellValues = Annotated[
+    str | None, typer.Option("--values", help="All numbers of the cell's code, separated by commas.")
+]
+Variations = Annotated[int | None, typer.Option("--count", help="Number of variations.")]
+CodeNoise = Annotated[
+    float | None, typer.Option("--noise", help="Noise in the code, in units of the spread of the learned codes.")
+]
+Turned = Annotated[str | None, typer.Option("--rotation", help="random (default), or none: that of the cell.")]
+Mirror = Annotated[
+    bool | None,
+    typer.Option("--mirror/--no-mirror", help="Mirror every second variation, on average.", show_default=False),
+]
+Size = Annotated[str | None, typer.Option(help="Smallest and largest factor on lengths, for example 0.9,1.1.")]
+Speed = Annotated[str | None, typer.Option(help="Smallest and largest factor on speed, for example 0.8,1.")]
+ReferenceFiles = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="[FILE…]",
+        help="Cells of your own to compare with: TIFFs of tracked label volumes, or the surfaces of one cell. By "
+        "default the reference cells of the model.",
+    ),
+]
+JudgedJob = Annotated[
+    str | None, typer.Option("--job", help="Job whose cells are judged; by default new cells of the model.")
+]
+CellsPerSet = Annotated[int | None, typer.Option("--count", help="Cells in each set, 4 to 200.")]
+Draws = Annotated[int | None, typer.Option(help="Resamplings of each interval and exchanges for each p-value.")]
+Interval = Annotated[float | None, typer.Option(help="Minutes between frames, instead of what the files say.")]
+NewCellsSeed = Annotated[int | None, typer.Option("--seed", help="Seed of the new cells.")]
+OutReport = Annotated[Path | None, typer.Option("--out", help="Folder for the files; ./MODEL-evaluation by default.")]
+
 # --- results
 
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for the files; ./MODEL-SEED by default.")]

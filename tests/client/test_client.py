@@ -19,13 +19,17 @@ import pytest
 import tifffile
 import trimesh
 from cutting_proxy import cutting_proxy
+from hostile.corpus_files import labels_tiff
 from keyed import Keyed
 
 import cytosynth
 from app.problems.types import TABLE
 from cytosynth import Client
 from cytosynth.errors import BY_STATUS
+from model.augmentation_spec import AugmentationSpec
+from model.evaluation_spec import EvaluationSpec
 from model.export.imagej_tiff import Hyperstack, HyperstackWriter
+from model.reconstruction_spec import ReconstructionSpec
 from model.spec import GenerationSpec
 from worker.broker.embedded import start_broker
 
@@ -64,6 +68,20 @@ def test_package_imports_nothing_of_the_service_and_no_numerical_library_at_its_
     assert set(done.stdout.split()) & (LAZY | {"app", "worker", "model"}) == set()
 
 
+@pytest.mark.parametrize(
+    ("method", "spec"),
+    [
+        (Client.reconstruct, ReconstructionSpec), (Client.augment, AugmentationSpec), (Client.evaluate, EvaluationSpec),
+    ],
+)  # fmt: skip
+def test_members_of_each_request_are_members_of_its_spec(method: Any, spec: Any) -> None:
+    named = set(inspect.signature(method).parameters) - {"self", "idempotency_key", "members"}
+    known = {field.alias or name for name, field in spec.model_fields.items()}
+    assert named <= known
+    filled_in = {"upload_sha256", "job_sha256", "score_grid"}
+    assert known - named <= filled_in, "a member that no argument sets"
+
+
 def test_members_of_generate_are_members_of_the_spec() -> None:
     named = set(inspect.signature(Client.generate).parameters) - {
         "self",
@@ -88,6 +106,19 @@ def test_models_and_estimates_are_as_the_service_says(client: Client) -> None:
     assert {card["id"] for card in client.models()} >= {"round", "long"}
     assert client.model("round")["topology"] == "single"
     assert client.estimate("round", frames=2, grid=16)["within_limits"] is True
+
+
+def test_the_other_requests_send_what_is_given(house: Any, client: Client, tmp_path: Path) -> None:
+    (tmp_path / "fitted.tif").write_bytes(labels_tiff(frames=4))
+    upload = client.upload(tmp_path / "fitted.tif")["name"]
+    fitted = client.reconstruct("round", [upload], frames=5, grid=16, validate=True, labels=[1])
+    assert (fitted.document["kind"], fitted.spec["frames"], fitted.spec["validate"]) == ("reconstruction", 5, True)
+    varied = client.augment("round", {"kind": "learned", "index": 1}, count=3, mirror=False, frames=1, grid=16)
+    assert (varied.document["kind"], varied.spec["count"], varied.spec["mirror"]) == ("augmentation", 3, False)
+    judged = client.evaluate("round", uploads=[upload], count=5, idempotency_key=f"k{next(SEEDS)}")
+    assert (judged.document["kind"], judged.spec["uploads"], judged.spec["draws"]) == ("evaluation", [upload], 1000)
+    for job in (fitted, varied, judged):
+        job.cancel()
 
 
 def test_generate_sends_what_is_given_and_leaves_the_rest_to_the_service(client: Client) -> None:

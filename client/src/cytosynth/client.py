@@ -129,6 +129,142 @@ class Client:
         spec = {name: value for name, value in spec.items() if value is not None}
         return self.submit("/v1/generations", spec, idempotency_key=idempotency_key, labels=labels, priority=priority)
 
+    def reconstruct(
+        self,
+        model: str,
+        uploads: Sequence[str],
+        *,
+        frames: int | None = None,
+        times: Sequence[float] | None = None,
+        grid: int | Sequence[int] | None = None,
+        formats: Sequence[str] | None = None,
+        given_times: Sequence[float] | None = None,
+        voxel: Sequence[float] | None = None,
+        place: str | None = None,
+        labels: Sequence[int] | None = None,
+        method: str | None = None,
+        orientations: int | None = None,
+        shift: bool | None = None,
+        validate: bool | None = None,
+        seed: int | None = None,
+        idempotency_key: str | None = None,
+        **members: Any,
+    ) -> Job:
+        """Ask for an uploaded cell at another resolution; return the job at once.
+
+        Parameters
+        ----------
+        model
+            Identifier of the model.
+        uploads
+            Names of uploads, as :meth:`upload` returned them: one TIFF of all frames, or one file for each frame.
+        frames, times, grid, formats, given_times, voxel, place, labels, method, orientations, shift, validate, seed
+            Members of the spec; ``labels`` are those of the cell in the label volumes.
+        idempotency_key, members
+            As in :meth:`generate`.
+
+        Raises
+        ------
+        InvalidRequestError, TooLargeError, NotFoundError, UnreachableError, ProblemError
+            As :meth:`generate`; ``NotFoundError`` if there is no such upload.
+        """
+        spec = {
+            "model": model, "uploads": list(uploads), "frames": frames, "times": times, "grid": grid,
+            "formats": formats, "given_times": given_times, "voxel": voxel, "place": place, "labels": labels,
+            "method": method, "orientations": orientations, "shift": shift, "validate": validate, "seed": seed,
+            **members,
+        }  # fmt: skip
+        return self._ask("/v1/reconstructions", spec, idempotency_key)
+
+    def augment(
+        self,
+        model: str,
+        source: Json,
+        *,
+        count: int | None = None,
+        seed: int | None = None,
+        noise: float | None = None,
+        rotation: str | None = None,
+        mirror: bool | None = None,
+        size: Sequence[float] | None = None,
+        speed: Sequence[float] | None = None,
+        frames: int | None = None,
+        times: Sequence[float] | None = None,
+        grid: int | Sequence[int] | None = None,
+        formats: Sequence[str] | None = None,
+        idempotency_key: str | None = None,
+        **members: Any,
+    ) -> Job:
+        """Ask for variations of a cell; return the job at once.
+
+        Parameters
+        ----------
+        model
+            Identifier of the model.
+        source
+            The cell, such as ``{"kind": "learned", "index": 0}`` or ``{"kind": "job", "job": job.id, "cell": 0}``.
+        count, seed, noise, rotation, mirror, size, speed, frames, times, grid, formats
+            Members of the spec.
+        idempotency_key, members
+            As in :meth:`generate`.
+
+        Raises
+        ------
+        InvalidRequestError, TooLargeError, NotFoundError, UnreachableError, ProblemError
+            As :meth:`generate`; ``NotFoundError`` if there is no such job.
+        """
+        spec = {
+            "model": model, "source": source, "count": count, "seed": seed, "noise": noise, "rotation": rotation,
+            "mirror": mirror, "size": size, "speed": speed, "frames": frames, "times": times, "grid": grid,
+            "formats": formats, **members,
+        }  # fmt: skip
+        return self._ask("/v1/augmentations", spec, idempotency_key)
+
+    def evaluate(
+        self,
+        model: str,
+        *,
+        job: str | None = None,
+        uploads: Sequence[str] | None = None,
+        count: int | None = None,
+        draws: int | None = None,
+        voxel: Sequence[float] | None = None,
+        interval: float | None = None,
+        seed: int | None = None,
+        idempotency_key: str | None = None,
+        **members: Any,
+    ) -> Job:
+        """Ask for a comparison of cells; return the job at once. Its files are a report, figures and measurements.
+
+        Parameters
+        ----------
+        model
+            Identifier of the model.
+        job
+            Id of a job whose cells are judged; by default new cells of the model.
+        uploads
+            Names of uploads with the cells to compare with; by default the reference cells of the model.
+        count, draws, voxel, interval, seed
+            Members of the spec.
+        idempotency_key, members
+            As in :meth:`generate`.
+
+        Raises
+        ------
+        InvalidRequestError, TooLargeError, NotFoundError, UnreachableError, ProblemError
+            As :meth:`generate`; ``NotFoundError`` if there is no such job or upload.
+        """
+        spec = {
+            "model": model, "job": job, "uploads": None if uploads is None else list(uploads), "count": count,
+            "draws": draws, "voxel": voxel, "interval": interval, "seed": seed, **members,
+        }  # fmt: skip
+        return self._ask("/v1/evaluations", spec, idempotency_key)
+
+    def _ask(self, path: str, spec: Json, idempotency_key: str | None) -> Job:
+        """Submit what is given of a spec."""
+        given = {name: value for name, value in spec.items() if value is not None}
+        return self.submit(path, given, idempotency_key=idempotency_key)
+
     def stream(self, model: str, *, seeds: Iterable[int], ahead: int = 2, **members: Any) -> Iterator[Job]:
         """Yield a succeeded job for each seed, in order; the next ones are computed meanwhile.
 

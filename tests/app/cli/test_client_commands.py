@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from cutting_proxy import cutting_proxy
-from hostile.corpus_files import box_stl
+from hostile.corpus_files import box_stl, labels_tiff
 from served import cytosynth_here
 
 from app.cli.results import FolderError, check_result, result_folder
@@ -245,3 +246,80 @@ def test_models_and_formats_are_completed(monkeypatch: pytest.MonkeyPatch, house
     ).stdout.split()
     assert {"celegans", "a549", "round"} & set(complete("generate ce")) == {"celegans"}
     assert complete("generate round --format ti") == ["tiff", "tiff-frames"]
+
+
+# ------------------------------------------------------------------------------------------------- cells that exist
+
+
+def played(house: Any, path: str, body: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
+    """Carry out a request as a worker does; the same request again is answered with this job."""
+    answer = house.post(body, path=path)
+    assert answer.status_code == 202, answer.text
+    job: dict[str, Any] = answer.json()
+    house.carry_out(job["id"], files=files)
+    return job
+
+
+def kept(house: Any, path: Path) -> str:
+    """Upload a file as the command does: under a name made of its own and its content."""
+    name = f"{path.stem.replace(' ', '-')}-{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}{path.suffix}"
+    assert house.client.put(f"/v1/uploads/{name}", content=path.read_bytes()).status_code in (200, 201)
+    return name
+
+
+def test_upsample_sends_the_files_and_shows_how_well_the_cell_is_fitted(house: Any, run: Any, tmp_path: Path) -> None:
+    file = tmp_path / "my cells.tif"
+    file.write_bytes(labels_tiff(frames=4))
+    score = {"dice": 0.987, "mean_um": 0.1, "p95_um": 0.3}
+    fit = json.dumps({"score": {**score, "dice": 0.9}, "adapted": {"score": score}}).encode()
+    body = {
+        "model": "round",
+        "uploads": [kept(house, file)],
+        "frames": 7,
+        "grid": 16,
+        "labels": [1, 2],
+        "voxel": [1, 1, 2],
+    }
+    job = played(house, "/v1/reconstructions", body, {"fit.json": fit, **STL})
+    house.client.delete(f"/v1/uploads/{body['uploads'][0]}")
+    options = ("--frames", 7, "--grid", 16, "--label", 1, "--label", 2, "--voxel", "1,1,2")
+    done = run("upsample", "round", file, *options, "--out", tmp_path / "fine")
+    assert done.exit_code == 0, done.output
+    assert files_in(tmp_path / "fine") == {*STL, "fit.json", "manifest.json"}
+    assert "adapted: Dice 0.987" in done.stdout
+    shown = run("upsample", "round", file, *options, "--out", tmp_path / "again", "--json")
+    assert json.loads(shown.stdout)["job"]["id"] == job["id"]
+
+
+def test_augment_takes_one_source_and_downloads_the_variations(house: Any, run: Any, tmp_path: Path) -> None:
+    body = {"model": "round", "source": {"kind": "learned", "index": 2}, "seed": 77, "count": 3, "mirror": False,
+            "size": [1, 1], "frames": 1, "grid": 16}  # fmt: skip
+    played(house, "/v1/augmentations", body, {"augmentation.json": b"{}", **STL})
+    options = ("--seed", 77, "--count", 3, "--no-mirror", "--size", "1,1", "--frames", 1, "--grid", 16)
+    done = run("augment", "round", "--index", 2, *options, "--out", tmp_path / "varied")
+    assert done.exit_code == 0, done.output
+    assert files_in(tmp_path / "varied") == {*STL, "augmentation.json", "manifest.json"}
+    for wrong, words in (
+        ((), "give one of --index, --job and --values"),
+        (("--index", 1, "--values", "1,2"), "give one of"),
+        (("--index", 1, "--cell", 2), "--cell is a cell of --job"),
+        (("--index", 99), "index must be at most 4"),
+        (("--index", 1, "--noise", 3), "--noise"),
+    ):
+        refused = run("augment", "round", *wrong, "--out", tmp_path / "wrong")
+        assert (refused.exit_code, words in " ".join(refused.stderr.split())) == (2, True), refused.stderr
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_evaluate_compares_with_files_and_names_the_report(house: Any, run: Any, tmp_path: Path) -> None:
+    file = tmp_path / "reference.tif"
+    file.write_bytes(labels_tiff(frames=5))
+    body = {"model": "round", "uploads": [kept(house, file)], "count": 6, "draws": 150}
+    played(house, "/v1/evaluations", body, {"report.html": b"<p>", "summary.json": b"{}"})
+    done = run("evaluate", "round", file, "--count", 6, "--draws", 150, "--out", tmp_path / "judged")
+    assert done.exit_code == 0, done.output
+    assert f"report: {tmp_path / 'judged' / 'report.html'}" in done.stdout
+    refused = run("evaluate", "round", "--out", tmp_path / "none")
+    assert (refused.exit_code, "FILE model round has no reference cells" in refused.stderr) == (2, True)
+    missing = run("evaluate", "round", tmp_path / "nothing.tif", "--out", tmp_path / "none")
+    assert (missing.exit_code, "there is no file" in missing.stderr) == (2, True)

@@ -1,0 +1,180 @@
+"""Commands that work with cells that exist: upsample, augment and evaluate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, TextColumn
+
+from app.cli import options
+from app.cli.connection import connect
+from app.cli.job_commands import carry_out, grid_size, numbers, summarise
+from app.cli.terminal import USAGE, give_up, progress_bar, say
+from cytosynth import Client, Job
+
+
+def upsample(
+    model_id: options.Model,
+    files: options.CellFiles,
+    frames: options.Frames = None,
+    times: options.Times = None,
+    grid: options.Grid = None,
+    formats: options.Formats = None,
+    given_times: options.GivenTimes = None,
+    voxel: options.Voxel = None,
+    place: options.Place = None,
+    label: options.Label = None,
+    method: options.Method = None,
+    orientations: options.Orientations = None,
+    shift: options.Shift = None,
+    validate: options.Validate = None,
+    seed: options.FitSeed = None,
+    folder: options.OutCells = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+    server: options.Server = None,
+) -> None:
+    """Fit a cell of your own with a model, and write it at any resolution in space and time.
+
+    The files are uploaded first. The result holds the cell, fit.json with the agreement of every given frame, and the
+    adapted network.
+    """
+    spec = _given(
+        model=model_id, frames=frames, times=numbers(times, "--times"), grid=grid_size(grid), formats=formats or None,
+        given_times=numbers(given_times, "--given-times"), voxel=numbers(voxel, "--voxel"), place=place,
+        labels=label or None, method=method, orientations=orientations, shift=shift, validate=validate, seed=seed,
+    )  # fmt: skip
+    folder = folder or Path(f"{model_id}-{files[0].stem}")
+    with connect(server) as client:
+        job, written = _of_files(client, "/v1/reconstructions", spec, files, folder, overwrite=overwrite)
+    if _as_json(job, written, wanted=as_json):
+        return
+    summarise(job, written)
+    fit = json.loads((written / "fit.json").read_bytes())
+    for name, score in (("code", fit["score"]), ("adapted", fit.get("adapted", {}).get("score"))):
+        if score:
+            say(f"{name}: Dice {score['dice']}, distance {score['mean_um']} µm, 95 % {score['p95_um']} µm")
+
+
+def augment(
+    model_id: options.Model,
+    index: options.CellIndex = None,
+    job_id: options.SourceJob = None,
+    cell: options.SourceCell = None,
+    values: options.CellValues = None,
+    count: options.Variations = None,
+    noise: options.CodeNoise = None,
+    rotation: options.Turned = None,
+    mirror: options.Mirror = None,
+    size: options.Size = None,
+    speed: options.Speed = None,
+    seed: options.Seed = None,
+    frames: options.Frames = None,
+    times: options.Times = None,
+    grid: options.Grid = None,
+    formats: options.Formats = None,
+    folder: options.Out = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+    server: options.Server = None,
+) -> None:
+    """Vary a cell: noise in its code, rotation, mirror image, size and speed.
+
+    The cell is a learned one (--index), a cell of an earlier job (--job, --cell), or an explicit code (--values).
+    augmentation.json holds the strength of each variation.
+    """
+    spec = _given(
+        model=model_id, source=_source(index, job_id, cell, values), count=count, noise=noise, rotation=rotation,
+        mirror=mirror, size=numbers(size, "--size"), speed=numbers(speed, "--speed"), seed=seed, frames=frames,
+        times=numbers(times, "--times"), grid=grid_size(grid), formats=formats or None,
+    )  # fmt: skip
+    with connect(server) as client:
+        job, written = carry_out(client, spec, folder, overwrite=overwrite, path="/v1/augmentations")
+    if not _as_json(job, written, wanted=as_json):
+        summarise(job, written)
+
+
+def evaluate(
+    model_id: options.Model,
+    files: options.ReferenceFiles = None,
+    job_id: options.JudgedJob = None,
+    count: options.CellsPerSet = None,
+    draws: options.Draws = None,
+    voxel: options.Voxel = None,
+    interval: options.Interval = None,
+    seed: options.NewCellsSeed = None,
+    folder: options.OutReport = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+    server: options.Server = None,
+) -> None:
+    """Compare new cells of a model, or the cells of a job, with cells of your own or with reference cells.
+
+    The files are uploaded first. The result holds report.html, its figures, and all measurements as JSON.
+    """
+    spec = _given(
+        model=model_id, job=job_id, count=count, draws=draws, voxel=numbers(voxel, "--voxel"), interval=interval,
+        seed=seed,
+    )  # fmt: skip
+    folder = folder or Path(f"{model_id}-evaluation")
+    with connect(server) as client:
+        job, written = _of_files(client, "/v1/evaluations", spec, files or [], folder, overwrite=overwrite)
+    if not _as_json(job, written, wanted=as_json):
+        summarise(job, written)
+        say(f"report: {written / 'report.html'}")
+
+
+def _of_files(
+    client: Client, path: str, spec: dict[str, Any], files: list[Path], folder: Path, *, overwrite: bool
+) -> tuple[Job, Path]:
+    """Carry out a request that names uploads: send the files, then the request."""
+    for file in files:
+        if not file.is_file():
+            give_up(f"there is no file {file}", USAGE)
+
+    def send() -> None:
+        for file in files:
+            spec.setdefault("uploads", []).append(_sent(client, file))
+
+    return carry_out(client, spec, folder, overwrite=overwrite, path=path, before=send)
+
+
+def _sent(client: Client, file: Path) -> str:
+    """Upload a file under a name made of its own and its content: it stands in nobody's way. Return that name."""
+    with file.open("rb") as content:
+        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", file.stem).strip("-_")[:60] or "cells"
+    name = f"{stem}-{sha256[:12]}{file.suffix.lower()}"
+    with progress_bar(TextColumn(f"sending {file.name}"), BarColumn(), DownloadColumn()) as bar:
+        task = bar.add_task("", total=file.stat().st_size)
+        client.upload(file, name=name, on_bytes=lambda sent: bar.update(task, completed=sent))
+    return name
+
+
+def _source(index: int | None, job_id: str | None, cell: int | None, values: str | None) -> dict[str, Any]:
+    """Say which cell is varied."""
+    given = [name for name, value in (("--index", index), ("--job", job_id), ("--values", values)) if value is not None]
+    if len(given) != 1:
+        raise typer.BadParameter("give one of --index, --job and --values: the cell that is varied")
+    if cell is not None and job_id is None:
+        raise typer.BadParameter("--cell is a cell of --job: give both")
+    if job_id is not None:
+        return _given(kind="job", job=job_id, cell=cell)
+    return {"kind": "learned", "index": index} if values is None else {
+        "kind": "explicit", "values": numbers(values, "--values")
+    }  # fmt: skip
+
+
+def _given(**members: Any) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def _as_json(job: Job, folder: Path, *, wanted: bool) -> bool:
+    if wanted:
+        typer.echo(json.dumps({"folder": str(folder), "job": job.document}, ensure_ascii=False))
+    return wanted
