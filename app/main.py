@@ -40,6 +40,7 @@ from app.routes import (
     pages,
     reconstructions,
     uploads,
+    webhooks,
 )
 from app.server import STATE, Bounds, Connections
 from app.services.resources import open_resources
@@ -50,7 +51,7 @@ from app.settings import AppSettings
 SWITCH_INTERVAL_S = 0.0005
 ROUTERS = (
     generations.router, reconstructions.router, augmentations.router, evaluations.router, jobs.router, files.router,
-    links.router, models.router, uploads.router, health.router, pages.router,
+    links.router, webhooks.router, models.router, uploads.router, health.router, pages.router,
 )  # fmt: skip
 
 

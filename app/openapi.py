@@ -29,6 +29,7 @@ from app.problems.types import (
     TOO_SLOW,
     UNAUTHORIZED,
     UNSUPPORTED,
+    WEBHOOKS_OFF,
     ProblemType,
 )
 from app.routes.examples import DETAILS, MEMBERS, METRICS, OWN_DETAILS, answers
@@ -61,6 +62,7 @@ TAGS = [
     {"name": "jobs", "description": "List jobs, show, follow, cancel, pin and remove them."},
     {"name": "files", "description": "The results of a job."},
     {"name": "links", "description": "Time-limited signed links to files, for people without a key."},
+    {"name": "webhooks", "description": "Signed messages to an address of yours when a job ends."},
     {"name": "models", "description": "Installed models and your own, with their scale, limits and measured quality."},
     {"name": "uploads", "description": "Label volumes, surfaces and weights that you upload."},
     {"name": "health", "description": "For operators and orchestrators."},
@@ -98,6 +100,7 @@ PROBLEMS: dict[str, tuple[ProblemType, ...]] = {
     "getFile": (*_FILES, RANGE),
     "getArchive": (*_FILES, RANGE),
     "createLink": (*_BODY, LINKS_OFF, TABLE[job_errors.ArtifactNotFoundError], *_FILES),
+    "getWebhookSecret": (WEBHOOKS_OFF,),
     "getLinkedFile": (LINK_INVALID, *_FILES[1:], RANGE),
     "getLinkedArchive": (LINK_INVALID, *_FILES[1:], RANGE),
     "getModel": (NOT_FOUND,),
@@ -119,7 +122,7 @@ PROBLEMS: dict[str, tuple[ProblemType, ...]] = {
     "getProblem": (NOT_FOUND,),
 }
 # Of every operation that submits a job.
-SUBMISSION_PROBLEMS = (*_BODY, _LARGE, _QUEUE, OVER_SHARE, BUSY, _DISK)
+SUBMISSION_PROBLEMS = (*_BODY, _LARGE, _QUEUE, OVER_SHARE, BUSY, _DISK, WEBHOOKS_OFF)
 SUBMISSION_HEADERS = {
     "202": {
         "Location": "Address of the job.",

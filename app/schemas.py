@@ -11,7 +11,7 @@ from app.services.submission import Estimate
 from app.settings import AppSettings
 from model.card import ModelCard
 from model.spec import WHOLE, Cost
-from worker.jobs import Job, JobStatus, Timing
+from worker.jobs import Job, JobStatus, Timing, Webhook
 from worker.uploads.store import Upload
 
 Moment = Annotated[datetime, Field(description="UTC, ISO 8601.")]
@@ -83,6 +83,27 @@ class WarningView(_View):
     message: str
 
 
+class WebhookView(_View):
+    """The address that is told of the end."""
+
+    url: str
+    state: Literal["pending", "delivered", "refused", "gave_up"] = Field(
+        description="pending: not delivered yet. refused: the receiver answered 410. gave_up: every attempt failed."
+    )
+    attempts: int
+
+    @classmethod
+    def of(cls, webhook: Webhook) -> Self:
+        """Show a webhook."""
+        return cls.model_validate({"url": webhook.url, "state": webhook.state, "attempts": webhook.attempts})
+
+
+class WebhookSecret(_View):
+    """The secret that signs the caller's webhooks."""
+
+    secret: str = Field(description="For the receiver, as libraries of Standard Webhooks take it.")
+
+
 class JobView(_View):
     """A job: one request, its state and its result."""
 
@@ -110,6 +131,9 @@ class JobView(_View):
     pinned: bool = Field(description="Whether the files are kept beyond their retention time.")
     labels: dict[str, str] = Field(
         default_factory=dict, description="Labels that the request gave it.", examples=[{"project": "actin"}]
+    )
+    webhook: WebhookView | None = Field(
+        default=None, description="The address that is told of the end of the job; null if there is none."
     )
     priority: int = Field(default=0, description="Order among the jobs of the same caller: 1 before 0 before -1.")
     spec: dict[str, Any] = Field(description="The complete spec, with the seed. POST it again to get the same bytes.")
@@ -151,6 +175,7 @@ class JobView(_View):
             pinned=job.pinned,
             labels=dict(job.labels),
             priority=job.priority,
+            webhook=job.webhook and WebhookView.of(job.webhook),
             spec=job.spec,
             model=ModelRef(id=job.model_id, sha256=job.model_sha256),
             links=JobLinks(

@@ -89,6 +89,17 @@ class AppSettings(BaseSettings):
         default=7.0, gt=0, description="Days for which files are kept after a job has succeeded."
     )
     record_days: float = Field(default=30.0, gt=0, description="Days for which a finished job stays listed.")
+    webhook_secret: str | None = Field(
+        default=None,
+        min_length=32,
+        repr=False,
+        description="Secret of at least 32 characters from which those that sign webhooks are derived. Unset: no "
+        "webhooks.",
+    )
+    webhook_http: bool = Field(default=False, description="Allow webhooks without TLS.")
+    webhook_private: bool = Field(
+        default=False, description="Allow webhooks to addresses of private networks and of this machine."
+    )
     link_key: str | None = Field(
         default=None,
         min_length=32,
@@ -132,6 +143,9 @@ def child_environment(settings: AppSettings, *, workers: int = 1) -> dict[str, s
         "CYTOSYNTH_RETENTION_DAYS": repr(settings.retention_days),
         "CYTOSYNTH_RECORD_DAYS": repr(settings.record_days),
         "CYTOSYNTH_DISK_RESERVE_BYTES": str(settings.disk_reserve_bytes),
+        "CYTOSYNTH_WEBHOOK_SECRET": settings.webhook_secret or "",
+        "CYTOSYNTH_WEBHOOK_HTTP": str(settings.webhook_http),
+        "CYTOSYNTH_WEBHOOK_PRIVATE": str(settings.webhook_private),
     }
     if settings.redis_url is not None:
         shared["CYTOSYNTH_REDIS_URL"] = settings.redis_url

@@ -70,6 +70,17 @@ class WorkerSettings(BaseSettings):
     disk_reserve_bytes: int = Field(
         default=2**30, ge=0, description="Bytes of disk space that jobs must leave free; a job that would not waits."
     )
+    webhook_secret: str | None = Field(
+        default=None,
+        min_length=32,
+        repr=False,
+        description="Secret of at least 32 characters from which those that sign webhooks are derived. Unset: no "
+        "webhooks.",
+    )
+    webhook_http: bool = Field(default=False, description="Allow webhooks without TLS.")
+    webhook_private: bool = Field(
+        default=False, description="Allow webhooks to addresses of private networks and of this machine."
+    )
     device: Literal["cpu", "cuda"] = Field(
         default="cpu", description="Where cells are computed: cpu, or cuda, an NVIDIA GPU (not yet run on one)."
     )

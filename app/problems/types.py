@@ -397,7 +397,13 @@ MODEL_NOT_YOURS = _http(
     "The model belongs to the installation",
     "Only models that were made from uploads of this key can be removed.",
 )
-# Signed links.
+# Signed links and webhooks.
+WEBHOOKS_OFF = _http(
+    "webhooks_off",
+    403,
+    "Webhooks are switched off",
+    "The operator has not enabled webhooks. To enable them, set CYTOSYNTH_WEBHOOK_SECRET.",
+)
 LINKS_OFF = _http(
     "links_off",
     403,
@@ -433,6 +439,7 @@ OTHERS = (
     HEAD_TOO_LONG,
     TOO_MANY_CONNECTIONS,
     MODEL_NOT_YOURS,
+    WEBHOOKS_OFF,
     LINKS_OFF,
     LINK_INVALID,
 )

@@ -148,6 +148,7 @@ FINISHED_JOB: dict[str, Any] = {
     "expires_at": "2026-03-09T12:00:00Z",
     "pinned": False,
     "labels": {"project": "actin"},
+    "webhook": None,
     "priority": 0,
     "spec": {
         "model": "celegans", "seed": 7, "count": 1, "frames": 6, "times": None, "grid": 48,
@@ -224,6 +225,7 @@ def answers() -> dict[tuple[str, str], dict[str, Any]]:
         ("unpinJob", "200"): FINISHED_JOB,
         ("getManifest", "200"): sent["manifest"],
         ("listFiles", "200"): sent["files"],
+        ("getWebhookSecret", "200"): {"secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="},
         ("createLink", "201"): {
             "href": f"/v1/links/{FINISHED_JOB['id']}/files/manifest.json?expires=1772456400"
             "&signature=c2lnbmVkIGJ5IHRoZSBzZXJ2aWNlIGFzIGFuIGV4YW1",

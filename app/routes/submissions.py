@@ -14,6 +14,7 @@ from app.services.resources import Resources
 from app.services.submission import JobSpec, submit
 from worker.jobs import JobOptions
 from worker.kinds.table import Kind
+from worker.webhooks.addresses import URL_MAX, URL_PATTERN
 
 WAIT_MAX_S = 60  # longest `Prefer: wait`; a proxy between client and service often ends a longer request
 
@@ -68,13 +69,23 @@ def job_options(
             description="Order among your own jobs: 1 before 0 before -1. The turn of other callers is not affected.",
         ),
     ] = 0,
+    webhook: Annotated[
+        str | None,
+        Query(
+            pattern=URL_PATTERN,
+            max_length=URL_MAX,
+            description="https address that gets a signed message when the job ends (Standard Webhooks). Disabled "
+            "unless the operator has enabled it.",
+            examples=["https://lab.example/hooks/cytosynth"],
+        ),
+    ] = None,
 ) -> JobOptions:
     """Return what the caller attaches to the job; raises ``RequestValidationError`` for a repeated label."""
     pairs = labels_of(labels)
     if len(dict(pairs)) < len(pairs):
         error = "names of labels must not repeat"
         raise RequestValidationError([{"type": "value_error", "loc": ("query", "labels"), "ctx": {"error": error}}])
-    return JobOptions(labels=dict(pairs), priority=priority)
+    return JobOptions(labels=dict(pairs), priority=priority, webhook=webhook or "")
 
 
 Options = Annotated[JobOptions, Depends(job_options)]

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
+from app.problems.handlers import ProblemError
+from app.problems.types import WEBHOOKS_OFF
 from app.services.budget import ModelSpecific, check_budget, check_fits_model
 from app.services.resources import Resources
 from model.card import ModelCard
@@ -26,6 +28,7 @@ from worker.kinds.table import DivisibleSpec, Kind
 from worker.storage.artifacts import MANIFEST
 from worker.storage.disk import check_reserve
 from worker.uploads.store import frames_of
+from worker.webhooks.addresses import check_url
 
 
 class JobSpec(ModelSpecific, Protocol):
@@ -149,6 +152,8 @@ def submit(
     ProblemError, IdempotencyError, QueueUnavailableError
         As :meth:`app.services.caller_jobs.CallerJobs.submit`.
     """
+    if options is not None and options.webhook:
+        check_webhook(resources, options.webhook)
     card = _card(resources, spec)
     spec = _with_sources(resources, spec, card)
     complete = spec.completed()
@@ -189,6 +194,21 @@ def estimate(resources: Resources, kind: Kind, spec: JobSpec) -> Estimate:
     card = _card(resources, spec)
     cost = _with_sources(resources, spec, card).cost()
     return Estimate(cost=cost, timing=_timing(resources, kind, spec, cost))
+
+
+def check_webhook(resources: Resources, url: str) -> None:
+    """Check the address of a webhook.
+
+    Raises
+    ------
+    SpecError
+        If it may not be one.
+    ProblemError
+        403 if the operator has not enabled webhooks.
+    """
+    if resources.settings.webhook_secret is None:
+        raise ProblemError(WEBHOOKS_OFF, WEBHOOKS_OFF.help)
+    check_url(url, allow_http=resources.settings.webhook_http)
 
 
 def _card(resources: Resources, spec: JobSpec) -> ModelCard:

@@ -30,7 +30,7 @@ from worker.jobs import JobProgress, JobQueue, Lease
 from worker.storage.artifacts import Artifacts
 
 MAX_POINTS = 50_000_000
-LINK_KEY = "k" * 32
+LINK_KEY, WEBHOOK_SECRET = "k" * 32, "w" * 32
 
 
 def make_card(model_id: str, **changes: Any) -> ModelCard:
@@ -128,6 +128,7 @@ def settings(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> AppSet
         _env_file=None,  # type: ignore[call-arg]
         redis_url=broker.url, data_dir=broker.folder.parent, model_dirs=[models], max_points=MAX_POINTS,
         max_body_bytes=64 * 1024, log_level="error", link_key=LINK_KEY,
+        webhook_secret=WEBHOOK_SECRET,
     )  # fmt: skip
 
 

@@ -54,7 +54,7 @@ BEYOND_SCHEMA = re.compile(
     "|uploads must be all label volumes or all surfaces: leave the others out"
     "|voxel and interval belong to uploads: name uploads too, or leave them out"
     "|uploads must not repeat|give the smallest factor first"
-    "|names of labels must not repeat"
+    "|names of labels must not repeat|webhook must be an https address|the port of webhook must be at most 65535"
     "|must be at most 18446744073709551615"  # 2^64 as a floating point number is not above it
 )
 

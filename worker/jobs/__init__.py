@@ -7,6 +7,7 @@ Callers take the names below from the package itself. Read :mod:`worker.jobs.que
 from worker.jobs.admin import QueueAdmin
 from worker.jobs.async_queue import AsyncJobQueue
 from worker.jobs.leases import JobLeases
+from worker.jobs.outbox import Delivery
 from worker.jobs.queue import JobQueue
 from worker.jobs.records import (
     SEAL,
@@ -23,12 +24,13 @@ from worker.jobs.records import (
     Lease,
     Price,
     Sweep,
+    Webhook,
     WorkerBeat,
 )
 from worker.jobs.timings import Timing
 
 __all__ = [
-    "SEAL", "AsyncJobQueue", "Job", "JobEvent", "JobFailure", "JobFilter", "JobLeases", "JobOptions", "JobPage",
-    "JobProgress", "JobQueue", "JobRules", "JobShards", "JobStatus", "Lease", "Price", "QueueAdmin", "Sweep", "Timing",
-    "WorkerBeat",
+    "SEAL", "AsyncJobQueue", "Delivery", "Job", "JobEvent", "JobFailure", "JobFilter", "JobLeases", "JobOptions",
+    "JobPage", "JobProgress", "JobQueue", "JobRules", "JobShards", "JobStatus", "Lease", "Price", "QueueAdmin", "Sweep",
+    "Timing", "Webhook", "WorkerBeat",
 ]  # fmt: skip

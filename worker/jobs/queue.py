@@ -37,6 +37,7 @@ from worker.errors import (
 )
 from worker.jobs.admin import QueueAdmin
 from worker.jobs.leases import JobLeases
+from worker.jobs.outbox import Outbox
 from worker.jobs.reconciliation import Reconciler
 from worker.jobs.records import (
     Job,
@@ -96,6 +97,7 @@ class JobQueue:
         self._journal = Journal(artifacts.root) if artifacts else None
         self._reconciler = Reconciler(self._store, artifacts, self._journal, self.rules, wake_up=self.wake_up)
         self.leases = JobLeases(self._store, artifacts, self.rules, reconciler=self._reconciler, wake_up=self.wake_up)
+        self.outbox = Outbox(self._store, self._journal)
         self.admin = QueueAdmin(client, self._store, reconciler=self._reconciler)
         self._submission = Submission(
             self._store, artifacts, self._journal, self.rules, restore=lambda: self._reconciler.find([])

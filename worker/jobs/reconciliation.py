@@ -227,6 +227,8 @@ class Reconciler:
             log.critical("job %s: its recorded request is damaged and cannot be restored", request["id"])
             return False
         job_id, end = request["id"], _end(request["id"], artifacts, journal)
+        if request.get("webhook"):
+            request = request | {"webhook_done": journal.delivery(job_id) or ""}
         if not self._store.restore(request, end=end, rules=self._rules, pinned=journal.pinned(job_id)):
             return False
         # The disk was read before the record was there for others to see; they may have ended or removed the job since.

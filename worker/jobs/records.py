@@ -79,15 +79,19 @@ class JobOptions:
         Short texts by name, by which the caller finds the job again.
     priority
         Larger numbers are carried out first among the jobs of the same owner; the turn of other owners stays the same.
+    webhook
+        Address that is told of the end of the job; empty: none.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
     priority: int = 0
+    webhook: str = ""
 
     def members(self) -> dict[str, Any]:
         """Return what differs from the defaults, as members of a recorded request."""
         members: dict[str, Any] = {"labels": dict(self.labels)} if self.labels else {}
-        return members | ({"priority": self.priority} if self.priority else {})
+        members |= {"priority": self.priority} if self.priority else {}
+        return members | ({"webhook": self.webhook} if self.webhook else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +126,23 @@ class JobFilter:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Webhook:
+    """The address that is told of an end, and whether it was.
+
+    Attributes
+    ----------
+    state
+        ``pending`` (also before the end), ``delivered``, ``refused`` (by its receiver, for good) or ``gave_up``.
+    attempts
+        How often it was tried, since the broker last lost its data.
+    """
+
+    url: str
+    state: str = "pending"
+    attempts: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """One request and its life so far. Times are seconds since 1970 on the broker's clock."""
 
@@ -150,6 +171,7 @@ class Job:
     price: Price | None = None  # None: the record is of an older version, or its kind has no estimate
     labels: Mapping[str, str] = field(default_factory=dict)
     priority: int = 0
+    webhook: Webhook | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,6 +305,17 @@ def _number(text: str | None) -> float | None:
     return float(text) if text else None
 
 
+def parse_webhook(fields: Mapping[str, str]) -> Webhook | None:
+    """Read the webhook of a job or a batch from its hash."""
+    if not fields.get("webhook"):
+        return None
+    return Webhook(
+        url=fields["webhook"],
+        state=fields.get("webhook_done") or "pending",
+        attempts=int(fields.get("webhook_attempts") or "0"),
+    )
+
+
 def parse_job(fields: Mapping[str, str], *, rank: int | None = None) -> Job:
     """Read a job from its hash; ``rank`` is its place in the queue, from 0."""
     status = JobStatus(fields["status"])
@@ -317,6 +350,7 @@ def parse_job(fields: Mapping[str, str], *, rank: int | None = None) -> Job:
         price=Price(**json.loads(fields["price"])) if fields.get("price") else None,
         labels=json.loads(fields.get("labels") or "{}"),
         priority=int(fields.get("priority") or "0"),
+        webhook=parse_webhook(fields),
     )
 
 

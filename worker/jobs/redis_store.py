@@ -21,6 +21,7 @@
                       ``round:<name>``: one under way
 ``seq``, ``token``    counters: order of submission, fencing; ``tally``: hash, what went wrong how often
 ``swept``             when the latest sweep was
+``webhooks``          sorted set of what has ended and must still be told to an address, by when it is due
 ``timing:<group>``    hash, how long jobs took beside their estimates (:mod:`worker.jobs.timings`)
 ``workers``           sorted set of workers by their last sign of life; ``worker-facts`` describes them
 ====================  ========================================================================================
@@ -60,7 +61,7 @@ CRASHED = (
 )
 SCRIPTS = (
     "submit", "claim", "renew", "finish", "finish_shard", "reopen", "fail", "release", "fail_attempt", "cancel",
-    "delete", "pin", "sweep", "restore", "complete", "alias", "timing", "forget",
+    "delete", "pin", "sweep", "restore", "complete", "alias", "timing", "forget", "take_webhook", "settle_webhook",
 )  # fmt: skip
 # Where kombu keeps the wake-ups that a worker has taken and not yet acknowledged; a name of our own, for the server may
 # carry the messages of others.
@@ -377,4 +378,7 @@ def options_text(request: Mapping[str, Any]) -> str:
         members["labels"] = json.dumps(labels, sort_keys=True, separators=(",", ":"))
     if priority := request.get("priority"):
         members["priority"] = str(priority)
+    for name in ("webhook", "webhook_done"):
+        if text := request.get(name):
+            members[name] = text
     return json.dumps(members) if members else ""

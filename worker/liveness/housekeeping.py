@@ -1,4 +1,4 @@
-"""What every worker does besides jobs, in threads of its parent: show that it lives, sweep, clean, watch, scrub.
+"""What every worker does besides jobs, in threads of its parent: show its life, sweep, clean, watch, scrub, notify.
 
 Promises: any one living worker is enough to repair what all others left behind; a worker whose computing process hangs
 or whose connection has gone deaf does not stay so (:mod:`worker.liveness.watchdog`).
@@ -23,6 +23,7 @@ from worker.liveness.watchdog import Watchdog, WatchdogLimits
 from worker.scrub import Damage, Scrub
 from worker.settings import WorkerSettings
 from worker.storage.artifacts import Artifacts
+from worker.webhooks.delivery import WebhookDelivery
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ SIGN_S = 15.0  # at most, between two signs of life, whatever the heartbeat: oth
 LOOK_S = 5.0  # between two looks at the computing process
 SCRUB_S = 5.0  # between two rounds of reading stored files
 SCRUB_EVERY_S = 86_400.0  # from the beginning of a pass to that of the next
+NOTIFY_S = 1.0  # between two looks for webhooks that are due
 SCRUB_FILE = 4096  # bytes that looking at a file costs besides those read
 GRACE_S = 20.0  # for a deaf worker to stop by itself
 DEAF = 75  # exit status of one that did not; EX_TEMPFAIL
@@ -58,6 +60,7 @@ class Housekeeping:
         self._thread = threading.Thread(target=self._work, name="housekeeping", daemon=True)
         # Of its own: reading a large file from a slow disk takes longer than others wait for a sign of life.
         self._scrub_thread = threading.Thread(target=self._scrub_for_ever, name="scrub", daemon=True)
+        self._notify_thread = threading.Thread(target=self._notify_for_ever, name="webhooks", daemon=True)
         self._unheard_since: float | None = None
 
     @classmethod
@@ -69,6 +72,8 @@ class Housekeeping:
         cls._running._thread.start()
         if settings.scrub_bytes_per_second > 0:
             cls._running._scrub_thread.start()
+        if settings.webhook_secret is not None:
+            cls._running._notify_thread.start()
 
     @classmethod
     def stop(cls) -> None:
@@ -102,6 +107,18 @@ class Housekeeping:
     def _scrub_for_ever(self) -> None:
         while not self._stopped.wait(SCRUB_S):
             self._try(self._scrub)
+
+    def _notify_for_ever(self) -> None:
+        """Deliver webhooks, in a thread of its own: a receiver may take long to answer."""
+        secret, private = self._settings.webhook_secret or "", self._settings.webhook_private
+        delivery = WebhookDelivery(self._jobs, secret=secret, allow_private=private)
+
+        def deliver() -> None:
+            while not self._stopped.is_set() and delivery.deliver_one():
+                pass
+
+        while not self._stopped.wait(NOTIFY_S):
+            self._try(deliver)
 
     def _try(self, task: Callable[[], None]) -> None:
         try:

@@ -5,6 +5,7 @@ Below the data folder::
     requests/<job>.json      what was accepted, written before the broker knows the job
     verdicts/<job>.json      how a job ended that has no files
     pins/<job>               its files are kept until the client releases them; then, since when they are not
+    webhooks/<job>.json      how the message about its end was delivered
     aliases/<key>.json       an Idempotency-Key that stands for a job which was made for another request
 
 Promises: every record is written whole and synced, or not at all; a damaged record is logged and passed over; only job
@@ -39,6 +40,7 @@ class Journal:
         self._outcomes = root / "verdicts"  # a name of the first version, kept for the data folders that exist
         self._pins = root / "pins"
         self._aliases = root / "aliases"
+        self._webhooks = root / "webhooks"
 
     def record_request(self, request: dict[str, Any]) -> dict[str, Any]:
         """Keep an accepted request on disk, whole and synced, under its ``id``; return it, or the one that is there."""
@@ -55,7 +57,7 @@ class Journal:
     def forget_request(self, job_id: str) -> None:
         """Remove a recorded request, and what goes with it: its job needs no restoring any more."""
         places = (self._request_path(job_id), self._outcome_path(job_id), self._pins / job_id)
-        for path in places:
+        for path in (*places, self._webhooks / f"{job_id}.json"):
             path.unlink(missing_ok=True)
 
     def requested(self) -> list[str]:
@@ -105,6 +107,15 @@ class Journal:
         """Return how a job ended without files; None if it did not, or if what was written of it is damaged."""
         return _record(self._outcome_path(job_id), is_outcome)
 
+    def record_delivery(self, job_id: str, outcome: str) -> None:
+        """Keep that nobody need be told of the end of a job any more, and why."""
+        write_over(self._webhooks / f"{checked(job_id)}.json", json.dumps({"outcome": outcome}).encode())
+
+    def delivery(self, job_id: str) -> str | None:
+        """Return what :meth:`record_delivery` kept; None if there is nothing, or if it is damaged."""
+        record = _record(self._webhooks / f"{checked(job_id)}.json", is_delivery)
+        return None if record is None else str(record["outcome"])
+
     def pin(self, job_id: str, *, pinned: bool) -> None:
         """Remember that a job's files are to be kept, or that since now they are not any more."""
         write_over(self._pins / checked(job_id), b"" if pinned else RELEASED)
@@ -130,7 +141,7 @@ class Journal:
 
     def stored(self) -> list[str]:
         """Return the ids of all jobs with any record here, sorted."""
-        folders = (self._requests, self._outcomes, self._pins)
+        folders = (self._requests, self._outcomes, self._pins, self._webhooks)
         names = {path.name.partition(".")[0] for folder in folders for path in entries(folder)}
         return sorted(name for name in names if JOB_ID.fullmatch(name))
 
@@ -142,7 +153,7 @@ class Journal:
     def sweep(self, *, grace_s: float, alias_s: float) -> int:
         """Remove drafts older than ``grace_s`` and aliases older than ``alias_s``; return how many."""
         removed = 0
-        for folder in (self._requests, self._outcomes, self._pins, self._aliases):
+        for folder in (self._requests, self._outcomes, self._pins, self._webhooks, self._aliases):
             for path in entries(folder):
                 age = age_s(path)
                 outdated = folder == self._aliases and age > alias_s
@@ -192,6 +203,11 @@ def is_outcome(record: dict[str, Any]) -> bool:
     """Whether this says how a job ended."""
     times = isinstance(record.get("finished_at"), int | float | None)
     return record.get("status") in OUTCOMES and times and isinstance(record.get("error"), dict | None)
+
+
+def is_delivery(record: dict[str, Any]) -> bool:
+    """Whether this says how a message was delivered."""
+    return isinstance(record.get("outcome"), str)
 
 
 def is_alias(record: dict[str, Any]) -> bool:

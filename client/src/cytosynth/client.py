@@ -304,6 +304,7 @@ class Client:
         idempotency_key: str | None = None,
         labels: Mapping[str, str] | None = None,
         priority: int = 0,
+        webhook: str | None = None,
     ) -> Job:
         """Send a request for a job of any kind; return the job at once.
 
@@ -319,8 +320,10 @@ class Client:
             Short texts by name, by which :meth:`jobs` finds the job.
         priority
             1 before 0 before -1 among your own jobs.
+        webhook
+            https address that is told when the job ends.
         """
-        query = {"labels": _joined(labels), "priority": priority or None}
+        query = {"labels": _joined(labels), "priority": priority or None, "webhook": webhook}
         query = {name: value for name, value in query.items() if value is not None}
         path = f"{path}?{urlencode(query)}" if query else path
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}

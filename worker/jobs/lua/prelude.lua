@@ -168,6 +168,12 @@ local function requeue(id)
   emit_state(id)
 end
 
+-- The end of what somebody wants to be told of, unless that was done before the broker lost it.
+local function announce_end(key, id)
+  local f = redis.call('HMGET', key, 'webhook', 'webhook_done')
+  if f[1] and not f[2] then redis.call('ZADD', p .. 'webhooks', stamp(now), id) end
+end
+
 -- A final state. keep_s: how long until the next step of retention.
 local function conclude(id, status, keep_s)
   move(id, status)
@@ -182,6 +188,7 @@ local function conclude(id, status, keep_s)
   end
   emit_state(id)
   redis.call('XTRIM', events_key(id), 'MAXLEN', EVENTS_LEFT)
+  announce_end(job_key(id), id)
 end
 
 local function fail(id, code, message, keep_s)
@@ -207,6 +214,7 @@ local function purge(id)
   redis.call('ZREM', p .. 'all', id)
   redis.call('ZREM', p .. 'owner:' .. f[2], id)
   redis.call('ZREM', p .. 'retention', id)
+  redis.call('ZREM', p .. 'webhooks', id)
   redis.call('DEL', job_key(id), events_key(id))
 end
 
