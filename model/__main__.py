@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from model.cli.evaluate import register as register_evaluation
+from model.cli.new_cells import register as register_new_cells
 from model.cli.own_cells import register
 from model.errors import CytosynthError, SurfaceError
 
@@ -26,6 +27,7 @@ cli = typer.Typer(
 console = Console(stderr=True)
 register(cli)
 register_evaluation(cli)
+register_new_cells(cli)
 
 
 def _bar() -> Progress:
@@ -71,6 +73,7 @@ def train(
     from model.learning.train import TrainProgress, check_start
     from model.learning.train import train as run_training
     from model.network.checkpoint import load_checkpoint, save_checkpoint  # here, so that --help answers at once
+    from model.network.density import choose_density
     from model.network.latent import fit_prior
     from model.network.lipschitz import steepest_slope
 
@@ -99,10 +102,14 @@ def train(
         trained = run_training(recipe, dataset, home / "state", device=device, start=begun, on_progress=show)
     slope = steepest_slope(trained.decoder, trained.latent_codes)
     left_out = recipe.held_out.frames(len(dataset.samples[0]))
+    if recipe.density == "likelihood":
+        prior, _ = choose_density(trained.latent_codes)
+    else:
+        prior = fit_prior(trained.latent_codes, bandwidth=recipe.prior_bandwidth)
     checkpoint = save_checkpoint(
         models / recipe.id,
         decoder=trained.decoder,
-        prior=fit_prior(trained.latent_codes, bandwidth=recipe.prior_bandwidth),
+        prior=prior,
         card={
             "id": recipe.id,
             "title": recipe.title,

@@ -15,11 +15,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from model.domain import Grid
+from model.domain import TAU, Grid, frame_times
 from model.engine.marching_cubes import Surface
 from model.evaluation.sequence_measures import SIDE, SequenceMeasures
-from model.evaluation.sequence_sources import Sequences, Snapshot
-from model.rendering.render import Picture, Scene, encode_png, montage, render_frames
+from model.evaluation.sequence_sources import GeneratedSequences, Sequences, Snapshot
+from model.rendering.render import PALETTES, Picture, Scene, encode_png, montage, render_frames
 
 Doubles = NDArray[np.float64]
 
@@ -144,6 +144,32 @@ def picture_pairs(
             row = [_scene(one, f"{name} {one.minute:.0f} min", source.micrometres / unit) for one in snapshots]
             scenes += [*row, *[None] * (moments - len(row))]
     return _sheet(scenes, columns=2 * moments, palette=palette, unit=unit)
+
+
+def cell_sheet(source: GeneratedSequences, *, grid: Grid, columns: int = 6, size: int = 240) -> Picture:
+    """New cells of a model, one picture each, at times spread over their lives: the first at its start.
+
+    Parameters
+    ----------
+    source
+        The cells.
+    grid
+        On which they are evaluated.
+    columns
+        Cells in a row.
+    size
+        Pixels along a side of one picture.
+    """
+    scenes, times, palette = [], frame_times(len(source)), "neutral"
+    for index, time in enumerate(times):
+        cell = source.cell(index)
+        card = cell.checkpoint.card
+        palette = card.cell_type if card.cell_type in PALETTES else "neutral"
+        (frame,) = cell.frames(times[index : index + 1], grid)
+        caption = f"{index}: {(float(time) - TAU[0]) / 2.0 * card.minutes:.0f} min"
+        scenes.append(Scene(surface=frame.surface, caption=caption))
+    made = render_frames(scenes, size=size, palette=palette, micrometres=source.micrometres)
+    return montage(made, columns=columns)
 
 
 def _sheet(scenes: list[Scene | None], *, columns: int, palette: str, unit: float) -> Picture:

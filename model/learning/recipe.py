@@ -74,6 +74,11 @@ class TrainConfig(_Frozen):
     network: NetworkConfig = NetworkConfig()
     optimisation: Optimisation = Optimisation()
     prior_bandwidth: float = Field(default=0.35, ge=0, lt=1, description="Share of noise in new codes.")
+    density: Literal["bandwidth", "likelihood"] = Field(
+        default="bandwidth",
+        description="Of new codes: of prior_bandwidth, or the one under which learned codes left out of its fit are "
+        "likeliest.",
+    )
 
     @classmethod
     def read(cls, path: Path) -> Self:

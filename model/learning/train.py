@@ -34,6 +34,8 @@ from model.network.autodecoder import AutoDecoder
 from model.network.checkpoint import Checkpoint
 
 STATE_INDEX = "state.json"
+# Members of a recipe that may change while a training is interrupted: its steps do not depend on them.
+NOT_OF_THE_TRAINING = {"title", "description", "threads", "prior_bandwidth", "density", "grid_min"}
 LOSS_MEMORY = 0.99  # decay of the running mean of the loss in progress reports
 
 
@@ -280,7 +282,9 @@ class TrainingRun:
 
     def _recipe(self) -> dict[str, Any]:
         recipe: dict[str, Any] = json.loads(
-            self.config.model_dump_json(exclude={"title", "description", "threads", "prior_bandwidth", "grid_min"})
+            self.config.model_dump_json(
+                exclude={"title", "description", "threads", "prior_bandwidth", "density", "grid_min"}
+            )
         )
         if recipe["optimisation"]["latent_start"] == "random":
             del recipe["optimisation"]["latent_start"]  # states from before there was a choice go on

@@ -6,7 +6,8 @@ Does not promise: that the card tells the truth about quality.
 
 The file says in its metadata which architecture its weights belong to: the project's own, or that of the method's
 authors, whose trained models can be imported (:mod:`model.network.wiesner2022_import`). It also says what the model is:
-topology, scale, Lipschitz bound, title (:data:`model.card.CARRIED`), so that the weights alone make a model again.
+topology, scale, Lipschitz bound, title (:data:`model.card.CARRIED`), so that the weights alone make a model again. A
+density of new codes that was chosen by likelihood is described there too; files without it are drawn from as ever.
 
 Format: https://huggingface.co/docs/safetensors (a JSON header and raw little-endian tensors).
 """
@@ -32,10 +33,11 @@ from model.card import CARD_KEY, CARRIED, WEIGHTS_FILE, ModelCard, load_card
 from model.errors import CheckpointError
 from model.network.autodecoder import AutoDecoder, NetworkConfig
 from model.network.decoder import Decoder
-from model.network.latent import Prior
+from model.network.latent import Density, Prior
 from model.network.wiesner2022 import ReleasedConfig, ReleasedDecoder
 
 ROTATIONS = "rotations"
+DENSITY_KEY = "cytosynth.density"  # in the metadata, where the density was chosen by likelihood
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ def save_checkpoint(
             "latent_codes": len(prior.centres),
         }
     )
+    if prior.density is not None:
+        data = _with_metadata(data, DENSITY_KEY, prior.density.model_dump_json())
     data = _with_metadata(data, CARD_KEY, described.model_dump_json(include=set(CARRIED)))
     partial = folder / f"{WEIGHTS_FILE}.partial"
     partial.write_bytes(data)
@@ -151,9 +155,10 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         decoder = _empty_decoder(metadata)
+        density = Density.model_validate_json(metadata[DENSITY_KEY]) if DENSITY_KEY in metadata else None
     except (SafetensorError, ValidationError) as error:
         raise CheckpointError(f"the weights of model {card.id!r} cannot be read: {error}") from None
-    return _assemble(card, decoder, tensors)
+    return _assemble(card, decoder, tensors, density)
 
 
 def _empty_decoder(metadata: Mapping[str, str]) -> Decoder:
@@ -163,7 +168,7 @@ def _empty_decoder(metadata: Mapping[str, str]) -> Decoder:
     return AutoDecoder(NetworkConfig.model_validate_json(metadata.get(AutoDecoder.architecture, "{")))
 
 
-def _assemble(card: ModelCard, decoder: Decoder, tensors: dict[str, Tensor]) -> Checkpoint:
+def _assemble(card: ModelCard, decoder: Decoder, tensors: dict[str, Tensor], density: Density | None) -> Checkpoint:
     expected = {f"decoder.{name}": tuple(value.shape) for name, value in decoder.state_dict().items()}
     axes = tensors["prior.factor"].shape[0] if "prior.factor" in tensors and tensors["prior.factor"].ndim == 2 else 1
     expected["latent_codes"] = (card.latent_codes, decoder.config.latent_size)
@@ -183,8 +188,10 @@ def _assemble(card: ModelCard, decoder: Decoder, tensors: dict[str, Tensor]) -> 
             raise CheckpointError(f"model {card.id!r}: tensor {name!r} holds NaN or infinity")
     decoder.load_state_dict({name: tensors[f"decoder.{name}"] for name in decoder.state_dict()})
     decoder.requires_grad_(False)
+    if density is not None and not density.fits(card.latent_codes):
+        raise CheckpointError(f"model {card.id!r}: the components of the density are not those of its codes")
     prior = Prior(
-        tensors["latent_codes"].numpy(), tensors["prior.factor"].numpy(), float(tensors["prior.bandwidth"][0])
+        tensors["latent_codes"].numpy(), tensors["prior.factor"].numpy(), float(tensors["prior.bandwidth"][0]), density
     )
     rotations = tensors[ROTATIONS].numpy() if ROTATIONS in tensors else None
     return Checkpoint(card, decoder, prior, rotations)

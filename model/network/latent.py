@@ -13,9 +13,12 @@ doi:10.1093/biomet/74.3.469; balanced bootstrap, Davison, Hinkley and Schechtman
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from model.errors import SpecError
 from model.spec import (
@@ -31,13 +34,32 @@ Floats = NDArray[np.float32]
 ORDER, FIRST = 1, 2  # tell the generators that order learned codes from those of sequences, which have no third number
 
 
+class Density(BaseModel):
+    """A density that was chosen by held-out likelihood (:mod:`model.network.density`), as weights state it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    kind: Literal["gaussian", "shrunk", "mixture", "kernel"]
+    shrinkage: float = Field(ge=0, le=1, description="Share of the mean variance in the covariance.")
+    components: tuple[Annotated[int, Field(ge=0, le=9999)], ...] = Field(
+        default=(), description="Of each learned code the number of its Gaussian; empty where there is one."
+    )
+
+    def fits(self, codes: int) -> bool:
+        """Whether the components are those of so many codes: numbers from 0, each used, or none."""
+        used = set(self.components)
+        return not used or (len(self.components) == codes and used == set(range(len(used))))
+
+
 @dataclass(frozen=True)
 class Prior:
     """Density of new codes: a Gaussian around each learned code, all of one shape.
 
     A code is drawn by choosing a learned one, moving it a little toward the mean, and adding noise, so that new codes
     have the spread of the learned ones (the smoothed bootstrap). One Gaussian over all codes was tried first;
-    the middle between many cells is no cell: it seldom divides and has no filopodia.
+    the middle between many cells is no cell: it seldom divides and has no filopodia. With a ``density`` that was chosen
+    by held-out likelihood, a code is moved toward the mean of its component, and with a bandwidth of 1 drawn from that
+    component's Gaussian.
 
     Attributes
     ----------
@@ -46,12 +68,15 @@ class Prior:
     factor
         (k, c) float32; principal axes of the learned codes' covariance, scaled by their standard deviations.
     bandwidth
-        Share of the spread that is noise, in [0, 1): 0 repeats learned codes, near 1 it is one Gaussian.
+        Share of the spread that is noise, in [0, 1]: 0 repeats learned codes, near 1 it is one Gaussian.
+    density
+        How it was chosen, and the components; None for a bandwidth that was given.
     """
 
     centres: Floats
     factor: Floats
     bandwidth: float
+    density: Density | None = None
 
     @property
     def mean(self) -> Floats:
@@ -66,7 +91,7 @@ class Prior:
         rng
             Source of randomness.
         temperature
-            Scales the noise; 0 repeats a learned code.
+            Scales the noise; 0 repeats a learned code. Without a ``density`` no noise is wider than the learned spread.
         around
             Number of the learned code to start from; any, when None.
 
@@ -78,10 +103,22 @@ class Prior:
         chosen = rng.integers(len(self.centres)) if around is None else around
         centre = self.centres[chosen].astype(np.float64)
         noise = rng.standard_normal(len(self.factor)) @ self.factor.astype(np.float64)
-        width = min(self.bandwidth * temperature, 1.0)
-        mean = self.mean.astype(np.float64)
-        code = mean + np.sqrt(1.0 - width**2) * (centre - mean) + width * noise
+        width = self.bandwidth * temperature
+        if self.density is None:
+            width, mean = min(width, 1.0), self.mean.astype(np.float64)
+        else:
+            mean = self._component_means[self.density.components[chosen] if self.density.components else 0]
+        code = mean + np.sqrt(max(1.0 - width**2, 0.0)) * (centre - mean) + width * noise
         return np.asarray(code, dtype=np.float32)
+
+    @cached_property
+    def _component_means(self) -> NDArray[np.float64]:
+        """Mean of each component's learned codes, (k, c)."""
+        codes = self.centres.astype(np.float64)
+        if self.density is None or not self.density.components:
+            return np.asarray(codes.mean(axis=0)[None])
+        of_code = np.array(self.density.components)
+        return np.stack([codes[of_code == number].mean(axis=0) for number in np.unique(of_code)])
 
 
 def fit_prior(codes: Floats, *, bandwidth: float = 0.35) -> Prior:

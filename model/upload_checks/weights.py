@@ -19,6 +19,9 @@ from model.errors import UploadError
 
 CONFIG_KEY = "cytosynth.network"
 CARD_KEY = "cytosynth.card"  # as model.card has it
+DENSITY_KEY = "cytosynth.density"  # as model.network.checkpoint has it
+DENSITY_MEMBERS = {"kind", "shrinkage", "components"}
+DENSITIES = ("gaussian", "shrunk", "mixture", "kernel")
 # The bounds below are those of app.services.uploaded_models; a test compares them.
 CARD_MAX = 2**15  # characters
 TEXTS = {"title": (1, 200), "description": (0, 4000), "cell_type": (0, 200), "licence": (0, 200)}  # characters
@@ -66,6 +69,7 @@ def read_weights(data: memoryview) -> dict[str, Any]:
     tensors = _tensors(header, len(data) - start)
     expected = expected_shapes(config)
     rows = tensors.get("latent_codes", (0,))[0]
+    _check_density(metadata.get(DENSITY_KEY), rows)
     axes = tensors.get("prior.factor", (0,))[0]
     expected |= {
         "latent_codes": (rows, config["latent_size"]),
@@ -160,6 +164,23 @@ def _card(text: object) -> dict[str, Any]:
     if card.get("grid_min", GRID_MIN) > card.get("grid_max", GRID_MAX):
         raise UploadError("grid_min of the model must not be over grid_max")
     return card
+
+
+def _check_density(text: object, codes: int) -> None:
+    """Check what the metadata say of the density of new codes, if anything."""
+    if text is None:
+        return
+    density = json.loads(text, object_pairs_hook=_members) if isinstance(text, str) else None
+    if not isinstance(density, dict) or not {"kind", "shrinkage"} <= density.keys() <= DENSITY_MEMBERS:
+        raise UploadError(f"{DENSITY_KEY!r} in the metadata must be an object of {', '.join(sorted(DENSITY_MEMBERS))}")
+    share, components = density["shrinkage"], density.get("components", [])
+    if density["kind"] not in DENSITIES or type(share) not in (int, float) or not 0 <= share <= 1:
+        raise UploadError(f"the density must be one of {', '.join(DENSITIES)}, with a shrinkage from 0 to 1")
+    if not isinstance(components, list) or any(type(number) is not int for number in components):
+        raise UploadError("the components of the density must be integers")
+    used = set(components)
+    if used and (len(components) != codes or used != set(range(len(used)))):
+        raise UploadError("the components of the density must be numbers from 0, one for each latent code")
 
 
 def _check_member(name: str, value: object) -> None:
