@@ -27,6 +27,13 @@ MOMENTS, SIDE = 8, 64  # frames measured of each cell, and samples along each si
 START_SECONDS, CELL_SECONDS = 25.0, 2.5  # measured on one core: compiling and pictures; a cell of either shipped model
 
 
+def _sort_of(name: str) -> str:
+    """Return which uploads an upload may be named with."""
+    if name.endswith((".tif", ".tiff")):
+        return "volume"
+    return "surface" if name.endswith((".stl", ".obj", ".ply")) else "archive"
+
+
 class EvaluationSpec(Strict):
     """Compare new cells of a model, or the cells of a job, with cells that you upload or with reference cells."""
 
@@ -46,7 +53,8 @@ class EvaluationSpec(Strict):
         Field(
             default=[],
             description="Names of uploads that hold the cells compared with: label TIFFs, each of one or several "
-            "tracked cells, or the surfaces of one cell, a file for each frame. Empty: the model's reference cells.",
+            "tracked cells, or the surfaces of one cell, a file for each frame, or archives of such files. Empty: the "
+            "model's reference cells.",
             examples=[["cells.tif"]],
         )
     )
@@ -73,8 +81,8 @@ class EvaluationSpec(Strict):
     def _uploads_are_distinct_and_of_one_sort(cls, uploads: list[str]) -> list[str]:
         if len(set(uploads)) != len(uploads):
             raise ValueError("uploads must not repeat")
-        if len({name.endswith((".tif", ".tiff")) for name in uploads}) > 1:
-            raise ValueError("uploads must be all label volumes or all surfaces: leave the others out")
+        if len({_sort_of(name) for name in uploads}) > 1:
+            raise ValueError("uploads must be all label volumes, all surfaces or all archives: leave the others out")
         return uploads
 
     @model_validator(mode="after")
@@ -106,7 +114,7 @@ class EvaluationSpec(Strict):
                 pointer="/uploads",
             )
 
-    def with_uploads(self, found: Sequence[tuple[str, int]]) -> Self:
+    def with_uploads(self, found: Sequence[tuple[str, int | None]]) -> Self:
         """Return the spec with the checksums of its uploads, given SHA-256 and number of frames of each.
 
         Raises

@@ -33,7 +33,9 @@ CODE_SECONDS, ADAPT_SECONDS = 40.0, 25.0  # measured on one core: a549, eight gi
 LABEL_MAX = 65_535
 HELD_OUT_MIN = 3  # frames, so that one in the middle can be left out
 
-UploadName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}\.(tif|tiff|stl|obj|ply)$")]
+UploadName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}\.(tif|tiff|stl|obj|ply|zip|tar|tgz|tar\.gz)$")
+]
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Length = Annotated[float, Field(gt=0.0, le=1e9, allow_inf_nan=False)]
 
@@ -51,7 +53,8 @@ class ReconstructionSpec(Strict):
     uploads: Annotated[
         list[UploadName], Field(min_length=1, max_length=FRAMES_MAX, json_schema_extra={"uniqueItems": True})
     ] = Field(
-        description="Names of uploads: one TIFF of all frames, or one file for each frame in the order of time.",
+        description="Names of uploads: one TIFF or archive of all frames, or one file for each frame in the order of "
+        "time.",
         examples=[["cells.tif"]],
     )
     upload_sha256: Annotated[list[Checksum], Field(max_length=FRAMES_MAX)] | None = Field(
@@ -148,25 +151,28 @@ class ReconstructionSpec(Strict):
     def check_fits(self, *, latent_codes: int, latent_size: int) -> None:
         """Do nothing: a cell can be fitted with every model."""
 
-    def with_uploads(self, found: Sequence[tuple[str, int]]) -> Self:
+    def with_uploads(self, found: Sequence[tuple[str, int | None]]) -> Self:
         """Return the spec with the checksums of its uploads.
 
         Parameters
         ----------
         found
-            SHA-256 and number of frames of each upload.
+            SHA-256 and number of frames of each upload; None for a sequence of files, whose frames the job counts.
 
         Raises
         ------
         SpecError
             If they do not suit the spec; with the member's pointer.
         """
-        sums, frames = [sha256 for sha256, _ in found], sum(count for _, count in found)
+        sums, counts = [sha256 for sha256, _ in found], [count for _, count in found]
+        frames = sum(count for count in counts if count is not None)
         if self.upload_sha256 is not None and self.upload_sha256 != sums:
             raise SpecError(
                 "the uploads are not those of this spec: leave upload_sha256 out, or upload the same files again",
                 pointer="/upload_sha256",
             )
+        if None in counts:
+            return self.model_copy(update={"upload_sha256": sums})
         if self.given_times is not None and len(self.given_times) != frames:
             raise SpecError(
                 f"given_times holds {len(self.given_times)} times, the uploads hold {frames} frames: give one for each",

@@ -23,7 +23,7 @@ from worker.storage.artifacts import Artifacts
 from worker.storage.cleanup import stored_jobs
 from worker.storage.durable_files import DRAFT, checksum
 from worker.storage.journal import Journal, is_alias, is_outcome, is_request
-from worker.uploads.store import Uploads
+from worker.uploads.store import Uploads, stored_files
 
 REMAKE = "request the job again; its spec is in {request}, and GET /v1/jobs/{job} shows it while the record is kept"
 RESTORE = "if the broker has not lost this job nothing is lost; else restore the file from a backup, or remove it"
@@ -140,20 +140,21 @@ class Scrub:
 
     def _kept_uploads(self) -> Iterator[Damage | None]:
         for folder, upload in self._uploads.all_kept():
-            path, advice = folder / "content", "send the file again under the same name"
+            advice = "send the file again under the same name"
             if upload is None:
                 yield self._damaged(
                     "upload", folder / "upload.json", "its record is damaged", advice, _removing(folder)
                 )
                 continue
-            try:
-                found = checksum(path, from_disk=True)
-            except FileNotFoundError:
-                found = "not there"
-            if found != upload.sha256 and folder.is_dir():
-                yield self._damaged("upload", path, f"its SHA-256 is {found}", advice, _removing(folder))
-            else:
-                self._count(upload.bytes)
+            for path, sha256 in stored_files(folder, upload):
+                try:
+                    found, size = checksum(path, from_disk=True), path.stat().st_size
+                except FileNotFoundError:
+                    found, size = "not there", 0
+                if found != sha256 and folder.is_dir():
+                    yield self._damaged("upload", path, f"its SHA-256 is {found}", advice, _removing(folder))
+                    break
+                self._count(size)
                 yield None
 
     def _models(self) -> Iterator[Damage | None]:

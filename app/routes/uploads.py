@@ -6,7 +6,6 @@ import asyncio
 import base64
 import re
 from functools import partial
-from pathlib import PurePosixPath
 from typing import Annotated
 
 from anyio import to_thread
@@ -17,7 +16,7 @@ from app.problems.handlers import ProblemError
 from app.problems.types import DIGEST_MISMATCH, TOO_SLOW, UNSUPPORTED
 from app.schemas import UploadList, UploadView
 from app.services.resources import CallerResources
-from worker.uploads.sandbox import KINDS, inspect_file
+from worker.uploads.sandbox import KINDS, kind_of
 from worker.uploads.store import NAME, IncomingUpload
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=StrictRoute)
@@ -33,7 +32,7 @@ UploadName = Annotated[
         alias="name",
         max_length=128,
         description="A name of your choice: letters, digits, - and _, and an ending for the type of the file: .tif, "
-        ".stl, .obj, .ply or .safetensors.",
+        ".stl, .obj, .ply, .safetensors, or .zip, .tar, .tar.gz for a sequence in many files.",
         examples=["cells.tif"],
     ),
 ]
@@ -65,7 +64,7 @@ Digest = Annotated[
     openapi_extra={
         "requestBody": {
             "required": True,
-            "description": "The bytes of the file: no form, no archive, no Content-Encoding.",
+            "description": "The bytes of the file: no form, no Content-Encoding.",
             "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
         }
     },
@@ -84,13 +83,13 @@ async def put_upload(
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise ProblemError(UNSUPPORTED, "send the file without Content-Encoding")
     wanted = digest_of(content_digest)
-    kind = KINDS[PurePosixPath(name).suffix]
+    kind = kind_of(name)
     with resources.uploads.arriving(resources.owner) as arrived:
         await _receive(request, arrived)
         if wanted is not None and wanted != arrived.sha256:
             raise ProblemError(DIGEST_MISMATCH, "the SHA-256 of the body differs from the one in Content-Digest")
         await to_thread.run_sync(arrived.close)
-        facts = await to_thread.run_sync(inspect_file, arrived.path, kind, limiter=resources.inspections)
+        facts = await to_thread.run_sync(arrived.inspect, kind, limiter=resources.inspections)
         keep = partial(resources.uploads.keep, resources.owner, arrived, name=name, kind=kind, facts=facts)
         upload, new = await to_thread.run_sync(keep)
     response.status_code = 201 if new else 200

@@ -79,8 +79,8 @@ class OfUploads(Protocol):
         """Their names."""
         ...
 
-    def with_uploads(self, found: Sequence[tuple[str, int]]) -> Self:
-        """Return it with what was found under the names: SHA-256 and number of frames of each."""
+    def with_uploads(self, found: Sequence[tuple[str, int | None]]) -> Self:
+        """Return it with what was found under the names: SHA-256 and number of frames (None: not known) of each."""
         ...
 
 

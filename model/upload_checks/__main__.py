@@ -1,7 +1,8 @@
-"""``python -m model.upload_checks KIND ADDRESS_SPACE CPU_SECONDS``: inspect the file on standard input, print JSON.
+"""``python -m model.upload_checks KIND ADDRESS_SPACE CPU_SECONDS [COPY]``: inspect standard input, print JSON.
 
-Exit code 0 and ``{"facts": …}``, or ``{"refused": "why"}``. Any other end (a signal, another code) means that the file
-could not be read within the limits. The limits apply before the first byte is read.
+``COPY`` is the number of an open file that gets a plain copy (:mod:`model.upload_checks.plain_copies`). Exit code 0
+and ``{"facts": …}``, or ``{"refused": "why"}``. Any other end (a signal, another code) means that the file could not be
+read within the limits. The limits apply before the first byte is read.
 """
 
 from __future__ import annotations
@@ -12,53 +13,75 @@ import os
 import resource
 import sys
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, BinaryIO
 
 from model.errors import UploadError
+from model.upload_checks.file_set import ALLOWED as FILES_ALLOWED
+from model.upload_checks.file_set import TRACKS_ALLOWED, copy_tracks, read_file_set
 from model.upload_checks.label_tiff import ALLOWED as LABELS_ALLOWED
 from model.upload_checks.label_tiff import read_labels
+from model.upload_checks.plain_copies import COPY_MAX, write_surface
 from model.upload_checks.surface_mesh import ALLOWED as SURFACES_ALLOWED
-from model.upload_checks.surface_mesh import read_obj, read_ply, read_stl
+from model.upload_checks.surface_mesh import surface_of
 from model.upload_checks.weights import ALLOWED as WEIGHTS_ALLOWED
 from model.upload_checks.weights import read_weights
 
-READERS: dict[str, tuple[Callable[[memoryview], dict[str, Any]], str]] = {
-    "tiff": (lambda data: read_labels(data, after_import=_open_nothing_more), LABELS_ALLOWED),
-    "stl": (read_stl, SURFACES_ALLOWED),
-    "obj": (read_obj, SURFACES_ALLOWED),
-    "ply": (read_ply, SURFACES_ALLOWED),
-    "safetensors": (read_weights, WEIGHTS_ALLOWED),
-}
+Reader = Callable[[memoryview, "BinaryIO | None"], dict[str, Any]]
 
 
 def main() -> None:
     """Inspect one file."""
     kind, address_space, cpu_s = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    copy = os.fdopen(int(sys.argv[4]), "wb") if len(sys.argv) > 4 else None
     for what, limit in (
         (resource.RLIMIT_AS, address_space),
         (resource.RLIMIT_CPU, cpu_s),
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),  # it writes nothing
+        (resource.RLIMIT_FSIZE, 0 if copy is None else COPY_MAX),  # it writes nothing else
         (resource.RLIMIT_NOFILE, 8),  # and opens no more than imports need at once
         (resource.RLIMIT_NPROC, 0),  # and starts nobody (root is exempt from this one)
     ):
         _lower(what, limit)
-    sys.stdout.write(json.dumps(_inspected(kind)))
+    sys.stdout.write(json.dumps(_inspected(kind, copy)))
+    sys.stdout.flush()
+    os._exit(0)  # what is left of a failed copy is not written
 
 
-def _inspected(kind: str) -> dict[str, Any]:
-    read, allowed = READERS[kind]
+def _inspected(kind: str, copy: BinaryIO | None) -> dict[str, Any]:
+    allowed = _ALLOWED[kind]
     try:
         if os.fstat(0).st_size == 0:
             return {"refused": f"the file is empty. Allowed: {allowed}"}
-        # Never closed: a parser that failed may still hold parts of it, and the process ends in a moment.
-        return {"facts": read(memoryview(mmap.mmap(0, 0, access=mmap.ACCESS_READ)))}
+        if kind in ARCHIVES:
+            facts = read_file_set(0, kind, copy, after_import=_open_nothing_more)
+        else:
+            # Never closed: a parser that failed may still hold parts of it, and the process ends in a moment.
+            facts = READERS[kind](memoryview(mmap.mmap(0, 0, access=mmap.ACCESS_READ)), copy)
+        if copy is not None:
+            copy.flush()
     except UploadError as error:
         return {"refused": f"{error.message}. Allowed: {allowed}"}
-    except (MemoryError, OSError):  # OSError: the file itself does not fit
+    except (MemoryError, OSError):  # OSError: the file itself does not fit, or its copy
         return {"refused": f"the file takes more memory to read than is allowed. Allowed: {allowed}"}
     except Exception as error:  # noqa: BLE001 - a parser may raise anything at what means harm; all of it is a refusal
         return {"refused": f"the file is damaged or is no {kind} ({type(error).__name__}). Allowed: {allowed}"}
+    return {"facts": facts}
+
+
+def _read_tiff(data: memoryview, copy: BinaryIO | None) -> dict[str, Any]:
+    return read_labels(data, copy=copy, after_import=_open_nothing_more)
+
+
+def _read_surface(data: memoryview, copy: BinaryIO | None, *, ending: str) -> dict[str, Any]:
+    surface = surface_of(data, ending)
+    if copy is not None:
+        write_surface(copy, surface.points, surface.faces, single=surface.single)
+    return surface.facts
+
+
+def _read_weights(data: memoryview, _copy: BinaryIO | None) -> dict[str, Any]:
+    return read_weights(data)
 
 
 def _open_nothing_more() -> None:
@@ -73,6 +96,20 @@ def _lower(what: int, limit: int) -> None:
         resource.setrlimit(what, (value, value))
     except (ValueError, OSError):  # macOS knows some of these by name only; the parent's clock holds everywhere
         return
+
+
+ARCHIVES = ("zip", "tar", "tgz")
+SURFACES = ("stl", "obj", "ply")
+READERS: dict[str, Reader] = {
+    "tiff": _read_tiff,
+    **{ending: partial(_read_surface, ending=ending) for ending in SURFACES},
+    "safetensors": _read_weights,
+    "tracks": copy_tracks,
+}
+_ALLOWED = {
+    "tiff": LABELS_ALLOWED, "safetensors": WEIGHTS_ALLOWED, "tracks": TRACKS_ALLOWED,
+    **dict.fromkeys(SURFACES, SURFACES_ALLOWED), **dict.fromkeys(ARCHIVES, FILES_ALLOWED),
+}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -17,14 +17,15 @@ import math
 import struct
 import zlib
 from array import array
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 from xml.etree import ElementTree
 
 from model.errors import UploadError
+from model.upload_checks.plain_copies import LabelsCopy, imagej_description, ome_description
 
 SIDE_MIN, SIDE_MAX = 4, 2048  # samples along x, y and z
 SAMPLES_MAX = 2**27  # of all frames
@@ -37,7 +38,9 @@ CHUNKS_KEPT = 4096  # chunks remembered: 16 MiB
 DESCRIPTION_MAX = 4 * 2**20  # bytes
 LABEL_MAX = 2**63 - 1
 LABELS_MAX = 65_535  # different ones
-LABEL_WRITTEN_MAX = 65_535  # uint16
+LABEL_WRITTEN_MAX = 65_535  # uint16; files with larger ones are renumbered
+RENUMBERED_SHOWN = 2000  # labels whose new number is told
+SAID_MAX = 64  # characters of a number or a unit that a description gives
 TILE_MIN, TILE_MAX = 16, 4096  # samples along x and y; TIFF 6.0 has multiples of 16
 TILES_MAX = 2**17  # of all pages: those of 32 x 32 samples of the largest volume
 PARTS_MAX = 2**19  # strips and tiles that other codecs or predictors unpack
@@ -89,6 +92,10 @@ class _Axes:
         The number of the page of each plane, frame after frame; None: the pages are in that order.
     notes
         What was assumed.
+    program
+        Whose description it is: ``ImageJ``, ``OME``, ``shape`` (tifffile's), or empty for none.
+    said
+        What it says of scale and time, as it says it.
     """
 
     frames: int
@@ -96,13 +103,42 @@ class _Axes:
     voxel: tuple[float | None, float | None, float | None] = (None, None, None)
     order: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
+    program: str = ""
+    said: dict[str, str] = field(default_factory=dict)
 
 
-def read_labels(data: memoryview, *, after_import: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """Return what a file of label volumes holds.
+@dataclass(frozen=True)
+class ReadLabels:
+    """What a file of label volumes holds.
+
+    Attributes
+    ----------
+    shape
+        (T, Z, Y, X).
+    found
+        The labels, without 0.
+    voxel
+        (x, y, z) in µm; None where the file does not say.
+    notes
+        What was assumed.
+    """
+
+    shape: tuple[int, int, int, int]
+    found: set[int]
+    touches_border: bool
+    voxel: tuple[float | None, float | None, float | None]
+    notes: tuple[str, ...]
+
+
+def read_labels(
+    data: memoryview, *, copy: BinaryIO | None = None, after_import: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Return what a file of label volumes holds; labels over 65,535 are renumbered in the copy.
 
     Parameters
     ----------
+    copy
+        Gets a plain copy of the volumes (:mod:`model.upload_checks.plain_copies`).
     after_import
         Called once codecs beyond the standard library are imported, before they see the file; from then on nothing is
         imported.
@@ -110,7 +146,70 @@ def read_labels(data: memoryview, *, after_import: Callable[[], None] = lambda: 
     Returns
     -------
         ``axes``, ``shape`` (T, Z, Y, X), ``labels`` (how many in all), ``largest_label``, ``touches_border``, ``voxel``
-        ((x, y, z) in µm, null where the file does not say); ``notes``, where something was assumed.
+        ((x, y, z) in µm, null where the file does not say); ``renumbered`` (label → number), where labels are too
+        large; ``notes``, where something was assumed.
+
+    Raises
+    ------
+    UploadError
+        If it holds anything else.
+    """
+    read = labels_of(data, copy=copy, after_import=after_import)
+    facts: dict[str, Any] = {
+        "axes": "TZYX", "shape": list(read.shape), "labels": len(read.found), "largest_label": max(read.found),
+        "touches_border": read.touches_border, "voxel": list(read.voxel),
+    }  # fmt: skip
+    notes = [*read.notes]
+    if (numbers := renumbering(read.found)) is not None:
+        if copy is not None:
+            copy.seek(0)
+            copy.truncate()
+            labels_of(data, copy=copy, numbers=numbers, after_import=after_import)
+        note, facts["renumbered"] = numbers_of(numbers)
+        notes.append(note)
+    return facts | ({"notes": notes} if notes else {})
+
+
+def renumbering(found: set[int]) -> dict[int, int] | None:
+    """Return the number of each label, from 1 in ascending order, if labels are too large; else None."""
+    if max(found, default=0) <= LABEL_WRITTEN_MAX:
+        return None
+    return {label: number for number, label in enumerate(sorted(found), start=1)}
+
+
+def numbers_of(numbers: dict[int, int]) -> tuple[str, dict[str, int]]:
+    """Return a note on labels that were renumbered, and the numbers to show."""
+    listed = {str(label): number for label, number in list(numbers.items())[:RENUMBERED_SHOWN]}
+    note = (
+        f"labels reach {max(numbers)}: they were renumbered from 1 to {len(numbers)}, in ascending order; renumbered "
+        f"gives the number of each{f' of the first {RENUMBERED_SHOWN:,}' if len(numbers) > RENUMBERED_SHOWN else ''}"
+    )
+    return note, listed
+
+
+def labels_of(
+    data: memoryview,
+    *,
+    copy: BinaryIO | None = None,
+    numbers: dict[int, int] | None = None,
+    empty_frames: bool = False,
+    samples_max: int = SAMPLES_MAX,
+    after_import: Callable[[], None] = lambda: None,
+) -> ReadLabels:
+    """Read a file of label volumes.
+
+    Parameters
+    ----------
+    copy
+        Gets a plain copy where it stands; one that is of no use if a label is larger than 65,535 and has no number.
+    numbers
+        The new number of each label.
+    empty_frames
+        Whether a frame may hold no label.
+    samples_max
+        Samples that the file may hold.
+    after_import
+        As of :func:`read_labels`.
 
     Raises
     ------
@@ -124,7 +223,7 @@ def read_labels(data: memoryview, *, after_import: Callable[[], None] = lambda: 
     description = file.text(first)
     contiguous = _contiguous(description, first, len(pages))
     count = contiguous or len(pages)
-    if width * height * count > SAMPLES_MAX:
+    if width * height * count > min(samples_max, SAMPLES_MAX):
         raise UploadError(f"{count} pages of {width} x {height} are {width * height * count:,} samples")
     axes = _axes(description, count, first)
     for name, side in (("x", width), ("y", height), ("z", axes.planes)):
@@ -138,21 +237,30 @@ def read_labels(data: memoryview, *, after_import: Callable[[], None] = lambda: 
                 raise UploadError(f"page {number} differs from the first in size or type")
         ordered = pages if axes.order is None else [pages[number] for number in axes.order]
         planes = (file.unpacked(page, width, height, code) for page in ordered)
-    labels, border = _labels(planes, axes, width, _Values(code, file))
-    notes = [*axes.notes, *_notes(max(labels), code)]
-    facts: dict[str, Any] = {
-        "axes": "TZYX", "shape": [axes.frames, axes.planes, height, width], "labels": len(labels),
-        "largest_label": max(labels), "touches_border": border, "voxel": list(axes.voxel),
-    }  # fmt: skip
-    return facts | ({"notes": notes} if notes else {})
+    values = _Values(code, file, numbers)
+    shape = (axes.frames, axes.planes, height, width)
+    written = None if copy is None else LabelsCopy(copy, width=width, height=height, item=values.item)
+    labels, border = _labels(planes, axes, width, values, written, empty_frames=empty_frames)
+    if written is not None:
+        resolution = [tags for tag in (_X_RESOLUTION, _Y_RESOLUTION) if len(tags := first.get(tag, ())) == 2]
+        scaled = axes.program == "ImageJ" and len(resolution) == 2
+        written.finish(_description(axes, shape, 8 * values.item), resolution if scaled else ())
+    rounded: tuple[str, ...] = ()
+    if max(labels, default=0) >= _EXACT.get(code, LABEL_MAX + 1):
+        rounded = (f"labels from {_EXACT[code]} on are not exact in floating point; neighbours may have become one",)
+    return ReadLabels(shape, labels, border, axes.voxel, (*axes.notes, *rounded))
 
 
-def _notes(largest: int, code: str) -> Iterator[str]:
-    """Say what is done about labels that files of results, or the type of the samples, cannot hold."""
-    if largest > LABEL_WRITTEN_MAX:
-        yield f"labels reach {largest}: results have labels of 16 bits and number their cells anew, from 1"
-    if largest >= _EXACT.get(code, LABEL_MAX + 1):
-        yield f"labels from {_EXACT[code]} on are not exact in floating point; neighbours may have become one"
+def _description(axes: _Axes, shape: tuple[int, int, int, int], bits: int) -> str:
+    """Return the description of a plain copy: axes and scale as the original has them, and nothing else."""
+    if axes.program == "ImageJ":
+        return imagej_description(axes.frames, axes.planes, axes.said)
+    if axes.program == "OME":
+        return ome_description(shape, bits, axes.said)
+    if axes.program == "shape":
+        sides = shape if len(axes.said["axes"]) == 4 else shape[1:]
+        return json.dumps({"shape": sides} | ({"axes": axes.said["axes"]} if axes.said["named"] else {}))
+    return ""
 
 
 class _File:
@@ -199,7 +307,11 @@ class _File:
 
     def text(self, tags: Tags) -> str:
         """Return the description of a page."""
-        return bytes(tags.get(_DESCRIPTION, ())).decode("utf-8", "replace").rstrip("\0")
+        text = bytes(tags.get(_DESCRIPTION, ()))
+        try:
+            return text.decode("utf-8").rstrip("\0")
+        except UnicodeDecodeError:  # the micro sign of older programs
+            return text.decode("cp1252", "replace").rstrip("\0")
 
     def unpacked(self, tags: Tags, width: int, height: int, code: str) -> bytes:
         """Return the samples of a page, exactly as many as it declares."""
@@ -382,8 +494,7 @@ def _axes(description: str, pages: int, tags: Tags) -> _Axes:
     elif "<OME" in description:
         axes = _ome_axes(description)
     elif description.startswith('{"shape"'):
-        shape = json.loads(description)["shape"]
-        axes = _Axes(*([1, *shape][-4:-2] if len(shape) in (3, 4) else (0, 0)))
+        axes = _shape_axes(json.loads(description))
     else:
         axes = _Axes(1, pages)
     if axes.frames < 1 or axes.planes < 1 or axes.frames * axes.planes != pages:
@@ -394,6 +505,15 @@ def _axes(description: str, pages: int, tags: Tags) -> _Axes:
         if size is not None and not (math.isfinite(size) and 1e-6 <= size <= 1e6):
             raise UploadError("the size of a voxel must be between 1e-6 and 1e6 µm")
     return axes
+
+
+def _shape_axes(said: Any) -> _Axes:
+    """Read the description that tifffile writes: a shape, and the names of its axes where they were given."""
+    shape, named = said["shape"], said.get("axes", "")
+    if len(shape) not in (3, 4) or named not in ("", "TZYX"[-len(shape) :], "QZYX"[-len(shape) :]):
+        raise UploadError("the description gives other axes than (t, z, y, x) and (z, y, x)")
+    frames, planes = [1, *shape][-4:-2]
+    return _Axes(frames, planes, program="shape", said={"axes": "TZYX"[-len(shape) :], "named": named})
 
 
 def _imagej(description: str) -> dict[str, str]:
@@ -407,8 +527,9 @@ def _imagej_axes(fields: dict[str, str], tags: Tags) -> _Axes:
         raise UploadError("the stack has several channels")
     frames, planes = int(fields.get("frames", "1")), int(fields.get("slices", "1"))
     unit = _unit(fields.get("unit", ""))
+    said = _said(fields, ("unit", "spacing", "finterval", "tunit"))
     if unit is None:
-        return _Axes(frames, planes)
+        return _Axes(frames, planes, program="ImageJ", said=said)
     sides = [length and length * unit for length in (_length(tags.get(tag)) for tag in (_X_RESOLUTION, _Y_RESOLUTION))]
     if "spacing" in fields or planes == 1:
         notes: tuple[str, ...] = ()
@@ -417,7 +538,17 @@ def _imagej_axes(fields: dict[str, str], tags: Tags) -> _Axes:
         # ImageJ writes no line when the step is 1.0 of the unit, and reads a missing one so
         # (ij.io.FileSaver.getDescriptionString).
         spacing, notes = 1.0, (f"the step along z was taken to be 1 {fields['unit']}: ImageJ writes no spacing for it",)
-    return _Axes(frames, planes, (sides[0], sides[1], spacing * unit), notes=notes)
+    voxel = (sides[0], sides[1], spacing * unit)
+    return _Axes(frames, planes, voxel, notes=notes, program="ImageJ", said=said)
+
+
+def _said(fields: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """Return what a description says under some names, if that is short and can be printed."""
+    return {
+        name: fields[name]
+        for name in names
+        if name in fields and len(fields[name]) <= SAID_MAX and fields[name].isprintable()
+    }
 
 
 def _unit(name: str) -> float | None:
@@ -450,7 +581,9 @@ def _ome_axes(description: str) -> _Axes:
         text, unit = pixels.get(f"PhysicalSize{axis}"), _unit(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
         sizes.append(float(text) * (math.nan if unit is None else unit) if text else None)
     order = _ome_order(pixels, frames, planes)
-    return _Axes(frames, planes, (sizes[0], sizes[1], sizes[2]), order=order)
+    names = [f"PhysicalSize{axis}{unit}" for axis in "XYZ" for unit in ("", "Unit")]
+    said = _said(pixels.attrib, [*names, "TimeIncrement", "TimeIncrementUnit"])
+    return _Axes(frames, planes, (sizes[0], sizes[1], sizes[2]), order=order, program="OME", said=said)
 
 
 def _ome_order(pixels: ElementTree.Element, frames: int, planes: int) -> tuple[int, ...]:
@@ -485,8 +618,10 @@ def _ome_order(pixels: ElementTree.Element, frames: int, planes: int) -> tuple[i
     return tuple(pages[number] for number in range(total))
 
 
-def _labels(planes: Iterator[bytes], axes: _Axes, width: int, values: _Values) -> tuple[set[int], bool]:
-    """Collect the labels of all frames; also whether a cell touches the border of its volume."""
+def _labels(
+    planes: Iterator[bytes], axes: _Axes, width: int, values: _Values, copy: LabelsCopy | None, *, empty_frames: bool
+) -> tuple[set[int], bool]:
+    """Collect the labels of all frames, and copy them; also whether a cell touches the border of its volume."""
     touches = False
     for frame in range(axes.frames):
         labelled = False
@@ -501,7 +636,9 @@ def _labels(planes: Iterator[bytes], axes: _Axes, width: int, values: _Values) -
             if min(values.found) < 0 or max(values.found) > LABEL_MAX:
                 wrong = min(values.found) if min(values.found) < 0 else max(values.found)
                 raise UploadError(f"frame {frame} holds the label {wrong}")
-        if not labelled:
+            if copy is not None and values.can_be_written:
+                copy.add(values.written(samples))
+        if not labelled and not empty_frames:
             raise UploadError(f"frame {frame} holds no label: all its samples are 0")
     if 0 not in values.found:
         raise UploadError("no sample is 0: there is no background")
@@ -515,10 +652,33 @@ class _Values:
     number by number. For others, and where codecs are imported anyway, NumPy does it.
     """
 
-    def __init__(self, code: str, file: _File) -> None:
+    def __init__(self, code: str, file: _File, numbers: dict[int, int] | None = None) -> None:
         self.found: set[int] = set()
-        self._code, self._file = code, file
+        self._code, self._file, self._new_numbers = code, file, numbers
         self._seen: dict[bytes, bool] = {}  # chunk → whether it has a value other than 0
+
+    @property
+    def item(self) -> int:
+        """Bytes of a sample in a copy."""
+        return 2 if self._code in _WIDE or self._new_numbers is not None else array(self._code).itemsize
+
+    @property
+    def can_be_written(self) -> bool:
+        """Whether all labels so far have a number that a copy can hold."""
+        return self._new_numbers is not None or max(self.found) <= LABEL_WRITTEN_MAX
+
+    def written(self, samples: bytes) -> bytes:
+        """Return a plane as a copy holds it: little-endian, of :attr:`item` bytes, with the new numbers."""
+        if self._new_numbers is not None or self._code in _WIDE:
+            short: bytes = self._file.codecs().shortened(
+                samples, self._code, order=self._file.order, numbers=self._new_numbers
+            )
+            return short
+        if self._file.order == "<" or array(self._code).itemsize == 1:
+            return samples
+        numbers = array(self._code, samples)
+        numbers.byteswap()
+        return numbers.tobytes()
 
     def add(self, samples: bytes) -> bool:
         """Add one plane; return whether it has a value other than 0.

@@ -86,6 +86,28 @@ def float_summed(part: bytes, width: int, code: str, *, order: ByteOrder) -> byt
     return values.astype(np.dtype(code).newbyteorder(order)).tobytes()
 
 
+def shortened(samples: bytes, code: str, *, order: ByteOrder, numbers: dict[int, int] | None) -> bytes:
+    """Return the labels of a plane in 16 bits, little-endian.
+
+    Parameters
+    ----------
+    code
+        Type of a sample, as of :mod:`array`.
+    numbers
+        The new number of each label, ascending; None: labels keep theirs, which is less than 65,536.
+    """
+    values = np.frombuffer(samples, np.dtype(code).newbyteorder(order)).astype(code)
+    if values.dtype.kind == "f":
+        values = values.astype(np.int64)
+    if numbers is not None:
+        labels = np.fromiter(numbers, dtype=np.int64, count=len(numbers))
+        inside = values != 0
+        new = np.zeros(values.shape, dtype=np.uint16)
+        new[inside] = np.searchsorted(labels, values[inside].astype(np.int64)) + 1
+        values = new
+    return values.astype("<u2").tobytes()
+
+
 def distinct(samples: bytes, code: str, *, order: ByteOrder, most: int) -> set[int]:
     """Return the different values of a plane.
 

@@ -16,6 +16,7 @@ import math
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from model.errors import UploadError
@@ -45,8 +46,55 @@ _PLY_TYPES = {
 _PLY_HEADER_MAX = 65_536
 
 
+@dataclass(frozen=True)
+class Surface:
+    """A surface that was checked.
+
+    Attributes
+    ----------
+    facts
+        Counts, volume, bounds and notes.
+    points, faces
+        As the file has them, faces of four corners cut in two.
+    single
+        Whether the coordinates are those of 32-bit numbers.
+    """
+
+    facts: dict[str, Any]
+    points: Sequence[Point]
+    faces: Sequence[Face]
+    single: bool
+
+
+def surface_of(data: memoryview, ending: str) -> Surface:
+    """Return the surface of a file with the ending ``stl``, ``obj`` or ``ply``; raises ``UploadError``."""
+    points, faces, single = {"stl": _stl, "obj": _obj, "ply": _ply}[ending](data)
+    facts = _facts(points, faces)
+    if ending == "stl":  # every triangle has corners of its own, as in the file
+        points = [points[corner] for face in faces for corner in face]
+        faces = [(k, k + 1, k + 2) for k in range(0, len(points), 3)]
+    return Surface(facts, points, faces, single)
+
+
 def read_stl(data: memoryview) -> dict[str, Any]:
     """Return the facts of an STL file; raises ``UploadError``."""
+    points, faces, _ = _stl(data)
+    return _facts(points, faces)
+
+
+def read_obj(data: memoryview) -> dict[str, Any]:
+    """Return the facts of an OBJ file; raises ``UploadError``."""
+    points, faces, _ = _obj(data)
+    return _facts(points, faces)
+
+
+def read_ply(data: memoryview) -> dict[str, Any]:
+    """Return the facts of a PLY file; raises ``UploadError``."""
+    points, faces, _ = _ply(data)
+    return _facts(points, faces)
+
+
+def _stl(data: memoryview) -> tuple[list[Point], list[Face], bool]:
     count = int.from_bytes(data[80:84], "little")
     if len(data) >= 84 and len(data) == 84 + 50 * count:
         _check_count(count)
@@ -56,14 +104,13 @@ def read_stl(data: memoryview) -> dict[str, Any]:
             (number(a, len(numbered)), number(b, len(numbered)), number(c, len(numbered)))
             for a, b, c in struct.iter_unpack("<12x12s12s12s2x", data[84:])
         ]
-        return _facts([struct.unpack("<3f", point) for point in numbered], faces)
+        return [struct.unpack("<3f", point) for point in numbered], faces, True
     if bytes(data[:5]).lower() == b"solid":
-        return _facts(*_ascii_triangles(data))
+        return *_ascii_triangles(data), False
     raise UploadError(f"the file claims {count} triangles, which take {84 + 50 * count} bytes; it has {len(data)}")
 
 
-def read_obj(data: memoryview) -> dict[str, Any]:
-    """Return the facts of an OBJ file; raises ``UploadError``."""
+def _obj(data: memoryview) -> tuple[list[Point], list[Face], bool]:
     points: list[Point] = []
     polygons: list[list[int]] = []
     for number, words in _lines(data):
@@ -79,11 +126,10 @@ def read_obj(data: memoryview) -> dict[str, Any]:
             _check_count(len(polygons))
         elif words[0] not in _OBJ_IGNORED:
             raise UploadError(f"line {number} cannot be understood")
-    return _facts(points, _triangles(polygons, len(points)))
+    return points, _triangles(polygons, len(points)), False
 
 
-def read_ply(data: memoryview) -> dict[str, Any]:
-    """Return the facts of a PLY file; raises ``UploadError``."""
+def _ply(data: memoryview) -> tuple[list[Point], list[Face], bool]:
     form, elements, start = _ply_header(data)
     if form == "ascii":
         numbers = itertools.chain.from_iterable(words for _, words in _lines(data[start:]))
@@ -91,7 +137,8 @@ def read_ply(data: memoryview) -> dict[str, Any]:
     else:
         order = "<" if form == "binary_little_endian" else ">"
         points, polygons = _PlyBinary(data[start:], order).elements(elements)
-    return _facts(points, _triangles(polygons, len(points)))
+    single = all(kind == "f" for name, kind, _ in elements[0].properties if name in "xyz")
+    return points, _triangles(polygons, len(points)), single
 
 
 # ---------------------------------------------------------------------------------------------------------- the surface

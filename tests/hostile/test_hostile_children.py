@@ -47,8 +47,9 @@ def test_the_child_imports_the_standard_library_only() -> None:
     others = {name.partition(".")[0] for name in done.stdout.split()} - {"model"}
     assert others <= sys.stdlib_module_names | {"__main__", "__mp_main__"}
     assert ours == {
-        "model", "model.errors", "model.upload_checks", "model.upload_checks.__main__",
-        "model.upload_checks.label_tiff", "model.upload_checks.surface_mesh", "model.upload_checks.weights",
+        "model", "model.errors", "model.upload_checks", "model.upload_checks.__main__", "model.upload_checks.archives",
+        "model.upload_checks.file_set", "model.upload_checks.label_tiff", "model.upload_checks.plain_copies",
+        "model.upload_checks.surface_mesh", "model.upload_checks.weights",
     }  # fmt: skip
     assert "runpy" in START
 
@@ -293,10 +294,12 @@ def test_large_labels_are_taken_with_a_note(tmp_path: Path) -> None:
     facts = inspect_file(path, "tiff")
     assert (facts["labels"], facts["largest_label"]) == (2, 720_575_940_628_857_210)
     assert facts["notes"] == [
-        "labels reach 720575940628857210: results have labels of 16 bits and number their cells anew, from 1"
+        "labels reach 720575940628857210: they were renumbered from 1 to 2, in ascending order; renumbered gives the "
+        "number of each"
     ]
+    assert facts["renumbered"] == {"5": 1, "720575940628857210": 2}
     tifffile.imwrite(path, (volumes > 5).astype(np.float32) * 2**24, compression="zstd", metadata={"axes": "TZYX"})
-    assert "not exact in floating point" in inspect_file(path, "tiff")["notes"][1]
+    assert "not exact in floating point" in inspect_file(path, "tiff")["notes"][0]
 
 
 def test_minus_zero_is_background(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from model.network.checkpoint import Checkpoint, load_checkpoint
 from model.output.verify import verify_result
 from model.reconstruction_spec import ReconstructionSpec
 from worker.jobs import Job, JobStatus
-from worker.uploads.store import Uploads
+from worker.uploads.sandbox import kind_of
+from worker.uploads.store import Uploads, frames_of
 
 OWNER = "ada"
 STEP = 20.0 / 23.0  # µm between samples of the masks, whose Ω is 20 µm wide
@@ -53,15 +55,17 @@ def worker(service: Service, tiny: Checkpoint) -> subprocess.Popen[bytes]:
     return service.start_worker(CYTOSYNTH_PRELOAD="1", CYTOSYNTH_LEASE_SECONDS="60")
 
 
-def uploaded(service: Service, path: Path, name: str, frames: int) -> tuple[str, int]:
+def uploaded(service: Service, path: Path, name: str) -> tuple[str, int | None]:
     uploads = Uploads(service.data_dir)
     with uploads.arriving(OWNER) as arrived:
         arrived.write(path.read_bytes())
-        upload, _ = uploads.keep(OWNER, arrived, name=name, kind="tiff", facts={"shape": [frames, 1, 1, 1]})
-    return upload.sha256, frames
+        arrived.close()
+        kind = kind_of(name)
+        upload, _ = uploads.keep(OWNER, arrived, name=name, kind=kind, facts=arrived.inspect(kind))
+    return upload.sha256, frames_of(upload)
 
 
-def submitted(service: Service, tiny: Checkpoint, found: tuple[str, int], **members: Any) -> Job:
+def submitted(service: Service, tiny: Checkpoint, found: tuple[str, int | None], **members: Any) -> Job:
     document = {"model": "tiny", "uploads": ["cells.tif"], "grid": 32, "frames": 7, "formats": ["stl", "tiff"]}
     spec = ReconstructionSpec.model_validate(document | members).with_uploads([found]).completed()
     job, created = service.jobs.submit(
@@ -75,7 +79,7 @@ def submitted(service: Service, tiny: Checkpoint, found: tuple[str, int], **memb
 def test_a_reconstruction_has_the_bytes_of_the_command_line(
     service: Service, worker: subprocess.Popen[bytes], tiny: Checkpoint, recording: Path, tmp_path: Path
 ) -> None:
-    found = uploaded(service, recording, "cells.tif", 4)
+    found = uploaded(service, recording, "cells.tif")
     job = submitted(service, tiny, found)
     done = service.ended(job, within_s=180)
     assert done.status is JobStatus.SUCCEEDED, done.error
@@ -117,7 +121,7 @@ def test_a_reconstruction_has_the_bytes_of_the_command_line(
 def test_a_held_out_frame_is_judged_and_the_code_alone_suffices(
     service: Service, worker: subprocess.Popen[bytes], tiny: Checkpoint, recording: Path
 ) -> None:
-    found = uploaded(service, recording, "cells.tif", 4)
+    found = uploaded(service, recording, "cells.tif")
     job = submitted(
         service, tiny, found, method="code", validate=True, times=[-1.0, 0.25, 1.0], frames=None, formats=["stl"]
     )
@@ -142,7 +146,7 @@ def failure(service: Service, job: Job) -> tuple[str, str]:
 def test_unusable_uploads_fail_with_a_sentence_that_says_what_to_do(
     service: Service, worker: subprocess.Popen[bytes], tiny: Checkpoint, recording: Path, tmp_path: Path
 ) -> None:
-    found = uploaded(service, recording, "cells.tif", 4)
+    found = uploaded(service, recording, "cells.tif")
     code, message = failure(service, submitted(service, tiny, found, voxel=[5.0, 5.0, 5.0]))
     assert code == "bad_dataset"
     assert "does not fit into the domain of model tiny" in message
@@ -150,30 +154,32 @@ def test_unusable_uploads_fail_with_a_sentence_that_says_what_to_do(
     masks = tifffile.imread(recording)
 
     def changed(name: str, volume: Any) -> Job:
-        path = tmp_path / name
+        path = tmp_path / "cells.tif"
         tifffile.imwrite(
             path, volume, imagej=True, resolution=(1.0 / STEP, 1.0 / STEP),
             metadata={"axes": "TZYX", "spacing": STEP, "unit": "um"},
         )  # fmt: skip
-        return submitted(service, tiny, uploaded(service, path, name, 4), uploads=[name])
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:  # in which frames may be empty
+            archive.write(path, path.name)
+        return submitted(service, tiny, uploaded(service, tmp_path / name, name), uploads=[name])
 
     empty = masks.copy()
     empty[2] = 0
-    code, message = failure(service, changed("empty.tif", empty))
+    code, message = failure(service, changed("empty.zip", empty))
     assert (code, "frame 2 does not show the cell" in message) == ("bad_dataset", True)
     two = masks.copy()
     two[:, :12][two[:, :12] > 0] = 2
-    code, message = failure(service, changed("two.tif", two))
+    code, message = failure(service, changed("two.zip", two))
     assert (code, "shows the cells [1, 2]" in message, "labels" in message) == ("bad_dataset", True, True)
 
 
 def test_a_removed_or_replaced_upload_fails_the_job(
     service: Service, worker: subprocess.Popen[bytes], tiny: Checkpoint, recording: Path
 ) -> None:
-    found = uploaded(service, recording, "gone.tif", 4)
+    found = uploaded(service, recording, "gone.tif")
     Uploads(service.data_dir).remove(OWNER, "gone.tif")
     assert failure(service, submitted(service, tiny, found, uploads=["gone.tif"]))[0] == "upload_not_found"
-    uploaded(service, recording, "other.tif", 4)
+    uploaded(service, recording, "other.tif")
     code, message = failure(service, submitted(service, tiny, ("0" * 64, 4), uploads=["other.tif"]))
     assert (code, "replaced" in message) == ("invalid_spec", True)
 
@@ -181,7 +187,7 @@ def test_a_removed_or_replaced_upload_fails_the_job(
 def test_a_canceled_reconstruction_stops_within_the_fit(
     service: Service, worker: subprocess.Popen[bytes], tiny: Checkpoint, recording: Path
 ) -> None:
-    found = uploaded(service, recording, "cells.tif", 4)
+    found = uploaded(service, recording, "cells.tif")
     job = submitted(service, tiny, found, orientations=16, grid=96, frames=300, seed=5)
     eventually(lambda: service.jobs.get(job.id).progress.stage == "fitting", within_s=60)
     service.jobs.cancel(job.id, owner=OWNER)

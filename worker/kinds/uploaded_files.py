@@ -17,21 +17,23 @@ from worker.uploads.store import Uploads
 def uploaded_files(
     job: Job, names: Sequence[str], checksums: Sequence[str] | None, settings: WorkerSettings
 ) -> Iterator[list[Path]]:
-    """Yield links to the contents of uploads, in a folder of their own: readers go by the names of files.
+    """Yield what uploads hold, in a folder of their own: readers go by the names of files.
+
+    A label volume is ``<stem>.tif``, a surface ``<stem>.ply``, a sequence of files a folder ``<stem>``.
 
     Raises
     ------
     UploadNotFoundError, UploadDamagedError, SpecError
-        If one was removed, damaged or replaced after the job was accepted.
+        If one was removed, damaged or replaced after the job was accepted, or two would have the same name.
     """
     uploads = Uploads(settings.data_dir)
-    with TemporaryDirectory(prefix="cytosynth-") as shelf:
-        links = []
+    with TemporaryDirectory(prefix="cytosynth-") as folder:
+        sources = []
         for name, sha256 in zip(names, checksums or [], strict=True):
-            content = uploads.content(job.owner, name)
+            try:
+                sources.append(uploads.lay_out(job.owner, name, Path(folder)))
+            except FileExistsError:
+                raise SpecError(f"{name} and another upload differ in their ending only: rename one") from None
             if uploads.get(job.owner, name).sha256 != sha256:
                 raise SpecError(f"the upload {name} was replaced after this job was accepted; send the request again")
-            link = Path(shelf) / name
-            link.symlink_to(content.resolve())
-            links.append(link)
-        yield links
+        yield sources

@@ -2,7 +2,8 @@
 
 The child (``python -m model.upload_checks``) runs in isolated mode and imports the standard library and its own
 readers; for a TIFF it may also import the packages beside imagecodecs, last on its path, for codecs that the standard
-library lacks. No ``.pth`` file is read. It gets the file as its standard input, no environment of ours and no path.
+library lacks. No ``.pth`` file is read. It gets the file as its standard input, no environment of ours and no path. It
+can write to one file only, which is open when it starts: the plain copies, all that the rest of the service reads.
 
 Promises: returns within ``seconds`` and a moment; whatever the file does to the child, the answer is facts or an
 ``UploadError`` that says what is allowed.
@@ -12,8 +13,11 @@ Does not promise: anything about what the file means.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,21 +33,60 @@ START = (
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}  # the child may start no threads
 KINDS = {
     ".tif": "tiff", ".tiff": "tiff", ".stl": "stl", ".obj": "obj", ".ply": "ply", ".safetensors": "safetensors",
+    ".zip": "zip", ".tar": "tar", ".tgz": "tgz", ".tar.gz": "tgz",
 }  # fmt: skip
+ARCHIVES = frozenset({"zip", "tar", "tgz"})
+PLAIN = {"tiff": ".tif", "stl": ".ply", "obj": ".ply", "ply": ".ply", "tracks": ".txt"}  # endings of plain copies
 ADDRESS_SPACE = 2 * 2**30
 # The readers bound their work by counts. What these allow takes up to 8 s of one core of a present machine; time is the
 # last resort, far above, so that a slow or busy machine refuses nothing that is allowed.
 SECONDS = 60
-ANSWER_MAX = 65_536
+ARCHIVE_SECONDS = 180  # an archive may hold some times as much as a file
+ANSWER_MAX = 2**20
+# What a path in an archive may be. The child has checked that, but what it says is not trusted.
+PATH = re.compile(r"(?!\.)[^/\\:\x00-\x1f]{1,100}(?:/(?!\.)[^/\\:\x00-\x1f]{1,100}){0,7}")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A plain copy within what a child has written: its path, and where it lies."""
+
+    path: str
+    offset: int
+    bytes: int
+
+
+def kind_of(name: str) -> str:
+    """Return the kind of a file by the ending of its name; empty if it has none that is known."""
+    return next((kind for ending, kind in reversed(KINDS.items()) if name.endswith(ending)), "")
+
+
+def inspect_and_copy(path: Path, kind: str, copy: Path) -> tuple[dict[str, Any], tuple[Part, ...]]:
+    """Return what a file holds, and the plain copies that were written to ``copy``, which must not exist.
+
+    Raises
+    ------
+    UploadError
+        As :func:`inspect_file`.
+    """
+    facts = inspect_file(path, kind, copy=copy)
+    stored = facts.pop("stored", None)
+    if stored is None:
+        return facts, (Part(f"content{PLAIN[kind]}", 0, copy.stat().st_size),)
+    if not all(PATH.fullmatch(part["path"]) for part in stored):
+        raise _too_much(kind)
+    return facts, tuple(Part(part["path"], part["offset"], part["bytes"]) for part in stored)
 
 
 def inspect_file(
-    path: Path, kind: str, *, address_space: int = ADDRESS_SPACE, seconds: int = SECONDS
+    path: Path, kind: str, *, copy: Path | None = None, address_space: int = ADDRESS_SPACE, seconds: int | None = None
 ) -> dict[str, Any]:
     """Return what a file of ``kind`` (one of :data:`KINDS`) holds.
 
     Parameters
     ----------
+    copy
+        Gets the plain copies; it must not exist.
     address_space
         Bytes of memory the child may map, the file included.
     seconds
@@ -54,6 +97,8 @@ def inspect_file(
     UploadError
         If it is damaged, of another kind, or more than this service reads; the message says what is allowed.
     """
+    if seconds is None:
+        seconds = ARCHIVE_SECONDS if kind in ARCHIVES else SECONDS
     command = [
         sys.executable,
         "-I",
@@ -66,12 +111,12 @@ def inspect_file(
         str(address_space),
         str(seconds),
     ]
-    with path.open("rb") as file:
+    with path.open("rb") as file, ExitStack() as stack:
+        passed = [stack.enter_context(copy.open("xb")).fileno()] if copy is not None else []
         try:
             done = subprocess.run(
-                command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=ENVIRONMENT,
-                timeout=seconds + 0.5,
-                check=False, close_fds=True,
+                [*command, *map(str, passed)], stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                env=ENVIRONMENT, timeout=seconds + 0.5, check=False, close_fds=True, pass_fds=passed,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise _too_much(kind) from None
@@ -86,7 +131,7 @@ def inspect_file(
 
 def _packages(kind: str) -> str:
     """Return the folder of packages that a reader may need; empty if it needs none or they are not installed."""
-    found = find_spec("imagecodecs") if kind == "tiff" else None
+    found = find_spec("imagecodecs") if kind == "tiff" or kind in ARCHIVES else None
     return str(Path(found.origin).parents[1]) if found is not None and found.origin else ""
 
 

@@ -3,8 +3,12 @@
 Below the data folder::
 
     uploads/incoming/<owner>.<random>    arriving
-    uploads/kept/<owner>/<name>/         content and upload.json
+    uploads/incoming/.<random>           its plain copies, while they are made
+    uploads/kept/<owner>/<name>/         upload.json, and files/ (plain copies) or content (weights)
     models/<id>/                         card.json, weights.safetensors, and whose it is
+
+Of cells only plain copies are kept, which the process that inspected the upload has written: no later reader opens
+what a client has sent.
 
 Promises: an upload exists whole or not at all and never changes; nobody keeps more than the quota, however many arrive
 at once; the disk's reserve is not touched.
@@ -21,10 +25,10 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from secrets import token_hex
 from typing import Any, BinaryIO
 
@@ -36,14 +40,17 @@ from worker.errors import (
     UploadQuotaError,
 )
 from worker.storage.disk import check_reserve
-from worker.storage.durable_files import sync_folder, write_over
+from worker.storage.durable_files import checksum, sync_file, sync_folder, write_over
 from worker.uploads.installed_models import InstalledModels, matches_checksum
+from worker.uploads.sandbox import ARCHIVES, PLAIN, Part, inspect_and_copy, inspect_file
 
 log = logging.getLogger(__name__)
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\.(?:tiff?|stl|obj|ply|safetensors)")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\.(?:tiff?|stl|obj|ply|safetensors|zip|tar|tgz|tar\.gz)")
 OPEN_FOLDER = "open"  # of what came while the service had no keys
-CONTENT, RECORD = "content", "upload.json"
+CONTENT, FILES, RECORD = "content", "files", "upload.json"
+WEIGHTS = "safetensors"  # the kind whose content is kept as it came: its reader takes one form only
+COPY_BYTES = 2**20  # that are copied at a time
 LOOK_EVERY = 8 * 2**20  # bytes between two looks at the disk
 ABANDONED_S = 3600.0
 ARRIVING_MAX = 8  # at once, for one owner
@@ -60,10 +67,21 @@ class UploadRules:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Upload:
-    """One kept file.
+class PlainFile:
+    """A plain copy: its path for readers, its size and checksum; it lies in ``files`` under its number."""
 
-    Times are seconds since 1970; ``facts`` is what :func:`worker.uploads.sandbox.inspect_file` found.
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """One kept upload.
+
+    Times are seconds since 1970; ``bytes`` and ``sha256`` are those of what was sent; ``facts`` is what
+    :func:`worker.uploads.sandbox.inspect_file` found; ``files`` are its plain copies. Weights have none, and neither
+    have uploads of versions before 0.2 that kept what was sent.
     """
 
     name: str
@@ -73,10 +91,18 @@ class Upload:
     created_at: float
     expires_at: float
     facts: dict[str, Any]
+    files: tuple[PlainFile, ...] = field(default=())
+
+    @property
+    def counted_bytes(self) -> int:
+        """Bytes that count towards the quota: those sent, or those of the plain copies if they are more."""
+        return max(self.bytes, sum(file.bytes for file in self.files))
 
 
-def frames_of(upload: Upload) -> int:
-    """Return how many frames an upload holds: those of a label volume; 1 for a mesh."""
+def frames_of(upload: Upload) -> int | None:
+    """Return how many frames an upload holds: those of a label volume; 1 for a mesh; None for a sequence of files."""
+    if upload.kind in ARCHIVES:
+        return None
     shape = upload.facts.get("shape")
     return int(shape[0]) if upload.kind == "tiff" and shape else 1
 
@@ -86,6 +112,8 @@ class IncomingUpload:
 
     def __init__(self, path: Path, file: BinaryIO, *, rules: UploadRules, room: int) -> None:
         self.path, self.bytes = path, 0
+        self.copy = path.with_name(f".{token_hex(8)}")
+        self.parts: tuple[Part, ...] = ()
         self._file, self._rules, self._room = file, rules, room
         self._sha256 = hashlib.sha256()
         self._looked_at = -LOOK_EVERY
@@ -119,6 +147,13 @@ class IncomingUpload:
         """Have everything on disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
+
+    def inspect(self, kind: str) -> dict[str, Any]:
+        """Return what the file holds, and have plain copies of it; raises ``UploadError``."""
+        if kind == WEIGHTS:
+            return inspect_file(self.path, kind)
+        facts, self.parts = inspect_and_copy(self.path, kind, self.copy)
+        return facts
 
 
 class Uploads:
@@ -158,14 +193,16 @@ class Uploads:
         path = self._incoming / f"{_folder(owner)}.{token_hex(8)}"
         try:
             with path.open("xb") as file:
-                yield IncomingUpload(path, file, rules=self.rules, room=room)
+                incoming = IncomingUpload(path, file, rules=self.rules, room=room)
+                yield incoming
         finally:
             path.unlink(missing_ok=True)
+            incoming.copy.unlink(missing_ok=True)
 
     def keep(
         self, owner: str, arrived: IncomingUpload, *, name: str, kind: str, facts: dict[str, Any]
     ) -> tuple[Upload, bool]:
-        """Keep what has arrived under a name; returns the upload and whether it is new.
+        """Keep what has arrived and was inspected under a name; returns the upload and whether it is new.
 
         The same content under the same name is kept once; sent again, it is kept for longer.
 
@@ -191,16 +228,42 @@ class Uploads:
                 _write(folder, again)
                 return again, False
             self._discard(folder)
-            if self.used(owner) + upload.bytes > self.rules.quota_bytes or len(self.kept(owner)) >= KEPT_MAX:
-                raise _over_quota(self.rules)
-            arrived.close()
             draft = self._incoming / f".{token_hex(8)}"
-            draft.mkdir()
-            arrived.path.rename(draft / CONTENT)
-            _write(draft, upload)
-            draft.rename(folder)
+            try:
+                upload = replace(upload, files=self._fill(draft, arrived, name))
+                self._check_room(owner, upload)
+                _write(draft, upload)
+                draft.rename(folder)
+            except BaseException:
+                shutil.rmtree(draft, ignore_errors=True)
+                raise
             sync_folder(folder.parent)
         return upload, True
+
+    def _check_room(self, owner: str, upload: Upload) -> None:
+        if self.used(owner) + upload.counted_bytes > self.rules.quota_bytes or len(self.kept(owner)) >= KEPT_MAX:
+            raise _over_quota(self.rules)
+
+    def _fill(self, draft: Path, arrived: IncomingUpload, name: str) -> tuple[PlainFile, ...]:
+        """Put what is kept of an upload into a new folder; return its plain copies."""
+        draft.mkdir()
+        arrived.close()
+        if not arrived.parts:
+            arrived.path.rename(draft / CONTENT)
+            return ()
+        (draft / FILES).mkdir()
+        check_reserve(draft, reserve=self.rules.reserve_bytes, wanted=sum(part.bytes for part in arrived.parts))
+        if len(arrived.parts) == 1 and arrived.parts[0].offset == 0:
+            arrived.copy.rename(draft / FILES / _numbered(0))
+        else:
+            _part(arrived.copy, arrived.parts, draft / FILES)
+        files = []
+        for number, part in enumerate(arrived.parts):
+            stored = draft / FILES / _numbered(number)
+            sync_file(stored)
+            files.append(PlainFile(path=part.path, bytes=part.bytes, sha256=checksum(stored)))
+        sync_folder(draft / FILES)
+        return tuple(files)
 
     # ------------------------------------------------------------------------------------------------------- reading
 
@@ -212,19 +275,61 @@ class Uploads:
         return upload
 
     def content(self, owner: str, name: str) -> Path:
-        """Return where the content of an upload lies.
+        """Return where the content of an upload of weights lies.
+
+        Raises
+        ------
+        UploadNotFoundError
+            If there is none, or it is of another kind.
+        UploadDamagedError
+            If its bytes are not those that were sent.
+        """
+        upload, path = self.get(owner, name), self._folder(owner, name) / CONTENT
+        if upload.files:
+            raise UploadNotFoundError(f"the upload {name} holds no weights")
+        if not matches_checksum(path, upload.sha256):
+            raise _damaged(name)
+        return path
+
+    def lay_out(self, owner: str, name: str, shelf: Path) -> Path:
+        """Show the cells of an upload as a file or a folder that readers open.
+
+        Parameters
+        ----------
+        shelf
+            A folder in which nothing has the name of the upload.
+
+        Returns
+        -------
+        Path
+            ``<shelf>/<stem>.tif`` or ``.ply``, or a folder ``<shelf>/<stem>`` of a sequence; links to plain copies,
+            which are there as long as the upload is.
 
         Raises
         ------
         UploadNotFoundError
             If there is none.
         UploadDamagedError
-            If its bytes are not those that were sent.
+            If its bytes are not those that were kept.
+        UploadError
+            If it was sent to an earlier version, and this one refuses it.
         """
-        upload, path = self.get(owner, name), self._folder(owner, name) / CONTENT
-        if not matches_checksum(path, upload.sha256):
-            raise _damaged(name)
-        return path
+        upload, folder = self.get(owner, name), self._folder(owner, name)
+        stem = shelf / name.partition(".")[0]
+        if not upload.files:
+            copy = stem.with_suffix(PLAIN[upload.kind])
+            inspect_and_copy(self.content(owner, name), upload.kind, copy)
+            return copy
+        shown = []
+        for number, file in enumerate(upload.files):
+            stored = folder / FILES / _numbered(number)
+            if not matches_checksum(stored, file.sha256):
+                raise _damaged(name)
+            link = stem / file.path if upload.kind in ARCHIVES else stem.with_suffix(PurePosixPath(file.path).suffix)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(stored.resolve())
+            shown.append(link)
+        return stem if upload.kind in ARCHIVES else shown[0]
 
     def kept(self, owner: str) -> list[Upload]:
         """Return the owner's uploads, ordered by name."""
@@ -241,7 +346,7 @@ class Uploads:
 
     def used(self, owner: str) -> int:
         """Return the bytes that an owner keeps: uploads, and the weights of models made of them."""
-        return sum(upload.bytes for upload in self.kept(owner)) + self.models.used(owner)
+        return sum(upload.counted_bytes for upload in self.kept(owner)) + self.models.used(owner)
 
     # ------------------------------------------------------------------------------------------------------ removing
 
@@ -302,10 +407,11 @@ def _folder(owner: str) -> str:
 
 def _read(folder: Path) -> Upload | None:
     try:
-        return Upload(**json.loads((folder / RECORD).read_bytes()))
+        document = json.loads((folder / RECORD).read_bytes())
+        return Upload(**document | {"files": tuple(PlainFile(**file) for file in document.get("files", ()))})
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, AttributeError):
         log.critical("upload %s: its record is damaged; send the file again", folder.name)
         return None
 
@@ -316,10 +422,34 @@ def _write(folder: Path, upload: Upload) -> None:
 
 def _intact(folder: Path, upload: Upload, *, arrived: str) -> bool:
     """Whether an upload may stay: its content is what its record says, or another upload asks for its name."""
-    if upload.sha256 != arrived or matches_checksum(folder / CONTENT, upload.sha256):
+    if upload.sha256 != arrived or all(matches_checksum(path, sha256) for path, sha256 in stored_files(folder, upload)):
         return True
     log.error("upload %s: its stored content is damaged; what was sent again takes its place", upload.name)
     return False
+
+
+def stored_files(folder: Path, upload: Upload) -> Iterator[tuple[Path, str]]:
+    """Yield the path and the checksum of each file that is kept of an upload."""
+    for number, file in enumerate(upload.files):
+        yield folder / FILES / _numbered(number), file.sha256
+    if not upload.files:
+        yield folder / CONTENT, upload.sha256
+
+
+def _numbered(number: int) -> str:
+    return f"{number:04}"
+
+
+def _part(source: Path, parts: Iterable[Part], folder: Path) -> None:
+    """Cut plain copies out of the file that holds them one after another."""
+    with source.open("rb") as file:
+        for number, part in enumerate(parts):
+            file.seek(part.offset)
+            with (folder / _numbered(number)).open("xb") as target:
+                left = part.bytes
+                while left and (piece := file.read(min(left, COPY_BYTES))):
+                    target.write(piece)
+                    left -= len(piece)
 
 
 def _damaged(name: str) -> UploadDamagedError:

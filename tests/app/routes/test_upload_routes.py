@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import trimesh
 from damage import cut, flip
 from hostile.corpus_files import box_stl, labels_tiff, weights
 from keyed import MODEL, WEIGHTS, Keyed, all_at_once
@@ -44,7 +45,7 @@ def left_over(keyed: Keyed) -> list[Path]:
     return list((keyed.settings.data_dir / "uploads" / "incoming").iterdir())
 
 
-def test_a_file_is_received_looked_into_and_kept(keyed: Keyed, client: httpx.Client) -> None:
+def test_a_file_is_received_looked_into_and_kept(keyed: Keyed, client: httpx.Client, tmp_path: Path) -> None:
     answer = keyed.upload(client, "cell.stl", STL)
     document = answer.json()
     assert (answer.status_code, answer.headers["location"]) == (201, "/v1/uploads/cell.stl")
@@ -55,9 +56,11 @@ def test_a_file_is_received_looked_into_and_kept(keyed: Keyed, client: httpx.Cli
     }  # fmt: skip
     assert client.get("/v1/uploads/cell.stl").json() == document
     listed = client.get("/v1/uploads").json()
-    assert listed == {"uploads": [document], "used": len(STL), "quota": 8_000_000}
-    content = Uploads(keyed.settings.data_dir).content(keyed.owner(client), "cell.stl")
-    assert content.read_bytes() == STL
+    shown = Uploads(keyed.settings.data_dir).lay_out(keyed.owner(client), "cell.stl", tmp_path)
+    assert (shown, shown.is_symlink()) == (tmp_path / "cell.ply", True)
+    assert trimesh.load_mesh(shown).volume == pytest.approx(1000.0)
+    assert listed == {"uploads": [document], "used": shown.stat().st_size, "quota": 8_000_000}
+    assert left_over(keyed) == []
 
 
 def test_facts_of_label_volumes(keyed: Keyed, client: httpx.Client) -> None:
@@ -161,8 +164,8 @@ def padded_obj(side: float) -> bytes:
 @pytest.mark.parametrize(
     "name",
     [
-        "cell.exe", "cell", ".stl", "cell.stl.gz", "cells.zip", "a%20b.stl", "..%2f..%2fx.stl", "%2e%2e.stl",
-        "x%00.stl",         "é.stl", "-x.stl", "a" * 101 + ".stl", "cell.STL", "scene.gltf",
+        "cell.exe", "cell", ".stl", "cell.stl.gz", "cells.7z", "cells.tar.bz2", "a%20b.stl",
+        "..%2f..%2fx.stl", "%2e%2e.stl", "x%00.stl", "é.stl", "-x.stl", "a" * 101 + ".stl", "cell.STL", "scene.gltf",
     ],
 )  # fmt: skip
 def test_only_plain_names_with_a_known_ending_are_taken(keyed: Keyed, client: httpx.Client, name: str) -> None:
@@ -349,7 +352,7 @@ def test_a_damaged_upload_makes_no_model_and_is_replaced_when_it_is_sent_again(
 def test_garbage_records_of_uploads_and_owners_are_no_500(keyed: Keyed, client: httpx.Client, garbage: bytes) -> None:
     assert keyed.upload(client, "garbage.stl", STL).status_code == 201
     data = keyed.settings.data_dir
-    (Uploads(data).content(keyed.owner(client), "garbage.stl").parent / "upload.json").write_bytes(garbage)
+    (data / "uploads" / "kept" / keyed.owner(client) / "garbage.stl" / "upload.json").write_bytes(garbage)
     folder = data / "models" / "garbage"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "owner").write_bytes(b"\xff\xfe")
