@@ -51,7 +51,7 @@ BEYOND_SCHEMA = re.compile(
     r"|a rotation quaternion \[w, x, y, z\] must not be zero; it is normalised for you"
     "|format stl-series needs stl: ask for it too"
     "|separate_bodies changes only obj or ply: ask for one of them, or leave it out"
-    "|uploads must be all label volumes or all surfaces: leave the others out"
+    "|uploads must be all label volumes, all surfaces or all archives: leave the others out"
     "|voxel and interval belong to uploads: name uploads too, or leave them out"
     "|uploads must not repeat|give the smallest factor first"
     "|names of labels must not repeat|webhook must be an https address|the port of webhook must be at most 65535"

@@ -307,8 +307,10 @@ class Uploads:
 
         Raises
         ------
+        FileExistsError
+            If something has that name.
         UploadNotFoundError
-            If there is none.
+            If there is no such upload.
         UploadDamagedError
             If its bytes are not those that were kept.
         UploadError
@@ -321,6 +323,8 @@ class Uploads:
             inspect_and_copy(self.content(owner, name), upload.kind, copy)
             return copy
         shown = []
+        if upload.kind in ARCHIVES:
+            stem.mkdir()
         for number, file in enumerate(upload.files):
             stored = folder / FILES / _numbered(number)
             if not matches_checksum(stored, file.sha256):
