@@ -89,7 +89,7 @@ def run_job(*_: object) -> None:
 
 def _claim(context: WorkerContext) -> Lease | None:
     try:
-        lease = context.jobs.leases.claim(None, worker=context.name)
+        lease = context.jobs.leases.claim(worker=context.name)
     except QueueUnavailableError:
         log.warning("the broker went away before a job could be claimed")
         return None

@@ -19,6 +19,7 @@ import httpx
 import pytest
 import structlog
 import uvicorn
+from claims import claim_job
 from workbench import eventually
 
 from app.main import create_app
@@ -81,7 +82,7 @@ class House:
         return make_card(model_id).write(folder)
 
     def claim(self, job_id: str) -> Lease:
-        lease = self.jobs.leases.claim(job_id, worker="test")
+        lease = claim_job(self.jobs, job_id, worker="test")
         assert lease is not None
         return lease
 

@@ -13,6 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+from claims import claim_job
 
 from app.settings import AppSettings
 from model.card import SHIPPED_MODELS
@@ -61,7 +62,7 @@ class Keyed:
         answer = client.post("/v1/generations", json={"model": "round", "frames": 1, "grid": 16})
         assert answer.status_code == 202, answer.text
         job: dict[str, Any] = answer.json()
-        lease = self.jobs.leases.claim(job["id"], worker="test")
+        lease = claim_job(self.jobs, job["id"], worker="test")
         assert lease is not None
         staged, content = self.artifacts.staging(job["id"], lease.token), b"solid"
         (staged / "x.stl").write_bytes(content)

@@ -35,7 +35,7 @@ def artifacts(tmp_path: Path) -> Artifacts:
 
 @pytest.fixture
 def wake_ups() -> list[str]:
-    """The hints that ``jobs`` gave."""
+    """The wake-ups that ``jobs`` sent."""
     return []
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from claims import claim_job
 from workbench import ROOT, submit
 
 from benchmarks.chaos.audit import check_ends, untidy
@@ -32,7 +33,7 @@ def scene(tmp_path: Path):
 
 def finished(scene: SimpleNamespace) -> Job:
     job = submit(scene.jobs)
-    lease = scene.jobs.leases.claim(job.id, worker="w")
+    lease = claim_job(scene.jobs, job.id, worker="w")
     staged = scene.artifacts.staging(job.id, lease.token)
     (staged / "a.txt").write_text(job.id)
     (staged / "manifest.json").write_text(json.dumps({"files": [{"name": "a.txt"}]}))
@@ -49,7 +50,7 @@ def test_audit_finds_nothing_where_all_is_in_order_and_each_thing_that_is_not(sc
 
     waiting = submit(scene.jobs)
     assert list(untidy(scene)) == ["1 jobs have not ended"]
-    lease = scene.jobs.leases.claim(waiting.id, worker="w")
+    lease = claim_job(scene.jobs, waiting.id, worker="w")
     scene.artifacts.staging(waiting.id, lease.token)
     (root / "results" / ("0" * 32)).mkdir()
     (root / "verdicts" / f"{canceled.id}.json").unlink()

@@ -48,17 +48,12 @@ class JobLeases:
         self._store, self._artifacts, self._rules = store, artifacts, rules
         self._reconciler, self._wake_up = reconciler, wake_up
 
-    def claim(self, job_id: str | None, *, worker: str) -> Lease | None:
-        """Take a queued job, or an open shard of one; None if there is nothing to take.
+    def claim(self, *, worker: str) -> Lease | None:
+        """Lease the next queued job, or an open shard of one, to the process ``worker``; None if nothing is queued.
 
-        Parameters
-        ----------
-        job_id
-            Of the job; None: of the owner who has the fewest leases, the job that was submitted first.
-        worker
-            Name of the claiming process.
+        Next is the job that was submitted first, of the owner who has the fewest leases.
         """
-        answer = self._reconciler.run("claim", job_id or "", worker, self._rules.lease_s)
+        answer = self._reconciler.run("claim", worker, self._rules.lease_s)
         if not answer:
             return None
         token, flat, shard = answer

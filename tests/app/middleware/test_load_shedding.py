@@ -100,11 +100,11 @@ def test_the_pace_of_the_queue_is_what_ended_lately(records: tuple[JobQueue, Quo
         submit(jobs, owner="a" if number < 20 else "b")
     assert quota.throughput("x") == QueueThroughput(active=30, own=0, per_second=0.0)
     for _ in range(15):
-        lease = jobs.leases.claim(None, worker="w")
+        lease = jobs.leases.claim(worker="w")
         assert lease is not None
         jobs.leases.finish(lease)
     for _ in range(3):
-        lease = jobs.leases.claim(None, worker="w")
+        lease = jobs.leases.claim(worker="w")
         assert lease is not None
         jobs.leases.fail(lease, code="empty_surface", message="no")
     assert quota.throughput("b") == QueueThroughput(active=12, own=10, per_second=18 / 300)
@@ -130,7 +130,7 @@ def test_a_full_queue_says_when_there_is_room(settings: Any, serve: Any, tmp_pat
         jobs = JobQueue.connect(broker.url, wake_up=lambda _: None, rules=JobRules())
         for _ in range(60):  # 60 ended within five minutes: one in five seconds
             submit(jobs)
-            lease = jobs.leases.claim(None, worker="w")
+            lease = jobs.leases.claim(worker="w")
             assert lease is not None
             jobs.leases.finish(lease)
         for _ in range(40):

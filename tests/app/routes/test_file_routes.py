@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from claims import claim_job
 from damage import cut, flip
 from served import cytosynth_here
 
@@ -198,7 +199,7 @@ def test_expired_files_leave_the_spec_to_repeat_them(house: Any) -> None:
         house.settings.redis_url, artifacts=house.artifacts, wake_up=lambda _: None, rules=JobRules(retention_s=0.01)
     )
     job = house.submit()
-    lease = hasty.leases.claim(job["id"], worker="test")
+    lease = claim_job(hasty, job["id"], worker="test")
     staged = house.artifacts.staging(job["id"], lease.token)
     (staged / "manifest.json").write_text('{"files": []}')
     house.artifacts.publish(job["id"], staged)

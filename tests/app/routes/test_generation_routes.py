@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from claims import claim_job
 
 from model.spec import Cost, GenerationSpec
 from worker.jobs import Price
@@ -193,7 +194,7 @@ def test_a_running_job_shows_its_worker_and_the_leases_it_lost(house: Any) -> No
     job_id = house.post({"model": "round", "seed": 4242, "frames": 1, "grid": 8}).json()["id"]
     queued = house.client.get(f"/v1/jobs/{job_id}").json()
     assert (queued["lease"], queued["lost"]) == (None, 0)
-    lease = house.jobs.leases.claim(job_id, worker="node-7:41")
+    lease = claim_job(house.jobs, job_id, worker="node-7:41")
     running = house.client.get(f"/v1/jobs/{job_id}").json()
     assert running["lease"] == {"worker": "node-7:41", "since": running["started_at"]}
     house.jobs.leases.fail_attempt(lease, code="export_failed", message="full")

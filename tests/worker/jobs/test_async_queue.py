@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from claims import claim_job
 from workbench import submit
 
 from worker.broker.embedded import start_broker
@@ -19,7 +20,7 @@ from worker.jobs import AsyncJobQueue, JobQueue, JobStatus
 def test_many_wait_in_one_loop_and_wake_when_their_job_ends(jobs: JobQueue, broker_url: str) -> None:
     async def scene() -> None:
         waiting = AsyncJobQueue.connect(broker_url, find=jobs.get, prefix=jobs._prefix)
-        leases = [jobs.leases.claim(submit(jobs).id, worker="w") for _ in range(20)]
+        leases = [claim_job(jobs, submit(jobs).id, worker="w") for _ in range(20)]
         waits = [asyncio.create_task(waiting.async_wait(lease.job_id, timeout_s=10)) for lease in leases if lease]
         await asyncio.sleep(0.1)
         assert not any(wait.done() for wait in waits)

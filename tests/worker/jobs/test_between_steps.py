@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from claims import claim_job
 from workbench import submit
 
 from worker.errors import (
@@ -36,7 +37,7 @@ def flush(jobs: JobQueue) -> None:
 
 
 def claim(jobs: JobQueue, job: Job) -> Lease:
-    lease = jobs.leases.claim(job.id, worker="w")
+    lease = claim_job(jobs, job.id, worker="w")
     assert lease is not None
     return lease
 
@@ -332,7 +333,7 @@ def test_an_end_that_the_broker_forgot_in_a_power_cut_is_not_followed_by_another
     jobs._redis.set(jobs._prefix + "whole", "0" * 40)  # as the number of an earlier run
     with pytest.raises(LeaseLostError):
         jobs.leases.finish(lease)
-    assert jobs.leases.claim(None, worker="w") is None
+    assert jobs.leases.claim(worker="w") is None
     failed = jobs.get(job.id)
     assert failed.status is JobStatus.FAILED
     assert failed.error is not None

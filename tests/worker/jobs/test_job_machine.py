@@ -128,14 +128,16 @@ class JobLife(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------------------------------------ what workers do
 
-    @rule(target=leases, job_id=jobs_made)
-    def claim(self, job_id: str) -> object:
-        lease = self.jobs.leases.claim(job_id, worker="w")
-        self.flushed = False  # nothing is begun before every record is back
-        known = self.known.get(job_id)
-        assert (lease is not None) == (known is not None and known.status is JobStatus.QUEUED)
-        if lease is None or known is None:
+    @rule(target=leases)
+    def claim(self) -> object:
+        lease = self.jobs.leases.claim(worker="w")
+        self.flushed = False  # no job is started before every record is restored
+        queued = [job_id for job_id, known in self.known.items() if known.status is JobStatus.QUEUED]
+        if lease is None:
+            assert queued == []
             return multiple()
+        assert lease.job_id == queued[0]  # the job that was submitted first
+        known = self.known[lease.job_id]
         assert known.token is None or lease.token > known.token
         known.status, known.token = JobStatus.RUNNING, lease.token
         return lease

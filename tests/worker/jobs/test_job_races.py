@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from uuid import uuid4
 
+from claims import claim_job
 from workbench import submit
 
 from worker.errors import JobCanceledError, LeaseLostError, QueueUnavailableError
@@ -32,8 +33,8 @@ def all_at_once(acts: list[Callable[[], object]]) -> list[object]:
 def test_one_of_many_workers_gets_a_job(jobs: JobQueue) -> None:
     for _ in range(20):
         job = submit(jobs)
-        claims = [lambda job=job: jobs.leases.claim(job.id, worker="w")] * THREADS
-        assert sum(lease is not None for lease in all_at_once(claims)) == 1
+        leases = all_at_once([lambda: jobs.leases.claim(worker="w")] * THREADS)
+        assert [lease.job_id for lease in leases if lease is not None] == [job.id]
 
 
 def test_many_workers_empty_a_queue_and_take_each_job_once(jobs: JobQueue) -> None:
@@ -41,7 +42,7 @@ def test_many_workers_empty_a_queue_and_take_each_job_once(jobs: JobQueue) -> No
 
     def work() -> list[str]:
         taken = []
-        while lease := jobs.leases.claim(None, worker="w"):
+        while lease := jobs.leases.claim(worker="w"):
             jobs.leases.finish(lease)
             taken.append(lease.job_id)
         return taken
@@ -54,7 +55,7 @@ def test_many_workers_empty_a_queue_and_take_each_job_once(jobs: JobQueue) -> No
 def test_finish_and_cancel_race_to_exactly_one_end(jobs: JobQueue) -> None:
     ends = set()
     for _ in range(40):
-        lease = jobs.leases.claim(submit(jobs).id, worker="w")
+        lease = claim_job(jobs, submit(jobs).id, worker="w")
         assert lease is not None
         finished, *_ = all_at_once(
             [lambda lease=lease: jobs.leases.finish(lease), lambda lease=lease: jobs.cancel(lease.job_id)]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from uuid import uuid4
 
 import pytest
+from claims import claim_job
 from workbench import submit
 
 from model.errors import SpecError
@@ -39,7 +40,7 @@ def test_a_job_lives_from_queued_to_succeeded(jobs: JobQueue, wake_ups: list[str
     assert wake_ups == [job.id]
     assert (job.status, job.spec, job.attempts, job.queue_position) == (JobStatus.QUEUED, spec, 0, 1)
 
-    lease = jobs.leases.claim(job.id, worker="w")
+    lease = claim_job(jobs, job.id, worker="w")
     assert lease is not None
     assert lease.job.spec == spec
     progress = JobProgress(fraction=0.5, stage="frames", frame=1, frames=2, eta_s=3.0)
@@ -69,14 +70,14 @@ def test_ids_are_hexadecimal_and_sort_by_time(jobs: JobQueue) -> None:
 
 def test_a_failed_job_says_why_and_is_not_run_again(jobs: JobQueue) -> None:
     job = submit(jobs)
-    lease = jobs.leases.claim(job.id, worker="w")
+    lease = claim_job(jobs, job.id, worker="w")
     assert lease is not None
     jobs.leases.fail(lease, code="empty_surface", message='no "membrane" in Ω')
     failed = jobs.get(job.id)
     assert failed.status is JobStatus.FAILED
     assert failed.error == JobFailure(code="empty_surface", message='no "membrane" in Ω')
     assert jobs.events(job.id)[-1].data["error"] == {"code": "empty_surface", "message": 'no "membrane" in Ω'}
-    assert jobs.leases.claim(job.id, worker="w") is None
+    assert claim_job(jobs, job.id, worker="w") is None
     assert jobs.admin.sweep().requeued == []
 
 
@@ -85,9 +86,9 @@ def test_queue_is_first_in_first_out(jobs: JobQueue) -> None:
     assert [jobs.get(i).queue_position for i in submitted] == [1, 2, 3, 4]
     jobs.cancel(submitted[0])
     assert [jobs.get(i).queue_position for i in submitted] == [None, 1, 2, 3]
-    claimed = [jobs.leases.claim(None, worker="w") for _ in range(3)]
+    claimed = [jobs.leases.claim(worker="w") for _ in range(3)]
     assert [lease.job_id for lease in claimed if lease] == submitted[1:]
-    assert jobs.leases.claim(None, worker="w") is None
+    assert jobs.leases.claim(worker="w") is None
 
 
 def test_full_queue_refuses_and_keeps_nothing(make_jobs: MakeJobs, artifacts: Artifacts) -> None:
@@ -97,7 +98,7 @@ def test_full_queue_refuses_and_keeps_nothing(make_jobs: MakeJobs, artifacts: Ar
         submit(jobs, idempotency_key="k")
     assert jobs.admin.counts()[JobStatus.QUEUED] == 2
     assert {request["id"] for request in Journal(artifacts.root).requests()} == kept
-    assert jobs.leases.claim(None, worker="w")
+    assert jobs.leases.claim(worker="w")
     assert submit(jobs, idempotency_key="k").status is JobStatus.QUEUED
 
 
@@ -121,7 +122,7 @@ def test_identical_succeeded_result_is_reused_by_its_owner_only(
 ) -> None:
     first = submit(jobs, digest="d", owner="ada")
     assert submit(jobs, digest="d", owner="ada").id != first.id  # not finished yet
-    lease = jobs.leases.claim(first.id, worker="w")
+    lease = claim_job(jobs, first.id, worker="w")
     assert lease is not None
     staged = artifacts.staging(first.id, lease.token)
     (staged / "manifest.json").write_text('{"files": []}')
@@ -139,7 +140,7 @@ def test_lost_lease_goes_back_to_the_head_and_the_third_ends_the_job(make_jobs: 
     jobs = make_jobs(lease_s=0.05)
     poison, other = submit(jobs), submit(jobs)
     for attempt in (1, 2):
-        lease = jobs.leases.claim(None, worker="w")
+        lease = jobs.leases.claim(worker="w")
         assert lease is not None
         assert (lease.job_id, lease.job.attempts) == (poison.id, attempt)
         time.sleep(0.06)
@@ -147,7 +148,7 @@ def test_lost_lease_goes_back_to_the_head_and_the_third_ends_the_job(make_jobs: 
         assert jobs.admin.sweep().requeued == [poison.id]
         assert wake_ups == [poison.id]
         assert [jobs.get(j.id).queue_position for j in (poison, other)] == [1, 2]
-    assert jobs.leases.claim(None, worker="w")
+    assert jobs.leases.claim(worker="w")
     time.sleep(0.06)
     assert jobs.admin.sweep().crashed == [poison.id]
     failed = jobs.get(poison.id)
@@ -159,7 +160,7 @@ def test_lost_lease_goes_back_to_the_head_and_the_third_ends_the_job(make_jobs: 
 
 def test_heartbeats_keep_a_lease(make_jobs: MakeJobs) -> None:
     jobs = make_jobs(lease_s=0.8)
-    lease = jobs.leases.claim(submit(jobs).id, worker="w")
+    lease = claim_job(jobs, submit(jobs).id, worker="w")
     assert lease is not None
     for _ in range(5):
         time.sleep(0.2)
@@ -170,10 +171,10 @@ def test_heartbeats_keep_a_lease(make_jobs: MakeJobs) -> None:
 def test_old_lease_can_change_nothing(make_jobs: MakeJobs) -> None:
     jobs = make_jobs(lease_s=0.05)
     job = submit(jobs)
-    old = jobs.leases.claim(job.id, worker="frozen")
+    old = claim_job(jobs, job.id, worker="frozen")
     time.sleep(0.06)
     jobs.admin.sweep()
-    new = jobs.leases.claim(job.id, worker="fresh")
+    new = claim_job(jobs, job.id, worker="fresh")
     assert old is not None
     assert new is not None
     assert new.token > old.token
@@ -196,7 +197,7 @@ def test_old_lease_can_change_nothing(make_jobs: MakeJobs) -> None:
 
 def test_a_lease_past_its_time_still_finishes_if_nobody_took_the_job(make_jobs: MakeJobs) -> None:
     jobs = make_jobs(lease_s=0.05)
-    lease = jobs.leases.claim(submit(jobs).id, worker="w")
+    lease = claim_job(jobs, submit(jobs).id, worker="w")
     assert lease is not None
     time.sleep(0.06)
     jobs.leases.finish(lease)
@@ -204,7 +205,7 @@ def test_a_lease_past_its_time_still_finishes_if_nobody_took_the_job(make_jobs: 
 
 
 def test_last_words_may_be_said_twice(jobs: JobQueue) -> None:
-    lease = jobs.leases.claim(submit(jobs).id, worker="w")
+    lease = claim_job(jobs, submit(jobs).id, worker="w")
     assert lease is not None
     jobs.leases.finish(lease)
     jobs.leases.finish(lease)
@@ -216,7 +217,7 @@ def test_last_words_may_be_said_twice(jobs: JobQueue) -> None:
 def test_release_gives_the_job_back_without_counting(jobs: JobQueue, wake_ups: list[str]) -> None:
     job = submit(jobs)
     for _ in range(5):
-        lease = jobs.leases.claim(job.id, worker="w")
+        lease = claim_job(jobs, job.id, worker="w")
         assert lease is not None
         wake_ups.clear()
         jobs.leases.release(lease)
@@ -226,7 +227,7 @@ def test_release_gives_the_job_back_without_counting(jobs: JobQueue, wake_ups: l
 
 
 def test_canceling_a_running_job_stops_its_worker(jobs: JobQueue) -> None:
-    lease = jobs.leases.claim(submit(jobs).id, worker="w")
+    lease = claim_job(jobs, submit(jobs).id, worker="w")
     assert lease is not None
     assert jobs.cancel(lease.job_id).status is JobStatus.CANCELED
     with pytest.raises(JobCanceledError):
@@ -238,7 +239,7 @@ def test_canceling_a_running_job_stops_its_worker(jobs: JobQueue) -> None:
 
 
 def test_cancel_leaves_an_ended_job_as_it_is(jobs: JobQueue) -> None:
-    lease = jobs.leases.claim(submit(jobs).id, worker="w")
+    lease = claim_job(jobs, submit(jobs).id, worker="w")
     assert lease is not None
     jobs.leases.finish(lease)
     assert jobs.cancel(lease.job_id) == jobs.get(lease.job_id)
@@ -268,7 +269,7 @@ def test_delete_removes_ended_jobs_only_and_leaves_no_trace(
     job = submit(jobs, idempotency_key=None)
     with pytest.raises(JobActiveError):
         jobs.delete(job.id)
-    lease = jobs.leases.claim(job.id, worker="w")
+    lease = claim_job(jobs, job.id, worker="w")
     assert lease is not None
     with pytest.raises(JobActiveError):
         jobs.delete(job.id)
@@ -320,7 +321,7 @@ def test_a_made_up_cursor_is_refused(jobs: JobQueue, cursor: str) -> None:
 
 
 def test_events_resume_after_any_id(jobs: JobQueue) -> None:
-    lease = jobs.leases.claim(submit(jobs).id, worker="w")
+    lease = claim_job(jobs, submit(jobs).id, worker="w")
     assert lease is not None
     for frame in range(5):
         jobs.leases.renew(lease, progress=JobProgress(fraction=frame / 5, stage="s", frame=frame, frames=5))
@@ -333,7 +334,7 @@ def test_events_resume_after_any_id(jobs: JobQueue) -> None:
 
 
 def test_events_of_a_long_job_do_not_pile_up(jobs: JobQueue) -> None:
-    lease = jobs.leases.claim(submit(jobs).id, worker="w")
+    lease = claim_job(jobs, submit(jobs).id, worker="w")
     assert lease is not None
     for frame in range(1500):
         jobs.leases.renew(lease, progress=JobProgress(frame=frame, frames=1500))
@@ -345,7 +346,7 @@ def test_events_of_a_long_job_do_not_pile_up(jobs: JobQueue) -> None:
 
 
 def test_wait_wakes_when_the_job_ends(jobs: JobQueue) -> None:
-    lease = jobs.leases.claim(submit(jobs).id, worker="w")
+    lease = claim_job(jobs, submit(jobs).id, worker="w")
     assert lease is not None
     timer = threading.Timer(0.2, lambda: jobs.leases.finish(lease))
     timer.start()
@@ -366,7 +367,7 @@ def test_wait_gives_up_in_time(jobs: JobQueue) -> None:
 def test_results_expire_but_the_spec_stays_until_the_record_goes(make_jobs: MakeJobs, artifacts: Artifacts) -> None:
     jobs = make_jobs(retention_s=0.5, record_s=0.2)
     job = submit(jobs, spec={"seed": 7}, digest="d")
-    lease = jobs.leases.claim(job.id, worker="w")
+    lease = claim_job(jobs, job.id, worker="w")
     assert lease is not None
     staged = artifacts.staging(job.id, lease.token)
     (staged / "manifest.json").write_text('{"files": []}')
@@ -418,13 +419,13 @@ def test_a_request_that_cannot_be_stored_is_not_accepted(
 
 def test_rebuild_restores_every_job_that_a_flushed_broker_forgot(jobs: JobQueue, artifacts: Artifacts) -> None:
     done, running, queued, canceled = (submit(jobs, spec={"n": n}, owner="ada") for n in range(4))
-    lease = jobs.leases.claim(done.id, worker="w")
+    lease = claim_job(jobs, done.id, worker="w")
     assert lease is not None
     staged = artifacts.staging(done.id, lease.token)
     (staged / "manifest.json").write_text('{"files": []}')
     artifacts.publish(done.id, staged)
     jobs.leases.finish(lease)
-    jobs.leases.claim(running.id, worker="w")
+    claim_job(jobs, running.id, worker="w")
     jobs.cancel(canceled.id)
     for key in jobs._redis.scan_iter(f"{jobs._prefix}*"):
         jobs._redis.delete(key)
@@ -444,7 +445,7 @@ def test_janitor_removes_files_of_ended_jobs_and_abandoned_staging(make_jobs: Ma
     jobs = make_jobs(lease_s=0.05)
     canceled, running = submit(jobs), submit(jobs)
     jobs.cancel(canceled.id)
-    lease = jobs.leases.claim(running.id, worker="w")
+    lease = claim_job(jobs, running.id, worker="w")
     assert lease is not None
     late = artifacts.staging(canceled.id, 1)  # a worker that did not yet know
     (late / "manifest.json").write_text('{"files": []}')

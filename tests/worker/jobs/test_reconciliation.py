@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from claims import claim_job
 from workbench import submit
 
 from worker.errors import JobFailedError, JobNotFoundError, LeaseLostError, QueueUnavailableError
@@ -37,7 +38,7 @@ async def looked_at(jobs: JobQueue, broker_url: str, job_id: str) -> JobStatus:
 
 
 def finish(jobs: JobQueue, artifacts: Artifacts, job: Job, *, content: str = "") -> None:
-    lease = jobs.leases.claim(job.id, worker="w")
+    lease = claim_job(jobs, job.id, worker="w")
     assert lease is not None
     staged = artifacts.staging(job.id, lease.token)
     (staged / "manifest.json").write_text(json.dumps({"files": []}))
@@ -48,7 +49,7 @@ def finish(jobs: JobQueue, artifacts: Artifacts, job: Job, *, content: str = "")
 def test_every_end_is_restored_as_the_client_was_told(jobs: JobQueue, artifacts: Artifacts) -> None:
     done, failed, canceled, _queued = (submit(jobs, owner="ada", digest=f"d{n}") for n in range(4))
     finish(jobs, artifacts, done)
-    lease = jobs.leases.claim(failed.id, worker="w")
+    lease = claim_job(jobs, failed.id, worker="w")
     assert lease is not None
     jobs.leases.fail(lease, code="empty_surface", message="no membrane in Ω")
     jobs.cancel(canceled.id)
@@ -68,7 +69,7 @@ def test_every_end_is_restored_as_the_client_was_told(jobs: JobQueue, artifacts:
 def test_warnings_are_those_of_the_manifest_before_and_after_a_loss(jobs: JobQueue, artifacts: Artifacts) -> None:
     warning = {"code": "implausible_cell", "message": "cell 0: all draws were rejected"}
     job = submit(jobs)
-    lease = jobs.leases.claim(job.id, worker="w")
+    lease = claim_job(jobs, job.id, worker="w")
     assert lease is not None
     staged = artifacts.staging(job.id, lease.token)
     (staged / "manifest.json").write_text(json.dumps({"files": [], "warnings": [warning]}))
@@ -144,11 +145,11 @@ def test_a_disk_that_takes_no_change_is_no_fault_of_the_client(
 
 def test_a_lease_of_before_a_loss_changes_nothing_after_it(jobs: JobQueue) -> None:
     job = submit(jobs)
-    old = jobs.leases.claim(job.id, worker="before")
+    old = claim_job(jobs, job.id, worker="before")
     assert old is not None
     flush(jobs)
     jobs.admin.rebuild()
-    new = jobs.leases.claim(job.id, worker="after")
+    new = claim_job(jobs, job.id, worker="after")
     assert new is not None
     assert new.token > old.token  # though the counter began anew
     for act in (
@@ -228,7 +229,7 @@ def test_a_pinned_job_keeps_its_files_until_it_is_let_go(make_jobs: MakeJobs, ar
 
 
 def test_a_job_without_files_cannot_be_pinned(jobs: JobQueue) -> None:
-    lease = jobs.leases.claim(submit(jobs).id, worker="w")
+    lease = claim_job(jobs, submit(jobs).id, worker="w")
     assert lease is not None
     jobs.leases.fail(lease, code="c", message="m")
     with pytest.raises(JobFailedError):
@@ -238,7 +239,7 @@ def test_a_job_without_files_cannot_be_pinned(jobs: JobQueue) -> None:
 def test_a_job_that_its_worker_blames_three_times_fails_with_the_reason(jobs: JobQueue, artifacts: Artifacts) -> None:
     job = submit(jobs)
     for attempt in (1, 2, 3):
-        lease = jobs.leases.claim(None, worker="w")
+        lease = jobs.leases.claim(worker="w")
         assert lease is not None
         assert lease.job.attempts == attempt
         jobs.leases.fail_attempt(lease, code="export_failed", message="it would not fit")

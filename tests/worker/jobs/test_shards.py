@@ -23,7 +23,7 @@ MakeJobs = Callable[..., JobQueue]
 
 
 def claimed(jobs: JobQueue) -> Lease:
-    lease = jobs.leases.claim(None, worker="w")
+    lease = jobs.leases.claim(worker="w")
     assert lease is not None
     return lease
 
@@ -44,7 +44,7 @@ def test_a_divided_job_lives_from_queued_to_succeeded(jobs: JobQueue, wake_ups: 
     assert job.shards.open == 3
     leases = [claimed(jobs) for _ in range(3)]
     assert [lease.shard for lease in leases] == [0, 1, 2]
-    assert jobs.leases.claim(None, worker="w") is None
+    assert jobs.leases.claim(worker="w") is None
     assert len({lease.token for lease in leases}) == 3
     running = jobs.get(job.id)
     assert (running.status, running.attempts, running.shards) == (
@@ -58,7 +58,7 @@ def test_a_divided_job_lives_from_queued_to_succeeded(jobs: JobQueue, wake_ups: 
     assert wake_ups == [job.id] * 4  # the last one: for whoever seals it
     seal = claimed(jobs)
     assert seal.shard == SEAL
-    assert jobs.leases.claim(None, worker="w") is None
+    assert jobs.leases.claim(worker="w") is None
     jobs.leases.finish(seal)
     jobs.leases.finish(seal)
     done = jobs.get(job.id)
@@ -118,7 +118,7 @@ def test_the_end_of_the_job_is_the_end_of_every_shard(jobs: JobQueue, act: str) 
         jobs.leases.fail(first, code="c", message="m")  # once more, after a broken connection
     with pytest.raises(JobCanceledError if act == "cancel" else LeaseLostError):
         jobs.leases.renew(second)
-    assert jobs.leases.claim(None, worker="w") is None
+    assert jobs.leases.claim(worker="w") is None
     jobs.delete(job.id)
     left = [key for key in jobs._redis.scan_iter(f"{jobs._prefix}*") if job.id in key]
     assert left == []
@@ -207,7 +207,7 @@ class Divided(RuleBasedStateMachine):
 
     @rule()
     def claim(self) -> None:
-        lease = self.jobs.leases.claim(None, worker="w")
+        lease = self.jobs.leases.claim(worker="w")
         held = {known.shard for known in self.held.values()}
         free = set(range(self.SHARDS)) - self.done - held
         if self.ended:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from claims import claim_job
 from workbench import submit
 
 from worker.jobs import JobQueue
@@ -16,7 +17,7 @@ LEASE_S = 2.0
 def test_a_job_that_reports_nothing_for_longer_than_a_lease_keeps_it(make_jobs: Callable[..., JobQueue]) -> None:
     jobs = make_jobs(lease_s=LEASE_S)
     job = submit(jobs)
-    lease = jobs.leases.claim(job.id, worker="w")
+    lease = claim_job(jobs, job.id, worker="w")
     assert lease is not None
     with LeaseKeeper(jobs, lease, every_s=LEASE_S / 10, draining=lambda: False) as keeper:
         time.sleep(1.4 * LEASE_S)
@@ -29,6 +30,6 @@ def test_a_lease_that_nobody_keeps_runs_out(make_jobs: Callable[..., JobQueue]) 
     """The other half: what the test above would see if the lease were not renewed."""
     jobs = make_jobs(lease_s=0.2)
     job = submit(jobs)
-    assert jobs.leases.claim(job.id, worker="w") is not None
+    assert claim_job(jobs, job.id, worker="w") is not None
     time.sleep(0.4)
     assert jobs.admin.sweep().requeued == [job.id]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 
 import pytest
+from claims import claim_job
 from workbench import eventually, submit
 
 from worker.jobs import JobQueue, JobStatus
@@ -107,7 +108,7 @@ def test_beats_of_one_thread_do_not_disturb_another(status: SharedStatus) -> Non
 def test_a_process_that_shows_no_life_is_killed(
     jobs: JobQueue, status: SharedStatus, computing: Callable[..., BaseProcess]
 ) -> None:
-    lease = jobs.leases.claim(submit(jobs).id, worker="w")
+    lease = claim_job(jobs, submit(jobs).id, worker="w")
     assert lease is not None
     process = computing(hold, status, lease.job_id, lease.token, True)
     dog = watch(status, jobs, [], heartbeat_timeout_s=0.3)
@@ -127,7 +128,7 @@ def test_a_process_that_shows_no_life_is_killed(
 def test_a_process_whose_job_is_no_longer_its_own_is_killed(
     jobs: JobQueue, status: SharedStatus, computing: Callable[..., BaseProcess]
 ) -> None:
-    lease = jobs.leases.claim(submit(jobs).id, worker="w")
+    lease = claim_job(jobs, submit(jobs).id, worker="w")
     assert lease is not None
     process = computing(hold, status, lease.job_id, lease.token, True)
     dog = watch(status, jobs, [], lost_lease_grace_s=0.2)
@@ -136,14 +137,14 @@ def test_a_process_whose_job_is_no_longer_its_own_is_killed(
         time.sleep(0.05)
     assert process.is_alive()
     jobs.leases.release(lease)
-    assert jobs.leases.claim(lease.job_id, worker="another")  # it runs again, but not here
+    assert claim_job(jobs, lease.job_id, worker="another")  # it runs again, but not here
     look_until(dog, lambda: process.exitcode == -signal.SIGKILL)
 
 
 def test_a_job_over_the_time_limit_fails_and_its_process_goes(
     jobs: JobQueue, status: SharedStatus, computing: Callable[..., BaseProcess]
 ) -> None:
-    lease = jobs.leases.claim(submit(jobs).id, worker="w")
+    lease = claim_job(jobs, submit(jobs).id, worker="w")
     assert lease is not None
     process = computing(hold, status, lease.job_id, lease.token, True)
     dog = watch(status, jobs, [], job_s=0.3)

@@ -1,6 +1,6 @@
--- ARGV: id or '' for whoever is next, worker, lease_s
--- Nothing is begun, and below nothing ended, by a broker that may have forgotten that it was ended before.
-local _, id, worker, lease_s = unpack(ARGV)
+-- ARGV: worker, lease_s. Leases the next job, or one shard of it.
+-- A broker that lost records may not know that a job has ended, so it starts none; the other scripts end none either.
+local _, worker, lease_s = unpack(ARGV)
 if not is_complete() then return 'unknown' end
 
 local function next_ready()
@@ -8,7 +8,7 @@ local function next_ready()
   return owner and redis.call('ZRANGE', p .. 'ready:' .. owner, 0, 0)[1]
 end
 
-if id == '' then id = next_ready() or redis.call('ZRANGE', index('queued'), 0, 0)[1] end
+local id = next_ready() or redis.call('ZRANGE', index('queued'), 0, 0)[1]
 if not id then return {} end
 local status, shards = redis.call('HGET', job_key(id), 'status'), shards_of(id)
 if status ~= 'queued' and not (status == 'running' and shards > 1) then return {} end
