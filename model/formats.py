@@ -37,6 +37,9 @@ class Format:
         Of its other files, by suffix.
     needs
         Names of formats that must be asked for with it, because its files refer to theirs.
+    text
+        Whether its files are text although their media type does not say so; they are sent compressed, as ``text/…``
+        and JSON are.
     separates
         Whether a spec's ``separate_bodies`` changes its files.
     bytes_per_face
@@ -63,6 +66,7 @@ class Format:
     module: str
     media_types: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    text: bool = False
     separates: bool = False
     bytes_per_face: float = 0.0
     bytes_per_voxel: float = 0.0
@@ -110,7 +114,7 @@ FORMATS: dict[str, Format] = {
         Format(
             name="obj", title="OBJ", description=_MESH, suffix=".obj", media_type="model/obj",
             files=r"frame_\d{4}\.obj", module="model.export.obj", bytes_per_face=55.0,
-            separates=True,
+            text=True, separates=True,
         ),
         Format(
             name="ply", title="PLY", description=_MESH, suffix=".ply", media_type="application/ply",

@@ -20,7 +20,7 @@ OPTIONS = {
 }  # fmt: skip
 
 
-PATIENCE_S = 10.0  # how long a command repeats a request after a broken connection, 429 or 503
+RETRY_FOR_S = 10.0  # how long a command repeats a request after a broken connection, 429 or 503
 
 
 @contextmanager
@@ -46,13 +46,13 @@ def connect(server: str | None, *, start: bool = True, reuse: bool = True) -> It
     try:
         with ExitStack() as stack:
             address = named or f"http://{settings.host}:{settings.port}"
-            client = stack.enter_context(Client(address, key=settings.api_key, patience_s=PATIENCE_S))
+            client = stack.enter_context(Client(address, key=settings.api_key, retry_for_s=RETRY_FOR_S))
             if not ((named or reuse) and _answers(address, settings.api_key)):
                 if named or not start:
                     give_up(f"no cytosynth service answers at {client.url}", UNREACHABLE)
                 err.print("starting a service for the duration of this command", style="dim", highlight=False)
                 address = stack.enter_context(private_service(child_environment(settings)))
-                client = stack.enter_context(Client(address, patience_s=PATIENCE_S))
+                client = stack.enter_context(Client(address, retry_for_s=RETRY_FOR_S))
             yield client
     except UnreachableError as error:
         give_up(str(error), UNREACHABLE)
@@ -67,7 +67,7 @@ def connect(server: str | None, *, start: bool = True, reuse: bool = True) -> It
 
 def _answers(address: str, key: str | None) -> bool:
     """Ask once."""
-    with Client(address, key=key, patience_s=0) as client:
+    with Client(address, key=key, retry_for_s=0) as client:
         return client.is_cytosynth()
 
 

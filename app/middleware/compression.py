@@ -18,15 +18,15 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.responses.negotiation import weighted
+from model.formats import FORMATS
 
 LEAST_BYTES = 1000  # shorter bodies are sent unchanged: they fit into one network packet anyway
 GZIP_LEVEL, ZSTD_LEVEL = 5, 3
-TEXTS = frozenset(
-    {
-        "application/json", "application/problem+json", "application/javascript", "application/openapi+json",
-        "image/svg+xml", "model/obj",
-    }
-)  # fmt: skip
+# Of answers beside files, and of formats. Chunks of Zarr arrays are application/octet-stream, so JSON is always text.
+TEXTS = {
+    "application/json", "application/problem+json", "application/javascript", "application/openapi+json",
+    "image/svg+xml",
+} | {row.media_type for row in FORMATS.values() if row.text}  # fmt: skip
 EVENTS = "text/event-stream"
 
 

@@ -81,16 +81,16 @@ def archive(entries: Sequence[Entry], *, first: int = 0, last: int | None = None
     sums: dict[str, int] = {}  # CRC-32 of the files that are sent completely
     for entry in entries:
         offsets.append(offset)
-        header = _header(entry).FileHeader(_large(entry))
+        header = _header(entry).FileHeader(_needs_zip64(entry))
         yield from _cut(header, first - offset, stop - offset)
         offset += len(header)
         if first <= offset and offset + entry.size <= stop:
-            sums[entry.name] = yield from _whole(entry)
+            sums[entry.name] = yield from _read_file(entry)
         elif first < offset + entry.size and offset < stop:
             entry.crc()  # a range does not show whether the file is damaged, so the whole file is checked
-            yield from _part(entry, max(0, first - offset), min(entry.size, stop - offset))
+            yield from _read_range(entry, max(0, first - offset), min(entry.size, stop - offset))
         offset += entry.size
-        length = 24 if _large(entry) else 16
+        length = 24 if _needs_zip64(entry) else 16
         if offset < stop and first < offset + length:
             crc = sums[entry.name] if entry.name in sums else entry.crc()
             yield from _cut(_descriptor(entry, crc), first - offset, stop - offset)
@@ -107,7 +107,7 @@ def archive_length(entries: Sequence[Entry]) -> int:
     for entry in entries:
         name = len(entry.name.encode("utf-8"))
         offset_large, size_large = position > limit, entry.size > limit
-        large = _large(entry)
+        large = _needs_zip64(entry)
         position += 30 + name + 20 * large + entry.size + (24 if large else 16)
         fields = 2 * size_large + offset_large
         directory += 46 + name + (4 + 8 * fields if fields else 0)
@@ -121,7 +121,7 @@ def _cut(data: bytes, first: int, stop: int) -> Iterator[bytes]:
         yield part
 
 
-def _whole(entry: Entry) -> Generator[bytes, None, int]:
+def _read_file(entry: Entry) -> Generator[bytes, None, int]:
     """Yield a file and return its CRC-32; raises ``ArtifactDamagedError`` at its end if it differs from its entry."""
     sha256, crc, size = hashlib.sha256(), 0, 0
     with entry.path.open("rb") as source:
@@ -135,7 +135,7 @@ def _whole(entry: Entry) -> Generator[bytes, None, int]:
     return crc
 
 
-def _part(entry: Entry, first: int, stop: int) -> Iterator[bytes]:
+def _read_range(entry: Entry, first: int, stop: int) -> Iterator[bytes]:
     with entry.path.open("rb") as source:
         source.seek(first)
         while first < stop and (chunk := source.read(min(CHUNK, stop - first))):
@@ -143,12 +143,12 @@ def _part(entry: Entry, first: int, stop: int) -> Iterator[bytes]:
             yield chunk
 
 
-def _large(entry: Entry) -> bool:
+def _needs_zip64(entry: Entry) -> bool:
     return entry.size * 1.05 > zipfile.ZIP64_LIMIT  # zipfile's own margin
 
 
 def _descriptor(entry: Entry, crc: int) -> bytes:
-    form = "<4sLQQ" if _large(entry) else "<4sLLL"
+    form = "<4sLQQ" if _needs_zip64(entry) else "<4sLLL"
     return struct.pack(form, b"PK\x07\x08", crc, entry.size, entry.size)
 
 
@@ -157,7 +157,7 @@ def _directory(entries: Sequence[Entry], *, crcs: Sequence[int], offsets: Sequen
     with zipfile.ZipFile(pipe, "w", zipfile.ZIP_STORED) as target:
         for entry, crc, offset in zip(entries, crcs, offsets, strict=True):
             header = _header(entry)
-            header.FileHeader(_large(entry))  # sets the version that is needed to read it
+            header.FileHeader(_needs_zip64(entry))  # sets the version that is needed to read it
             header.header_offset = offset
             header.CRC = crc
             header.file_size = header.compress_size = entry.size
@@ -177,7 +177,7 @@ def _header(entry: Entry) -> zipfile.ZipInfo:
 
 @lru_cache(maxsize=100_000)
 def _known_crc(entry: Entry, _changed: int, _inode: int) -> int:
-    crc = _whole(entry)
+    crc = _read_file(entry)
     while True:
         try:
             next(crc)

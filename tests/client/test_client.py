@@ -195,12 +195,12 @@ def test_a_request_whose_answer_is_lost_is_repeated_and_makes_one_job(house: Any
     assert jobs_of(house) - before == {job.id}
 
 
-def test_patience_ends_and_the_error_says_so(house: Any) -> None:
-    with cutting_proxy(house.url, *[0] * 100) as proxy, Client(proxy.url, patience_s=0.5) as client:
+def test_repetitions_end_and_the_error_says_so(house: Any) -> None:
+    with cutting_proxy(house.url, *[0] * 100) as proxy, Client(proxy.url, retry_for_s=0.5) as client:
         with pytest.raises(cytosynth.UnreachableError, match="does not answer"):
             client.models()
         assert proxy.connections > 1
-    with cutting_proxy(house.url, *[0] * 100) as proxy, Client(proxy.url, patience_s=0) as client:
+    with cutting_proxy(house.url, *[0] * 100) as proxy, Client(proxy.url, retry_for_s=0) as client:
         assert not client.is_cytosynth()
         assert proxy.connections == 1
 
@@ -219,7 +219,7 @@ def test_a_full_queue_is_waited_for(house: Any, serve: Any, tmp_path: Path) -> N
     with start_broker(tmp_path / "broker") as broker:
         changes = {"redis_url": broker.url, "data_dir": tmp_path / "data", "max_queue": 1}
         url = serve(house.settings.model_copy(update=changes))
-        with Client(url) as client, Client(url, patience_s=0) as hasty:
+        with Client(url) as client, Client(url, retry_for_s=0) as hasty:
             first = ask(client)
             with pytest.raises(cytosynth.UnavailableError) as caught:
                 ask(hasty)
@@ -233,7 +233,7 @@ def test_a_full_queue_is_waited_for(house: Any, serve: Any, tmp_path: Path) -> N
 def test_too_many_requests_are_repeated_when_retry_after_says(house: Any, serve: Any, tmp_path: Path) -> None:
     keyed = Keyed.start(house.settings, serve, tmp_path / "data", max_rate=1.0, max_burst=3)
     secret, _ = keyed.keys.create("pipeline")
-    with Client(keyed.url, key=secret) as client, Client(keyed.url, key=secret, patience_s=0) as hasty:
+    with Client(keyed.url, key=secret) as client, Client(keyed.url, key=secret, retry_for_s=0) as hasty:
         refusal = first_refusal(hasty)
         assert refusal.retry_after_s
         assert client.models()
@@ -321,7 +321,7 @@ def test_a_download_is_continued_by_the_next_process_and_what_is_there_is_kept(
 ) -> None:
     content = random.Random(1).randbytes(3_000_000)
     job = carried_out(house, client, {"cell_0000/labels.tif": content})
-    with cutting_proxy(house.url, 1_000_000, *[0] * 50) as proxy, Client(proxy.url, patience_s=0.3) as broken:
+    with cutting_proxy(house.url, 1_000_000, *[0] * 50) as proxy, Client(proxy.url, retry_for_s=0.3) as broken:
         ticket = broken.job(job.id)
         with pytest.raises(cytosynth.UnreachableError):
             ticket.download(tmp_path)

@@ -33,15 +33,15 @@ class Client:
         Address of the service.
     key
         API key, if the service needs one.
-    patience_s
+    retry_for_s
         How many seconds a request is repeated after broken connections, 429 and 503, before the error is raised; a
         download starts to count anew whenever bytes arrive. 0: nothing is repeated.
     """
 
     def __init__(
-        self, url: str = "http://127.0.0.1:8000", *, key: str | None = None, patience_s: float = 120.0
+        self, url: str = "http://127.0.0.1:8000", *, key: str | None = None, retry_for_s: float = 120.0
     ) -> None:
-        self._transport = Transport(url, key=key, patience_s=patience_s)
+        self._transport = Transport(url, key=key, retry_for_s=retry_for_s)
 
     def __enter__(self) -> Self:
         return self

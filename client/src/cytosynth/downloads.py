@@ -70,28 +70,28 @@ def fetch(transport: Transport, file: RemoteFile, target: BinaryIO, *, on_bytes:
     UnreachableError, ProblemError
         If the service does not answer, or refuses.
     """
-    arriving = _Arriving(file, target)
-    inherited = arriving.held
-    patience = transport.patience()
-    while not arriving.complete:
-        before = arriving.held
+    partial = _PartialFile(file, target)
+    resumed_at = partial.held
+    retry = transport.new_retry()
+    while not partial.complete:
+        before = partial.held
         try:
-            with transport.stream(file.href, headers=arriving.headers()) as answer:
-                arriving.accept(answer)
+            with transport.stream(file.href, headers=partial.headers()) as answer:
+                partial.accept(answer)
                 for chunk in answer.iter_bytes():
-                    arriving.append(chunk)
-                    on_bytes(arriving.held)
-                arriving.end()
+                    partial.append(chunk)
+                    on_bytes(partial.held)
+                partial.end()
         except (UnreachableError, ProblemError) as error:
             if isinstance(error, ProblemError) and error.status == RANGE_NOT_SATISFIABLE and before:
-                arriving.restart()
+                partial.restart()
                 continue
-            if arriving.held > before:
-                patience.progressed()
-            transport.wait_or_raise(patience, error)
-    if arriving.sha256.hexdigest() == file.sha256:
+            if partial.held > before:
+                retry.reset()
+            transport.wait_or_raise(retry, error)
+    if partial.sha256.hexdigest() == file.sha256:
         return
-    if inherited:  # what an earlier attempt left may have been of another file
+    if resumed_at:  # the bytes of an earlier attempt may be those of another file
         target.seek(0)
         target.truncate()
         fetch(transport, file, target, on_bytes=on_bytes)
@@ -99,12 +99,12 @@ def fetch(transport: Transport, file: RemoteFile, target: BinaryIO, *, on_bytes:
     raise DamagedFileError(f"{file.name} was damaged on the way: its SHA-256 differs from the manifest")
 
 
-class _Arriving:
-    """A file of which a part is there."""
+class _PartialFile:
+    """A file of which some bytes have been received."""
 
     def __init__(self, file: RemoteFile, target: BinaryIO) -> None:
         self._file, self._target = file, target
-        self.sha256, self.held, self._whole = hashlib.sha256(), 0, False
+        self.sha256, self.held, self._ended = hashlib.sha256(), 0, False
         target.seek(0)
         while chunk := target.read(CHUNK):
             self.sha256.update(chunk)
@@ -115,14 +115,14 @@ class _Arriving:
     @property
     def complete(self) -> bool:
         """Whether all bytes are there; an empty file is complete after one answer."""
-        return self._whole or (self.held == self._file.bytes and self.held > 0)
+        return self._ended or (self.held == self._file.bytes and self.held > 0)
 
     def headers(self) -> dict[str, str]:
         """Ask for the rest, if it is the rest of the same file; the ETag of a file is its SHA-256."""
         return {"Range": f"bytes={self.held}-", "If-Range": f'"{self._file.sha256}"'} if self.held else {}
 
     def accept(self, answer: httpx.Response) -> None:
-        """Take notice of what comes: the rest, or the whole."""
+        """Check what the answer holds: the rest of the file, or all of it."""
         if answer.status_code == httpx.codes.PARTIAL_CONTENT:
             if not answer.headers.get("Content-Range", "").startswith(f"bytes {self.held}-"):
                 raise DamagedFileError(f"{self._file.name}: the service sent another range than the one asked for")
@@ -137,12 +137,12 @@ class _Arriving:
         self.sha256.update(chunk)
 
     def end(self) -> None:
-        """The answer ended as announced: what is missing now will not come."""
+        """Check the length after the answer has ended without an error."""
         if self.held != self._file.bytes:
             raise DamagedFileError(
                 f"{self._file.name} has {self.held:,} bytes instead of {self._file.bytes:,} as in the manifest"
             )
-        self._whole = True
+        self._ended = True
 
     def restart(self) -> None:
         self._target.seek(0)

@@ -138,18 +138,18 @@ class Job:
             If the service no longer answers.
         """
         until = None if timeout_s is None else time.monotonic() + timeout_s
-        last_id, patience = "", self._transport.patience()
+        last_id, retry = "", self._transport.new_retry()
         while not self.ended:
             try:
                 for event in self._transport.events(self.links["events"], last_id=last_id, until=until):
                     last_id = event.id or last_id
-                    patience.progressed()
+                    retry.reset()
                     on_event(event.name, event.data)
             except TimeoutError:
                 pass
             except (UnreachableError, ProblemError) as error:
                 if until is None or time.monotonic() < until:
-                    self._transport.wait_or_raise(patience, error)
+                    self._transport.wait_or_raise(retry, error)
             self.refresh()
             if not self.ended and until is not None and time.monotonic() >= until:
                 raise TimeoutError(f"job {self.id} has not ended after {timeout_s:g} s; it is {self.state}")

@@ -1,7 +1,7 @@
 """HTTP requests that are repeated until they are answered, and streams of bytes and events.
 
 Promises: a request is repeated after a broken connection and after 429, 502, 503 and 504, never before the time in
-``Retry-After``, and for at most ``patience_s`` seconds; then the last error is raised. Every POST carries an
+``Retry-After``, and for at most ``retry_for_s`` seconds; then the last error is raised. Every POST carries an
 ``Idempotency-Key``, the same in all its repetitions. Any other refusal is raised at once.
 Does not promise: order. Each call is one request after another, in the caller's thread.
 """
@@ -31,7 +31,7 @@ Json = dict[str, Any]
 
 
 @dataclass
-class Patience:
+class Retry:
     """How long to wait before the next attempt, and when to stop trying.
 
     Parameters
@@ -57,8 +57,8 @@ class Patience:
         self._attempt += 1
         time.sleep(pause)
 
-    def progressed(self) -> None:
-        """Start again: what failed before has come further."""
+    def reset(self) -> None:
+        """Forget earlier failures, because bytes or events have arrived since."""
         self._attempt, self._deadline = 0, None
 
 
@@ -80,13 +80,13 @@ class Transport:
         Of the service, such as ``http://127.0.0.1:8000``.
     key
         API key, if the service needs one.
-    patience_s
+    retry_for_s
         How long a request is repeated, in seconds; 0: not at all.
     """
 
-    def __init__(self, address: str, *, key: str | None, patience_s: float) -> None:
+    def __init__(self, address: str, *, key: str | None, retry_for_s: float) -> None:
         self.address = address.rstrip("/")
-        self.patience_s = patience_s
+        self.retry_for_s = retry_for_s
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(
             base_url=self.address, headers=headers, timeout=httpx.Timeout(READ_S, connect=CONNECT_S)
@@ -96,9 +96,9 @@ class Transport:
         """Close the connections."""
         self._http.close()
 
-    def patience(self) -> Patience:
-        """Return fresh patience for one undertaking."""
-        return Patience(self.patience_s)
+    def new_retry(self) -> Retry:
+        """Return the pauses and the time limit of one request with all its repetitions."""
+        return Retry(self.retry_for_s)
 
     def request(
         self,
@@ -130,7 +130,7 @@ class Transport:
         headers = dict(headers or {})
         if method == "POST":
             headers.setdefault("Idempotency-Key", uuid.uuid4().hex)
-        patience = self.patience()
+        retry = self.new_retry()
         while True:
             try:
                 with self._reported():
@@ -140,7 +140,7 @@ class Transport:
                 if answer.is_error:
                     raise self._refusal(answer)
             except (UnreachableError, ProblemError) as error:
-                self.wait_or_raise(patience, error)
+                self.wait_or_raise(retry, error)
             else:
                 return answer
 
@@ -206,13 +206,13 @@ class Transport:
                     yield Event(fields.get("id", ""), fields.get("event", "message"), json.loads(fields["data"]))
                     fields = {}
 
-    def wait_or_raise(self, patience: Patience, error: UnreachableError | ProblemError) -> None:
-        """Wait for another attempt if there is a point in one, or raise ``error``."""
+    def wait_or_raise(self, retry: Retry, error: UnreachableError | ProblemError) -> None:
+        """Wait before another attempt if one may succeed, or raise ``error``."""
         if isinstance(error, ProblemError) and error.status not in REPEATED:
             raise error
         if isinstance(error.__cause__, httpx.UnsupportedProtocol):
             raise error
-        patience.wait(error)
+        retry.wait(error)
 
     def _refusal(self, answer: httpx.Response) -> ProblemError:
         try:
