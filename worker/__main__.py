@@ -16,9 +16,11 @@ GRACE_S = 20.0
 
 
 def main() -> None:
-    """Run a worker until SIGTERM, SIGINT or, if asked, the end of standard input; jobs are then given back."""
+    """Run a worker until SIGTERM, SIGINT or, if asked, the end of standard input; its job is then given back."""
     parser = argparse.ArgumentParser(prog="python -m worker", description=main.__doc__)
-    parser.add_argument("--until-stdin-ends", action="store_true", help="stop when whoever holds our stdin is gone")
+    parser.add_argument(
+        "--until-stdin-ends", action="store_true", help="stop when standard input ends: the parent has exited"
+    )
     parser.add_argument("--include", default="", help="modules with further kinds of jobs, separated by commas")
     parser.add_argument("--loglevel", default="INFO")
     arguments = parser.parse_args()
@@ -37,7 +39,7 @@ def _follow_stdin() -> None:
     while os.read(sys.stdin.fileno(), 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
-    # The broker may have gone together with our parent; nobody would then be there to end a shutdown that hangs.
+    # The broker may have ended together with the parent. A shutdown that hangs for it would then never be ended.
     time.sleep(GRACE_S)
     os._exit(1)
 

@@ -1,12 +1,12 @@
 """API keys: who may use the service, as one small file beside the data.
 
-A key is 256 random bits. It is shown once; the file holds its SHA-256 only, which is enough because nobody can guess
-what was hashed. The file survives the loss of the broker, and keys can be made while no service runs.
+A key is 256 random bits. It is shown once; the file holds its SHA-256 only, from which 256 random bits cannot be
+guessed. The file survives the loss of the broker, and keys can be made while no service runs.
 
 Promises: the file is replaced whole or not at all, readable by its owner only; a revoked key is refused with the next
 request of every process; once a key has existed the service stays closed, even if all of them are revoked or the file
 is damaged.
-Does not promise: to tell who used a key; the log has its id.
+Does not promise: a record of who used a key; the log has the id of the key.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,64}")
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
-    """What is kept of one key. Times are seconds since 1970."""
+    """The stored description of one key. Times are seconds since 1970."""
 
     id: str  # names the key, and owns what was made with it
-    name: str  # the operator's word for whoever holds it
+    name: str  # what the operator calls its holder
     sha256: str
     created_at: float
     revoked_at: float | None = None
 
     @property
     def active(self) -> bool:
-        """Whether it opens the service."""
+        """Whether requests with it are accepted."""
         return self.revoked_at is None
 
 
@@ -58,7 +58,7 @@ class Keys:
         self._by_sha256: dict[str, Key] = {}
 
     def required(self) -> bool:
-        """Whether a caller must have a key: always, once there has been one."""
+        """Whether a caller must have a key: always, once a key has been created."""
         return self._path.exists()
 
     def find(self, secret: str) -> Key | None:
@@ -77,7 +77,7 @@ class Keys:
         return key if key is not None and key.active and hmac.compare_digest(key.sha256, sha256) else None
 
     def create(self, name: str) -> tuple[str, Key]:
-        """Make a key; returns the secret, which nobody can show again, and what is kept of it.
+        """Make a key; returns the secret, which is stored nowhere, and the description that is.
 
         Raises
         ------
@@ -95,7 +95,7 @@ class Keys:
         return secret, key
 
     def revoke(self, id_or_name: str) -> Key:
-        """Shut a key out for good; its jobs and uploads stay until they expire.
+        """Revoke a key for ever; its jobs and uploads stay until they expire.
 
         Raises
         ------
@@ -110,13 +110,13 @@ class Keys:
             raise KeysError(f"there is no active key {id_or_name!r}; `cytosynth keys list` shows them")
 
     def all(self) -> list[Key]:
-        """Return every key there has been, oldest first."""
+        """Return every key ever created, oldest first."""
         return self._read()
 
     # ------------------------------------------------------------------------------------------------------- private
 
     def _current(self) -> dict[str, Key]:
-        """Return the keys by hash; the file is read again when it was replaced."""
+        """Return the keys by hash; reads the file again if it was replaced."""
         try:
             facts = self._path.stat()
         except FileNotFoundError:
@@ -140,7 +140,7 @@ class Keys:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[list[Key]]:
-        """Hand out the list for changing; what was changed is on disk afterwards, unless an error passes through."""
+        """Yield the list for changing, and write it to disk afterwards unless an exception was raised."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

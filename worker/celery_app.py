@@ -30,8 +30,8 @@ __all__ = ["STATUS", "celery_app", "configuration", "draining"]
 
 log = logging.getLogger(__name__)
 
-# Shared by the parent and the processes it forks. A page of memory rather than messages, so that the computing process
-# can look at it after every frame for nothing.
+# Shared by the parent and the processes it forks. It is a page of memory instead of messages, so that the computing
+# process can read it after every frame at no cost.
 STATUS = SharedStatus()
 
 
@@ -40,12 +40,12 @@ def configuration() -> dict[str, Any]:
     return SHARED | {
         "broker_url": celery_url(broker_url(WorkerSettings())),
         "broker_transport_options": {
-            # With the defaults a half-open connection leaves the worker deaf for good.
+            # With the defaults a worker receives nothing any more after its connection is cut without a FIN.
             "socket_timeout": 10,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "health_check_interval": 10,
-            # What the sweeper clears of wake-ups that died with their worker.
+            # The sweeper removes wake-ups from here whose worker has died.
             "unacked_key": UNDER_WAY,
             "unacked_index_key": UNDER_WAY_INDEX,
             "unacked_mutex_key": UNDER_WAY_LOCK,
@@ -53,9 +53,9 @@ def configuration() -> dict[str, Any]:
         # The broker may start after the worker, or be restarted under it; wait for ever.
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
-        # A broker that blinks must not throw away a running computation: its lease decides.
+        # A short outage of the broker must not end a running computation: its lease decides.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        # Early acks: a wake-up is spent when it arrives. What a dead worker leaves behind, leases and sweeper repair;
+        # Early acks: a wake-up is removed when it arrives. Leases and sweeper repair what a dead worker leaves;
         # late acks would bring it back only after the visibility timeout, or twice.
         "task_acks_late": False,
         # A busy worker holds no further wake-ups, so another takes them and the sweeper sees their true number.
@@ -64,7 +64,7 @@ def configuration() -> dict[str, Any]:
         # One computing process a device; it uses all the threads it is given.
         "worker_pool": "prefork",
         "worker_concurrency": 1,
-        # It begins to import torch as it starts, and says that it is up when the interpreter next lets it.
+        # It imports torch as it starts, and reports that it is up when the import leaves it time for that.
         "worker_proc_alive_timeout": 60,
         # When that process is killed, nothing of its result can still be on the way: results do not go through Celery.
         "worker_lost_wait": 0.5,
@@ -112,7 +112,7 @@ def _shorten_last_wait(**_: object) -> None:
 
 
 def _end_with_parent(**_: object) -> None:
-    # The computing process must not go on alone after kill -9 of its parent: nobody could stop it.
+    # The computing process must not go on after kill -9 of its parent: no process could stop it then.
     die_with_parent(signal.SIGKILL)
 
 

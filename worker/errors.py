@@ -61,19 +61,19 @@ class BrokerError(CytosynthError):
 
 
 class BrokerAwayError(BrokerError):
-    """The configured server does not answer, so nobody can tell whether it may lose jobs."""
+    """The configured server does not answer, so it is unknown whether it may lose jobs."""
 
     code = "broker_away"
 
 
 class JobError(CytosynthError):
-    """Something about the life of a job; subclasses say what."""
+    """A job's state does not allow what was asked; subclasses say why."""
 
     code = "job_error"
 
 
 class JobNotFoundError(JobError):
-    """No such job, or not the caller's: both look the same."""
+    """There is no such job, or it belongs to another caller; the answer is the same."""
 
     code = "job_not_found"
 
@@ -145,7 +145,7 @@ class QueueUnavailableError(JobError):
 
 
 class UploadNotFoundError(CytosynthError):
-    """No upload of that name, or not the caller's: both look the same."""
+    """The caller has no upload of that name."""
 
     code = "upload_not_found"
 
@@ -163,18 +163,18 @@ class UploadDamagedError(CytosynthError):
 
 
 class UploadQuotaError(CytosynthError):
-    """The owner keeps as much as one may."""
+    """The owner's uploads would exceed the quota."""
 
     code = "upload_quota"
 
 
 class DiskFullError(CytosynthError):
-    """Less would be left on the disk than is to be kept free."""
+    """Less than the configured reserve would be left free on the disk."""
 
     code = "disk_full"
 
 
 class KeysError(CytosynthError):
-    """The keys cannot be read or changed; nobody is let in until the operator has looked."""
+    """The keys cannot be read or changed; every request is refused until the operator repairs the file."""
 
     code = "bad_keys"

@@ -1,8 +1,8 @@
-"""One leased job from its files to its outcome, whatever its kind.
+"""Run one leased job of any kind: compute and publish its files, and record its outcome.
 
 :func:`run` computes and publishes, and returns the outcome as a value; :func:`report` records it, the only place that
-ends a job or gives it back. Both run inside a :class:`~worker.liveness.lease_keeper.LeaseKeeper`, which renews the
-lease all the while.
+ends a job or gives it back. Both run inside a :class:`~worker.liveness.lease_keeper.LeaseKeeper`, which keeps renewing
+the lease.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from worker.storage.disk import Storage
 
 log = logging.getLogger(__name__)
 
-# Seconds for which a final update is retried: a result in hand is not thrown away because the broker restarts.
+# Seconds for which a final update is retried, so that a restart of the broker does not discard a result.
 ACKNOWLEDGEMENT_S = 600.0
 UNWRITTEN = "the files of this job could not be written, several times; ask for a smaller grid, fewer frames or formats"
 INTERNAL = "something unforeseen went wrong while computing this job; it is in the worker's log under the job's id"
@@ -44,7 +44,7 @@ INTERNAL = "something unforeseen went wrong while computing this job; it is in t
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerContext:
-    """What a computing process works with.
+    """What a computing process needs to run jobs.
 
     Attributes
     ----------
@@ -94,7 +94,8 @@ class GiveBack:
     Attributes
     ----------
     counted
-        Count a failed attempt, which ends the job after several; otherwise the job goes back as if it had not begun.
+        Count a failed attempt, which ends the job after several; otherwise the job is queued again as if it had not
+        started.
     disk
         Wait for the disk afterwards.
     """
@@ -117,7 +118,7 @@ class ShardFinished:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardsMissing:
-    """The job cannot be sealed: the files of these shards are gone and must be computed again."""
+    """The job cannot be sealed: the files of these shards are missing and must be computed again."""
 
     shards: Sequence[int]
 
@@ -240,7 +241,7 @@ def _commit(context: WorkerContext, lease: Lease, outcome: Succeeded | ShardFini
 
 def _make_job(context: WorkerContext, lease: Lease, keeper: LeaseKeeper) -> Succeeded | ShardsMissing:
     content = _content(lease.job)
-    # An earlier attempt may have published and then lost the broker: the same bytes need no second computing.
+    # An earlier attempt may have published and then lost the connection to the broker; its files are the same bytes.
     if not _is_made(context, lease.job_id) and (missing := _make(context, lease, keeper, content)):
         return ShardsMissing(shards=missing)
     return Succeeded(content=content, warnings=context.artifacts.warnings(lease.job_id))
@@ -323,13 +324,13 @@ def _copy_existing_result(context: WorkerContext, lease: Lease, staged: Path, co
 
 
 def _record_timing(context: WorkerContext, job: Job, price: Price | None, took_s: float) -> None:
-    """Let later estimates learn from a job; not from the first of a process, which compiles the kernels."""
+    """Record a job's duration for later estimates, except for the first of a process, which compiles the kernels."""
     if price is None:
         return
     if not context.warm.is_set():
         context.warm.set()
         return
-    with suppress(QueueUnavailableError):  # one measurement less
+    with suppress(QueueUnavailableError):  # only this measurement is missing
         context.jobs.timings.record(
             kind=job.kind, model_id=job.model_id, formats=job.spec.get("formats", []), estimated_s=price.seconds,
             took_s=took_s,
@@ -353,7 +354,7 @@ def _remove_if_hopeless(context: WorkerContext, job_id: str) -> None:
 
 
 def _content(job: Job) -> str:
-    """Name what a job makes: its digest, and what else decides its bytes."""
+    """Return the name of a job's content: its digest, and what else determines its bytes."""
     return hashlib.sha256(json.dumps([job.digest, __version__, WorkerSettings().device]).encode()).hexdigest()
 
 

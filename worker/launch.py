@@ -9,6 +9,6 @@ def worker_command() -> list[str]:
     """Return the command of a worker process that ends when its standard input does.
 
     Give it a pipe as standard input and ``CYTOSYNTH_REDIS_URL`` and ``CYTOSYNTH_DATA_DIR`` in its environment. Closing
-    the pipe, or the death of whoever holds it, is a warm shutdown, as is SIGTERM.
+    the pipe starts a warm shutdown, as SIGTERM does; so does the death of the process that holds it.
     """
     return [sys.executable, "-m", "worker", "--until-stdin-ends"]

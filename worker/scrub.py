@@ -1,10 +1,9 @@
-"""Looks for damage among all that is stored: reads every byte and compares it with its checksum.
+"""Find damage on disk: read every stored file and compare it with its checksum.
 
 Promises: a file of a job, a content, an upload or the weights of a model whose bytes are not those of its checksum is
-found, and so is a record that cannot be read; nothing is removed unless ``drop`` is given; what a running service
-changes meanwhile is not called damaged.
-Does not promise: to notice what was altered in a manifest or another record and still makes sense; those have no
-checksum of their own.
+found, and so is a record that cannot be read. Nothing is removed unless ``drop`` is given. Files that a running service
+changes at the same time are not reported as damaged.
+Does not promise: to notice a changed manifest or record that is still readable; they have no checksum of their own.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ RESTORE = "if the broker has not lost this job nothing is lost; else restore the
 
 @dataclass(frozen=True, kw_only=True)
 class Damage:
-    """One thing that is damaged. ``path`` is relative to the data folder."""
+    """One damaged file or record. ``path`` is relative to the data folder."""
 
     kind: str  # result, manifest, blob, upload, model, request, verdict or alias
     path: str
@@ -52,15 +51,15 @@ class Scrub:
     def __init__(self, artifacts: Artifacts, *, drop: bool = False) -> None:
         self._artifacts, self._root, self._drop = artifacts, artifacts.root, drop
         self._uploads = Uploads(self._root)
-        self._sound: set[str] = set()  # contents; a file that is a link to one need not be read twice
+        self._sound: set[str] = set()  # contents; a file that is a link to one is not read again
         self.files = self.bytes = 0
 
     def steps(self) -> Iterator[Damage | None]:
-        """Yield after each file: what is damaged about it, or None. ``files`` and ``bytes`` count what was read."""
+        """Yield the damage of each file, or None, after reading it. ``files`` and ``bytes`` count what was read."""
         for sha256 in self._artifacts.blobs.contents():
             yield self._blob(sha256)
         jobs = stored_jobs(self._artifacts, Journal(self._root))
-        random.shuffle(jobs)  # passes that are broken off must not look at the same jobs each time
+        random.shuffle(jobs)  # so that passes that are interrupted do not read the same jobs each time
         for job_id in jobs:
             yield from self._job(job_id)
         yield from self._records()

@@ -59,7 +59,7 @@ class WorkerSettings(BaseSettings):
     max_queue: int = Field(default=10_000, ge=1, description="Most queued jobs; more are refused.")
     reuse: bool = Field(
         default=True,
-        description="Give a job the files of an identical earlier job, whoever sent it; the bytes are the same.",
+        description="Give a job the files of an identical earlier job of any caller; the bytes are the same.",
     )
     job_seconds: float = Field(
         default=21_600.0, gt=0, description="Longest time of one job, in seconds; one that takes longer fails."

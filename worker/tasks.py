@@ -1,4 +1,4 @@
-"""The Celery task of the computing process: take the job that has waited longest and carry it out."""
+"""The Celery task of the computing process: claim the job that has waited longest and run it."""
 
 from __future__ import annotations
 
@@ -67,11 +67,10 @@ def _context() -> WorkerContext:
 
 @celery_app.task(name=TASK)  # type: ignore[untyped-decorator] # celery has no types
 def run_job(*_: object) -> None:
-    """Do the job that has waited longest; the message says only that there is one.
+    """Run the job that has waited longest; the message says only that one waits.
 
-    So any wake-up can start any job: a lost one delays nobody in particular, a doubled one finds nothing to do, and a
-    job that a dead worker gave back is first in line again. Arguments, which services of older versions send, are
-    ignored.
+    So any wake-up can start any job: a lost wake-up delays no particular job, a doubled one finds no job, and a job of
+    a worker that died is the next to run. Arguments, which services of older versions send, are ignored.
     """
     context = _context()
     STATUS.take()
@@ -91,7 +90,7 @@ def _claim(context: WorkerContext) -> Lease | None:
     try:
         lease = context.jobs.leases.claim(worker=context.name)
     except QueueUnavailableError:
-        log.warning("the broker went away before a job could be claimed")
+        log.warning("the broker did not answer, so no job was claimed")
         return None
     if lease is None:
         log.debug("no job waits")

@@ -138,7 +138,7 @@ class UnhandledErrorMiddleware:
         try:
             await self.app(scope, receive, watched)
         except ClientDisconnect:
-            # The client is gone: this answer is for logs and metrics.
+            # The client has disconnected: this answer is for logs and metrics.
             if not started:
                 kind = scope.get(REFUSED, CLIENT_GONE)
                 await problem_response(kind, kind.help)(scope, receive, send)

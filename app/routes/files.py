@@ -147,7 +147,7 @@ def get_file(
 def send_file(resources: Resources, job_id: str, name: str, *, if_none_match: str | None) -> Response:
     """Answer with one file of a job; raises as :func:`app.services.job_files.find_file`."""
     path, sha256 = job_files.find_file(resources, job_id, name)
-    with reading_files(resources, job_id) if not path.exists() else nullcontext():  # says why it is gone
+    with reading_files(resources, job_id) if not path.exists() else nullcontext():  # says why it is missing
         facts = path.stat()
     headers = {"ETag": f'"{sha256}"', **CACHING}
     if matches(if_none_match, headers["ETag"]):

@@ -9,7 +9,7 @@ from model.card import CARD_FILE, ModelCard, find_models, load_card
 from model.errors import CheckpointError, UnknownModelError
 from worker.uploads.installed_models import OWNER_FILE
 
-NOBODY = "\0"  # owner of a model whose file ``owner`` is damaged: no caller has this name
+NO_CALLER = "\0"  # owner of a model whose file ``owner`` is damaged: no caller has this name
 
 
 class ModelCatalogue:
@@ -76,4 +76,4 @@ def owner_of(folder: Path) -> str | None:
     except FileNotFoundError:
         return None
     except ValueError:  # damaged: shown to no caller
-        return NOBODY
+        return NO_CALLER

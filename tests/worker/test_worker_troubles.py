@@ -52,7 +52,7 @@ def test_a_computing_process_that_hangs_is_replaced_and_its_job_ends(service: Se
     assert (done.status, done.attempts) == (JobStatus.FAILED, 3)
     assert done.error is not None
     assert done.error.code == "worker_crashed"
-    assert "no sign of life" in service.log() or "another's" in service.log()
+    assert "no heartbeat" in service.log() or "another's" in service.log()
     assert service.ended(submit(service.jobs)).status is JobStatus.SUCCEEDED
 
 

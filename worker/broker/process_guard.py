@@ -1,13 +1,13 @@
-"""Keeps a server from outliving the service that started it; a program of its own, run by its path.
+"""Stop a server when the service that started it ends; a program of its own, run by its path.
 
-``guard.py LOCK_FD SCRATCH COMMAND…``: starts the command and holds it until standard input ends, which it does however
-the parent dies, kill -9 included; a server that dies before is started again. The parent keeps the other end of that
-pipe and does nothing. The lock's descriptor
-is handed on to the server, so the lock is free only when the server is gone. ``SCRATCH`` is a folder to remove at the
-end, or empty.
+``process_guard.py LOCK_FD SCRATCH COMMAND…`` starts the command and stops it when standard input ends. The parent holds
+the other end of that pipe, which the system closes however the parent ends, kill -9 included. A server that dies
+earlier is started again. The server inherits the lock's descriptor, so the lock is free only when the server has ended.
+``SCRATCH`` is a folder to remove at the end, or empty.
 
-A pipe rather than only PR_SET_PDEATHSIG, because that signal comes when the *thread* that started us ends, and because
-it works on macOS too. PR_SET_PDEATHSIG guards the guard: kill -9 of this process takes the server along on Linux.
+A pipe is used instead of PR_SET_PDEATHSIG alone, because that signal is sent when the *thread* that started this
+process ends, and because a pipe works on macOS too. PR_SET_PDEATHSIG is set for the server: on Linux, kill -9 of this
+process ends the server too.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import time
 
 PR_SET_PDEATHSIG = 1
 STOP_S = 2.0
-STEADY_S = 5.0  # a server that lived this long had no trouble starting
-ATTEMPTS = 5  # in a row that did not; then it is of no use to try again
+STEADY_S = 5.0  # seconds; a server that ran this long has started properly
+ATTEMPTS = 5  # so many servers in a row that ended sooner, and no further one is started
 PAUSE_S = 0.1
 
 
@@ -36,7 +36,7 @@ def die_with_parent(death: signal.Signals = signal.SIGTERM) -> None:
 
 
 def main(lock_fd: int, scratch: str, command: list[str]) -> int:
-    """Keep the command running until standard input ends, SIGTERM arrives or it will not run; return its status."""
+    """Keep the command running until standard input ends, SIGTERM arrives or it keeps failing; return its status."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     status = failures = 0
     try:
@@ -55,8 +55,9 @@ def main(lock_fd: int, scratch: str, command: list[str]) -> int:
 
 
 def run_once(lock_fd: int, command: list[str]) -> tuple[int, bool]:
-    """Run the command until it ends or standard input does; return its status and whether it is still wanted."""
-    alive, held_by_server = os.pipe()  # the read end is readable when the server, which has the other, is gone
+    """Run the command until it or standard input ends; return its status and whether to start it again."""
+    # The server inherits the write end, so the read end becomes readable when the server has ended.
+    alive, held_by_server = os.pipe()
     server = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""Job records and the queue: every step in the life of a job, kept in Redis and written down on disk.
+"""Job records and the queue: every change of a job's state is one Lua script in Redis, and requests are also on disk.
 
 Everything above this package may import it: routes and services of ``app``, ``worker.execution``, ``worker.liveness``.
 Callers take the names below from the package itself. Read :mod:`worker.jobs.queue` first, then ``lua/``.

@@ -1,4 +1,4 @@
-"""Administration of the queue: repairing, cleaning, rebuilding, counting, and the workers that live."""
+"""Administration of the queue: repairing, cleaning, rebuilding, counting, and the list of running workers."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from worker.jobs.redis_store import Store
 
 
 class QueueAdmin:
-    """The operator's and the housekeeping's side of the job records; made by :class:`worker.jobs.queue.JobQueue`."""
+    """The job records as operators and housekeeping use them; made by :class:`worker.jobs.queue.JobQueue`."""
 
     def __init__(self, client: redis.Redis, store: Store, *, reconciler: Reconciler) -> None:
         self._redis, self._store, self._reconciler = client, store, reconciler
 
     def sweep(self) -> Sweep:
-        """Requeue jobs of dead workers, repeat lost wake-ups and apply retention. Safe to run anywhere, any time."""
+        """Requeue jobs of dead workers, repeat lost wake-ups and apply retention. Safe in any process at any time."""
         return self._reconciler.sweep()
 
     def clean(self) -> int:
-        """Remove files that belong to no job, and return how many; slower than :meth:`sweep`, so run it seldom."""
+        """Remove files that belong to no job, and return how many; slower than :meth:`sweep`."""
         return self._reconciler.clean()
 
     def rebuild(self) -> int:
@@ -35,7 +35,7 @@ class QueueAdmin:
         return self._reconciler.rebuild(suspect=True)
 
     def assure(self) -> None:
-        """Restore whatever the broker may lack; raises ``QueueUnavailableError`` where that cannot be done."""
+        """Restore the records that the broker may lack; raises ``QueueUnavailableError`` if that fails."""
         self._reconciler.find([])
 
     def wake_ups_waiting(self) -> int:
@@ -43,7 +43,7 @@ class QueueAdmin:
         return self._store.wake_ups_waiting()
 
     def try_lock(self, name: str, *, seconds: float) -> bool:
-        """Whether the caller may do a task that one worker at a time should do; the lock runs out by itself."""
+        """Take the lock of a task for one worker at a time; returns whether it was free. It expires by itself."""
         return self._store.try_lock(name, seconds=seconds)
 
     def counts(self) -> dict[JobStatus, int]:
@@ -51,19 +51,19 @@ class QueueAdmin:
         return self._store.counts()
 
     def failure_counts(self) -> dict[str, int]:
-        """Return how many leases were lost, jobs ended for it, damages found, since the broker began to count."""
+        """Return how many leases were lost, jobs failed for that, and damaged files found, since the broker was new."""
         return {"leases_lost": 0, "worker_crashed": 0} | self._store.failure_counts()
 
     def workers_alive(self, *, within_s: float = 45.0) -> list[WorkerBeat]:
-        """Return the workers that gave a sign of life lately; the long dead are forgotten."""
+        """Return the workers that announced themselves recently; remove older announcements."""
         return self._store.workers_alive(within_s=within_s)
 
     def announce(self, *, name: str, hostname: str, pid: int, device: str) -> None:
-        """Record that a worker lives."""
+        """Record the announcement of a running worker."""
         self._store.announce(name, hostname=hostname, pid=pid, device=device)
 
     def retire(self, name: str) -> None:
-        """Forget a worker that stops in good order."""
+        """Remove the announcement of a worker that stops."""
         self._store.retire(name)
 
     def ping(self) -> float:

@@ -1,4 +1,4 @@
-"""Waiting for jobs in an event loop: what may last long, without a thread for each client that waits."""
+"""Waiting for jobs in an event loop, without a thread for each client that waits."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from worker.jobs.redis_client import BLOCK_S, PREFIX, block_ms, connect_async, e
 
 
 class AsyncJobQueue:
-    """The waiting calls of :class:`worker.jobs.JobQueue` for an event loop: they take no thread each.
+    """The waiting calls of :class:`worker.jobs.JobQueue` for an event loop; a waiting call occupies no thread.
 
     Parameters
     ----------
     find
-        :meth:`worker.jobs.JobQueue.get`, asked in a thread for a job that the broker does not know: it may have lost
-        some.
+        :meth:`worker.jobs.JobQueue.get`, called in a thread for a job that the broker does not know, because the
+        broker may have lost records.
     """
 
     def __init__(self, client: redis.asyncio.Redis, *, find: Callable[..., Job], prefix: str = PREFIX) -> None:
@@ -52,7 +52,7 @@ class AsyncJobQueue:
                 pipe.hgetall(f"{self._prefix}job:{job_id}")
                 pipe.zrank(f"{self._prefix}status:{JobStatus.QUEUED}", job_id)
                 fields, rank = await pipe.execute()
-        if not fields:  # unknown, or lost; to tell which may take a rebuilding
+        if not fields:  # unknown, or its record was lost; finding out may restore all records, which takes time
             return await asyncio.to_thread(self._find, job_id, owner=owner)
         if owner is not None and fields["owner"] != owner:
             raise JobNotFoundError(f"there is no job {job_id[:64]!r}")

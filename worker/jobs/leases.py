@@ -1,4 +1,4 @@
-"""Leases: how a worker takes a job, keeps it, and ends it or gives it back.
+"""Leases: how a worker claims a job, renews its lease, and ends the job or gives it back.
 
 Promises: a worker whose lease was lost can change nothing (every call carries the lease's token, and the broker
 compares it); a job ends exactly once.
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class JobLeases:
-    """The worker's side of the job records; made by :class:`worker.jobs.queue.JobQueue`."""
+    """The job records as workers use them; made by :class:`worker.jobs.queue.JobQueue`."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class JobLeases:
     def claim(self, *, worker: str) -> Lease | None:
         """Lease the next queued job, or an open shard of one, to the process ``worker``; None if nothing is queued.
 
-        Next is the job that was submitted first, of the owner who has the fewest leases.
+        Next is, of the owner who has the fewest leases, the job of the highest priority that was submitted first.
         """
         answer = self._reconciler.run("claim", worker, self._rules.lease_s)
         if not answer:
@@ -76,7 +76,7 @@ class JobLeases:
         self._under(lease, "renew", self._rules.lease_s, text)
 
     def holds(self, job_id: str, token: int) -> bool:
-        """Whether a lease is still good, for somebody who only knows its token."""
+        """Whether the lease with this token is still held."""
         return self._store.holds(job_id, token)
 
     def finish(self, lease: Lease, *, content: str = "", warnings: Sequence[Mapping[str, str]] = ()) -> None:
@@ -87,7 +87,7 @@ class JobLeases:
         content
             Names the files for :meth:`find_job_with_content`.
         warnings
-            Those of the manifest, each a ``code`` and a ``message``.
+            The warnings in the manifest, each with a ``code`` and a ``message``.
         """
         text = json.dumps(list(warnings)) if warnings else ""
         self._under(lease, "finish", lease.job_id, self._rules.retention_s, content, text)
@@ -98,13 +98,13 @@ class JobLeases:
             self._wake_up(lease.job_id)
 
     def reopen_shards(self, lease: Lease, shards: Sequence[int]) -> None:
-        """Give back the lease of sealing: the files of these shards are gone and must be computed again."""
+        """Give back the lease for sealing, and queue these shards again because their files are missing."""
         self._under(lease, "reopen", *shards)
         for _ in shards:
             self._wake_up(lease.job_id)
 
     def find_job_with_content(self, content: str) -> str | None:
-        """Return a job that has made this content already, whoever owns it; its files may be copied."""
+        """Return a job of any owner that has this content already, to copy its files; None if there is none."""
         return self._store.find_job_with_content(content) if self._rules.reuse else None
 
     def fail(self, lease: Lease, *, code: str, message: str) -> None:
@@ -113,7 +113,7 @@ class JobLeases:
         self._record_end(lease.job_id)
 
     def fail_attempt(self, lease: Lease, *, code: str, message: str) -> None:
-        """Give back a job that is to blame for what happened: it counts as a lost lease, and the last one fails it."""
+        """Queue a job again after an error that it caused: counts as a lost lease, and too many fail the job."""
         if self._under(lease, "fail_attempt", self._rules.max_lost, self._rules.record_s, code, message) == "failed":
             self._record_end(lease.job_id)
         else:
@@ -125,9 +125,9 @@ class JobLeases:
         self._wake_up(lease.job_id)
 
     def report_damage(self, job_id: str | None = None) -> None:
-        """Count what was found damaged among the stored files; ``job_id`` answers no other request from now on.
+        """Count the damaged files that were found; the job ``job_id`` answers no other request from now on.
 
-        Neither a disk nor a broker that refuses this keeps the caller from going on.
+        If the disk or the broker refuses that, it is logged and no exception is raised.
         """
         if self._artifacts is None:
             return
@@ -135,9 +135,9 @@ class JobLeases:
             if job_id is not None:
                 self._artifacts.mark_damaged(job_id)
         except OSError as error:
-            log.warning("job %s: its damage cannot be written down: %s", job_id, error)
+            log.warning("job %s: its damage cannot be recorded: %s", job_id, error)
         if damages := self._artifacts.take_damages():
-            with suppress(QueueUnavailableError):  # it is in the log
+            with suppress(QueueUnavailableError):  # the damage is in the log
                 self._store.count("contents_damaged", damages)
 
     def _under(self, lease: Lease, script: str, *args: str | float) -> str:
@@ -149,6 +149,6 @@ class JobLeases:
         return answer
 
     def _record_end(self, job_id: str) -> None:
-        with suppress(QueueUnavailableError):  # the janitor finds what is not written down
+        with suppress(QueueUnavailableError):  # cleaning records the outcome later
             for job in self._reconciler.find([job_id]):
                 self._reconciler.record_end(job)

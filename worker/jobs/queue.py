@@ -1,7 +1,7 @@
-"""The job records: the truth about every request, kept in Redis.
+"""The job records in Redis, which decide the state of every request.
 
-A Celery message is only a wake-up; it may be lost or doubled without harm, because every step in the
-life of a job is one Lua script here, and the server runs one script at a time (``docs``: durability, §2)::
+A Celery message is only a wake-up. It may be lost or doubled without harm, because every change of a job's state is one
+Lua script, and the server runs one script at a time (docs/explanation/reliability.md)::
 
     submit ─▶ queued ──claim──▶ running ──finish──▶ succeeded ──retention──▶ expired
                 ▲  │               │  ├──fail─────▶ failed
@@ -10,8 +10,9 @@ life of a job is one Lua script here, and the server runs one script at a time (
                 │         canceled │
                 └──release, lost lease
 
-Promises: exactly one final state a job; a worker whose lease was lost can change nothing; all times are the broker's.
-Does not promise: that a job runs once only. It ends once; the digest in its record makes every run give the same bytes.
+Promises: every job has exactly one final state. A worker whose lease was lost can change nothing. All times are those
+of the broker's clock.
+Does not promise: that a job runs only once. It ends once, and every run gives the same bytes.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ log = logging.getLogger(__name__)
 
 PAGE_MAX = 200
 WAKE_UPS_MAX = 256  # sent at once for one job; the sweeper sends more while its shards wait
-ATTEMPTS = 5  # at what a loss of the broker or somebody else undoes between two steps
+ATTEMPTS = 5  # of an operation that a loss of the broker, or another process, undoes between two steps
 NO_FILES: dict[JobStatus, type[JobError]] = {JobStatus.FAILED: JobFailedError, JobStatus.CANCELED: JobCanceledError}
 
 
@@ -73,9 +74,9 @@ class JobQueue:
     client
         Connected to a server that :func:`worker.broker.check.check_server` accepts; :meth:`connect` makes one.
     artifacts
-        Where requests are kept a second time, so that :meth:`rebuild` can restore a lost broker.
+        The data folder, which holds requests too, so that the records of a broker that lost its data can be restored.
     wake_up
-        Tells a worker that there is work; it may fail, the sweeper repairs that.
+        Sends a wake-up to the workers. It may fail; the sweeper sends lost wake-ups again.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class JobQueue:
         Parameters
         ----------
         spec
-            Complete, JSON-able; kept as it is.
+            The completed spec as JSON members; stored unchanged.
         digest
             Names the result. A succeeded job of the owner with the same digest is returned instead of a new one, if the
             rules allow reuse.
@@ -153,15 +154,15 @@ class JobQueue:
         request_digest
             Of the request as the client sent it, before a seed was drawn; ``digest`` if absent.
         price
-            What the job is expected to take, kept in its record for the worker.
+            The expected bytes and seconds, kept in the record for the worker.
         shards
-            Into how many pieces it is divided, each leased by itself; 1: it is leased whole.
+            The number of shards, each leased by itself; 1: the job is leased as a whole.
         options
             What the caller attaches to it. A job with other labels does not answer the request.
 
         Returns
         -------
-            The job, and whether it is new. It is kept twice: by the broker and, before that, as ``request.json``.
+            The job, and whether it is new. Its request is on disk before the broker has the record.
 
         Raises
         ------
@@ -183,17 +184,17 @@ class JobQueue:
             if new:
                 for _ in range(min(shards, WAKE_UPS_MAX)):
                     self.wake_up(job_id)
-            with suppress(JobNotFoundError):  # its client has removed it in this instant
+            with suppress(JobNotFoundError):  # its client has just removed it
                 return self.get(job_id), new
         raise QueueUnavailableError("every job that answers this request is removed at once; try again in a moment")
 
     def get(self, job_id: str, *, owner: str | None = None) -> Job:
-        """Return one job; without ``owner`` whoever owns it.
+        """Return one job, of any owner if ``owner`` is None.
 
         Raises
         ------
         JobNotFoundError
-            If it does not exist or belongs to another owner: both look the same.
+            If it does not exist or belongs to another owner.
         QueueUnavailableError
             If the broker does not answer, or has lost its data and cannot be rebuilt.
         """
@@ -214,8 +215,8 @@ class JobQueue:
     ) -> JobPage:
         """Return jobs, newest first.
 
-        A page may hold fewer than ``limit`` jobs (even none) and still have a ``next_cursor``, where the filters are
-        rarely met. Jobs that arrive meanwhile do not shift the pages.
+        A page may hold fewer than ``limit`` jobs (even none) and still have a ``next_cursor``, if few jobs pass the
+        filters. Jobs that are submitted between two calls do not shift the pages.
         """
         if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 17):
             raise SpecError("the cursor is not one that this service gave out; start again without it")
@@ -226,18 +227,18 @@ class JobQueue:
     def cancel(self, job_id: str, *, owner: str | None = None) -> Job:
         """Cancel a job that has not ended; one that has is returned as it is.
 
-        A running job is canceled at once; its worker learns of it with the next frame and drops what it has.
+        A running job is canceled at once. Its worker notices after the next frame and discards the files.
         """
         job, left = self.get(job_id, owner=owner), ATTEMPTS
-        while job.status.active and left:  # it may come back out of a loss of the broker
+        while job.status.active and left:  # the broker may have lost the record, and it is restored
             self._store.run("cancel", job_id, self.rules.record_s)
             job, left = self.get(job_id, owner=owner), left - 1
         if job.status is JobStatus.CANCELED and not self._reconciler.recorded_end(job_id):
-            self._reconciler.record_end(job)  # before anybody is told, also of what another began and died over
+            self._reconciler.record_end(job)  # also if another process canceled it and died
         return job
 
     def delete(self, job_id: str, *, owner: str | None = None) -> None:
-        """Remove a job that has ended, its files first found no more, then gone.
+        """Delete a finished job: unpublish its files, then remove them.
 
         Raises
         ------
@@ -266,7 +267,7 @@ class JobQueue:
         raise QueueUnavailableError("this job changes faster than it can be looked at; try again in a moment")
 
     def events(self, job_id: str, *, after: str = "0", block_s: float = 0.0) -> builtins.list[JobEvent]:
-        """Return what happened after the event ``after``, waiting up to ``block_s`` for the first; maybe nothing."""
+        """Return the events after ``after``, possibly none; waits up to ``block_s`` seconds for the first."""
         return self._store.events(job_id, after=after, block_s=block_s)
 
     def wait(self, job_id: str, *, timeout_s: float, owner: str | None = None) -> Job:
@@ -284,7 +285,7 @@ class JobQueue:
     # ------------------------------------------------------------------------------------------ for the whole service
 
     def wake_up(self, job_id: str) -> None:
-        """Tell the workers that there is work; a failure is logged, not raised."""
+        """Send a wake-up to the workers; a failure is logged, not raised."""
         if self._wake_up is None:
             return
         try:

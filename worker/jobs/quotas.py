@@ -1,17 +1,17 @@
-"""Fair shares of one service: how fast a caller may ask, how many of its jobs may wait, when to ask again.
+"""Quotas of a caller: its rate of requests, its number of active jobs, and when to try again after a refusal.
 
-What must be decided once for all web processes is decided in the broker, each decision in one script. A caller's share
-of the queue is a promise made before the job is written: a place is reserved, the job is submitted, the place is given
-back; whoever counts meanwhile counts both. So the share is never exceeded, however many requests arrive at once.
+The broker decides for all web processes, each decision in one script. To keep a caller within its share of the queue, a
+place is reserved before the job is written and returned once the job is submitted. Reserved places count as active
+jobs meanwhile, so that the share is not exceeded by requests that arrive at the same time.
 
 ====================  ========================================================================================
 ``rate:<owner>``      hash, a bucket of tokens and when it was filled last
-``places:<owner>``    sorted set of reserved places, by when they run out
+``places:<owner>``    sorted set of reserved places, by when they expire
 ====================  ========================================================================================
 
-Promises: no caller ever has more active jobs than its share; a bucket gives out at most ``burst`` tokens at once and
-``rate`` a second after that.
-Does not promise: that a waiting time is exact; it is what the last minutes suggest.
+Promises: no caller ever has more active jobs than its share. A bucket gives at most ``burst`` tokens at once and
+``rate`` tokens a second after that.
+Does not promise: exact waiting times; they are extrapolated from the last minutes.
 """
 
 from __future__ import annotations
@@ -34,32 +34,32 @@ from worker.jobs.redis_client import PREFIX, connect, connect_async, reachable
 from worker.jobs.redis_store import fingerprint, result_key
 
 LUA = Path(__file__).with_name("lua")
-RESERVATION_S = 30.0  # a reserved place whose caller died runs out by itself
-WINDOW_S = 300.0  # of the past that tells how fast jobs end
-WAIT_MAX_S = 600.0  # nobody plans further ahead
+RESERVATION_S = 30.0  # seconds after which a reserved place expires, if the process that reserved it died
+WINDOW_S = 300.0  # seconds of the past in which ended jobs are counted
+WAIT_MAX_S = 600.0  # the longest Retry-After
 FRESH_S, KNOWN_MAX = 1.0, 1000
 ATTEMPTS, UNKNOWN = 5, -1
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueueThroughput:
-    """How the queue moves: active jobs of all and of one caller, and jobs that ended a second lately."""
+    """Active jobs of all callers and of one, and how many jobs ended per second in the last minutes."""
 
     active: int
     own: int
     per_second: float
 
     def until_one_of_own_ends(self) -> int:
-        """Seconds until one of the caller's jobs has probably ended: its share of the ends equals its share of jobs."""
+        """Estimate the seconds until one of the caller's jobs ends, if they end as often as those of others."""
         return _clipped(self.active / (max(1, self.own) * self.per_second) if self.per_second else None)
 
     def until_room(self) -> int:
-        """Seconds until a twentieth of a full queue has probably gone, so that not all who were refused meet again."""
+        """Estimate the seconds until a twentieth of a full queue has ended, so that refused callers find room."""
         return _clipped(self.active / (20 * self.per_second) if self.per_second else None)
 
 
 class OverShareError(Exception):
-    """The caller has as many active jobs as one may have. No error of the client's tree: the web words it."""
+    """The caller has as many active jobs as it may have. Not a ``CytosynthError``: ``app`` writes the message."""
 
     def __init__(self, throughput: QueueThroughput) -> None:
         super().__init__(f"{throughput.own} active jobs")
@@ -72,7 +72,7 @@ class Quota:
     Parameters
     ----------
     assure
-        :meth:`worker.jobs.JobQueue.assure`: a broker that has lost its records counts too few.
+        :meth:`worker.jobs.QueueAdmin.assure`, because a broker that has lost records counts too few jobs.
     """
 
     def __init__(
@@ -100,11 +100,11 @@ class Quota:
         self._redis.close()
 
     def throughput(self, owner: str) -> QueueThroughput:
-        """Return how the queue moves, as it was at most a second ago; raises ``QueueUnavailableError``."""
+        """Return the throughput, at most a second old; raises ``QueueUnavailableError``."""
         now = time.monotonic()
         seen, throughput = self._known.get(owner, (-math.inf, None))
         if throughput is not None and now - seen < FRESH_S:
-            return throughput  # a crowd that is refused must not keep the broker busy counting
+            return throughput  # so that many refused requests do not make the broker count each time
         with reachable():
             answer = self._throughput_script(
                 args=[self._prefix, owner, WINDOW_S, self._rules.retention_s, self._rules.record_s]
@@ -126,17 +126,16 @@ class Quota:
         idempotency_key: str | None = None,
         options: JobOptions | None = None,
     ) -> Iterator[None]:
-        """Hold a place among the caller's active jobs while one is submitted.
+        """Reserve a place among the caller's active jobs while one is submitted.
 
-        A request that will be answered by a job that exists already (its digest or its Idempotency-Key says so) needs
-        no place.
+        A request that an existing job answers, by its digest or its Idempotency-Key, needs no place.
 
         Raises
         ------
         OverShareError
             If the caller has ``share`` active jobs.
         QueueUnavailableError
-            If the broker does not answer, or loses its records faster than they can be restored.
+            If the broker does not answer, or keeps losing its records.
         """
         token = token_hex(8)
         key = fingerprint(owner, idempotency_key) if idempotency_key is not None else ""
@@ -154,13 +153,13 @@ class Quota:
         try:
             yield
         finally:
-            # The job is in; a place that cannot be given back runs out by itself.
+            # The job is submitted; a place that cannot be returned expires by itself.
             with suppress(QueueUnavailableError), reachable():
                 self._redis.zrem(f"{self._prefix}places:{owner}", token)
 
 
 class Rates:
-    """Buckets of tokens, for an event loop."""
+    """Token buckets, for an event loop."""
 
     def __init__(self, client: redis.asyncio.Redis, *, prefix: str = PREFIX) -> None:
         self._redis, self._prefix = client, prefix
@@ -192,5 +191,5 @@ def _script(name: str) -> str:
 
 
 def _clipped(seconds: float | None) -> int:
-    # Nothing has ended lately, so nothing is known: a time that is worth waiting for, and not long.
+    # No job has ended lately, so the rate is unknown: a moderate time.
     return 30 if seconds is None else max(1, math.ceil(min(seconds, WAIT_MAX_S)))

@@ -1,14 +1,14 @@
-"""What keeps records and files in step for the whole service: sweeping, cleaning, and rebuilding a lost broker.
+"""Reconciliation of the broker's records with the files on disk: sweeping, cleaning, and rebuilding a lost broker.
 
-What was accepted lies on disk as ``requests/<job>.json``, what was made as ``results/<job>``, how a job ended without
-files as ``verdicts/<job>.json``; so the records can be made again. A broker that is known to hold all of them has the
-number of its run under a key of its own (``whole``). One that does not is new, was restarted (and may have lost its
-last second) or has lost its data, and takes no request before what is missing was restored.
+The disk has accepted requests as ``requests/<job>.json``, results as ``results/<job>`` and outcomes without files as
+``verdicts/<job>.json``, from which the records can be restored. A broker that is known to hold all of them has the id
+of its run in a key (``whole``). Otherwise it is new, was restarted (and may have lost its last second) or has lost its
+data. It then accepts no request until the missing records are restored.
 
-Promises: a rebuilt record has the state that its client was told, unless the broker was lost in the instant in which
-the job ended: then the job is carried out again, to the same bytes. Any of this may run anywhere, any time, twice, and
-beside others who change what it looks at: what was restored is compared with the disk once more.
-Does not promise: attempts, progress and events of before; they start again.
+Promises: a restored record has the state that its client was told, unless the broker was lost in the instant in which
+the job ended; then the job is run again and gives the same bytes. Every operation may run in any process at any time,
+twice, and while other processes change the same jobs: restored records are compared with the disk again.
+Does not promise: to restore attempts, progress and events; they start again.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from worker.storage.journal import Journal, is_request
 
 log = logging.getLogger(__name__)
 
-ROUNDS = 5  # of rebuilding, for a broker that loses its data again meanwhile
-UNSTEADY = "the broker loses its data again and again; look into its log"
-UNKNOWN_LEASES = 10.0  # leases until what has no record counts as left over; a request is written before its record
+ROUNDS = 5  # of rebuilding, in case the broker loses its data again meanwhile
+UNSTEADY = "the broker loses its data again and again; see its log"
+UNKNOWN_LEASES = 10.0  # leases after which files without a record are left over; a request is written before its record
 
 
 @contextmanager
 def _changing() -> Iterator[None]:
-    """Say of a disk that takes no change what is said of a broker that does not answer: try again."""
+    """Turn an ``OSError`` of the disk into ``QueueUnavailableError``, so that the client tries again."""
     try:
         yield
     except OSError as error:
@@ -45,7 +45,7 @@ def _changing() -> Iterator[None]:
 
 
 class Reconciler:
-    """Works on the records of one broker and, where there are some, the files beside it."""
+    """Works on the records of one broker and, if there is a data folder, its files."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Reconciler:
             self._wake_up(job_id)
         if self._artifacts and self._journal:
             for job in self._store.fetch(swept.crashed + swept.expired):
-                if self.record_end(job):  # else it was lost meanwhile, and restored with its files
+                if self.record_end(job):  # otherwise the record was lost meanwhile, and restored with its files
                     self._artifacts.remove(job.id)
             for job_id in swept.purged:
                 self._journal.forget_request(job_id)
@@ -80,7 +80,7 @@ class Reconciler:
         """Remove files that belong to no job, and record outcomes that were not recorded; returns how many."""
         mark = self._store.completeness_token()
         if self._artifacts is None or self._journal is None or mark is None:
-            return 0  # what looks unknown may be all that is left of a job
+            return 0  # files without a record may be all that is left of a job
         stored = stored_jobs(self._artifacts, self._journal)
         leased, known = self._store.leased(), self._store.statuses(stored)
         if self._store.completeness_token() != mark:
@@ -102,7 +102,7 @@ class Reconciler:
         return removed + len(late) - len(unwritten)
 
     def record_end(self, job: Job) -> bool:
-        """Write down how a job ended that has no files; False if that is not on disk, :meth:`clean` tries again."""
+        """Record the outcome of a job without files on disk; False if that fails, and :meth:`clean` tries again."""
         if self._journal is None or job.status.active or job.status is JobStatus.SUCCEEDED:
             return False
         error = {"code": job.error.code, "message": job.error.message} if job.error else None
@@ -115,7 +115,7 @@ class Reconciler:
         return True
 
     def recorded_end(self, job_id: str) -> bool:
-        """Whether it is written down how a job ended."""
+        """Whether the outcome of a job is on disk."""
         return self._journal is None or self._journal.outcome(job_id) is not None
 
     def run(self, script: str, *args: str | float) -> Any:
@@ -128,7 +128,7 @@ class Reconciler:
         raise QueueUnavailableError(UNSTEADY)
 
     def page(self, **query: Any) -> JobPage:
-        """Return :meth:`worker.jobs.redis_store.Store.page`, in which none is missing; raises as :meth:`find`."""
+        """Return :meth:`worker.jobs.redis_store.Store.page` without a missing job; raises as :meth:`find`."""
         for _ in range(ROUNDS):
             mark = self._store.completeness_token()
             if mark is None:
@@ -141,15 +141,15 @@ class Reconciler:
 
     @_changing()
     def remove(self, job_id: str) -> bool:
-        """Remove a job that has ended, and its files; False, and all is as before, if it goes on again.
+        """Remove a job that has ended, and its files; False, and nothing is changed, if it is active again.
 
-        What is half removed, because the disk took no more, is finished by the next attempt.
+        If the disk fails halfway, the next attempt removes the rest.
         """
         recorded = list(self._journal.requests([job_id])) if self._journal else []
         if self._journal:
-            self._journal.forget_request(job_id)  # first: what is half removed must not come back with a rebuilding
+            self._journal.forget_request(job_id)  # first, so that a half removed job is not restored
         active = self.run("delete", job_id, "0") == "active"
-        if self._journal and active:  # it came back with a rebuilding just before
+        if self._journal and active:  # it was restored just before
             for request in recorded:
                 self._journal.record_request(request)
         elif self._artifacts:
@@ -159,7 +159,7 @@ class Reconciler:
 
     @_changing()
     def pin(self, job_id: str, *, pinned: bool) -> bool:
-        """Keep a job's files or let them go; False if by now it has none, or the broker has lost it."""
+        """Pin or unpin a job's files; False if by now it has none, or the broker has lost the record."""
         if pinned and self._journal:
             self._journal.pin(job_id, pinned=True)
         done = self._store.run("pin", job_id, int(pinned), self._rules.retention_s)
@@ -175,14 +175,14 @@ class Reconciler:
         Parameters
         ----------
         suspect
-            Look even where the broker is known to hold every record.
+            Compare even if the broker is known to hold every record.
 
         Raises
         ------
         QueueUnavailableError
             If the broker does not answer, or loses its data again and again.
         OSError
-            If the requests cannot be read: better no broker than one that has forgotten them.
+            If the requests cannot be read; the broker then accepts nothing.
         """
         restored = 0
         if suspect:
@@ -207,9 +207,9 @@ class Reconciler:
         raise QueueUnavailableError(UNSTEADY)
 
     def find(self, job_ids: list[str]) -> list[Job]:
-        """Look once more for jobs that the broker does not know, if it may have lost some; raises as :meth:`rebuild`.
+        """Return jobs that the broker does not know, after restoring lost records; raises as :meth:`rebuild`.
 
-        An ``OSError`` becomes ``QueueUnavailableError``: whoever asks for a job must not be told that there is none.
+        An ``OSError`` becomes ``QueueUnavailableError``, so that an existing job is not reported as missing.
         """
         for _ in range(ROUNDS):
             found, certain = self._store.fetch_surely(job_ids)
@@ -231,7 +231,7 @@ class Reconciler:
             request = request | {"webhook_done": journal.delivery(job_id) or ""}
         if not self._store.restore(request, end=end, rules=self._rules, pinned=journal.pinned(job_id)):
             return False
-        # The disk was read before the record was there for others to see; they may have ended or removed the job since.
+        # The disk was read before the record was visible; other processes may have ended or removed the job since.
         if not journal.has_request(job_id):
             self._store.run("delete", job_id, "1")
             return False
@@ -249,7 +249,7 @@ class Reconciler:
 
 
 def _end(job_id: str, artifacts: Artifacts, journal: Journal) -> dict[str, Any]:
-    """Tell from the disk alone how a job ended, or that it did not."""
+    """Return the outcome of a job according to the disk alone, or that it has none."""
     outcome = journal.outcome(job_id)
     if outcome is not None:
         return outcome

@@ -1,4 +1,4 @@
-"""What a job looks like to Python: frozen records, and the one place that reads them out of Redis hashes."""
+"""The records of jobs as frozen Python classes, and the functions that read them from Redis."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class JobStatus(StrEnum):
 
     @property
     def active(self) -> bool:
-        """Whether the job has still to end."""
+        """Whether the job has not ended yet."""
         return self in (JobStatus.QUEUED, JobStatus.RUNNING)
 
 
-SEAL: Literal["seal"] = "seal"  # the shard that puts the files of the others together
+SEAL: Literal["seal"] = "seal"  # the shard that merges the files of the others
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobProgress:
-    """How far a job is; ``eta_s`` is the worker's guess of the seconds that remain."""
+    """The progress of a job; ``eta_s`` is the worker's estimate of the seconds that remain."""
 
     fraction: float = 0.0
     stage: str = ""
@@ -41,7 +41,7 @@ class JobProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class JobFailure:
-    """Why a job failed, or what it warns of: a stable code and a sentence fit for the client."""
+    """Why a job failed, or a warning: a stable code, and a sentence for the client."""
 
     code: str
     message: str
@@ -49,7 +49,7 @@ class JobFailure:
 
 @dataclass(frozen=True, kw_only=True)
 class Price:
-    """What a job is expected to take: bytes of files, seconds of one worker before any correction."""
+    """The expected cost of a job: bytes of files, and seconds of one worker before any correction."""
 
     bytes: int
     seconds: float
@@ -57,7 +57,7 @@ class Price:
 
 @dataclass(frozen=True, kw_only=True)
 class JobShards:
-    """How far a job is that several workers compute at once. When all are done, their files are put together."""
+    """The shards of a divided job. When all are finished, their files are merged."""
 
     total: int
     running: int
@@ -65,7 +65,7 @@ class JobShards:
 
     @property
     def open(self) -> int:
-        """How many wait for a worker."""
+        """The number of shards that wait for a worker."""
         return self.total - self.running - self.done
 
 
@@ -144,7 +144,7 @@ class Webhook:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One request and its life so far. Times are seconds since 1970 on the broker's clock."""
+    """One request and its state. Times are seconds since 1970 on the broker's clock."""
 
     id: str
     kind: str
@@ -157,7 +157,7 @@ class Job:
     progress: JobProgress
     attempts: int
     created_at: float
-    lost: int = 0  # leases: attempts that ended with the death or silence of the worker
+    lost: int = 0  # leases: attempts whose worker died or stopped renewing
     worker: str | None = None  # that holds the lease now
     started_at: float | None = None
     finished_at: float | None = None
@@ -165,9 +165,9 @@ class Job:
     error: JobFailure | None = None
     queue_position: int | None = None  # 1: the next to run; None: not queued
     result: str | None = None  # key of its artifacts
-    warnings: tuple[JobFailure, ...] = ()  # what its manifest warns of
-    pinned: bool = False  # its files are kept until the client lets go
-    shards: JobShards | None = None  # None: it is computed in one piece
+    warnings: tuple[JobFailure, ...] = ()  # the warnings of its manifest
+    pinned: bool = False  # its files are kept until the client unpins them
+    shards: JobShards | None = None  # None: it is computed as a whole
     price: Price | None = None  # None: the record is of an older version, or its kind has no estimate
     labels: Mapping[str, str] = field(default_factory=dict)
     priority: int = 0
@@ -176,7 +176,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class JobPage:
-    """Some jobs, newest first, and where the next page starts (None: this was the last)."""
+    """A page of jobs, newest first, and the cursor of the next page (None: this is the last)."""
 
     jobs: list[Job]
     next_cursor: str | None
@@ -184,9 +184,9 @@ class JobPage:
 
 @dataclass(frozen=True, kw_only=True)
 class JobEvent:
-    """One thing that happened to a job; ``event`` is ``state``, ``progress`` or ``shard``.
+    """One event of a job; ``event`` is ``state``, ``progress`` or ``shard``.
 
-    ``id`` resumes a stream after it.
+    A stream can be resumed after ``id``.
     """
 
     id: str
@@ -196,10 +196,10 @@ class JobEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
-    """The right to run a job, or one shard of it, until the lease runs out.
+    """The right to run a job, or one shard of it, until the lease expires.
 
-    ``token`` grows with every claim, so an old one is known. ``shard`` is a number from 0, :data:`SEAL`, or None for a
-    job that is computed in one piece.
+    ``token`` grows with every claim, so that an older one is refused. ``shard`` is a number from 0, :data:`SEAL`, or
+    None for a job that is computed as a whole.
     """
 
     job: Job
@@ -215,18 +215,18 @@ class Lease:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What one sweep repaired, as job ids."""
+    """The ids of the jobs that one sweep changed."""
 
-    requeued: list[str]  # their lease had run out
-    crashed: list[str]  # it had run out too often
-    woken: list[str]  # queued for long while the wake-ups had run dry
-    expired: list[str]  # their files are past retention and must go
-    purged: list[str]  # their records are gone
+    requeued: list[str]  # their lease had expired
+    crashed: list[str]  # it had expired too often
+    woken: list[str]  # queued for long, with too few wake-ups waiting
+    expired: list[str]  # their files are past retention and are removed
+    purged: list[str]  # their records were removed
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerBeat:
-    """Sign of life of one worker."""
+    """The announcement of one worker."""
 
     name: str
     hostname: str
@@ -260,19 +260,19 @@ class LeaseSettings(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class JobRules:
-    """The numbers that govern the life of a job."""
+    """The numbers that leases, retention and sweeping use."""
 
     lease_s: float = 60.0
     max_lost: int = 3  # lost leases until the job counts as the cause
     retention_s: float = 7 * 86400.0  # of files
     record_s: float = 30 * 86400.0  # of records without files
     idempotency_s: float = 7 * 86400.0
-    write_s: float = 10.0  # from being told that a request would be accepted to submitting it, written down
-    away_s: float = 24.0  # a broker that nobody has swept for this long was away; below lease less two heartbeats
+    write_s: float = 10.0  # from the check that a request would be accepted to its submission
+    away_s: float = 24.0  # without a sweep: the broker was down or frozen; below lease less two heartbeats
     wake_up_after_s: float = 30.0
     max_queue: int = 10_000
-    reuse: bool = True  # answer a request, or carry out a job, with what was made before
-    sweep_batch: int = 200  # jobs a sweep touches of each sort, so that no script runs long
+    reuse: bool = True  # answer a request, or make a job's files, with those of an earlier job
+    sweep_batch: int = 200  # jobs of each sort that one sweep changes, so that no script runs long
 
     @classmethod
     def of(cls, settings: RuleSettings) -> Self:
@@ -317,12 +317,12 @@ def parse_webhook(fields: Mapping[str, str]) -> Webhook | None:
 
 
 def parse_job(fields: Mapping[str, str], *, rank: int | None = None) -> Job:
-    """Read a job from its hash; ``rank`` is its place in the queue, from 0."""
+    """Read a job from its hash; ``rank`` is its position in the queue, from 0."""
     status = JobStatus(fields["status"])
     code = fields.get("error_code")
     progress = JobProgress(**json.loads(fields.get("progress") or "{}"))
     if status in (JobStatus.SUCCEEDED, JobStatus.EXPIRED):
-        # Reports are thinned out, so the last one may have been a few frames short.
+        # Not every report is sent, so the last one may be a few frames short.
         progress = replace(progress, fraction=1.0, frame=progress.frames, eta_s=0.0)
     return Job(
         id=fields["id"],

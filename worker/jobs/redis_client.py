@@ -1,4 +1,4 @@
-"""Connections to the broker that notice within seconds when it is dead or frozen, and say so in our own words."""
+"""Connections to the broker that detect within seconds that it is down or frozen, and raise our own error."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from redis.retry import Retry
 from worker.broker.urls import redis_url
 from worker.errors import QueueUnavailableError
 
-SILENCE_S = 5.0  # longest wait for a broker that is connected and does not answer
-REFUSALS = ("MISCONF", "OOM", "READONLY", "LOADING", "MASTERDOWN")  # the server lives but may not write
+SILENCE_S = 5.0  # seconds; the longest wait for an answer on an open connection
+REFUSALS = ("MISCONF", "OOM", "READONLY", "LOADING", "MASTERDOWN")  # the server runs but does not accept writes
 
 
 def connect(url: str) -> redis.Redis:
@@ -32,7 +32,7 @@ def connect_async(url: str) -> redis.asyncio.Redis:
 
 @contextmanager
 def reachable() -> Iterator[None]:
-    """Turn every way in which the broker can be out of order into ``QueueUnavailableError``."""
+    """Turn every error of the broker or the connection into ``QueueUnavailableError``."""
     try:
         yield
     except (redis.ConnectionError, redis.TimeoutError) as error:
@@ -43,7 +43,7 @@ def reachable() -> Iterator[None]:
         raise _unavailable() from error
 
 
-# A connection that was cut is tried again (the broker was restarted); a timeout is not: it has cost seconds already.
+# A command is repeated after a cut connection (the broker was restarted), but not after a timeout, which took seconds.
 # All our commands may be repeated.
 _CUT = (redis.ConnectionError,)
 
@@ -56,7 +56,7 @@ def _options(url: str) -> dict[str, Any]:
     options: dict[str, Any] = {
         "decode_responses": True,
         "socket_timeout": SILENCE_S,  # a frozen broker would otherwise block the caller for ever
-        "health_check_interval": 10,  # a connection that died while idle is found before it is used
+        "health_check_interval": 10,  # a connection that was cut while idle is detected before it is used
     }
     if not redis_url(url).startswith("unix:"):
         options |= {"socket_connect_timeout": 3.0, "socket_keepalive": True}

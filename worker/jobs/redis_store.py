@@ -1,29 +1,29 @@
-"""How job records lie in Redis: the keys, the scripts that change them, the one way to read them.
+"""How job records are stored in Redis: the keys, the scripts that change them, and how they are read.
 
-:class:`worker.jobs.JobQueue` has the rules, the files and the errors; it names no key.
+:class:`worker.jobs.JobQueue` has the rules, the files and the errors, and uses no key itself.
 
 ====================  ========================================================================================
 ``job:<id>``          hash, the record
-``events:<id>``       stream, what happened to it
+``events:<id>``       stream, the events of a job
 ``all``               sorted set of every id by order of submission; so are ``owner:<owner>``, ``status:<status>``
 ``status:queued``     which makes this one the queue
-``leases``            sorted set of the running, by when their lease runs out; ``<id>/<token>`` for a shard
-``open:<id>``         sorted set of a divided job's shards that nobody has or has finished; ``held:<id>``: hash, which
-                      shard a lease's token stands for; ``shards:<id>``: hash, how often each was lost, how far it is,
-                      which are finished; ``divided``: the active jobs that have shards
+``leases``            sorted set of the running, by when their lease expires; ``<id>/<token>`` for a shard
+``open:<id>``         sorted set of a divided job's shards that are neither leased nor finished; ``held:<id>``: hash,
+                      the shard of a lease's token; ``shards:<id>``: hash, of each shard how often it was lost, its
+                      progress, and whether it is finished; ``divided``: the active jobs that have shards
 ``ready:<owner>``     sorted set of the owner's jobs with something to claim, by priority and order of submission;
                       ``units:<owner>``: the owner's leases; ``ready_owners``: who is served next
-``retention``         sorted set of the ended, by when their files or records go
+``retention``         sorted set of the ended, by when their files or records are removed
 ``result:<digest>``   the succeeded job that answers an identical request
-``idem:<key>``        hash, the job that an Idempotency-Key stands for, or the request ``since`` when one is written
-``content:<name>``    the succeeded job, whoever owns it, that made this content
-``whole``             the run of the server in which no record is missing, and the rebuilding that made sure;
-                      ``round:<name>``: one under way
-``seq``, ``token``    counters: order of submission, fencing; ``tally``: hash, what went wrong how often
+``idem:<key>``        hash, the job of an Idempotency-Key, or the request that is being written ``since`` a time
+``content:<name>``    the succeeded job, of any owner, that has this content
+``whole``             the run of the server in which no record is missing, and the rebuilding that ensured it;
+                      ``round:<name>``: a rebuilding in progress
+``seq``, ``token``    counters: order of submission, fencing; ``tally``: hash, counts of failures
 ``swept``             when the latest sweep was
 ``webhooks``          sorted set of what has ended and must still be told to an address, by when it is due
-``timing:<group>``    hash, how long jobs took beside their estimates (:mod:`worker.jobs.timings`)
-``workers``           sorted set of workers by their last sign of life; ``worker-facts`` describes them
+``timing:<group>``    hash, durations of jobs compared with their estimates (:mod:`worker.jobs.timings`)
+``workers``           sorted set of workers by their last announcement; ``worker-facts`` describes them
 ====================  ========================================================================================
 """
 
@@ -54,7 +54,7 @@ from worker.jobs.redis_client import BLOCK_S, block_ms, event_id, reachable
 
 LUA = Path(__file__).parent / "lua"
 QUEUE = "cytosynth"  # the list that holds the wake-ups; Celery's queue of the same name
-SCAN_MAX = 5000  # records looked at for one page, however rare the filter
+SCAN_MAX = 5000  # the most records that are read for one page, however few pass the filter
 CRASHED = (
     "the workers that ran this job died {lost} times (out of memory?); "
     "ask for a smaller grid, fewer frames or a smaller count"
@@ -63,10 +63,10 @@ SCRIPTS = (
     "submit", "claim", "renew", "finish", "finish_shard", "reopen", "fail", "release", "fail_attempt", "cancel",
     "delete", "pin", "sweep", "restore", "complete", "alias", "timing", "forget", "take_webhook", "settle_webhook",
 )  # fmt: skip
-# Where kombu keeps the wake-ups that a worker has taken and not yet acknowledged; a name of our own, for the server may
-# carry the messages of others.
+# Where kombu keeps the wake-ups that a worker has taken and not yet acknowledged. The name is our own, because the
+# server may carry messages of other programs.
 UNDER_WAY, UNDER_WAY_INDEX, UNDER_WAY_LOCK = (f"{QUEUE}:unacked{tail}" for tail in ("", "_index", "_mutex"))
-ROUND_S = 3600  # a rebuilding whose process died is forgotten after this long
+ROUND_S = 3600  # seconds after which the key of a rebuilding whose process died expires
 
 
 class Store:
@@ -96,10 +96,10 @@ class Store:
         return [parse_job(fields, rank=rank) for fields, rank in zip(rows[::2], rows[1::2], strict=True) if fields]
 
     def fetch_surely(self, job_ids: list[str]) -> tuple[list[Job], bool]:
-        """Return those jobs that exist, and whether the others are known not to: one look at both, in one transaction.
+        """Return those jobs that exist, and whether the others are known not to, read in one transaction.
 
-        Two looks would not do: a broker that lost its data before the first and was rebuilt before the second would
-        make a job that exists look like one that never did.
+        Two transactions would not do: if the broker lost its data before the first and was rebuilt before the second,
+        an existing job would be reported as missing.
         """
         with reachable(), self._redis.pipeline() as pipe:
             for job_id in job_ids:
@@ -132,10 +132,10 @@ class Store:
         cursor: str | None,
         limit: int,
     ) -> JobPage:
-        """Return jobs, newest first, from after ``cursor``: the order of submission of the last one seen."""
+        """Return jobs, newest first, after ``cursor``, the order of submission of the last job of the page before."""
         index = f"owner:{owner}" if owner is not None else f"status:{status}" if status else "all"
         highest = f"({cursor}" if cursor else "+inf"
-        # One more than asked for tells whether there is a next page; filters need a longer look.
+        # One more than asked for shows whether there is a next page; with filters more records are read.
         plain = kind is None and not where and (status is None or owner is None)
         chunk = limit + 1 if plain else max(limit + 1, 50)
 
@@ -173,7 +173,7 @@ class Store:
         return Sweep(**dict(zip(("requeued", "crashed", "woken", "expired", "purged"), lists, strict=True)))
 
     def restore(self, request: dict[str, Any], *, end: dict[str, Any], rules: JobRules, pinned: bool) -> bool:
-        """Put back a record that is missing, or end one that has ended; False if neither was called for.
+        """Restore a missing record, or end a record whose job has ended; False if neither was necessary.
 
         Parameters
         ----------
@@ -201,17 +201,17 @@ class Store:
         return self.completeness_token() is not None
 
     def invalidate(self) -> None:
-        """Take no record for granted until the next round has ended."""
+        """Regard the records as incomplete until the next rebuilding has ended."""
         with reachable():
             self._redis.delete(self._prefix + "whole")
 
     def begin_round(self, name: str) -> None:
-        """Begin to restore records."""
+        """Start a rebuilding."""
         with reachable():
             self._redis.set(f"{self._prefix}round:{name}", self._run_id(), ex=ROUND_S)
 
     def end_round(self, name: str) -> bool:
-        """Declare the records whole, unless the broker has lost its data since the round began."""
+        """Mark the records as complete, unless the broker has lost its data since the rebuilding started."""
         return bool(self.run("complete", name))
 
     def answering(self, result_key: str) -> str | None:
@@ -221,12 +221,12 @@ class Store:
         return job_id or None
 
     def count(self, what: str, times: int) -> None:
-        """Add to the tally of what went wrong."""
+        """Increase a count of failures."""
         with reachable():
             self._redis.hincrby(self._prefix + "tally", what, times)
 
     def find_job_with_content(self, content: str) -> str | None:
-        """Return the succeeded job that made a content, whoever owns it."""
+        """Return the succeeded job of any owner that has a content."""
         with reachable():
             job_id: Any = self._redis.get(f"{self._prefix}content:{content}")
         return job_id if job_id and self.statuses([job_id]).get(job_id) is JobStatus.SUCCEEDED else None
@@ -240,7 +240,7 @@ class Store:
         return bool([status, own] == [JobStatus.RUNNING, str(token)])
 
     def timings(self, groups: list[str]) -> list[dict[str, str]]:
-        """Return what was measured of each group of jobs; empty where nothing was."""
+        """Return the measurements of each group of jobs; empty for a group without any."""
         with reachable(), self._redis.pipeline(transaction=False) as pipe:
             for group in groups:
                 pipe.hgetall(f"{self._prefix}timing:{group}")
@@ -278,7 +278,7 @@ class Store:
             return dict(zip(JobStatus, pipe.execute(), strict=True))
 
     def failure_counts(self) -> dict[str, int]:
-        """Return how often what went wrong; what never did is missing."""
+        """Return the counts of failures; failures that never happened are left out."""
         with reachable():
             tally: Any = self._redis.hgetall(self._prefix + "tally")
         return {what: int(count) for what, count in tally.items()}
@@ -290,25 +290,25 @@ class Store:
         return {member.partition("/")[0] for member in leased}
 
     def try_lock(self, name: str, *, seconds: float) -> bool:
-        """Whether the lock was free; it runs out by itself."""
+        """Take a lock and return whether it was free; it expires by itself."""
         with reachable():
             return bool(self._redis.set(f"{self._prefix}lock:{name}", "1", nx=True, px=max(1, int(seconds * 1000))))
 
     def announce(self, name: str, **facts: str | int) -> None:
-        """Record that a worker lives, and what it is."""
+        """Record the announcement of a worker and its description."""
         with reachable():
             now = self.now()
             self._redis.hset(self._prefix + "worker-facts", name, json.dumps(facts))
             self._redis.zadd(self._prefix + "workers", {name: now})
 
     def retire(self, name: str) -> None:
-        """Forget a worker."""
+        """Remove the announcement of a worker."""
         with reachable():
             self._redis.zrem(self._prefix + "workers", name)
             self._redis.hdel(self._prefix + "worker-facts", name)
 
     def workers_alive(self, *, within_s: float) -> list[WorkerBeat]:
-        """Return the workers that gave a sign of life lately; the long dead are forgotten."""
+        """Return the workers that announced themselves recently; remove older announcements."""
         with reachable():
             now = self.now()
             self._redis.zremrangebyscore(self._prefix + "workers", "-inf", now - 86400.0)
@@ -323,7 +323,7 @@ class Store:
         ]
 
     def now(self) -> float:
-        """Return the broker's time, by which all hosts agree."""
+        """Return the broker's time, which all hosts use."""
         seconds, micros = self._redis.time()
         return float(seconds) + float(micros) / 1e6
 
@@ -351,7 +351,7 @@ def _token_of_this_run(token: str | None, facts: dict[str, Any]) -> str | None:
 
 
 def fingerprint(*parts: str) -> str:
-    """Return a name of fixed length for what a client may choose freely."""
+    """Return a name of fixed length for a value of the client's choice."""
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 

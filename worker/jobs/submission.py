@@ -1,9 +1,9 @@
-"""How a request becomes a job: asked about, written to disk, and only then given to the broker.
+"""Submission: the broker is asked whether it would accept a request, which is written to disk and then submitted.
 
-Promises: a job that :meth:`Submission.submit` returns is on disk and in the broker, each complete; one Idempotency-Key
-gives one job, before and after a loss of the broker, also where a process died between any two of these steps.
-Does not promise: that nothing is left of a request that was refused by a failure; the janitor removes it, and a
-rebuilding in between would carry it out though nobody was told so.
+Promises: a job that :meth:`Submission.submit` returns is complete on disk and in the broker. One Idempotency-Key gives
+one job, before and after a loss of the broker, also if a process died between any two of these steps.
+Does not promise: that nothing is left of a request that failed with an error. Cleaning removes it; if the broker is
+rebuilt before, the job runs although its client was told of an error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from worker.storage.journal import Journal
 
 log = logging.getLogger(__name__)
 
-STEPS = 8  # ask, rebuild, ask, write, submit; and once more if the broker is restarted meanwhile
+STEPS = 8  # ask, rebuild, ask, write, submit; and again if the broker is restarted meanwhile
 # Bytes of a job's files that are hashed before the job answers another request; hashing more would delay other clients.
 HASH_BYTES = 64 * 2**20
 UNDECIDED = frozenset({"unknown", "free", "join", "late"})
@@ -30,7 +30,7 @@ UNSTORED = "the service cannot store more requests at the moment; try later"
 
 
 class Submission:
-    """Takes requests for one broker; ``restore`` restores its records when it has lost them."""
+    """Submits requests to one broker; ``restore`` restores its records if it has lost them."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Submission:
                 break
             self._prepare(request, answer, found, *more)
         if answer in ("mismatch", "existing", "alias") or (answer == "full" and not key):
-            # Another was faster by an instant. Where the queue is full, a process that joined may still get in.
+            # Another process was faster. If the queue is full, a process that joined may still submit.
             self._forget(request)
         if answer == "alias":
             self._keep_alias(key, job=found, digest=request["request_digest"])
@@ -78,7 +78,7 @@ class Submission:
         return found, answer == "created"
 
     def _pass_over_damaged(self, key: str) -> None:
-        """Let no job answer whose files are damaged: what is requested again is made again."""
+        """Exclude jobs whose files are damaged from answering, so that the request is computed again."""
         found = self._store.answering(key)
         if found is None or self._artifacts is None:
             return
@@ -91,7 +91,7 @@ class Submission:
             self._store.run("forget", found, key)
 
     def _ask(self, request: dict[str, Any], *, reuse: bool) -> list[str]:
-        """Ask whether a request would be accepted or, once it has a time, submit it."""
+        """Ask whether a request would be accepted or, if it has a time of creation, submit it."""
         spec = json.dumps(request["spec"], allow_nan=False, separators=(",", ":"))
         answer: list[str] = self._store.run(
             "submit", request["id"], request["kind"], request["owner"], spec, request["model_id"],
@@ -103,11 +103,11 @@ class Submission:
         return answer
 
     def _prepare(self, request: dict[str, Any], answer: str, found: str, *more: str) -> None:
-        """Do what must be done before the next attempt."""
+        """Prepare the next attempt: restore records, or write the request to disk."""
         if answer == "unknown":
-            self._restore()  # afterwards it may know this request
+            self._restore()  # afterwards the broker may know this request
         elif answer == "free":
-            self._forget({"id": more[0], "created_at": more[0]})  # whoever wrote it died over it
+            self._forget({"id": more[0], "created_at": more[0]})  # the process that wrote it has died
             request["created_at"] = float(found)
             self._keep(request)
         elif answer == "join":
@@ -115,10 +115,10 @@ class Submission:
             request |= {"id": found, "created_at": float(more[0])}
             self._keep(request)
         else:
-            request |= {"id": new_job_id(), "created_at": None}  # the janitor finds what was written under the other
+            request |= {"id": new_job_id(), "created_at": None}  # cleaning removes what was written under the other id
 
     def _keep(self, request: dict[str, Any]) -> None:
-        """Write a request down; where another has written it under this id already, its word (the seed) counts."""
+        """Write a request to disk; if another process has written it under this id, use that one and its seed."""
         if self._journal is None:
             return
         try:
@@ -128,7 +128,7 @@ class Submission:
             raise QueueUnavailableError(UNSTORED) from error
 
     def _keep_alias(self, key: str, *, job: str, digest: str) -> None:
-        """Write down that a key stands for a job that was made for another: the recorded requests do not say so."""
+        """Record an Idempotency-Key that is answered with the job of another request."""
         if self._journal is None:
             return
         try:
@@ -138,10 +138,10 @@ class Submission:
             raise QueueUnavailableError(UNSTORED) from error
 
     def _forget(self, request: dict[str, Any]) -> None:
-        """Remove a request that was written, if it was, and that nobody can submit any more."""
+        """Remove a written request that no process can submit any more."""
         if self._journal is None or not request.get("created_at"):
             return
         try:
             self._journal.forget_request(request["id"])
         except OSError as error:
-            log.warning("request %s is not needed and stays until the janitor comes: %s", request["id"], error)
+            log.warning("request %s is not needed and stays until the next cleaning: %s", request["id"], error)

@@ -1,10 +1,10 @@
-"""How long jobs took beside their estimates, kept in the broker, so that estimates learn from what workers measured.
+"""Durations of jobs compared with their estimates, kept in the broker, to correct later estimates.
 
-A job belongs to three groups: its kind; its kind and model; its kind, model and formats. The most particular group that
-has a measurement corrects the estimate of a new job by the geometric mean of measured over estimated seconds.
+A job belongs to three groups: its kind; its kind and model; its kind, model and formats. The smallest group that has a
+measurement corrects the estimate of a new job by the geometric mean of measured over estimated seconds.
 
-Promises: a broker without measurements (new, or flushed) gives the estimate as it was, with a wide spread.
-Does not promise: the time a job waits in the queue; what a worker does besides.
+Promises: a broker without measurements (new, or flushed) gives the uncorrected estimate, with a wide spread.
+Does not promise: to include the time a job waits in the queue, or other load of the machine.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from worker.jobs.redis_store import Store
 
-LEAST_WEIGHT = 0.1  # of the latest job in the running mean: about the last twenty count
+LEAST_WEIGHT = 0.1  # weight of the latest job in the running mean: about the last twenty count
 SPREAD = 1.2816  # standard deviations on both sides of the mean that hold 80 % of a normal distribution
 UNMEASURED = math.log(4.0) / SPREAD  # of an estimate that no job has corrected: a factor of 4 either way
 FEW = math.log(2.0) / SPREAD  # further uncertainty of one measurement; of n measurements, over √n
@@ -32,9 +32,9 @@ class Timing:
     expected
         The estimate, corrected by what was measured.
     low, high
-        Between them lie about 80 % of such jobs.
+        About 80 % of such jobs take between these seconds.
     jobs
-        How many measured jobs the correction rests on.
+        The number of measured jobs in the correction.
     """
 
     expected: float
@@ -51,7 +51,7 @@ class Timings:
         self._store = store
 
     def record(self, *, kind: str, model_id: str, formats: Sequence[str], estimated_s: float, took_s: float) -> None:
-        """Take in one job; raises ``QueueUnavailableError``."""
+        """Record the duration of one job; raises ``QueueUnavailableError``."""
         ratio = math.log(max(took_s, SHORTEST_S) / max(estimated_s, SHORTEST_S))
         self._store.run("timing", f"{ratio:.9f}", LEAST_WEIGHT, *_groups(kind, model_id, formats))
 

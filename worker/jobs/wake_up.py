@@ -1,7 +1,7 @@
 """Wake-up messages: tell the workers through Celery that a job waits.
 
-A wake-up message carries no order and no data that matter: the job records decide, and the sweeper repairs lost
-messages. Celery is imported when the first message is sent, because its import is slow.
+A wake-up message says only that a job waits. The job records decide which, and the sweeper sends lost messages again.
+Celery is imported when the first message is sent, because its import is slow.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ TASK = "cytosynth.run_job"
 
 SHARED: dict[str, Any] = {
     "task_default_queue": QUEUE,
-    # A message is one job id; nothing that could run code is ever read.
+    # A message is one job id. JSON only: no message that could run code is read.
     "task_serializer": "json",
     "accept_content": ["json"],
-    # The job record is the truth; Celery would call an unknown id PENDING.
+    # The job record has the state; Celery would report an unknown id as PENDING.
     "result_backend": None,
     "task_ignore_result": True,
-    # Nobody reads Celery's own events and remote commands; they would cost connections and open a door.
+    # Celery's events and remote commands are not used; they would need connections and accept commands.
     "worker_send_task_events": False,
     "worker_enable_remote_control": False,
 }
@@ -34,7 +34,7 @@ SHARED: dict[str, Any] = {
 
 def wake_up_sender(url: str) -> WakeUpSender:
     """Return a function that sends one wake-up, within about two seconds or not at all."""
-    from celery import Celery  # slow to import, and nothing but sending needs it
+    from celery import Celery  # slow to import, and needed for sending only
 
     sender = Celery("cytosynth-wake-ups", set_as_current=False)
     sender.conf.update(

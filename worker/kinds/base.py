@@ -1,4 +1,4 @@
-"""What every kind of job agrees on: its runner, how a runner reports progress, and its expected cost."""
+"""Types that all kinds of job share: the runner, its report of progress, and the expected cost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Report(Protocol):
     """Records progress; raises to stop the work."""
 
     def __call__(self, *, stage: str, frame: int, frames: int) -> None:
-        """Tell that ``frame`` of ``frames`` is done."""
+        """Report that ``frame`` of ``frames`` is done."""
 
 
 Sealer = Callable[[Job, list[Path], Path, Report], None]

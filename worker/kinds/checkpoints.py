@@ -1,4 +1,4 @@
-"""The models that runners work with: found, compared with the job, and kept loaded."""
+"""The models of jobs: find them, compare their checksums with the job, and keep them loaded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def checkpoint_of(job: Job, settings: WorkerSettings) -> Checkpoint:
     Raises
     ------
     UnknownModelError, CheckpointError
-        If it is gone, was replaced, or cannot be read.
+        If it was removed or replaced, or cannot be read.
     """
     return _checkpoint(model_folder_of(job, settings), job.model_sha256)
 
@@ -34,7 +34,7 @@ def model_folder_of(job: Job, settings: WorkerSettings) -> Path:
 
 @lru_cache(maxsize=CHECKPOINTS_KEPT)
 def _checkpoint(folder: Path, sha256: str) -> Checkpoint:
-    """Return a loaded checkpoint; the job named its weights by their checksum, and gets those or none."""
+    """Return a loaded checkpoint, whose weights have the checksum that the job names."""
     if threads := WorkerSettings().threads:
         torch.set_num_threads(threads)
     checkpoint = load_checkpoint(folder)

@@ -28,9 +28,9 @@ def run(job: Job, folder: Path, report: Report) -> None:
 
 
 def seal(job: Job, parts: list[Path], folder: Path, report: Report) -> None:
-    """Put the cells of all shards into ``folder`` and their manifests together; a :data:`~worker.kinds.base.Sealer`.
+    """Collect the cells of all shards in ``folder`` and merge their manifests; a :data:`~worker.kinds.base.Sealer`.
 
-    Files become further links to those of the shards where the disk has links.
+    Files are hard links to those of the shards where the file system supports them.
     """
     manifests = []
     for number, part in enumerate(parts, start=1):

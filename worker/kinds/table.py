@@ -21,7 +21,7 @@ from worker.kinds.base import Runner, Sealer
 
 
 class Spec(Protocol):
-    """What a kind's spec can do, whatever it describes; a pydantic model."""
+    """The members that every spec has; a pydantic model."""
 
     @classmethod
     def model_validate_json(cls, json_data: str) -> Self:
@@ -29,7 +29,7 @@ class Spec(Protocol):
         ...
 
     def cost(self) -> Cost:
-        """Estimate what it takes, without running it."""
+        """Estimate bytes and seconds without running it."""
         ...
 
     def model_dump(self, *, mode: str) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def shard_of(job: Job, number: int) -> tuple[Job, int]:
     Raises
     ------
     SpecError
-        If this worker does not know the kind, or divides the spec otherwise than the service did that accepted it.
+        If this worker does not know the kind, or divides the spec differently from the service that accepted it.
     """
     kind = kind_of(job)
     spec = kind.spec.model_validate_json(json.dumps(job.spec)) if kind.spec else None
@@ -162,7 +162,7 @@ def _named(path: str) -> object:
 
 
 def price_of(job: Job) -> Price | None:
-    """Return what a job is expected to take: its record's price, or, for a record of an older version, its spec's."""
+    """Return the price in a job's record; for a record of an older version, that of its spec."""
     if job.price is not None or job.kind not in KINDS:
         return job.price
     return KINDS[job.kind].price(job.spec)

@@ -1,8 +1,8 @@
-"""What every worker does besides jobs, in threads of its parent: show its life, sweep, clean, watch, scrub, notify.
+"""What every worker does besides jobs, in threads of its parent: announce itself, sweep, clean, watch, scrub, notify.
 
-Promises: any one living worker is enough to repair what all others left behind; a worker whose computing process hangs
-or whose connection has gone deaf does not stay so (:mod:`worker.liveness.watchdog`).
-Does not promise: to notice that this very process is frozen; its sign of life runs out, and its lease.
+Promises: one running worker is enough to repair what all others left behind. A worker whose computing process hangs, or
+whose connection delivers no wake-ups any more, is restarted (:mod:`worker.liveness.watchdog`).
+Does not promise: to notice that this process itself is frozen; its announcement expires, and so does its lease.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from worker.webhooks.delivery import WebhookDelivery
 
 log = logging.getLogger(__name__)
 
-SIGN_S = 15.0  # at most, between two signs of life, whatever the heartbeat: others wait for them
-LOOK_S = 5.0  # between two looks at the computing process
-SCRUB_S = 5.0  # between two rounds of reading stored files
-SCRUB_EVERY_S = 86_400.0  # from the beginning of a pass to that of the next
+ANNOUNCEMENT_S = 15.0  # seconds, the longest pause between two announcements, however long the heartbeat is set
+LOOK_S = 5.0  # seconds between two checks of the computing process
+SCRUB_S = 5.0  # seconds between two rounds of reading stored files
+SCRUB_EVERY_S = 86_400.0  # seconds from the beginning of a pass to that of the next
 NOTIFY_S = 1.0  # between two looks for webhooks that are due
-SCRUB_FILE = 4096  # bytes that looking at a file costs besides those read
-GRACE_S = 20.0  # for a deaf worker to stop by itself
-DEAF = 75  # exit status of one that did not; EX_TEMPFAIL
+SCRUB_FILE = 4096  # bytes added for each file, because opening it takes time too
+GRACE_S = 20.0  # seconds for a worker that receives no wake-ups to stop by itself
+UNRESPONSIVE = 75  # exit status of a worker that did not stop by itself; EX_TEMPFAIL
 
 
 class Housekeeping:
-    """The threads; once a process."""
+    """The housekeeping threads; one instance a process."""
 
     _running: ClassVar[Housekeeping | None] = None
 
@@ -58,7 +58,7 @@ class Housekeeping:
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="housekeeping", daemon=True)
-        # Of its own: reading a large file from a slow disk takes longer than others wait for a sign of life.
+        # A thread of its own: reading a large file from a slow disk takes longer than the pause between announcements.
         self._scrub_thread = threading.Thread(target=self._scrub_for_ever, name="scrub", daemon=True)
         self._notify_thread = threading.Thread(target=self._notify_for_ever, name="webhooks", daemon=True)
         self._unheard_since: float | None = None
@@ -77,7 +77,7 @@ class Housekeeping:
 
     @classmethod
     def stop(cls) -> None:
-        """Stop the thread and forget the worker's sign of life."""
+        """Stop the thread and remove the worker's announcement."""
         housekeeping, cls._running = cls._running, None
         if housekeeping is not None:
             housekeeping._stopped.set()
@@ -85,7 +85,7 @@ class Housekeeping:
             try:
                 housekeeping._jobs.admin.retire(housekeeping._name)
             except QueueUnavailableError:
-                log.info("the broker is gone already; the sign of life runs out by itself")
+                log.info("the broker has stopped already; the announcement expires by itself")
 
     def _work(self) -> None:
         settings = self._settings
@@ -94,7 +94,7 @@ class Housekeeping:
         while not self._stopped.is_set():
             now = time.monotonic()
             if now >= next_announcement:
-                next_announcement = now + min(settings.heartbeat_seconds, SIGN_S)
+                next_announcement = now + min(settings.heartbeat_seconds, ANNOUNCEMENT_S)
                 self._try(self._announce)
             if now >= next_sweep:
                 next_sweep = now + settings.sweep_seconds
@@ -138,7 +138,7 @@ class Housekeeping:
         )
 
     def _sweep(self) -> None:
-        # One worker in each round; the lock runs out a little early, so that a round is never skipped for its sake.
+        # One worker in each round; the lock expires a little early, so that no round is skipped because of it.
         if self._jobs.admin.try_lock("sweep", seconds=self._settings.sweep_seconds * 0.8):
             swept = self._jobs.admin.sweep()
             if any((swept.requeued, swept.crashed, swept.woken, swept.expired, swept.purged)):
@@ -149,7 +149,7 @@ class Housekeeping:
             log.info("cleaned: %d things that no job needed", removed)
 
     def _scrub(self) -> None:
-        """Read some of the stored files, as many as the rate allows; a large file is paid for by later rounds."""
+        """Read as many stored files as the rate allows; after a large file, later rounds read less."""
         self._scrub_debt = max(0.0, self._scrub_debt - SCRUB_S * self._settings.scrub_bytes_per_second)
         if self._scrubbing is None:
             if not self._jobs.admin.try_lock("scrub", seconds=SCRUB_EVERY_S):
@@ -173,7 +173,7 @@ class Housekeeping:
 
 
 def _give_up(reason: str) -> None:
-    """End this worker, in good order if that still works; whoever keeps it starts another."""
+    """End this worker, by a warm shutdown if that still works; its supervisor starts another."""
     log.critical("this worker ends: %s", reason)
-    threading.Timer(GRACE_S, os._exit, (DEAF,)).start()
+    threading.Timer(GRACE_S, os._exit, (UNRESPONSIVE,)).start()
     os.kill(os.getpid(), signal.SIGTERM)

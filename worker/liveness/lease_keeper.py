@@ -1,4 +1,4 @@
-"""What keeps a lease alive while its job is computed, and tells the computation when to stop."""
+"""Renew a lease while its job is computed, and tell the computation when to stop."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PROGRESS_S = 0.2  # at most five reports a second reach the broker, however smal
 
 
 class ShutdownRequestedError(Exception):
-    """The worker is to stop; the job goes back to the queue. Not of the client's tree: no client ever sees it."""
+    """The worker is to stop and the job is queued again. Not a ``CytosynthError``, because no client ever sees it."""
 
 
 class LeaseKeeper:
-    """Renews a lease from a thread, and more often by way of progress; a context manager around the computation.
+    """Renews a lease from a thread, and with each report of progress; a context manager around the computation.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class LeaseKeeper:
     draining
         Whether the worker is to stop.
     alive
-        Called at every renewal: shows the parent that this process runs, whether or not the broker hears it.
+        Called at every renewal: shows the parent that this process runs, whether or not the broker answers.
     """
 
     def __init__(
@@ -111,7 +111,8 @@ class LeaseKeeper:
         except (JobCanceledError, LeaseLostError) as error:
             self._reason = error
         except QueueUnavailableError:
-            # The fencing token decides in the end, so computing on is safe, and usually right: brokers come back.
+            # The computation goes on: usually the broker answers again, and if the lease was lost, its token is
+            # refused.
             log.warning(
                 "job %s: the broker does not answer, so its lease was not renewed; computing on", self._lease.job_id
             )

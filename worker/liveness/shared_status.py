@@ -1,11 +1,10 @@
-"""What a computing process lets its parent see: one page of memory that both share, so that looking costs nothing.
+"""The status of a computing process in a page of memory that it shares with its parent, so that reading costs nothing.
 
-The parent makes the page before it forks; nothing is ever sent. A sequence number that is odd while the page is written
-tells a reader to look again (a seqlock), for the writer may be killed at any instant.
+The parent makes the page before it forks. A sequence number is odd while the page is written and tells a reader to read
+again (a seqlock), because the writer may be killed at any instant.
 
 Promises: a :class:`StatusSnapshot` is of one moment, never half old and half new.
-Does not promise: more than the latest news. With several computing processes below one parent the page shows one of
-them.
+Does not promise: a history. If one parent has several computing processes, the page shows one of them.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Any
 
 LAYOUT = struct.Struct("<QQqdq32s")  # taken, beats, pid, since, token, job
 SEQUENCE = struct.Struct("<Q")
-DRAINING, AT = 0, 8  # places in the page: one byte; the sequence number and, after it, the rest
+DRAINING, AT = 0, 8  # offsets in the page: one byte; the sequence number, followed by the other fields
 TRIES = 1000
 
 
@@ -37,7 +36,7 @@ class StatusSnapshot:
 
 
 class SharedStatus:
-    """The page. One process writes, from any of its threads; its parent looks."""
+    """The page. One process writes, from any of its threads; its parent reads."""
 
     def __init__(self) -> None:
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
@@ -46,12 +45,12 @@ class SharedStatus:
     # ------------------------------------------------------------------------------------------- the computing process
 
     def take(self) -> None:
-        """A wake-up was taken: the worker receives."""
+        """Count a wake-up that was received."""
         with self._writing:
             self._write(taken=self._read().taken + 1, pid=os.getpid(), since=time.monotonic(), token=0, job_id="")
 
     def hold(self, job_id: str, token: int) -> None:
-        """Begin with a job."""
+        """Record the job that is being computed."""
         with self._writing:
             self._write(pid=os.getpid(), since=time.monotonic(), token=token, job_id=job_id)
 
@@ -61,7 +60,7 @@ class SharedStatus:
             self._write(beats=self._read().beats + 1)
 
     def rest(self) -> None:
-        """Nothing to do."""
+        """Record that no job is being computed."""
         with self._writing:
             self._write(pid=0, token=0, job_id="")
 
@@ -77,7 +76,7 @@ class SharedStatus:
         self._page[DRAINING] = 1
 
     def look(self) -> StatusSnapshot | None:
-        """Return what there is to see; None if the writer is in the middle of it, or died there."""
+        """Return a snapshot; None if the page is being written, or the writer died while it wrote."""
         for _ in range(TRIES):
             before = self._sequence()
             look = self._read()
@@ -86,7 +85,7 @@ class SharedStatus:
         return None
 
     def wipe(self) -> None:
-        """Forget a computing process that is gone."""
+        """Clear the status of a computing process that has ended."""
         self._write(pid=0, token=0, job_id="")
 
     # ---------------------------------------------------------------------------------------------------------- both
@@ -97,7 +96,7 @@ class SharedStatus:
 
     def _read(self) -> StatusSnapshot:
         taken, beats, pid, since, token, job = LAYOUT.unpack_from(self._page, AT + SEQUENCE.size)
-        name = job.rstrip(b"\0").decode("ascii", "replace")  # half written, perhaps; look() finds that out
+        name = job.rstrip(b"\0").decode("ascii", "replace")  # may be half written; look() detects that
         return StatusSnapshot(taken=taken, beats=beats, pid=pid, since=since, token=token, job_id=name)
 
     def _write(self, **changes: Any) -> None:

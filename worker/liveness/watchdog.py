@@ -1,12 +1,12 @@
-"""What a worker's parent does about a computing process that hangs, and about its own deafness.
+"""The watchdog in a worker's parent: ends a computing process that hangs, and a worker that receives no wake-ups.
 
-The parent looks at the shared page (:mod:`worker.liveness.shared_status`) now and again. Time counts only while the
-parent itself runs: a machine that slept, or a worker that was frozen as a whole and woke up, has done nothing wrong.
+The parent reads the shared page (:mod:`worker.liveness.shared_status`) at intervals. Time counts only while the parent
+itself runs, so that a suspended machine or a worker that was stopped and resumed is not taken for one that hangs.
 
-Promises: a computing process that shows no life for a lease, holds a job that is no longer its own, or is over the time
-limit, is killed, and Celery starts another; a worker that takes no wake-up although there are some ends itself, for
-whoever keeps it to start another.
-Does not promise: anything while the parent itself is frozen; its job goes to another worker when the lease runs out.
+Promises: a computing process is killed, and Celery starts another, if it sends no heartbeat for a lease, works on a job
+that is no longer its own, or exceeds the time limit. A worker that takes no wake-up although some wait ends itself, and
+its supervisor starts another.
+Does not promise: anything while the parent itself is frozen; its job goes to another worker when the lease expires.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from worker.liveness.shared_status import SharedStatus, StatusSnapshot
 log = logging.getLogger(__name__)
 
 TIME_LIMIT = "time_limit"  # code of a job that took too long
-BLINK_S = 5.0  # between two looks more time may have passed for others than for us
+BLINK_S = 5.0  # more time may have passed between two checks than this process ran
 
 
 @dataclass(frozen=True, kw_only=True)
 class WatchdogLimits:
-    """How long what may last, in seconds."""
+    """Time limits after which the watchdog acts, in seconds."""
 
-    heartbeat_timeout_s: float  # without a beat
+    heartbeat_timeout_s: float  # without a heartbeat
     lost_lease_grace_s: float  # with a job that is no longer its own
     job_s: float  # with one job
-    idle_with_work_timeout_s: float  # without taking a wake-up although there are some
+    idle_with_work_timeout_s: float  # without taking a wake-up although some wait
 
 
 class Watchdog:
-    """Looks at one computing process. ``give_up`` ends this worker."""
+    """Watches one computing process. ``give_up`` ends this worker."""
 
     def __init__(
         self, status: SharedStatus, jobs: JobQueue, limits: WatchdogLimits, *, give_up: Callable[[str], None]
@@ -51,7 +51,7 @@ class Watchdog:
         self._without_beat_s = self._without_lease_s = self._idle_with_work_s = 0.0
 
     def look(self) -> None:
-        """Look once; raises ``QueueUnavailableError``, and the next look tries again."""
+        """Check once; raises ``QueueUnavailableError``, after which the next check tries again."""
         now = time.monotonic()
         passed, self._looked_at = min(now - self._looked_at, BLINK_S), now
         look, before = self._status.look(), self._seen
@@ -66,12 +66,12 @@ class Watchdog:
             return
         self._without_beat_s = 0.0 if look.beats != before.beats else self._without_beat_s + passed
         if self._without_beat_s > self._limits.heartbeat_timeout_s:
-            self._end(look, f"no sign of life for {self._without_beat_s:.0f} s")
+            self._end(look, f"no heartbeat for {self._without_beat_s:.0f} s")
         elif look.job_id:
             self._judge(look, passed, now)
 
     def _judge(self, look: StatusSnapshot, passed: float, now: float) -> None:
-        """Find out whether the job is still its own, and how long it has taken."""
+        """Check whether the job still belongs to this worker, and how long it has taken."""
         if now - look.since > self._limits.job_s:
             self._end(look, f"over the limit of {self._limits.job_s:g} s for one job")
             self._fail(look)
@@ -82,7 +82,7 @@ class Watchdog:
             self._end(look, "works on a job that has ended or is another's")
 
     def _listen(self, look: StatusSnapshot | None, before: StatusSnapshot | None, passed: float) -> None:
-        """Find out whether an idle worker receives the wake-ups that wait."""
+        """Check whether an idle worker receives the wake-ups that wait."""
         heard = look is None or before is None or look.taken != before.taken
         if heard or not self._jobs.admin.wake_ups_waiting():
             self._idle_with_work_s = 0.0
@@ -99,7 +99,7 @@ class Watchdog:
         self._status.wipe()
 
     def _fail(self, look: StatusSnapshot) -> None:
-        """End a job that took too long; it would take as long again."""
+        """Fail a job that exceeded the time limit; another attempt would take as long."""
         with suppress(JobCanceledError, LeaseLostError, JobNotFoundError):
             lease = Lease(job=self._jobs.get(look.job_id), token=look.token, worker="")
             message = (

@@ -3,15 +3,15 @@
 Below the data folder, all on one file system so that a rename is atomic::
 
     staging/<job>.<token>/   being written under one lease
-    results/<job>/           published: manifest.json and the files it names, which nobody may write any more
+    results/<job>/           published: manifest.json and the files it names, which are not written any more
     parts/<job>/<n>/         the same for one shard of a job that is divided, until the job is sealed
     blobs/<2>/<sha256>       the contents of those files, each once (:mod:`worker.storage.content_store`)
     damaged/<job>            some of its files are damaged: no other request is answered with them
-    trash/                   on its way out
+    trash/                   being removed
 
 Promises: a reader sees all files of a job or none; after :meth:`Artifacts.publish` they survive a power cut, and are
-what their manifest says; a file that is not any more is reported as damaged by :meth:`Artifacts.verified`; no name
-that a client sends leads outside a job's folder.
+what their manifest says. :meth:`Artifacts.verified` reports a file that was changed since as damaged. No name that a
+client sends leads outside a job's folder.
 Does not promise: that published files belong to a succeeded job; the job record says so.
 """
 
@@ -80,21 +80,21 @@ class Artifacts:
         return min((age_s(folder) for folder in folders if folder.exists()), default=None)
 
     def discard(self, staged: Path) -> None:
-        """Remove a staging folder; one that is gone already does no harm."""
+        """Remove a staging folder, if it exists."""
         self._discard(staged)
 
     def publish(self, job_id: str, staged: Path) -> None:
         """Move a finished staging folder to its place, synced to disk, in one step.
 
         Where another attempt of the same job has published before, its files stay: the same spec gave the same bytes,
-        and somebody may be reading them. Files that the manifest does not name are dropped.
+        and they may be open for reading. Files that the manifest does not name are removed.
 
         Raises
         ------
         ExportError
             If a file is not what the manifest says.
         OSError
-            If the disk does not take them.
+            If the disk refuses a write.
         """
         self._results.mkdir(parents=True, exist_ok=True)
         self._publish(staged, self._results / checked(job_id))
@@ -118,7 +118,7 @@ class Artifacts:
     def remove_shards(self, job_id: str, *, grace_s: float = 0.0) -> bool:
         """Remove a job's shards if their folder has not changed for ``grace_s``; False if it has, or there is none.
 
-        Those of a sealed job have their files in its results too, but somebody may be about to open one here.
+        The results of a sealed job have the same files, but a reader may be about to open one here.
         """
         folder = self._parts / checked(job_id)
         if not folder.exists() or age_s(folder) < grace_s:
@@ -168,7 +168,7 @@ class Artifacts:
         return complete
 
     def probe(self) -> None:
-        """Prove that every step of a job can be written; raises ``OSError`` where one cannot."""
+        """Write a test file in every folder that a job needs; raises ``OSError`` where that fails."""
         for folder in (self.root / name for name in PROBED):
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder) as file:
@@ -197,7 +197,7 @@ class Artifacts:
         return self._read(job_id, shard)[0]
 
     def warnings(self, job_id: str) -> list[dict[str, str]]:
-        """Return what the manifest of a job's files warns of; nothing where it cannot be read."""
+        """Return the warnings in the manifest of a job's files; none if it cannot be read."""
         try:
             found: list[dict[str, str]] = self.manifest(job_id).get("warnings", [])
         except (ArtifactNotFoundError, OSError, ValueError):
@@ -205,12 +205,12 @@ class Artifacts:
         return found
 
     def path(self, job_id: str, name: str, *, shard: int | None = None) -> Path:
-        """Return where a file of a job, or of one shard, lies: ``manifest.json`` or one that the manifest lists.
+        """Return the path of a file of a job, or of one shard: ``manifest.json`` or one that the manifest lists.
 
         Raises
         ------
         ArtifactNotFoundError
-            If there is none of that name, whatever lies at such a path.
+            If the manifest lists no such file, even if the path exists.
         """
         _, names = self._read(job_id, shard)
         if name != MANIFEST and name not in names:
@@ -225,7 +225,7 @@ class Artifacts:
         return path
 
     def sized(self, job_id: str, name: str, *, shard: int | None = None) -> tuple[Path, dict[str, Any]]:
-        """Return where a listed file of a job lies, and its entry in the manifest, after comparing their sizes.
+        """Return the path of a listed file of a job and its entry in the manifest, after comparing their sizes.
 
         Raises
         ------
@@ -257,7 +257,7 @@ class Artifacts:
         Parameters
         ----------
         reread
-            Hash it whatever was found before: a disk may alter bytes without changing the file's times.
+            Hash it even if it was verified before: a disk may alter bytes without changing the file's times.
 
         Raises
         ------
@@ -304,7 +304,7 @@ class Artifacts:
         return True
 
     def mark_damaged(self, job_id: str) -> bool:
-        """Keep a job's files from answering other requests; False if that was known."""
+        """Mark a job as damaged, so that it answers no other request; False if it was marked already."""
         path = self._damaged / checked(job_id)
         if path.exists() or not write_once(path, b""):
             return False
@@ -313,11 +313,11 @@ class Artifacts:
         return True
 
     def clear_damage(self, job_id: str) -> None:
-        """Forget that files of a job were damaged: they are made again."""
+        """Remove the mark of damage from a job whose files are computed again."""
         (self._damaged / checked(job_id)).unlink(missing_ok=True)
 
     def take_damages(self) -> int:
-        """Return how many damages were found since this was last asked."""
+        """Return how many damaged files were found since the last call."""
         with self._lock:
             damages, self._damages = self._damages, 0
         return damages
@@ -325,7 +325,7 @@ class Artifacts:
     # ---------------------------------------------------------------------------------------------------- removing
 
     def remove(self, job_id: str) -> None:
-        """Remove a job's published files, all at once for a reader, and its shards; no harm if there are none."""
+        """Remove a job's published files, all at once for a reader, and its shards, if there are any."""
         self._discard(self._results / checked(job_id))
         self.remove_shards(job_id)
 
@@ -351,8 +351,8 @@ class Artifacts:
     # ----------------------------------------------------------------------------------------------------- private
 
     def _settle(self, path: Path, *, name: str, expected: str | None) -> set[Path]:
-        """Bring one file to disk for good; return the folders whose names must follow."""
-        path.chmod(0o444)  # its content may be shared
+        """Sync one file to disk; return the folders that must be synced after it."""
+        path.chmod(0o444)  # its content may be shared with other jobs
         sha256 = sync_file(path)
         if expected is not None and sha256 != expected:
             raise ExportError(f"{name[:200]!r} is not what the manifest says; the disk may be failing")
@@ -379,7 +379,7 @@ class Artifacts:
             raise ArtifactDamagedError("the manifest of this job is damaged; request the job again") from None
 
     def _discard(self, folder: Path) -> None:
-        # First out of sight, then piece by piece: a reader never finds half a folder.
+        # Renamed first and then removed file by file, so that a reader never finds half a folder.
         self._trash.mkdir(parents=True, exist_ok=True)
         doomed = self._trash / token_hex(8)
         try:
@@ -389,7 +389,7 @@ class Artifacts:
         shutil.rmtree(doomed, ignore_errors=True)
 
 
-@lru_cache(maxsize=32)  # one download asks for every file in turn, and a manifest may be megabytes
+@lru_cache(maxsize=32)  # one download requests every file in turn, and a manifest may have megabytes
 def _read_manifest(path: Path, mtime_ns: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     document: dict[str, Any] = json.loads(path.read_bytes())
     for entry in document["files"]:

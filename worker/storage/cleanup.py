@@ -1,4 +1,4 @@
-"""Removal of everything on disk that no job needs: abandoned staging folders, left-over results, drafts, trash."""
+"""Removes everything on disk that no job needs: abandoned staging folders, left-over results, drafts, trash."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def remove_unneeded(
     keep_s: float = 7 * 86400.0,
     alias_s: float = 7 * 86400.0,
 ) -> int:
-    """Remove what no job needs; return how many things that were.
+    """Remove what no job needs; return how many files and folders were removed.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def remove_unneeded(
         Jobs without a record in the broker: their files and records go once they are ``keep_s`` old, because a request
         is written before its record.
     alias_s
-        How long an Idempotency-Key stands for a job, in seconds.
+        How many seconds an Idempotency-Key is answered with the same job.
     """
     removed = 0
     for folder in artifacts.staged():

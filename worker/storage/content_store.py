@@ -1,12 +1,12 @@
-"""Contents, each kept once under its SHA-256, however many jobs have made it.
+"""The content store: each content is kept once under its SHA-256, however many jobs have it.
 
-``blobs/<2 digits>/<sha256>`` is a further hard link to a job's own file. So the file system counts who needs a content:
-a blob that no job's folder links to has one link, its own, and may go. Nothing is ever read through a blob, which makes
-this safe without a lock: a janitor that removes a blob in the instant in which a publisher links to it takes away a
-name only, the publisher's file keeps the content.
+``blobs/<2 digits>/<sha256>`` is a further hard link to a job's own file. So the file system counts the jobs that need a
+content: a blob with a single link belongs to no job and can be removed. No file is read through a blob, which makes
+this safe without a lock: if cleaning removes a blob in the instant in which a publisher links to it, only a name is
+removed, and the publisher's file keeps the content.
 
-Promises: files that :meth:`ContentStore.share` returned for have the content they had; two with the same content take
-the room of one. A stored content is hashed before it takes the place of a file; a damaged one is dropped and reported.
+Promises: :meth:`ContentStore.share` does not change the content of a file; two files with the same content take the
+space of one. A stored content is hashed before it replaces a file; a damaged one is removed and reported.
 Does not promise: sharing where the file system has no hard links; every job then keeps its own copy.
 """
 
@@ -21,11 +21,11 @@ from worker.storage.durable_files import NO_LINKS, checksum, draft_of, sync_fold
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 8  # against a janitor that removes the same blob again and again
+ATTEMPTS = 8  # attempts, in case cleaning removes the same blob again and again
 
 
 class ContentStore:
-    """The contents below one folder; ``on_damage`` is told the SHA-256 of each damaged content that is dropped."""
+    """The contents below one folder; ``on_damage`` gets the SHA-256 of each damaged content that is removed."""
 
     def __init__(self, folder: Path, *, on_damage: Callable[[str], None] = lambda _: None) -> None:
         self._folder, self._on_damage = folder, on_damage
@@ -35,7 +35,7 @@ class ContentStore:
 
         Returns
         -------
-            The folder whose names must be synced before this outlives a power cut; None if nothing was shared.
+            The folder that must be synced so that this survives a power cut; None if nothing was shared.
         """
         try:
             return self._share(path, self.path(sha256))
@@ -45,7 +45,7 @@ class ContentStore:
             return None
 
     def sweep(self) -> int:
-        """Remove the contents that no job has; safe beside any number of publishers. Returns how many."""
+        """Remove the contents that no job has, and return how many; safe while other processes publish."""
         removed = 0
         for folder in self._folders():
             for blob in os.scandir(folder):
@@ -59,7 +59,7 @@ class ContentStore:
         return sorted(blob.name for folder in self._folders() for blob in folder.iterdir())
 
     def path(self, sha256: str) -> Path:
-        """Return where a content lies, if it is there."""
+        """Return the path of a content if it is stored."""
         return self._folder / sha256[:2] / sha256
 
     def drop(self, sha256: str) -> None:
@@ -76,7 +76,7 @@ class ContentStore:
             try:
                 os.link(path, blob)
             except FileExistsError:
-                if self._replace_by_twin(path, blob):
+                if self._replace_by_link(path, blob):
                     return blob.parent
             except FileNotFoundError:
                 blob.parent.mkdir(parents=True, exist_ok=True)
@@ -85,8 +85,8 @@ class ContentStore:
                 return blob.parent
         return None
 
-    def _replace_by_twin(self, path: Path, blob: Path) -> bool:
-        """Put a link to ``blob`` in the place of ``path``; False if the blob went away or is not what its name says."""
+    def _replace_by_link(self, path: Path, blob: Path) -> bool:
+        """Replace ``path`` by a link to ``blob``; False if the blob was removed or does not match its name."""
         link = draft_of(path)
         try:
             os.link(blob, link)
@@ -95,7 +95,7 @@ class ContentStore:
         try:
             if link.samefile(path):  # renaming a link over its own file does nothing, not even remove it
                 return True
-            # Sizes do not tell: a disk may alter bytes and keep their number.
+            # Comparing sizes is not enough: a disk may alter bytes without changing their number.
             if link.stat().st_size != path.stat().st_size or checksum(link) != blob.name:
                 self.drop(blob.name)
                 return False

@@ -1,7 +1,7 @@
-"""Whether the disk under the artifacts is in order; a worker looks before it begins and when something went wrong.
+"""Whether the disk of the data folder accepts writes; a worker checks before it starts a job and after a write error.
 
-A full or broken disk is nobody's fault: jobs wait until it is in order again, however many there are, and none is ended
-for it. :mod:`worker.execution` therefore asks here who is to blame before it blames a job.
+A full or broken disk must not end jobs: they wait until it accepts writes again. :mod:`worker.execution` therefore asks
+here whether the disk or the job caused an error, before it counts a failed attempt of the job.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from worker.storage.artifacts import Artifacts
 
 log = logging.getLogger(__name__)
 
-WAIT_S = 5.0  # between two attempts while the disk is out of order
+WAIT_S = 5.0  # seconds between two attempts while the disk accepts no write
 STORAGE_ERRORS = frozenset(
     {
         errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
@@ -36,7 +36,7 @@ class Storage:
     reserve
         Bytes that stay free.
     alive, stop
-        Called while resting: shows that this process lives; says whether to stop.
+        Called while waiting: show that this process runs; say whether to stop.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Storage:
         return True
 
     def storage_error(self, error: CytosynthError | OSError) -> OSError | None:
-        """Return the trouble with this disk that made somebody raise ``error``; None if that was something else."""
+        """Return the state of the disk that explains ``error``; None if the disk accepts writes."""
         cause = error.__cause__ if isinstance(error, ExportError) else error
         if not isinstance(cause, OSError) or cause.errno not in STORAGE_ERRORS:
             return None
@@ -67,7 +67,7 @@ class Storage:
         return cause if place.is_relative_to(self._artifacts.root) else None
 
     def wait(self) -> None:
-        """Let time pass."""
+        """Wait before the next attempt."""
         until = time.monotonic() + WAIT_S
         while time.monotonic() < until and not self._stop():
             self._alive()

@@ -1,10 +1,10 @@
-"""Files that outlive a power cut: written aside, synced, and only then given their name.
+"""Files that survive a power cut: written under another name, synced, and only then given their name.
 
-A name is given by a hard link, which fails where the name exists: whoever is first wins, for every process and host
-that shares the folder. Pillai et al. (OSDI 2014) tell which of these steps a crash may undo without its sync.
+The name is given by a hard link, which fails if the name exists: of several processes and hosts that share the folder,
+the first one succeeds. Pillai et al. (OSDI 2014) describe which of these steps a crash may undo without its sync.
 
-Promises: under a name there is the whole content or nothing; what :func:`write_once` returned for is on disk.
-Does not promise: anything on a disk that lies about fsync.
+Promises: a name has its complete content or does not exist; when :func:`write_once` returns, the file is on disk.
+Does not promise: anything on a disk that does not honour fsync.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 
-DRAFT = "."  # begins the name of a file that is not finished
-# What file systems without hard links say, or with as many as a file may have.
+DRAFT = "."  # the beginning of the name of an unfinished file
+# The errors of file systems without hard links, and of files that have the most links they may have.
 NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.ENOSYS})
 
 
 def write_once(path: Path, content: bytes) -> bool:
-    """Write a file under a name that is free; False, and nothing changed, if it is taken.
+    """Write a new file; False, and nothing changed, if the name exists.
 
     Raises
     ------
     OSError
-        If the disk does not take it; nothing is left of it then.
+        If the disk refuses it; nothing of it is left then.
     """
     with _written(path, content) as draft:
         first = _name(draft, path)
-        sync_folder(path.parent)  # also where somebody else was first, who may not have come so far
+        sync_folder(path.parent)  # also if another process made the name, because it may not have synced it yet
     return first
 
 
 def write_over(path: Path, content: bytes) -> None:
-    """Write a file in the place of one that may exist; raises ``OSError`` and leaves that one."""
+    """Write a file, replacing one of that name; raises ``OSError`` and leaves the old one if the disk refuses."""
     with _written(path, content) as draft:
         draft.replace(path)
         sync_folder(path.parent)
 
 
 def draft_of(path: Path) -> Path:
-    """Return a name beside ``path`` that nobody else uses and that shows that the file is not finished."""
+    """Return an unused name in the folder of ``path`` that marks a file as unfinished."""
     return path.with_name(f"{DRAFT}{path.name}.{token_hex(4)}")
 
 
 def sync_file(path: Path) -> str:
-    """Bring a file's content to disk; return its SHA-256."""
+    """Sync a file's content to disk; return its SHA-256."""
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
@@ -59,7 +59,7 @@ def sync_file(path: Path) -> str:
 
 
 def checksum(path: Path, *, from_disk: bool = False) -> str:
-    """Return the SHA-256 of a file; ``from_disk``: not of what memory holds of it, where the system can tell."""
+    """Return the SHA-256 of a file; ``from_disk``: past the page cache, where the system allows it."""
     with path.open("rb") as file:
         if from_disk and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -67,7 +67,7 @@ def checksum(path: Path, *, from_disk: bool = False) -> str:
 
 
 def sync_folder(path: Path) -> None:
-    """Bring the names in a folder to disk."""
+    """Sync the names in a folder to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -99,17 +99,19 @@ def _name(draft: Path, path: Path) -> bool:
             raise
         if path.exists():
             return False
-        draft.replace(path)  # two at the same instant would both succeed; names here are random, so there are none
+        draft.replace(
+            path
+        )  # not atomic: two processes could both succeed. Names here are random, so two never write the same one
     return True
 
 
 def entries(folder: Path) -> list[Path]:
-    """Return what a folder holds; nothing if it does not exist."""
+    """Return the entries of a folder; none if it does not exist."""
     return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def age_s(path: Path) -> float:
-    """Return how many seconds ago a file or folder was changed; 0 if it does not exist any more."""
+    """Return how many seconds ago a file or folder was changed; 0 if it does not exist."""
     try:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:
@@ -117,7 +119,7 @@ def age_s(path: Path) -> float:
 
 
 def link_tree(source: Path, target: Path, *, without: str) -> None:
-    """Give a tree's files further names below ``target``: hard links, or copies where the disk has no links.
+    """Link all files of a tree below ``target``: hard links, or copies where the file system has none.
 
     Parameters
     ----------
@@ -129,7 +131,7 @@ def link_tree(source: Path, target: Path, *, without: str) -> None:
     FileNotFoundError
         If the source is removed meanwhile, or was never there.
     OSError
-        If the disk takes no more.
+        If the disk refuses a write.
     """
     for place, _, files in os.walk(source, onerror=_raise):
         folder = target / Path(place).relative_to(source)

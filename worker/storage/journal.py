@@ -1,15 +1,15 @@
-"""What was accepted and how it ended, on disk beside the broker, so that a lost broker can be rebuilt.
+"""Accepted requests and their outcomes on disk, from which the records of a broker that lost its data are restored.
 
 Below the data folder::
 
-    requests/<job>.json      what was accepted, written before the broker knows the job
-    verdicts/<job>.json      how a job ended that has no files
-    pins/<job>               its files are kept until the client releases them; then, since when they are not
+    requests/<job>.json      the accepted request, written before the broker has the job
+    verdicts/<job>.json      the outcome of a job without files
+    pins/<job>               its files are kept until the client unpins them; afterwards the time of that
     webhooks/<job>.json      how the message about its end was delivered
-    aliases/<key>.json       an Idempotency-Key that stands for a job which was made for another request
+    aliases/<key>.json       an Idempotency-Key that was answered with the job of another request
 
-Promises: every record is written whole and synced, or not at all; a damaged record is logged and passed over; only job
-ids become names of files.
+Promises: every record is written whole and synced, or not at all. A damaged record is logged and skipped. Only job ids
+become names of files.
 Does not promise: that a recorded request has a job; a process may die between the two, and cleaning removes it.
 """
 
@@ -43,19 +43,19 @@ class Journal:
         self._webhooks = root / "webhooks"
 
     def record_request(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Keep an accepted request on disk, whole and synced, under its ``id``; return it, or the one that is there."""
+        """Write an accepted request to disk under its ``id``, synced; return it, or the one that exists."""
         path = self._request_path(request["id"])
         if not path.exists() and write_once(path, json.dumps(request, allow_nan=False).encode()):
             return request
-        sync_folder(path.parent)  # whoever wrote it may not have come so far
+        sync_folder(path.parent)  # the process that wrote it may not have synced it yet
         recorded = _record(path, _has_id)
-        if recorded is None:  # damaged since; this is the same request
+        if recorded is None:  # it was damaged since; this is the same request
             write_over(path, json.dumps(request, allow_nan=False).encode())
             return request
         return recorded
 
     def forget_request(self, job_id: str) -> None:
-        """Remove a recorded request, and what goes with it: its job needs no restoring any more."""
+        """Remove a recorded request and its other records, because its job must not be restored any more."""
         places = (self._request_path(job_id), self._outcome_path(job_id), self._pins / job_id)
         for path in (*places, self._webhooks / f"{job_id}.json"):
             path.unlink(missing_ok=True)
@@ -65,13 +65,13 @@ class Journal:
         try:
             names = [path.name.partition(".")[0] for path in self._requests.iterdir()]
         except FileNotFoundError:
-            return []  # there never was one; a folder that cannot be read is another matter
+            return []  # no request was ever recorded; a folder that cannot be read is an error
         return sorted(name for name in names if JOB_ID.fullmatch(name))
 
     def requests(self, job_ids: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
         """Yield recorded requests, all of them or those of some jobs; one that is removed meanwhile is left out.
 
-        One that is damaged, too: it cannot be had back by waiting, and must not keep the others from being restored.
+        A damaged one is left out too, so that the others are restored.
         """
         for job_id in self.requested() if job_ids is None else job_ids:
             request = _record(self._request_path(job_id), _has_id)
@@ -83,7 +83,7 @@ class Journal:
         return self._request_path(job_id).exists()
 
     def record_alias(self, key: str, alias: dict[str, str]) -> None:
-        """Keep what an Idempotency-Key, here its fingerprint, stands for; the last word counts."""
+        """Record which job answers an Idempotency-Key, given by its fingerprint; replaces an earlier record."""
         path, content = self._aliases / f"{key}.json", json.dumps(alias).encode()
         with suppress(FileNotFoundError):
             if path.read_bytes() == content:
@@ -91,7 +91,7 @@ class Journal:
         write_over(path, content)
 
     def aliases(self) -> Iterator[tuple[str, dict[str, str], float]]:
-        """Yield the fingerprint of each key, what it stands for, and since when, in seconds since 1970."""
+        """Yield the fingerprint of each key, its record, and when that was written, in seconds since 1970."""
         for path in entries(self._aliases):
             if not path.name.startswith(DRAFT):
                 alias = _record(path, is_alias)
@@ -100,11 +100,11 @@ class Journal:
                         yield path.stem, alias, path.stat().st_mtime
 
     def record_outcome(self, job_id: str, outcome: dict[str, Any]) -> None:
-        """Keep how a job ended that has no files; the last word counts, for a job expires after it succeeded."""
+        """Record the outcome of a job without files; replaces an earlier one: a job that succeeded expires later."""
         write_over(self._outcome_path(job_id), json.dumps(outcome, allow_nan=False).encode())
 
     def outcome(self, job_id: str) -> dict[str, Any] | None:
-        """Return how a job ended without files; None if it did not, or if what was written of it is damaged."""
+        """Return the outcome of a job without files; None if there is no record of it, or a damaged one."""
         return _record(self._outcome_path(job_id), is_outcome)
 
     def record_delivery(self, job_id: str, outcome: str) -> None:
@@ -117,11 +117,11 @@ class Journal:
         return None if record is None else str(record["outcome"])
 
     def pin(self, job_id: str, *, pinned: bool) -> None:
-        """Remember that a job's files are to be kept, or that since now they are not any more."""
+        """Record that a job's files are kept, or that from now on they are not."""
         write_over(self._pins / checked(job_id), b"" if pinned else RELEASED)
 
     def unpin(self, job_id: str) -> None:
-        """Forget that anybody asked to keep a job's files."""
+        """Remove the record that a job's files are kept."""
         (self._pins / checked(job_id)).unlink(missing_ok=True)
 
     def pinned(self, job_id: str) -> bool:
@@ -132,7 +132,7 @@ class Journal:
             return False
 
     def released_at(self, job_id: str) -> float:
-        """Return when the client let go of a job's files, in seconds since 1970; 0 if that never was."""
+        """Return when a job's files were unpinned, in seconds since 1970; 0 if never."""
         path = self._pins / checked(job_id)
         try:
             return path.stat().st_mtime if path.read_bytes() == RELEASED else 0.0
@@ -170,7 +170,7 @@ class Journal:
 
 
 def _record(path: Path, valid: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
-    """Read a record; None if there is none, or if it is damaged, which is logged: waiting does not bring it back."""
+    """Read a record; None if there is none, or if it is damaged, which is logged."""
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -200,7 +200,7 @@ def _has_id(record: dict[str, Any]) -> bool:
 
 
 def is_outcome(record: dict[str, Any]) -> bool:
-    """Whether this says how a job ended."""
+    """Whether this is the outcome of a job."""
     times = isinstance(record.get("finished_at"), int | float | None)
     return record.get("status") in OUTCOMES and times and isinstance(record.get("error"), dict | None)
 
@@ -211,5 +211,5 @@ def is_delivery(record: dict[str, Any]) -> bool:
 
 
 def is_alias(record: dict[str, Any]) -> bool:
-    """Whether this says what an Idempotency-Key stands for."""
+    """Whether this is an alias of an Idempotency-Key."""
     return isinstance(record.get("job"), str) and isinstance(record.get("digest"), str)

@@ -1,7 +1,7 @@
 """Models made of uploaded weights: a folder each below the data folder, private to the owner.
 
-Promises: a model is installed whole or not at all; its folder is named after its card, which names content and owner,
-so installing it twice gives one model; its files stay when the upload expires.
+Promises: a model is installed whole or not at all. Its folder is named after its card, which names content and owner,
+so that installing it twice gives one model. Its files stay when the upload expires.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class InstalledModels:
     incoming
         Where folders are prepared, on the same file system.
     locked
-        Context in which nobody else changes what an owner keeps.
+        Context in which no other process changes the files of an owner.
     content
         Path of an owner's upload of a name, checked against its checksum.
     discard
-        Removes a folder, at once for a reader.
+        Removes a folder, in one step for a reader.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ def _owner(folder: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
-        log.critical("model %s: the record of its owner is damaged; nobody sees it", folder.name)
+        log.critical("model %s: the record of its owner is damaged; it is hidden from all callers", folder.name)
         return None
 
 

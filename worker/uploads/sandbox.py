@@ -1,13 +1,14 @@
-"""Looks into a file from outside in a child process that can do no harm: little memory, little time, nothing else open.
+"""Inspect an uploaded file in a sandboxed child process: little memory, little time, and no other open file.
 
 The child (``python -m model.upload_checks``) runs in isolated mode and imports the standard library and its own
 readers; for a TIFF it may also import the packages beside imagecodecs, last on its path, for codecs that the standard
-library lacks. No ``.pth`` file is read. It gets the file as its standard input, no environment of ours and no path. It
-can write to one file only, which is open when it starts: the plain copies, all that the rest of the service reads.
+library lacks. No ``.pth`` file is read. It gets the file as its standard input, and neither the environment of the
+service nor a path. It can write to one file only, which is open when it starts: the plain copies, all that the rest of
+the service reads.
 
-Promises: returns within ``seconds`` and a moment; whatever the file does to the child, the answer is facts or an
-``UploadError`` that says what is allowed.
-Does not promise: anything about what the file means.
+Promises: returns shortly after ``seconds`` at the latest. Even if the file makes the child fail, the result is facts or
+an ``UploadError`` that says what is allowed.
+Does not promise: that the content of the file makes sense.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 from model.errors import UploadError
 
 TREE = Path(__file__).parents[2]
-# The tree comes last on the path, so that nothing in it can stand in for a module of the standard library.
+# The tree comes last on the path, so that no module in it can replace one of the standard library.
 START = (
     "import runpy, sys; sys.path += filter(None, (sys.argv.pop(1), sys.argv.pop(1))); "
     "runpy.run_module('model.upload_checks', run_name='__main__')"
@@ -38,8 +39,8 @@ KINDS = {
 ARCHIVES = frozenset({"zip", "tar", "tgz"})
 PLAIN = {"tiff": ".tif", "stl": ".ply", "obj": ".ply", "ply": ".ply", "tracks": ".txt"}  # endings of plain copies
 ADDRESS_SPACE = 2 * 2**30
-# The readers bound their work by counts. What these allow takes up to 8 s of one core of a present machine; time is the
-# last resort, far above, so that a slow or busy machine refuses nothing that is allowed.
+# The readers bound their work by counts, which allow up to 8 s of one core of a current machine. The time limit is much
+# higher, so that a slow or busy machine refuses nothing that is allowed.
 SECONDS = 60
 ARCHIVE_SECONDS = 180  # an archive may hold some times as much as a file
 ANSWER_MAX = 2**20
@@ -90,7 +91,7 @@ def inspect_file(
     address_space
         Bytes of memory the child may map, the file included.
     seconds
-        Of computing, and on the clock.
+        The limit of processor time, and of wall time.
 
     Raises
     ------

@@ -1,18 +1,18 @@
-"""Files that clients bring: kept under a name of their owner's, unchanged, for a while; and the models made of them.
+"""Uploaded files, kept unchanged under a name of the owner's choice until they expire, and models made of them.
 
 Below the data folder::
 
-    uploads/incoming/<owner>.<random>    arriving
+    uploads/incoming/<owner>.<random>    being received
     uploads/incoming/.<random>           its plain copies, while they are made
     uploads/kept/<owner>/<name>/         upload.json, and files/ (plain copies) or content (weights)
-    models/<id>/                         card.json, weights.safetensors, and whose it is
+    models/<id>/                         card.json, weights.safetensors, and the owner
 
 Of cells only plain copies are kept, which the process that inspected the upload has written: no later reader opens
 what a client has sent.
 
-Promises: an upload exists whole or not at all and never changes; nobody keeps more than the quota, however many arrive
-at once; the disk's reserve is not touched.
-Does not promise: that the content was looked at; :mod:`worker.uploads.sandbox` does that before :meth:`Uploads.keep`.
+Promises: an upload exists whole or not at all and never changes. No owner exceeds the quota, even if many files arrive
+at once. The disk's reserve is not used.
+Does not promise: that the content was inspected; :mod:`worker.uploads.sandbox` does that before :meth:`Uploads.keep`.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ from worker.uploads.sandbox import ARCHIVES, PLAIN, Part, inspect_and_copy, insp
 log = logging.getLogger(__name__)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\.(?:tiff?|stl|obj|ply|safetensors|zip|tar|tgz|tar\.gz)")
-OPEN_FOLDER = "open"  # of what came while the service had no keys
+OPEN_FOLDER = "open"  # of uploads that were sent while the service had no keys
 CONTENT, FILES, RECORD = "content", "files", "upload.json"
 WEIGHTS = "safetensors"  # the kind whose content is kept as it came: its reader takes one form only
 COPY_BYTES = 2**20  # that are copied at a time
-LOOK_EVERY = 8 * 2**20  # bytes between two looks at the disk
+LOOK_EVERY = 8 * 2**20  # bytes between two checks of the free space
 ABANDONED_S = 3600.0
 ARRIVING_MAX = 8  # at once, for one owner
 KEPT_MAX = 10_000
@@ -108,7 +108,7 @@ def frames_of(upload: Upload) -> int | None:
 
 
 class IncomingUpload:
-    """A file that is being received: counted, hashed, and stopped where it would take too much."""
+    """A file that is being received: counted, hashed, and refused once it exceeds a limit."""
 
     def __init__(self, path: Path, file: BinaryIO, *, rules: UploadRules, room: int) -> None:
         self.path, self.bytes = path, 0
@@ -120,16 +120,16 @@ class IncomingUpload:
 
     @property
     def sha256(self) -> str:
-        """Of what has arrived so far, in hexadecimal digits."""
+        """SHA-256 of the bytes received so far, in hexadecimal digits."""
         return self._sha256.hexdigest()
 
     def write(self, part: bytes) -> None:
-        """Add a part.
+        """Append a chunk.
 
         Raises
         ------
         UploadQuotaError, DiskFullError
-            If it is one too many.
+            If the file would exceed the quota or the reserve.
         """
         self.bytes += len(part)
         if self.bytes > self._room:
@@ -144,7 +144,7 @@ class IncomingUpload:
         self._sha256.update(part)
 
     def close(self) -> None:
-        """Have everything on disk."""
+        """Sync the file to disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -175,12 +175,12 @@ class Uploads:
 
     @contextmanager
     def arriving(self, owner: str) -> Iterator[IncomingUpload]:
-        """Open a file to receive into; it is gone afterwards unless :meth:`keep` has taken it.
+        """Open a file to receive an upload; it is removed afterwards unless :meth:`keep` has kept it.
 
         Raises
         ------
         UploadQuotaError, DiskFullError
-            If there is no room, or too many of this owner's arrive already.
+            If there is no space, or the owner is sending too many files already.
         """
         self._incoming.mkdir(parents=True, exist_ok=True)
         check_reserve(self._incoming, reserve=self.rules.reserve_bytes, wanted=0)
@@ -204,14 +204,14 @@ class Uploads:
     ) -> tuple[Upload, bool]:
         """Keep what has arrived and was inspected under a name; returns the upload and whether it is new.
 
-        The same content under the same name is kept once; sent again, it is kept for longer.
+        The same content under the same name is kept once; sending it again restarts its retention time.
 
         Raises
         ------
         UploadExistsError
-            If the name stands for another content.
+            If the name has another content.
         UploadQuotaError
-            If others have used up the room meanwhile.
+            If other uploads have used up the quota meanwhile.
         """
         now = time.time()
         upload = Upload(
@@ -342,14 +342,14 @@ class Uploads:
         return [upload for upload in found if upload is not None and upload.expires_at > now]
 
     def all_kept(self) -> Iterator[tuple[Path, Upload | None]]:
-        """Yield the folder of every upload, whoever owns it, and its record; None for the record if it is damaged."""
+        """Yield the folder of every upload of all owners, and its record; None for the record if it is damaged."""
         for owner in _entries(self._kept):
             for folder in sorted(_entries(owner)):
                 if folder.is_dir():
                     yield folder, _read(folder)
 
     def used(self, owner: str) -> int:
-        """Return the bytes that an owner keeps: uploads, and the weights of models made of them."""
+        """Return the bytes of an owner's uploads and of the weights of models made of them."""
         return sum(upload.counted_bytes for upload in self.kept(owner)) + self.models.used(owner)
 
     # ------------------------------------------------------------------------------------------------------ removing
@@ -361,7 +361,7 @@ class Uploads:
             self._discard(self._folder(owner, name))
 
     def expire(self) -> None:
-        """Remove what has expired and what was left half received; safe to run anywhere, any time."""
+        """Remove expired and half received uploads; safe in any process at any time."""
         now = time.time()
         for owner in _entries(self._kept):
             if not owner.is_dir():
@@ -382,7 +382,7 @@ class Uploads:
 
     @contextmanager
     def _owned(self, owner: str) -> Iterator[None]:
-        """One change at a time to what an owner keeps."""
+        """Hold the lock under which an owner's files are changed."""
         self._incoming.mkdir(parents=True, exist_ok=True)
         (self._kept / _folder(owner)).mkdir(parents=True, exist_ok=True)
         with (self._kept / f"{_folder(owner)}.lock").open("w") as lock:
@@ -390,7 +390,7 @@ class Uploads:
             yield
 
     def _discard(self, folder: Path) -> None:
-        # First out of sight, then piece by piece: nobody finds half an upload.
+        # Renamed first and then removed file by file, so that no reader finds half an upload.
         doomed = self._incoming / f".{token_hex(8)}"
         try:
             folder.rename(doomed)

@@ -282,7 +282,7 @@ class Client:
         Raises
         ------
         JobFailedError
-            If a job fails. Jobs that nobody waits for any more are canceled.
+            If a job fails. The other jobs are canceled.
         """
         waiting: deque[Job] = deque()
         try:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 
 import pytest
+from claims import claim_job
 from workbench import submit
 
 from worker.jobs import Job, JobFilter, JobOptions, JobQueue, JobStatus
@@ -16,13 +17,13 @@ ACTIN = JobOptions(labels={"project": "actin", "run": "7"}, priority=1)
 
 
 def claim(jobs: JobQueue) -> str:
-    lease = jobs.leases.claim(None, worker="w")
+    lease = jobs.leases.claim(worker="w")
     assert lease is not None
     return lease.job_id
 
 
 def finish(jobs: JobQueue, artifacts: Artifacts, job: Job) -> None:
-    lease = jobs.leases.claim(job.id, worker="w")
+    lease = claim_job(jobs, job.id, worker="w")
     assert lease is not None
     staged = artifacts.staging(job.id, lease.token)
     (staged / "manifest.json").write_text(json.dumps({"files": []}))
@@ -83,7 +84,7 @@ def test_shards_of_a_running_job_wait_for_a_more_urgent_one(jobs: JobQueue) -> N
 def test_a_released_job_keeps_its_priority(jobs: JobQueue) -> None:
     submit(jobs)
     urgent = submit(jobs, options=JobOptions(priority=1))
-    lease = jobs.leases.claim(None, worker="w")
+    lease = jobs.leases.claim(worker="w")
     assert lease is not None
     assert lease.job_id == urgent.id
     jobs.leases.release(lease)

@@ -1,4 +1,4 @@
--- ARGV: id, record_s. Says whether this call did it.
+-- ARGV: id, record_s. Returns whether this call canceled the job.
 local _, id, record_s = unpack(ARGV)
 local status = redis.call('HGET', job_key(id), 'status')
 if status ~= 'queued' and status ~= 'running' then return 0 end

@@ -1,5 +1,5 @@
 -- ARGV: worker, lease_s. Leases the next job, or one shard of it.
--- A broker that lost records may not know that a job has ended, so it starts none; the other scripts end none either.
+-- A broker that lost records may not know that a job has ended, so it starts none, and the other scripts end none.
 local _, worker, lease_s = unpack(ARGV)
 if not is_complete() then return 'unknown' end
 

@@ -1,5 +1,5 @@
--- ARGV: round. Says that every recorded request has been restored since the round began; 0 if the broker was restarted
--- or flushed meanwhile. Tokens go on from the clock: those of before may have been forgotten, and none comes back.
+-- ARGV: round. Marks the records as complete after a rebuilding; 0 if the broker was restarted or flushed since it
+-- started. Tokens continue from the clock, because the latest ones may be lost and none may be used again.
 local _, round = unpack(ARGV)
 local began = redis.call('GETDEL', p .. 'round:' .. round)
 if began ~= run_id() then return 0 end

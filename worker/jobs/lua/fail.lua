@@ -1,7 +1,7 @@
 -- ARGV: id, token, code, message, record_s
 local _, id, token, code, message, record_s = unpack(ARGV)
 local f = redis.call('HMGET', job_key(id), 'status', 'token')
-if f[1] == 'failed' and f[2] == token then return 'held' end -- the same call once more, after a broken connection
+if f[1] == 'failed' and f[2] == token then return 'held' end -- the same call repeated after a broken connection
 if not is_complete() then return 'unknown' end
 local answer = standing(id, token)
 if answer ~= 'held' then return answer end

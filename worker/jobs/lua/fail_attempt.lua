@@ -1,8 +1,8 @@
--- ARGV: id, token, max_lost, record_s, code, message. The worker gives the job back, and the job is to blame: it counts
--- like a lost lease, and the last one ends the job. Says whether it did.
+-- ARGV: id, token, max_lost, record_s, code, message. The worker gives the job back because the job caused an
+-- error. It counts like a lost lease, and max_lost of them end the job. Returns 'failed' if it ended.
 local _, id, token, max_lost, record_s, code, message = unpack(ARGV)
 local f = redis.call('HMGET', job_key(id), 'status', 'token')
-if f[1] == 'failed' and f[2] == token then return 'failed' end -- the same call once more, after a broken connection
+if f[1] == 'failed' and f[2] == token then return 'failed' end -- the same call repeated after a broken connection
 if not is_complete() then return 'unknown' end
 local answer = standing(id, token)
 if answer ~= 'held' then return answer end

@@ -1,7 +1,7 @@
 -- ARGV: id, token, result, retention_s, key that names the content or '', warnings as JSON or ''
 local _, id, token, result, retention_s, content, warnings = unpack(ARGV)
 local f = redis.call('HMGET', job_key(id), 'status', 'token', 'result_key', 'pinned')
-if f[1] == 'succeeded' and f[2] == token then return 'held' end -- the same call once more, after a broken connection
+if f[1] == 'succeeded' and f[2] == token then return 'held' end -- the same call repeated after a broken connection
 if not is_complete() then return 'unknown' end
 local answer = standing(id, token)
 if answer ~= 'held' then return answer end

@@ -1,7 +1,7 @@
--- ARGV: id, token, shard. Says 'last' once all shards are finished: then the job waits for somebody to seal it.
+-- ARGV: id, token, shard. Returns 'last' once all shards are finished; the job then waits to be sealed.
 local _, id, token, shard = unpack(ARGV)
 local by = redis.call('HGET', p .. 'shards:' .. id, 'by:' .. shard)
-if by == token then return 'held' end -- the same call once more, after a broken connection
+if by == token then return 'held' end -- the same call repeated after a broken connection
 if not is_complete() then return 'unknown' end
 local answer = standing(id, token)
 if answer ~= 'held' then return answer end

@@ -1,4 +1,4 @@
--- ARGV: id, pinned, retention_s. The files of a pinned job stay until it is let go, then retention_s more.
+-- ARGV: id, pinned, retention_s. The files of a pinned job are kept until it is unpinned, and retention_s after that.
 local _, id, pinned, retention_s = unpack(ARGV)
 local status = redis.call('HGET', job_key(id), 'status')
 if not status then return 'missing' end

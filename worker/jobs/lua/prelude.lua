@@ -1,21 +1,21 @@
--- Put before every script. A script is one transaction: the server runs nothing else meanwhile.
+-- Prepended to every script. A script is one transaction: the server runs no other command meanwhile.
 -- ARGV[1] is the key prefix. Keys are built here instead of declared, so this needs one server (or a master with
 -- replicas), not a sharded cluster: queue, leases and records must change together.
--- Time is the server's, so that workers on several hosts agree when a lease runs out.
+-- Times are the server's, so that workers on several hosts agree when a lease expires.
 local p = ARGV[1]
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1e6
 local EVENTS_KEPT = 1000 -- of a running job
-local EVENTS_LEFT = 16 -- of an ended one: enough for a client that was away at the end
+local EVENTS_LEFT = 16 -- of an ended job: enough for a client that was disconnected at the end
 
 local function stamp(t) return string.format('%.6f', t) end
 local function job_key(id) return p .. 'job:' .. id end
 local function events_key(id) return p .. 'events:' .. id end
 local function index(status) return p .. 'status:' .. status end
 
--- Whether this server, since it started, is known to hold every record. One that was restarted may have lost its last
--- second, one that was flushed everything: the mark is gone or names an earlier run. Behind the run the mark names the
--- rebuilding that made it, so that whoever looks twice can tell whether records were missing in between.
+-- Whether this server, since it started, is known to hold every record. If it was restarted (and may have lost its last
+-- second) or flushed, the key `whole` is missing or names an earlier run. After the run it names the rebuilding that
+-- set it, so that a caller that compares two readings notices whether records were missing in between.
 local function run_id() return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') end
 local function is_complete()
   local mark = redis.call('GET', p .. 'whole')
@@ -33,17 +33,17 @@ local function emit_state(id)
   emit(id, 'state', cjson.encode(data))
 end
 
--- A job is leased whole, or in shards: numbers from 0, and 'seal', which puts the shards' files together. A lease's
--- member of `leases` is then <id>/<token>, and held:<id> says which shard a token stands for; open:<id> holds the shards
--- that nobody has or has finished; shards:<id> what is known of each.
+-- A job is leased as a whole, or in shards: numbers from 0, and 'seal', which merges the files of the others. A lease
+-- of a shard is the member <id>/<token> of `leases`; held:<id> has the shard of each token, open:<id> the shards that
+-- are neither leased nor finished, shards:<id> the losses and the progress of each.
 local SEAL = 'seal'
 local function shards_of(id) return tonumber(redis.call('HGET', job_key(id), 'shards') or '1') end
 local function lease_member(id, token) return shards_of(id) > 1 and id .. '/' .. token or id end
 
--- The owner with the fewest leases is served first, then the job that was submitted first: ready:<owner> holds the
--- owner's jobs with something to claim, units:<owner> its leases, ready_owners who has any, by both. A priority orders
--- the jobs within ready:<owner> only, so that it takes nothing from other owners.
-local ORDERS = 2 ^ 40 -- numbers of jobs, below which the number of leases or a priority is put
+-- The owner with the fewest leases is served first, then the job that was submitted first: ready:<owner> has the
+-- owner's jobs that can be claimed, units:<owner> the number of its leases, ready_owners the owners by both. A priority
+-- orders the jobs within ready:<owner> only, so that it takes nothing from other owners.
+local ORDERS = 2 ^ 40 -- above the number of any job; leases and priorities are multiplied by it
 local function rank_owner(owner)
   local head = redis.call('ZRANGE', p .. 'ready:' .. owner, 0, 0)[1]
   local seq = head and redis.call('HGET', job_key(head), 'seq')
@@ -86,7 +86,7 @@ local function drop_leases(id)
   redis.call('DEL', p .. 'held:' .. id)
 end
 
--- What clients see of the shards.
+-- Updates what clients see of the shards.
 local function note_shards(id)
   local running = 0
   for _, shard in ipairs(redis.call('HVALS', p .. 'held:' .. id)) do
@@ -102,7 +102,7 @@ local function open_shard(id, shard)
   set_ready(id, true)
 end
 
--- A shard that was leased goes back, and what it had reported counts no more.
+-- Opens a leased shard again and discards the progress it reported.
 local function give_back(id, token)
   local shard = redis.call('HGET', p .. 'held:' .. id, token)
   drop_lease(id, id .. '/' .. token)
@@ -142,7 +142,7 @@ local function insert(id, kind, owner, spec, model_id, model_sha256, digest, res
   emit_state(id)
 end
 
--- An Idempotency-Key stands for a job: one that was made for it, or (alias '1') one that answered its request already.
+-- Records the job of an Idempotency-Key: one that was made for it, or (alias '1') one that existed and answered it.
 local function remember(id, idem, request_digest, idem_s, alias)
   if idem == '' then return end
   redis.call('DEL', p .. 'idem:' .. idem)
@@ -174,7 +174,7 @@ local function announce_end(key, id)
   if f[1] and not f[2] then redis.call('ZADD', p .. 'webhooks', stamp(now), id) end
 end
 
--- A final state. keep_s: how long until the next step of retention.
+-- Sets a final state. keep_s: seconds until the next step of retention.
 local function conclude(id, status, keep_s)
   move(id, status)
   set_ready(id, false)
@@ -196,7 +196,7 @@ local function fail(id, code, message, keep_s)
   conclude(id, 'failed', keep_s)
 end
 
--- Nobody is answered with this job's files any more.
+-- This job's files answer no further request.
 local function withdraw(id)
   local f = redis.call('HMGET', job_key(id), 'result_key', 'content')
   for number, kind in ipairs({'result:', 'content:'}) do
@@ -218,7 +218,7 @@ local function purge(id)
   redis.call('DEL', job_key(id), events_key(id))
 end
 
--- Who asks on behalf of a lease: 'held' if it is still good, else why not.
+-- The state of a lease: 'held', or why it is held no longer.
 local function standing(id, token)
   local f = redis.call('HMGET', job_key(id), 'status', 'token')
   if not f[1] then return 'lost' end

@@ -1,4 +1,4 @@
--- ARGV: id, token. The worker gives the job back unharmed: this attempt does not count.
+-- ARGV: id, token. The worker gives the job back; this attempt does not count.
 local _, id, token = unpack(ARGV)
 local answer = standing(id, token)
 if answer ~= 'held' then return answer end

@@ -1,4 +1,4 @@
--- ARGV: id, token, shards… The sealer found that files of these shards are gone: they are computed again, then sealed.
+-- ARGV: id, token, shards… Files of these shards are missing: they are computed again before the job is sealed.
 local _, id, token = unpack(ARGV)
 local answer = standing(id, token)
 if answer ~= 'held' then return answer end

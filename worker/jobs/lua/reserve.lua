@@ -1,9 +1,9 @@
--- ARGV: owner, share, token, place_s, result key, idempotency key or ''. Says whether there is a place; -1: unknown.
+-- ARGV: owner, share, token, place_s, result key, idempotency key or ''. Returns whether there is a place; -1: unknown.
 local _, owner, share, token, place_s, result_key, idem = unpack(ARGV)
 share = tonumber(share)
-if not is_complete() then return -1 end -- whose jobs nobody can count
+if not is_complete() then return -1 end -- the number of active jobs is unknown
 
--- Requests that submit.lua answers with a job that exists add none.
+-- Requests that submit.lua answers with an existing job add no active job.
 local same = redis.call('GET', p .. 'result:' .. result_key)
 if same and redis.call('HGET', job_key(same), 'status') == 'succeeded' then return 1 end
 local seen = idem ~= '' and redis.call('HGET', p .. 'idem:' .. idem, 'job')

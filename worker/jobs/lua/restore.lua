@@ -1,10 +1,10 @@
 -- ARGV: id, kind, owner, spec, model_id, model_sha256, digest, request_digest, idempotency key or '', its lifetime,
 -- result key, created_at, pinned, status ('queued' or final), finished_at, kept_from, keep_s, retention_s, result or
--- '', error code or '', error message, warnings as JSON or '', price as
--- JSON or '', shards or '', options as JSON or ''
--- Puts back a job that the broker has forgotten (1). Once the records are whole, a request on disk that has no record
--- is one that is just being submitted, or was refused. Whoever is known is left alone (0), unless the disk has an outcome
--- that the broker does not know of (2): clients may have been told.
+-- '', error code or '', error message, warnings as JSON or '',
+-- price as JSON or '', shards or '', options as JSON or ''
+-- Restores the record of a job that the broker has lost (1). Once the records are complete, a request on disk without a
+-- record is just being submitted, or was refused. An existing record is not changed (0), unless the disk has an outcome
+-- that the broker does not know (2), because clients may have been told of it.
 local _, id, kind, owner, spec, model_id, model_sha256, digest, request_digest, idem, idem_s, result_key, created_at,
   pinned, status, finished_at, kept_from, keep_s, retention_s, result, code, message, warnings, price, shards,
   options = unpack(ARGV)
@@ -14,7 +14,7 @@ if known then
   local open = known == 'queued' or known == 'running'
   if not outcome or not (open or (known == 'succeeded' and status == 'expired')) then return 0 end
   withdraw(id)
-  if status ~= 'canceled' then redis.call('HSET', job_key(id), 'token', '') end -- a canceled one's worker is told so
+  if status ~= 'canceled' then redis.call('HSET', job_key(id), 'token', '') end -- the worker of a canceled job is told so
 else
   if is_complete() then return 0 end
   insert(id, kind, owner, spec, model_id, model_sha256, digest, result_key, created_at, price, shards,

@@ -1,21 +1,21 @@
 -- ARGV: id, kind, owner, spec, model_id, model_sha256, digest, request_digest, idempotency key or '', its lifetime,
 -- result key, reuse, max_queue, write_s, created_at or '', price as JSON or '', shards or '',
 -- options as JSON or ''
--- Without created_at it only asks: 'free' and the time say that a job would be accepted. A key then stands for the id
--- under which its request is being written to disk, for write_s. Whoever comes meanwhile with the same request is told
--- to 'join': to write and submit under that id as well, for nobody knows whether the first is still alive. Whoever
--- comes later hears which request was left behind. So no key has two requests on disk that a rebuilding might restore.
+-- Without created_at it only asks: 'free' and the time mean that a job would be accepted. For write_s the key is then
+-- bound to the id under which its request is being written to disk. A process with the same request meanwhile gets
+-- 'join': it writes and submits under that id too, because the first may have died. A process that comes later gets the
+-- id of the abandoned request. So no key has two requests on disk that a rebuilding might restore.
 local _, id, kind, owner, spec, model_id, model_sha256, digest, request_digest, idem, idem_s, result_key, reuse,
   max_queue, write_s, created_at, price, shards, options = unpack(ARGV)
 write_s = tonumber(write_s)
 
--- A broker that may have lost records must not take the same request twice.
+-- A broker that may have lost records must not accept the same request twice.
 if not is_complete() then return {'unknown', ''} end
 
--- The client of this script repeats it when the connection broke before the answer.
+-- The caller repeats this script if the connection broke before the answer.
 if redis.call('EXISTS', job_key(id)) == 1 then return {'created', id} end
 
--- What took this long to write may have been left behind, or cleared away, by others.
+-- A request that took longer to write may have been removed by another process.
 if created_at ~= '' and now - tonumber(created_at) > write_s then return {'late', ''} end
 
 local left = ''

@@ -1,5 +1,5 @@
--- ARGV: list of wake-ups, hash and index of wake-ups under way, wake_up_after_s, max_lost, record_s, batch, lease_s, away_s, message
--- for a poison pill
+-- ARGV: list of wake-ups, hash and index of wake-ups in delivery, wake_up_after_s, max_lost, record_s, batch, lease_s,
+-- away_s, message for a job that lost too many leases
 local _, wake_ups, under_way, under_way_index, wake_up_after_s, max_lost, record_s, batch, lease_s, away_s,
   message = unpack(ARGV)
 record_s, max_lost, batch = tonumber(record_s), tonumber(max_lost), tonumber(batch)
@@ -10,8 +10,8 @@ local function lost(id)
   return redis.call('HINCRBY', job_key(id), 'lost', 1)
 end
 
--- Nobody has swept for long: this server was down or frozen, so nobody could renew a lease either, and none is lost for
--- that. Spared once, and for two heartbeats: a worker that lives renews it within that time.
+-- If no sweep ran for away_s, this server was down or frozen, and no worker could renew its lease. Expired leases are
+-- then extended once, by two heartbeats, within which a running worker renews them.
 local swept = redis.call('GET', p .. 'swept')
 local away = swept and now - tonumber(swept) > tonumber(away_s)
 redis.call('SET', p .. 'swept', stamp(now))
@@ -41,7 +41,7 @@ for _, member in ipairs(redis.call('ZRANGE', p .. 'leases', '-inf', stamp(now), 
   elseif away and redis.call('HSETNX', job_key(id), 'spared', '1') == 1 then
     redis.call('ZADD', p .. 'leases', stamp(now + tonumber(lease_s) / 2), id)
   elseif lost(id) >= max_lost then
-    redis.call('HSET', job_key(id), 'token', '') -- whoever held it has lost it and did not end it
+    redis.call('HSET', job_key(id), 'token', '') -- its worker has lost the lease without ending the job
     fail(id, 'worker_crashed', message, record_s)
     redis.call('HINCRBY', p .. 'tally', 'worker_crashed', 1)
     table.insert(crashed, id)
@@ -51,17 +51,17 @@ for _, member in ipairs(redis.call('ZRANGE', p .. 'leases', '-inf', stamp(now), 
   end
 end
 
--- Wake-ups that a worker took and died with; the jobs they announced are found without them.
+-- Wake-ups whose worker died; their jobs are found without them.
 for _, tag in ipairs(redis.call('ZRANGE', under_way_index, '-inf', stamp(now - 60), 'BYSCORE', 'LIMIT', 0, batch)) do
   redis.call('HDEL', under_way, tag)
   redis.call('ZREM', under_way_index, tag)
 end
 
--- A wake-up only says "there is work", so only their number matters. Never more of them than claims that can be made:
--- their list cannot grow without bound, however long the queue stands.
+-- A wake-up only says that a job waits, so only their number matters. There are never more of them than possible
+-- claims, so that their list cannot grow without bound.
 local queued = redis.call('ZRANGE', index('queued'), 0, batch - 1)
 local missing = redis.call('ZCARD', index('queued')) - redis.call('LLEN', wake_ups)
-local waiting = {unpack(queued)} -- once for each claim that could be made
+local waiting = {unpack(queued)} -- one entry for each possible claim
 local heads = {queued[1]}
 for _, id in ipairs(redis.call('ZRANGE', p .. 'divided', 0, batch - 1)) do
   local open = redis.call('ZCARD', p .. 'open:' .. id)

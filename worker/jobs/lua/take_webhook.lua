@@ -1,5 +1,5 @@
--- ARGV: in_flight_s. Returns the number of this attempt and the record of what ended, for one caller: whoever asks within
--- in_flight_s gets another, whoever asks later the same again, for the first may have died.
+-- ARGV: in_flight_s. Returns the number of this attempt and the record of an ended job. A call within in_flight_s gets
+-- another job; a later call gets the same one again, because the first caller may have died.
 local _, in_flight_s = unpack(ARGV)
 while true do
   local id = redis.call('ZRANGE', p .. 'webhooks', '-inf', stamp(now), 'BYSCORE', 'LIMIT', 0, 1)[1]

@@ -1,5 +1,5 @@
 -- ARGV: logarithm of the measured over the estimated seconds, least weight, names of the groups the job belongs to…
--- A running mean and variance that forget: the first jobs count fully, later ones with the least weight.
+-- An exponentially weighted mean and variance: the first jobs count fully, later ones with the least weight.
 local ratio, least = tonumber(ARGV[2]), tonumber(ARGV[3])
 for number = 4, #ARGV do
   local key = p .. 'timing:' .. ARGV[number]
