@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from claims import claim_job
 from workbench import Service, eventually, submit
 
 from worker.errors import SpecError
@@ -140,7 +141,7 @@ def test_the_end_of_a_job_is_told_once(jobs: JobQueue, receiver: Receiver) -> No
 
 def test_a_failure_says_why(jobs: JobQueue, receiver: Receiver) -> None:
     job = with_webhook(jobs, receiver)
-    lease = jobs.leases.claim(job.id, worker="w")
+    lease = claim_job(jobs, job.id, worker="w")
     assert lease is not None
     jobs.leases.fail(lease, code="empty_surface", message="no membrane in Ω")
     deliveries(jobs).deliver_one()
