@@ -117,6 +117,10 @@ soak: $(STAMP) ## A service under steady work for 30 minutes; what grows? out/so
 load: $(STAMP) ## 500 clients at once on a service whose workers are busy: out/load
 	$(BIN)/python -m benchmarks.load $(ARGS)
 
+.PHONY: containers
+containers: $(STAMP) ## Build both images and break a running stack of them, with docker or podman: out/containers
+	$(BIN)/python -m benchmarks.containers $(ARGS)
+
 .PHONY: train
 train: $(STAMP) ## Train a model: ARGS="--help" tells how
 	$(BIN)/python -m model train $(ARGS)

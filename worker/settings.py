@@ -67,6 +67,11 @@ class WorkerSettings(BaseSettings):
     deaf_seconds: float = Field(
         default=120.0, gt=0, description="Seconds for which a worker may take no job although some wait; then it ends."
     )
+    idle_exit_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        description="Seconds for which a worker may have nothing to do while no job is queued; then it ends. 0: never.",
+    )
     disk_reserve_bytes: int = Field(
         default=2**30, ge=0, description="Bytes of disk space that jobs must leave free; a job that would not waits."
     )

@@ -102,6 +102,10 @@ class QueueCollector(Collector):
         up = GaugeMetricFamily("cytosynth_broker_up", "1 if the broker answers.")
         states = GaugeMetricFamily("cytosynth_jobs", "Jobs by state.", labels=("state",))
         depth = GaugeMetricFamily("cytosynth_queue_depth", "Jobs that wait for a worker.")
+        work = GaugeMetricFamily(
+            "cytosynth_work",
+            "Jobs and shards that wait for a worker or are being computed: how many workers could be busy.",
+        )
         workers = GaugeMetricFamily("cytosynth_workers", "Workers that sent a heartbeat recently.")
         stages = GaugeMetricFamily(
             "cytosynth_job_seconds",
@@ -120,8 +124,9 @@ class QueueCollector(Collector):
             "Stored files found missing or damaged, by a request or by a scrub.",
         )
         try:
-            counts, alive, tally = (
+            counts, units, alive, tally = (
                 self._jobs.admin.counts(),
+                self._jobs.admin.work(),
                 len(self._jobs.admin.workers_alive()),
                 self._jobs.admin.failure_counts(),
             )
@@ -135,6 +140,7 @@ class QueueCollector(Collector):
         for state, count in counts.items():
             states.add_metric((state.value,), count)
         depth.add_metric((), counts[JobStatus.QUEUED])
+        work.add_metric((), sum(units))
         workers.add_metric((), alive)
         for stage, seconds in stage_seconds(done).items():
             for quantile in QUANTILES if seconds else ():
@@ -143,7 +149,7 @@ class QueueCollector(Collector):
         leases.add_metric((), tally["leases_lost"])
         crashed.add_metric((), tally["worker_crashed"])
         damaged.add_metric((), tally.get("contents_damaged", 0))
-        yield from (up, states, depth, workers, stages, again, leases, crashed, damaged)
+        yield from (up, states, depth, work, workers, stages, again, leases, crashed, damaged)
 
 
 def stage_seconds(jobs: list[Job]) -> dict[str, list[float]]:

@@ -38,6 +38,13 @@ class QueueAdmin:
         """Restore the records that the broker may lack; raises ``QueueUnavailableError`` if that fails."""
         self._reconciler.find([])
 
+    def work(self) -> tuple[int, int]:
+        """Return how many jobs and shards wait for a worker, and how many are being computed.
+
+        Their sum is the number of workers that could be busy now, which is what a scaler of workers follows.
+        """
+        return self._store.work()
+
     def wake_ups_waiting(self) -> int:
         """Return how many wake-ups no worker has taken yet."""
         return self._store.wake_ups_waiting()

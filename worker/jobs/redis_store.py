@@ -62,6 +62,7 @@ CRASHED = (
 SCRIPTS = (
     "submit", "claim", "renew", "finish", "finish_shard", "reopen", "fail", "release", "fail_attempt", "cancel",
     "delete", "pin", "sweep", "restore", "complete", "alias", "timing", "forget", "take_webhook", "settle_webhook",
+    "work",
 )  # fmt: skip
 # Where kombu keeps the wake-ups that a worker has taken and not yet acknowledged. The name is our own, because the
 # server may carry messages of other programs.
@@ -246,6 +247,11 @@ class Store:
                 pipe.hgetall(f"{self._prefix}timing:{group}")
             found: list[dict[str, str]] = pipe.execute()
         return found
+
+    def work(self) -> tuple[int, int]:
+        """Return how many jobs and shards wait for a worker, and how many workers hold."""
+        waiting, held = self.run("work")
+        return int(waiting), int(held)
 
     def wake_ups_waiting(self) -> int:
         """Return how many wake-ups no worker has taken."""

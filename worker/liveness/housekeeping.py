@@ -18,6 +18,7 @@ from typing import ClassVar
 
 from worker.errors import CytosynthError, QueueUnavailableError
 from worker.jobs import JobQueue
+from worker.liveness.idle_exit import IdleExit
 from worker.liveness.shared_status import SharedStatus
 from worker.liveness.watchdog import Watchdog, WatchdogLimits
 from worker.scrub import Damage, Scrub
@@ -55,6 +56,7 @@ class Housekeeping:
             idle_with_work_timeout_s=settings.deaf_seconds,
         )
         self._watchdog = Watchdog(status, jobs, limits, give_up=_give_up)
+        self._idle_exit = IdleExit(status, jobs, after_s=settings.idle_exit_seconds, stop=_stop)
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="housekeeping", daemon=True)
@@ -102,6 +104,8 @@ class Housekeeping:
             if now >= next_look:
                 next_look = now + looking_s
                 self._try(self._watchdog.look)
+                if settings.idle_exit_seconds > 0:
+                    self._try(self._idle_exit.look)
             self._stopped.wait(max(0.05, min(next_announcement, next_sweep, next_look) - time.monotonic()))
 
     def _scrub_for_ever(self) -> None:
@@ -170,6 +174,10 @@ class Housekeeping:
             if self._stopped.is_set():
                 break
         self._jobs.leases.report_damage()
+
+
+def _stop() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _give_up(reason: str) -> None:

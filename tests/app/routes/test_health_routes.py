@@ -77,6 +77,7 @@ def test_metrics_have_labels_from_closed_sets_only(house: Any) -> None:
     figures = {line.split(" ")[0]: float(line.split(" ")[1]) for line in text.splitlines() if line[0] != "#"}
     assert figures["cytosynth_broker_up"] == 1
     assert figures["cytosynth_leases_lost_total"] == figures["cytosynth_jobs_worker_crashed_total"] == 0
+    assert figures["cytosynth_work"] >= figures["cytosynth_queue_depth"]
     assert figures["cytosynth_queue_depth"] == figures['cytosynth_jobs{state="queued"}'] >= 1
 
 

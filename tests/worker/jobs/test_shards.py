@@ -68,6 +68,19 @@ def test_a_divided_job_lives_from_queued_to_succeeded(jobs: JobQueue, wake_ups: 
     assert [(e.data["shard"], e.data["done"]) for e in events if e.event == "shard"] == [(2, 1), (0, 2), (1, 3)]
 
 
+def test_work_counts_what_waits_for_a_worker_and_what_workers_hold(jobs: JobQueue) -> None:
+    assert jobs.admin.work() == (0, 0)
+    divided, whole = submit(jobs, shards=3), submit(jobs)
+    assert jobs.admin.work() == (4, 0)
+    leases = [claimed(jobs) for _ in range(4)]
+    assert jobs.admin.work() == (0, 4)
+    jobs.leases.release(leases[0])
+    assert jobs.admin.work() == (1, 3)
+    jobs.cancel(divided.id)
+    jobs.cancel(whole.id)
+    assert jobs.admin.work()[0] == 0
+
+
 def test_progress_is_the_sum_of_all_shards(jobs: JobQueue) -> None:
     job = submit(jobs, shards=2)
     first, second = claimed(jobs), claimed(jobs)
