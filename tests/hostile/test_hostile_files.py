@@ -45,6 +45,12 @@ def test_the_corpus_is_large() -> None:
     assert len(CASES) >= 220
 
 
+def computed_s() -> float:
+    """Seconds that this process, which is the service too, and the children it waited for have computed."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
 @pytest.mark.parametrize("name", HARMLESS)
 def test_what_hostile_files_are_made_from_is_harmless(victim: Any, name: str) -> None:
     ending, case = HARMLESS[name]
@@ -57,9 +63,9 @@ def test_what_hostile_files_are_made_from_is_harmless(victim: Any, name: str) ->
 def test_hostile_file_is_refused_and_told_what_is_allowed(victim: Any, name: str) -> None:
     ending, case = CASES[name]
     content = case()
-    begun = time.monotonic()
+    begun = computed_s()
     answer = victim.put(f"/v1/uploads/harm.{ending}", content=content)
-    assert time.monotonic() - begun < SECONDS_MAX
+    assert computed_s() - begun < SECONDS_MAX
     problem = answer.json()
     assert (answer.status_code, problem["code"]) == (422, "bad_upload"), answer.text
     assert answer.headers["content-type"] == "application/problem+json"

@@ -87,12 +87,10 @@ def test_the_same_content_is_made_once_whoever_asks(service: Service, worker: Wo
 def test_hints_of_a_lost_broker_are_made_up_for(service: Service, worker: Worker) -> None:
     waiting = [submit(service.jobs, spec={"frames": 10, "pause_s": 0.02}) for _ in range(6)]
     service.jobs._redis.flushall()
-    begun = time.monotonic()
     for job in waiting:
         eventually(lambda job=job: not service.jobs.get(job.id).status.active if _known(service, job.id) else False)
         assert service.jobs.get(job.id).status is JobStatus.SUCCEEDED
         assert service.artifacts.exists(job.id)
-    assert time.monotonic() - begun < 30.0
 
 
 def _known(service: Service, job_id: str) -> bool:

@@ -59,90 +59,6 @@ def run(*arguments: str | Path, ok: bool = True) -> str:
     return " ".join((done.stderr + done.stdout).split())  # rich wraps lines
 
 
-def test_help_names_every_verb() -> None:
-    text = run("--help")
-    for verb in ("train", "evaluate", "synthesize", "verify"):
-        assert verb in text
-
-
-def test_from_masks_to_a_model_to_files_that_verify(tmp_path: Path) -> None:
-    """Masks in, a servable model out, its cells written, read back, and a damaged one found."""
-    masks = write_masks(tmp_path / "masks")
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text(RECIPE.format(steps=90_000))
-    models, work = tmp_path / "models", tmp_path / "work"
-    steps = ("--steps", "150", "--workers", "1")
-    run("train", "--config", recipe, "--data", masks, "--models", models, "--work", work, *steps)
-    card = load_card(models / "ellipsoids")
-    assert card.training.held_out_frames == "1"
-    assert card.training.steps == 150
-    assert card.training.recipe.endswith("--steps 150")
-    assert card.latent_codes == 3
-
-    figures = tmp_path / "figures.json"
-    run(
-        "evaluate",
-        "--config",
-        recipe,
-        "--data",
-        masks,
-        "--models",
-        models,
-        "--samples",
-        "2",
-        "--out",
-        figures,
-        "--keep",
-    )
-    measured = json.loads(figures.read_text())["figures"]
-    assert measured["dice_training_frames"] > 0.8
-    assert measured["dice_left_out_frames"] > 0.6  # one of four times, far from its neighbours
-    assert load_card(models / "ellipsoids").quality == measured
-
-    spec = tmp_path / "spec.json"
-    spec.write_text('{"model": "ellipsoids", "seed": 1, "frames": 2, "grid": 24, "formats": ["stl", "tiff"]}')
-    run("synthesize", spec, "--models", models, "--out", tmp_path / "cells")
-    assert "every file is what its manifest says" in run("verify", tmp_path / "cells")
-    (tmp_path / "cells/cell_0000/frame_0001.stl").write_bytes(b"nothing")
-    assert "differs from its checksum" in run("verify", tmp_path / "cells", ok=False)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("train", "--config", "missing.toml"), "there is no recipe missing.toml"),
-        (("train", "--config", "model/recipes/a549.toml", "--data", "x"), "only one of masks takes a"),
-        (
-            ("train", "--config", "model/recipes/a549.toml", "--start", "model/checkpoints/celegans"),
-            "has another network",
-        ),
-        (("evaluate", "--config", "model/recipes/masks.toml", "--models", "nowhere"), "there is no model"),
-        (("synthesize", "missing.json", "--out", "x"), "is not a usable spec"),
-        (("verify", "docs"), "holds no manifest.json"),
-    ],
-)
-def test_mistakes_end_with_one_clear_sentence(arguments: tuple[str, ...], words: str) -> None:
-    text = run(*arguments, ok=False)
-    assert words in text
-    assert "Traceback" not in text
-
-
-def a_result(folder: Path) -> Path:
-    """A result by its manifest, with one picture that no reader opens."""
-    (folder / "cell_0000").mkdir(parents=True)
-    (folder / "cell_0000/picture.png").write_bytes(b"png")
-    digest = hashlib.sha256(b"png").hexdigest()
-    units = {"micrometres": 1.0, "minutes": 1.0, "spacing": [1.0, 1.0, 1.0]}
-    manifest = {
-        "spec": {}, "model": {"id": "x", "sha256": "0" * 64}, "software": {"version": "1"}, "device_class": "cpu",
-        "units": units,
-        "cells": [{"index": 0, "latent": [], "rotation": [1, 0, 0, 0], "seed": 0, "tracks": [], "frames": []}],
-        "files": [{"name": "cell_0000/picture.png", "bytes": 3, "sha256": digest, "media_type": "image/png"}],
-    }  # fmt: skip
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
-
-
 Ended = Callable[..., tuple[int, str]]
 
 
@@ -160,6 +76,68 @@ def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
         return int(ending.value.code or 0), printed.err + printed.out
 
     return call
+
+
+def test_help_names_every_verb() -> None:
+    text = run("--help")
+    for verb in ("train", "evaluate", "synthesize", "verify"):
+        assert verb in text
+
+
+def test_from_masks_to_a_model_to_files_that_verify(tmp_path: Path, ended: Ended) -> None:
+    """Masks in, a servable model out, its cells written, read back, and a damaged one found."""
+    masks = write_masks(tmp_path / "masks")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE.format(steps=90_000))
+    models, work = tmp_path / "models", tmp_path / "work"
+    steps = ("--steps", "150", "--workers", "1")
+    run("train", "--config", recipe, "--data", masks, "--models", models, "--work", work, *steps)
+    card = load_card(models / "ellipsoids")
+    assert card.training.held_out_frames == "1"
+    assert card.training.steps == 150
+    assert card.training.recipe.endswith("--steps 150")
+    assert card.latent_codes == 3
+
+    figures = tmp_path / "figures.json"
+    assert ended(
+        "evaluate", "--config", recipe, "--data", masks, "--models", models, "--samples", "2", "--workers", "1",
+        "--out", figures, "--keep",
+    )[0] == 0  # fmt: skip
+    measured = json.loads(figures.read_text())["figures"]
+    assert measured["dice_training_frames"] > 0.8
+    assert measured["dice_left_out_frames"] > 0.6  # one of four times, far from its neighbours
+    assert load_card(models / "ellipsoids").quality == measured
+
+    spec = tmp_path / "spec.json"
+    spec.write_text('{"model": "ellipsoids", "seed": 1, "frames": 2, "grid": 24, "formats": ["stl", "tiff"]}')
+    assert ended("synthesize", spec, "--models", models, "--out", tmp_path / "cells")[0] == 0
+    status, said = ended("verify", tmp_path / "cells")
+    assert (status, "every file is what its manifest says" in said) == (0, True)
+    (tmp_path / "cells/cell_0000/frame_0001.stl").write_bytes(b"nothing")
+    status, said = ended("verify", tmp_path / "cells")
+    assert (status, "differs from its checksum" in said) == (1, True)
+
+
+def test_a_mistake_ends_the_process_with_one_clear_sentence() -> None:
+    text = run("evaluate", "--config", "model/recipes/masks.toml", "--models", "nowhere", ok=False)
+    assert "there is no model" in text
+    assert "Traceback" not in text
+
+
+def a_result(folder: Path) -> Path:
+    """A result by its manifest, with one picture that no reader opens."""
+    (folder / "cell_0000").mkdir(parents=True)
+    (folder / "cell_0000/picture.png").write_bytes(b"png")
+    digest = hashlib.sha256(b"png").hexdigest()
+    units = {"micrometres": 1.0, "minutes": 1.0, "spacing": [1.0, 1.0, 1.0]}
+    manifest = {
+        "spec": {}, "model": {"id": "x", "sha256": "0" * 64}, "software": {"version": "1"}, "device_class": "cpu",
+        "units": units,
+        "cells": [{"index": 0, "latent": [], "rotation": [1, 0, 0, 0], "seed": 0, "tracks": [], "frames": []}],
+        "files": [{"name": "cell_0000/picture.png", "bytes": 3, "sha256": digest, "media_type": "image/png"}],
+    }  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
 
 
 def test_verify_names_files_that_the_manifest_does_not(tmp_path: Path, ended: Ended) -> None:
@@ -182,6 +160,12 @@ def test_verify_names_files_that_the_manifest_does_not(tmp_path: Path, ended: En
         (("validate", "nowhere"), 2, "there is no nowhere"),
         (("import", "nowhere", "--out", "x"), 2, "there is no nowhere"),
         (("train", "--config", "missing.toml"), 2, "there is no recipe missing.toml"),
+        (("train", "--config", "model/recipes/a549.toml", "--data", "x"), 2, "only one of masks takes a"),
+        (
+            ("train", "--config", "model/recipes/a549.toml", "--start", "model/checkpoints/celegans"),
+            2,
+            "has another network",
+        ),
         (("evaluate", "--config", "missing.toml"), 2, "there is no recipe missing.toml"),
         (("synthesize", "missing.json", "--out", "x"), 2, "missing.json is not a usable spec: No such file"),
         (("synthesize", "pyproject.toml", "--out", "x"), 2, "is not a usable spec: the document: Invalid JSON"),

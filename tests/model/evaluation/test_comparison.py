@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_model import build_tiny_model, recipe
+from tiny_model import recipe
 
 from model.domain import Grid
 from model.evaluation.comparison import Sides, draw_baseline, judge, novelty
@@ -96,10 +96,8 @@ def test_the_baseline_keeps_sizes_and_cannot_make_filopodia() -> None:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny")
-    build_tiny_model(folder)
-    return folder
+def tiny(tiny_training: Path) -> Path:
+    return tiny_training
 
 
 def test_a_users_model_is_studied_against_the_users_cells(tiny: Path, tmp_path: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_model import build_tiny_model, recipe
+from tiny_model import recipe
 
 from model.card import load_card
 from model.cli.evaluate import evaluate
@@ -85,10 +86,9 @@ def test_an_outline_of_a_phantom_is_that_of_its_measured_frames() -> None:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny")
-    build_tiny_model(folder)
-    return folder
+def tiny(tiny_training: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, into whose card a test writes."""
+    return Path(shutil.copytree(tiny_training, tmp_path_factory.mktemp("tiny") / "copy"))
 
 
 @pytest.fixture(scope="module")
