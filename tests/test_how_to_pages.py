@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from documented import ROOT, blocks, run_blocks
+from environments import make_environment
 from served import Served, served
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # some install from a registry
@@ -21,13 +22,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # some install from 
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with served(tmp_path_factory.mktemp("how-to"), CYTOSYNTH_THREADS="1") as running:
         yield running
-
-
-def install(folder: Path, *requirements: str) -> Path:
-    """Make an environment; return its folder of programs."""
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    subprocess.run([str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *requirements], check=True)
-    return folder / "bin"
 
 
 def test_the_client_is_used_as_its_page_shows(service: Served, tmp_path: Path) -> None:
@@ -50,7 +44,7 @@ def test_a_network_is_trained_on_cells_that_arrive_without_end(service: Served, 
 
 
 def test_one_rule_of_snakemake_makes_the_files_it_names(service: Served, tmp_path: Path) -> None:
-    programs = install(tmp_path / "environment", "snakemake", str(ROOT / "client"))
+    programs = make_environment(tmp_path / "environment", "snakemake", str(ROOT / "client"))
     [(_, text)] = blocks("how-to/snakemake.md", service)
     (tmp_path / "Snakefile").write_text(text)
     command = [str(programs / "snakemake"), "--cores", "2", "--quiet", "--config", f"server={service.address}"]
@@ -66,7 +60,7 @@ def test_one_rule_of_snakemake_makes_the_files_it_names(service: Served, tmp_pat
 
 
 def test_simpleitk_gets_volumes_at_scale(service: Served, tmp_path: Path) -> None:
-    programs = install(tmp_path / "environment", "SimpleITK", f"{ROOT / 'client'}[arrays]")
+    programs = make_environment(tmp_path / "environment", "SimpleITK", f"{ROOT / 'client'}[arrays]")
     [said] = run_blocks(
         "how-to/programs/slicer-simpleitk.md", tmp_path / "work", service, python=str(programs / "python")
     )

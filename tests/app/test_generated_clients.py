@@ -6,11 +6,11 @@ import hashlib
 import json
 import shutil
 import subprocess
-import venv
 from pathlib import Path
 from typing import Any
 
 import pytest
+from environments import make_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -41,14 +41,12 @@ archive = bytes(api.get_archive_without_preload_content(sys.argv[2]).data)
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment of its own with both generators."""
     folder = tmp_path_factory.mktemp("generators") / "venv"
-    venv.create(folder, with_pip=True)
     packages = ["openapi-python-client==0.29.1", "openapi-generator-cli==7.26.0"]
     packages += ["urllib3", "pydantic", "python-dateutil", "typing-extensions", "ruff"]
-    install = [folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
-    done = subprocess.run(install, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"the generators cannot be installed here: {done.stderr.strip().splitlines()[-1]}")
-    return folder / "bin" / "python"
+    try:
+        return make_environment(folder, *packages) / "python"
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"the generators cannot be installed here: {error.stderr.strip().splitlines()[-1]}")
 
 
 @pytest.mark.parametrize("generator", ["openapi-python-client", "openapi-generator-cli"])

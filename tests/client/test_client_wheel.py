@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from environments import install, make_environment
 from served import Served, served
 
 ROOT = Path(__file__).parents[2]
@@ -98,14 +99,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def environment_with(folder: Path, *requirements: str) -> Path:
-    """Make an environment that holds what is named and nothing of ours; return its interpreter."""
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    python = folder / "bin" / "python"
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", *requirements], check=True, env=clean())
-    return python
-
-
 def run(python: Path, code: str, *arguments: str, folder: Path) -> str:
     folder.mkdir(exist_ok=True)
     command = [str(python), "-W", "error::DeprecationWarning:cytosynth", "-c", code, *arguments]
@@ -129,7 +122,7 @@ def test_wheel_holds_one_package_and_what_napari_looks_for(wheel: Path) -> None:
 
 
 def test_wheel_alone_generates_and_downloads_a_cell(wheel: Path, service: Served, tmp_path: Path) -> None:
-    python = environment_with(tmp_path / "alone", str(wheel))
+    python = make_environment(tmp_path / "alone", str(wheel)) / "python"
     said = run(python, GENERATE, service.address, folder=tmp_path / "work").split()
     cells = tmp_path / "work" / "cells"
     manifest = json.loads((cells / "manifest.json").read_bytes())
@@ -138,7 +131,7 @@ def test_wheel_alone_generates_and_downloads_a_cell(wheel: Path, service: Served
     assert len(found) == 4
     assert said == [*(f"cells/{name}" for name in found), "cells/manifest.json", "/frames"]
 
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", f"{wheel}[arrays]"], check=True, env=clean())
+    install(python.parent, f"{wheel}[arrays]")
     lines = run(python, ARRAYS, service.address, folder=tmp_path / "work").splitlines()
     assert lines == ["(24, 24, 24) uint16 True True"] * 3
     [example] = re.findall(r"```python\n(.*?)```", (ROOT / "client/README.md").read_text(encoding="utf-8"), re.S)
@@ -148,7 +141,7 @@ def test_wheel_alone_generates_and_downloads_a_cell(wheel: Path, service: Served
 
 
 def test_napari_opens_results_as_labels_at_scale(wheel: Path, service: Served, tmp_path: Path) -> None:
-    python = environment_with(tmp_path / "napari", f"{wheel}[napari]", "napari")
+    python = make_environment(tmp_path / "napari", f"{wheel}[napari]", "napari") / "python"
     run(python, OPENED, service.address, folder=tmp_path / "work")
     for folder, levels in (("cells/24", "1"), ("cells/48", "2")):
         said = run(python, NAPARI, folder, levels, folder=tmp_path / "work").split()

@@ -162,12 +162,12 @@ def test_a_bucket_gives_its_burst_and_then_its_rate(broker: Broker) -> None:
 
 
 def test_a_key_that_asks_too_fast_is_told_to_wait(settings: Any, serve: Any, tmp_path: Any) -> None:
-    keyed = Keyed.start(settings, serve, tmp_path, max_rate=0.5, max_burst=3)
+    keyed = Keyed.start(settings, serve, tmp_path, max_rate=0.002, max_burst=3)
     with keyed.caller() as client, keyed.caller() as other:
         answers = [client.get("/v1/models") for _ in range(5)]
         assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
         assert answers[-1].json()["code"] == "too_fast"
-        assert answers[-1].headers["retry-after"] == "2"
+        assert 450 < int(answers[-1].headers["retry-after"]) <= 500  # less what the requests took
         assert other.get("/v1/models").status_code == 200
         assert client.get("/livez").status_code == 200
     keyed.close()

@@ -6,11 +6,11 @@ import json
 import re
 import shutil
 import subprocess
-import venv
 from pathlib import Path
 from typing import Any
 
 import pytest
+from environments import make_environment
 
 from model.card import SHIPPED_MODELS
 from model.network.checkpoint import load_checkpoint
@@ -34,11 +34,10 @@ pytestmark = pytest.mark.slow
 def opened(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any], Path]:
     """The manifest's entry of a dividing cell, what other programs found in its files, and the files."""
     folder = tmp_path_factory.mktemp("programs")
-    venv.create(folder / "venv", with_pip=True)
-    install = [folder / "venv/bin/pip", "install", "--quiet", "--disable-pip-version-check", *PROGRAMS]
-    done = subprocess.run(install, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"the programs cannot be installed here: {done.stderr.strip().splitlines()[-1]}")
+    try:
+        make_environment(folder / "venv", *PROGRAMS)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"the programs cannot be installed here: {error.stderr.strip().splitlines()[-1]}")
     spec = GenerationSpec(
         model="celegans", seed=7, frames=FRAMES, grid=48,
         formats=[
