@@ -30,6 +30,7 @@ from app.problems.handlers import UnhandledErrorMiddleware, install_errors
 from app.responses.static_files import RevalidatedFiles
 from app.routes import (
     augmentations,
+    batches,
     evaluations,
     files,
     generations,
@@ -50,8 +51,8 @@ from app.settings import AppSettings
 # otherwise delays the event loop, and with it the slowest answers.
 SWITCH_INTERVAL_S = 0.0005
 ROUTERS = (
-    generations.router, reconstructions.router, augmentations.router, evaluations.router, jobs.router, files.router,
-    links.router, webhooks.router, models.router, uploads.router, health.router, pages.router,
+    generations.router, reconstructions.router, augmentations.router, evaluations.router, batches.router, jobs.router,
+    files.router, links.router, webhooks.router, models.router, uploads.router, health.router, pages.router,
 )  # fmt: skip
 
 

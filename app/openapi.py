@@ -61,6 +61,7 @@ TAGS = [
     {"name": "evaluations", "description": "Compare a model's cells, or a job's, with real or reference cells."},
     {"name": "jobs", "description": "List jobs, show, follow, cancel, pin and remove them."},
     {"name": "files", "description": "The results of a job."},
+    {"name": "batches", "description": "Many requests in one: accepted, followed, canceled and removed together."},
     {"name": "links", "description": "Time-limited signed links to files, for people without a key."},
     {"name": "webhooks", "description": "Signed messages to an address of yours when a job ends."},
     {"name": "models", "description": "Installed models and your own, with their scale, limits and measured quality."},
@@ -79,6 +80,9 @@ _BODY = (MALFORMED, UNSUPPORTED, BODY_TOO_LONG)
 _DISK, _UPLOAD, _FILE = TABLE[DiskFullError], TABLE[UploadNotFoundError], TABLE[tree.UploadError]
 _FILES = (_JOB, _UNFINISHED, _EXPIRED, _QUEUE)
 
+# Of every operation that submits a job.
+SUBMISSION_PROBLEMS = (*_BODY, _LARGE, _QUEUE, OVER_SHARE, BUSY, _DISK, WEBHOOKS_OFF)
+_BATCH = TABLE[job_errors.BatchNotFoundError]
 # The problems of each operation, besides those that all have: 422 for parameters, and 500.
 PROBLEMS: dict[str, tuple[ProblemType, ...]] = {
     "createEstimate": _BODY,
@@ -100,6 +104,11 @@ PROBLEMS: dict[str, tuple[ProblemType, ...]] = {
     "getFile": (*_FILES, RANGE),
     "getArchive": (*_FILES, RANGE),
     "createLink": (*_BODY, LINKS_OFF, TABLE[job_errors.ArtifactNotFoundError], *_FILES),
+    "createBatch": (*SUBMISSION_PROBLEMS, _JOB, _UPLOAD),
+    "getBatch": (_BATCH, _QUEUE),
+    "cancelBatch": (_BATCH, _QUEUE),
+    "deleteBatch": (_BATCH, TABLE[job_errors.JobActiveError], _QUEUE),
+    "followBatch": (_BATCH, _QUEUE),
     "getWebhookSecret": (WEBHOOKS_OFF,),
     "getLinkedFile": (LINK_INVALID, *_FILES[1:], RANGE),
     "getLinkedArchive": (LINK_INVALID, *_FILES[1:], RANGE),
@@ -121,8 +130,6 @@ PROBLEMS: dict[str, tuple[ProblemType, ...]] = {
     "isReady": (NOT_READY,),
     "getProblem": (NOT_FOUND,),
 }
-# Of every operation that submits a job.
-SUBMISSION_PROBLEMS = (*_BODY, _LARGE, _QUEUE, OVER_SHARE, BUSY, _DISK, WEBHOOKS_OFF)
 SUBMISSION_HEADERS = {
     "202": {
         "Location": "Address of the job.",
@@ -136,6 +143,7 @@ SUBMISSION_HEADERS = {
 }
 # Headers of answers, by operation and status.
 HEADERS: dict[str, dict[str, dict[str, str]]] = {
+    "createBatch": {"202": {"Location": "Address of the batch."}},
     "putUpload": {"201": {"Location": "Address of the upload."}, "200": {"Location": "Address of the upload."}},
     "createModel": {"201": {"Location": "Address of the model."}, "200": {"Location": "Address of the model."}},
     "listJobs": {"200": {"Link": "The next page, as rel=next."}},

@@ -9,10 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.services.submission import Estimate
 from app.settings import AppSettings
+from model.augmentation_spec import AugmentationSpec
 from model.card import ModelCard
-from model.spec import WHOLE, Cost
-from worker.jobs import Job, JobStatus, Timing, Webhook
+from model.evaluation_spec import EvaluationSpec
+from model.reconstruction_spec import ReconstructionSpec
+from model.spec import WHOLE, Cost, GenerationSpec
+from worker.jobs import BATCH_MAX, Batch, Job, JobStatus, Timing, Webhook
 from worker.uploads.store import Upload
+from worker.webhooks.addresses import URL_MAX, URL_PATTERN
 
 Moment = Annotated[datetime, Field(description="UTC, ISO 8601.")]
 EstimatedKind = Literal["generation", "reconstruction", "augmentation", "evaluation"]
@@ -132,6 +136,9 @@ class JobView(_View):
     labels: dict[str, str] = Field(
         default_factory=dict, description="Labels that the request gave it.", examples=[{"project": "actin"}]
     )
+    batch: str | None = Field(
+        default=None, description="The batch that it was accepted with; null if it was sent alone."
+    )
     webhook: WebhookView | None = Field(
         default=None, description="The address that is told of the end of the job; null if there is none."
     )
@@ -175,6 +182,7 @@ class JobView(_View):
             pinned=job.pinned,
             labels=dict(job.labels),
             priority=job.priority,
+            batch=job.batch,
             webhook=job.webhook and WebhookView.of(job.webhook),
             spec=job.spec,
             model=ModelRef(id=job.model_id, sha256=job.model_sha256),
@@ -189,6 +197,112 @@ class JobView(_View):
             ),
             error=failure,
             warnings=[WarningView(code=warning.code, message=warning.message) for warning in job.warnings],
+        )
+
+
+class _Item(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class GenerationItem(_Item):
+    """A request as to POST /v1/generations."""
+
+    kind: Literal["generation"]
+    spec: GenerationSpec
+
+
+class ReconstructionItem(_Item):
+    """A request as to POST /v1/reconstructions."""
+
+    kind: Literal["reconstruction"]
+    spec: ReconstructionSpec
+
+
+class AugmentationItem(_Item):
+    """A request as to POST /v1/augmentations."""
+
+    kind: Literal["augmentation"]
+    spec: AugmentationSpec
+
+
+class EvaluationItem(_Item):
+    """A request as to POST /v1/evaluations."""
+
+    kind: Literal["evaluation"]
+    spec: EvaluationSpec
+
+
+LabelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+LabelValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/@+-]{0,63}$")]
+BatchItem = Annotated[
+    GenerationItem | ReconstructionItem | AugmentationItem | EvaluationItem, Field(discriminator="kind")
+]
+
+
+class BatchRequest(_Item):
+    """Many requests, which are accepted together or not at all."""
+
+    jobs: Annotated[list[BatchItem], Field(min_length=1, max_length=BATCH_MAX)]
+    labels: Annotated[dict[LabelName, LabelValue], Field(max_length=16)] = Field(
+        default_factory=dict, description="Labels of every job and of the batch."
+    )
+    priority: Annotated[int, Field(ge=-1, le=1), WHOLE] = Field(
+        default=0, description="Of every job: order among the caller's own, 1 before 0 before -1."
+    )
+    webhook: Annotated[str, Field(pattern=URL_PATTERN, max_length=URL_MAX)] | None = Field(
+        default=None, description="https address that gets a signed message when the last job has ended."
+    )
+
+
+class BatchLinks(_View):
+    """Addresses that belong to a batch."""
+
+    self: str
+    events: str
+    cancel: str
+    jobs: str
+
+
+class BatchCounts(_View):
+    """Jobs in each state; removed ones are not counted."""
+
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+    canceled: int
+    expired: int
+
+
+class BatchView(_View):
+    """Jobs that one request asked for."""
+
+    id: str = Field(pattern=JOB_ID_PATTERN)
+    state: Literal["active", "ended"] = Field(description="ended: no job is queued or running.")
+    jobs: BatchCounts
+    labels: dict[str, str]
+    webhook: WebhookView | None = Field(
+        description="The address that is told when the last job has ended; null if there is none."
+    )
+    created_at: Moment
+    ended_at: Moment | None
+    links: BatchLinks
+
+    @classmethod
+    def of(cls, batch: Batch) -> Self:
+        """Show a batch."""
+        here = f"/v1/batches/{batch.id}"
+        return cls(
+            id=batch.id,
+            state="active" if batch.active else "ended",
+            jobs=BatchCounts(**{status.value: count for status, count in batch.counts.items()}),
+            labels=dict(batch.labels),
+            webhook=batch.webhook and WebhookView.of(batch.webhook),
+            created_at=datetime.fromtimestamp(batch.created_at, UTC),
+            ended_at=_moment(batch.ended_at),
+            links=BatchLinks(
+                self=here, events=f"{here}/events", cancel=f"{here}/cancel", jobs=f"/v1/jobs?batch={batch.id}"
+            ),
         )
 
 

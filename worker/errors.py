@@ -132,6 +132,12 @@ class WorkerCrashedError(JobError):
     code = "worker_crashed"
 
 
+class BatchNotFoundError(JobError):
+    """No batch of that id, or not the caller's: both look the same."""
+
+    code = "batch_not_found"
+
+
 class IdempotencyError(JobError):
     """The Idempotency-Key was used before with another body."""
 

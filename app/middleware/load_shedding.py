@@ -30,6 +30,7 @@ WAITING_SUBMISSIONS = 3
 # Part of the throughput that Retry-After assigns to clients that return; new clients get the rest.
 SHARE_OF_RETURNING = 0.5
 RETRY_MAX_S = 120
+BATCHES = "/v1/batches"
 # Weight of the latest submission in the running mean of their durations: about the last 20 count.
 MEAN_WEIGHT = 0.05
 
@@ -94,7 +95,7 @@ class LoadSheddingMiddleware:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self._paths = frozenset(kind.path for kind in KINDS.values())
+        self._paths = frozenset({*(kind.path for kind in KINDS.values()), BATCHES})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the limiter, then pass the request on."""

@@ -139,6 +139,12 @@ TABLE: dict[type[tree.CytosynthError], ProblemType] = dict(
             "The identifier is unknown, the job was removed, or the retention time of its record has passed.",
         ),
         _of(
+            job_errors.BatchNotFoundError,
+            404,
+            "The batch does not exist",
+            "The identifier is unknown, or the last job of the batch was removed.",
+        ),
+        _of(
             job_errors.JobNotFinishedError,
             409,
             "The job is not finished",

@@ -132,6 +132,21 @@ GENERATIONS: dict[str, Example] = {
     ),
 }
 
+BATCHES: dict[str, Example] = {
+    "three-grids": _example(
+        "One cell at three resolutions",
+        "Each request is one of the others of this interface, with its kind.",
+        {
+            "jobs": [
+                {"kind": "generation", "spec": {"model": "celegans", "seed": 7, "frames": 2, "grid": grid,
+                                                "formats": ["stl"]}}
+                for grid in (32, 40, 48)
+            ],
+            "labels": {"project": "resolutions"},
+        },
+    ),
+}  # fmt: skip
+
 FINISHED_JOB: dict[str, Any] = {
     "id": "0197f3a2b4c55d0e8f6a7b1c2d3e4f50",
     "kind": "generation",
@@ -149,6 +164,7 @@ FINISHED_JOB: dict[str, Any] = {
     "pinned": False,
     "labels": {"project": "actin"},
     "webhook": None,
+    "batch": None,
     "priority": 0,
     "spec": {
         "model": "celegans", "seed": 7, "count": 1, "frames": 6, "times": None, "grid": 48,
@@ -191,6 +207,25 @@ CANCELED_JOB: dict[str, Any] = {
     "queue_position": None,
     "finished_at": "2026-03-02T12:00:00Z",
 }
+ENDED_BATCH: dict[str, Any] = {
+    "id": "0197f3a2b4c55d0e8f6a7b1c2d3e4f51",
+    "state": "ended",
+    "jobs": {"queued": 0, "running": 0, "succeeded": 3, "failed": 0, "canceled": 0, "expired": 0},
+    "labels": {"project": "resolutions"},
+    "webhook": None,
+    "created_at": "2026-03-02T11:59:50Z",
+    "ended_at": "2026-03-02T12:00:20Z",
+    "links": {
+        "self": "/v1/batches/0197f3a2b4c55d0e8f6a7b1c2d3e4f51",
+        "events": "/v1/batches/0197f3a2b4c55d0e8f6a7b1c2d3e4f51/events",
+        "cancel": "/v1/batches/0197f3a2b4c55d0e8f6a7b1c2d3e4f51/cancel",
+        "jobs": "/v1/jobs?batch=0197f3a2b4c55d0e8f6a7b1c2d3e4f51",
+    },
+}
+QUEUED_BATCH: dict[str, Any] = {
+    **ENDED_BATCH, "state": "active", "jobs": {**ENDED_BATCH["jobs"], "queued": 3, "succeeded": 0}, "ended_at": None,
+}  # fmt: skip
+CANCELED_BATCH: dict[str, Any] = {**ENDED_BATCH, "jobs": {**ENDED_BATCH["jobs"], "succeeded": 1, "canceled": 2}}
 ESTIMATE: dict[str, Any] = {
     "kind": "generation",
     "cost": {"frames": 6, "points": 663552, "bytes": 1040895, "seconds": 0.791},
@@ -226,6 +261,10 @@ def answers() -> dict[tuple[str, str], dict[str, Any]]:
         ("getManifest", "200"): sent["manifest"],
         ("listFiles", "200"): sent["files"],
         ("getWebhookSecret", "200"): {"secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="},
+        ("createBatch", "202"): QUEUED_BATCH,
+        ("getBatch", "200"): ENDED_BATCH,
+        ("cancelBatch", "200"): CANCELED_BATCH,
+        ("deleteBatch", "200"): CANCELED_BATCH,
         ("createLink", "201"): {
             "href": f"/v1/links/{FINISHED_JOB['id']}/files/manifest.json?expires=1772456400"
             "&signature=c2lnbmVkIGJ5IHRoZSBzZXJ2aWNlIGFzIGFuIGV4YW1",
@@ -262,6 +301,7 @@ cytosynth_workers 1.0
 # By code: a detail as the service sends it. Problems of other codes are sent with the help text of their page.
 DETAILS: dict[str, str] = {
     "bad_upload": "the surface is open: an edge belongs to one triangle only",
+    "batch_not_found": "there is no batch '0197f3a2b4c55d0e8f6a7b1c2d3e4f51'",
     "body_too_long": "the body may have at most 262144 bytes",
     "busy": "5 requests are being submitted at the moment, which is the most the service takes",
     "digest_mismatch": "the SHA-256 of the body differs from the one in Content-Digest",

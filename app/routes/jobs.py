@@ -32,6 +32,15 @@ JobId = Annotated[
     ),
 ]
 
+LastEventId = Annotated[
+    str | None,
+    Header(
+        alias="Last-Event-ID",
+        max_length=64,
+        description="Id of the last event received; the stream continues after it. `0`: send all stored events.",
+    ),
+]
+
 
 def _written_as_date(value: object) -> object:
     """Refuse a bare number, which pydantic would read as seconds since 1970; raises ``ValueError``."""
@@ -92,6 +101,7 @@ def list_jobs(
             examples=["project=actin"],
         ),
     ] = None,
+    batch: Annotated[str | None, Query(pattern=r"^[0-9a-f]{32}$", description="Only jobs of this batch.")] = None,
     cursor: Annotated[
         str | None, Query(pattern=r"^[0-9]{1,16}$", description="Taken from `next` of the previous page.")
     ] = None,
@@ -106,6 +116,7 @@ def list_jobs(
         created_after=_seconds(created_after),
         created_before=_seconds(created_before),
         labels=tuple(labels_of(labels)),
+        batch=batch,
     )
     page = resources.jobs.list(status=state, kind=kind, where=where, cursor=cursor, limit=limit)
     following = None
@@ -113,7 +124,7 @@ def list_jobs(
         query = {
             "state": state, "kind": kind, "model": model_id,
             "created_after": created_after and created_after.isoformat(),
-            "created_before": created_before and created_before.isoformat(), "labels": labels,
+            "created_before": created_before and created_before.isoformat(), "labels": labels, "batch": batch,
             "cursor": page.next_cursor, "limit": limit,
         }  # fmt: skip
         following = "/v1/jobs?" + urlencode({name: value for name, value in query.items() if value is not None})
@@ -192,14 +203,7 @@ def unpin_job(job_id: JobId, resources: CallerResources) -> JobView:
 async def followed_job(
     job_id: JobId,
     resources: CallerResources,
-    last_event_id: Annotated[
-        str | None,
-        Header(
-            alias="Last-Event-ID",
-            max_length=64,
-            description="Id of the last event received; the stream continues after it. `0`: send all stored events.",
-        ),
-    ] = None,
+    last_event_id: LastEventId = None,
 ) -> tuple[Job, str]:
     """Return the job and the id of the event to continue after; "" if the client names none.
 

@@ -20,7 +20,7 @@ from app.services.model_catalogue import ModelCatalogue
 from app.services.readiness import Readiness
 from app.settings import AppSettings
 from worker.broker.embedded import Broker, start_broker
-from worker.jobs import AsyncJobQueue, Job, JobQueue, JobRules
+from worker.jobs import AsyncJobQueue, Batch, Job, JobQueue, JobRules
 from worker.jobs.quotas import Quota, Rates
 from worker.storage.artifacts import Artifacts
 from worker.uploads.store import UploadRules, Uploads
@@ -69,6 +69,15 @@ class Resources:
         while job.status.active and not self.closing.is_set() and (left := deadline - time.monotonic()) > 0:
             job = await self.jobs.async_wait(job.id, timeout_s=min(left, WAIT_SLICE_S))
         return job
+
+    async def wait_until_batch_done(self, batch: Batch, seconds: float) -> Batch:
+        """Return the batch when its last job has ended, after ``seconds``, or when the service closes."""
+        deadline, after = time.monotonic() + min(seconds, self.settings.max_wait_seconds), "0"
+        while batch.active and not self.closing.is_set() and (left := deadline - time.monotonic()) > 0:
+            events = await self.jobs.async_batch_events(batch, after=after, block_s=min(left, WAIT_SLICE_S))
+            after = events[-1].id if events else after
+            batch = await to_thread.run_sync(self.jobs.get_batch, batch.id)
+        return batch
 
 
 @asynccontextmanager

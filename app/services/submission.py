@@ -23,7 +23,7 @@ from app.services.resources import Resources
 from model.card import ModelCard
 from model.errors import SpecError
 from model.spec import Cost
-from worker.jobs import Job, JobOptions, JobStatus, Price, Timing
+from worker.jobs import BatchJob, Job, JobOptions, JobStatus, Price, Timing
 from worker.kinds.table import DivisibleSpec, Kind
 from worker.storage.artifacts import MANIFEST
 from worker.storage.disk import check_reserve
@@ -154,31 +154,68 @@ def submit(
     """
     if options is not None and options.webhook:
         check_webhook(resources, options.webhook)
+    prepared = prepare(resources, kind, spec)
+    check_reserve(
+        resources.settings.data_dir, reserve=resources.settings.disk_reserve_bytes, wanted=prepared.cost.bytes
+    )
+    asked = [*prepared.asked, options.members()] if options and options.members() else prepared.asked
+    job, _ = resources.jobs.submit(
+        **vars(prepared.job), idempotency_key=idempotency_key, request_digest=digest_of(asked), options=options
+    )
+    expected_s = _timing(resources, kind, spec, prepared.cost).expected if job.status.active else 0.0
+    return Submitted(job=job, expected_s=expected_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A request that may be queued.
+
+    Attributes
+    ----------
+    job
+        What is queued.
+    cost
+        What it takes.
+    asked
+        Kind and spec as the client sent them, with defaults but without a drawn seed: the same for the same request.
+    """
+
+    job: BatchJob
+    cost: Cost
+    asked: list[Any]
+
+
+def prepare(resources: Resources, kind: Kind, spec: JobSpec) -> Prepared:
+    """Check, complete and price one request.
+
+    Raises
+    ------
+    UnknownModelError, SpecError, TooLargeError, UploadNotFoundError
+        As :func:`submit`.
+    """
     card = _card(resources, spec)
     spec = _with_sources(resources, spec, card)
     complete = spec.completed()
     cost = complete.cost()
     check_budget(cost, resources.settings)
-    check_reserve(resources.settings.data_dir, reserve=resources.settings.disk_reserve_bytes, wanted=cost.bytes)
-    # Everything but the seed is completed: a member left out and its default are the same request, but a drawn seed
-    # differs each time.
-    asked = [kind.name, complete.model_copy(update={"seed": spec.seed}).model_dump(mode="json")]
-    if options and options.members():
-        asked.append(options.members())
-    job, _ = resources.jobs.submit(
+    job = BatchJob(
         kind=kind.name,
         spec=complete.model_dump(mode="json"),
         model_id=card.id,
         model_sha256=card.sha256,
         digest=complete.digest(model_sha256=card.sha256),
-        idempotency_key=idempotency_key,
-        request_digest=hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest(),
         price=Price(bytes=cost.bytes, seconds=cost.seconds),
         shards=complete.shards() if isinstance(complete, DivisibleSpec) else 1,
-        options=options,
     )
-    expected_s = _timing(resources, kind, spec, cost).expected if job.status.active else 0.0
-    return Submitted(job=job, expected_s=expected_s)
+    # Everything but the seed is completed: a member left out and its default are the same request, but a drawn seed
+    # differs each time.
+    asked = [kind.name, complete.model_copy(update={"seed": spec.seed}).model_dump(mode="json")]
+    return Prepared(job=job, cost=cost, asked=asked)
+
+
+def digest_of(asked: object) -> str:
+    """Return the SHA-256 of a request, by which an Idempotency-Key knows it again."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 def estimate(resources: Resources, kind: Kind, spec: JobSpec) -> Estimate:

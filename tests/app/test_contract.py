@@ -36,6 +36,8 @@ REFUSALS = {
     **dict.fromkeys(("getManifest", "listFiles", "getArchive"), JOB),
     "getFile": JOB | NOWHERE,  # no route matches a name with a line break
     "createLink": JOB,
+    "createBatch": FITTING | {"idempotency_mismatch", "job_not_found"},
+    **dict.fromkeys(("getBatch", "followBatch", "cancelBatch", "deleteBatch"), frozenset({"batch_not_found"})),
     **dict.fromkeys(("getLinkedFile", "getLinkedArchive"), NOWHERE | {"link_invalid"}),
     "createModel": UPLOAD,
     "getModel": NOWHERE,

@@ -6,11 +6,13 @@ Callers take the names below from the package itself. Read :mod:`worker.jobs.que
 
 from worker.jobs.admin import QueueAdmin
 from worker.jobs.async_queue import AsyncJobQueue
+from worker.jobs.batches import BATCH_MAX, BatchJob
 from worker.jobs.leases import JobLeases
 from worker.jobs.outbox import Delivery
 from worker.jobs.queue import JobQueue
 from worker.jobs.records import (
     SEAL,
+    Batch,
     Job,
     JobEvent,
     JobFailure,
@@ -30,7 +32,8 @@ from worker.jobs.records import (
 from worker.jobs.timings import Timing
 
 __all__ = [
-    "SEAL", "AsyncJobQueue", "Delivery", "Job", "JobEvent", "JobFailure", "JobFilter", "JobLeases", "JobOptions",
+    "BATCH_MAX", "SEAL", "AsyncJobQueue", "Batch", "BatchJob",
+    "Delivery", "Job", "JobEvent", "JobFailure", "JobFilter", "JobLeases", "JobOptions",
     "JobPage", "JobProgress", "JobQueue", "JobRules", "JobShards", "JobStatus", "Lease", "Price", "QueueAdmin", "Sweep",
     "Timing", "Webhook", "WorkerBeat",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from worker.jobs.records import Job, JobStatus, parse_job
+from worker.jobs.records import Job, JobStatus, parse_batch, parse_job
 from worker.jobs.redis_store import Store
 from worker.storage.journal import Journal
 
@@ -60,13 +60,31 @@ class Outbox:
             If the broker does not answer.
         """
         while answer := self._store.run("take_webhook", IN_FLIGHT_S):
-            attempt, flat = int(answer[0]), answer[1]
+            attempt, flat, kind = int(answer[0]), answer[1], answer[2]
             fields = dict(zip(flat[::2], flat[1::2], strict=True))
-            due = _of_job(parse_job(fields), attempt)
+            due = self._of_batch(fields, attempt) if kind == "batch" else _of_job(parse_job(fields), attempt)
             if attempt <= ATTEMPTS:
                 return due
             self.settle(due, "gave_up")
         return None
+
+    def _of_batch(self, fields: dict[str, str], attempt: int) -> Delivery:
+        statuses = list(self._store.statuses(self._store.batch_jobs(fields["id"])).values())
+        batch = parse_batch(fields, counts={status: statuses.count(status) for status in JobStatus})
+        counts = {status.value: count for status, count in batch.counts.items()}
+        return Delivery(
+            id=batch.id,
+            kind="batch",
+            owner=batch.owner,
+            url=batch.webhook.url if batch.webhook else "",
+            state="ended",
+            ended_at=batch.ended_at or batch.created_at,
+            attempt=attempt,
+            data={
+                "id": batch.id, "labels": dict(batch.labels), "jobs": counts,
+                "links": {"self": f"/v1/batches/{batch.id}", "jobs": f"/v1/jobs?batch={batch.id}"},
+            },
+        )  # fmt: skip
 
     def settle(self, due: Delivery, outcome: Outcome) -> None:
         """Take a message off the list for good."""

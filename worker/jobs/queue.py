@@ -37,6 +37,7 @@ from worker.errors import (
     SpecError,
 )
 from worker.jobs.admin import QueueAdmin
+from worker.jobs.batches import Batches
 from worker.jobs.leases import JobLeases
 from worker.jobs.outbox import Outbox
 from worker.jobs.reconciliation import Reconciler
@@ -98,6 +99,10 @@ class JobQueue:
         self._journal = Journal(artifacts.root) if artifacts else None
         self._reconciler = Reconciler(self._store, artifacts, self._journal, self.rules, wake_up=self.wake_up)
         self.leases = JobLeases(self._store, artifacts, self.rules, reconciler=self._reconciler, wake_up=self.wake_up)
+        self.batches = Batches(
+            self._store, self._journal, self.rules,
+            reconciler=self._reconciler, wake_up=self.wake_up, cancel=self.cancel, delete=self.delete,
+        )  # fmt: skip
         self.outbox = Outbox(self._store, self._journal)
         self.admin = QueueAdmin(client, self._store, reconciler=self._reconciler)
         self._submission = Submission(

@@ -125,8 +125,9 @@ class Quota:
         digest: str,
         idempotency_key: str | None = None,
         options: JobOptions | None = None,
+        places: int = 1,
     ) -> Iterator[None]:
-        """Reserve a place among the caller's active jobs while one is submitted.
+        """Reserve places among the caller's active jobs while as many are submitted: all of them or none.
 
         A request that an existing job answers, by its digest or its Idempotency-Key, needs no place.
 
@@ -142,7 +143,7 @@ class Quota:
         result = result_key({"owner": owner, "digest": digest, **(options or JobOptions()).members()})
         for _ in range(ATTEMPTS):
             with reachable():
-                free = self._reserve(args=[self._prefix, owner, share, token, RESERVATION_S, result, key])
+                free = self._reserve(args=[self._prefix, owner, share, token, RESERVATION_S, result, key, places])
             if free != UNKNOWN:
                 break
             self._assure()
@@ -155,7 +156,7 @@ class Quota:
         finally:
             # The job is submitted; a place that cannot be returned expires by itself.
             with suppress(QueueUnavailableError), reachable():
-                self._redis.zrem(f"{self._prefix}places:{owner}", token)
+                self._redis.zrem(f"{self._prefix}places:{owner}", *(f"{token}:{n + 1}" for n in range(places)))
 
 
 class Rates:

@@ -13,6 +13,7 @@ Does not promise: to restore attempts, progress and events; they start again.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -83,6 +84,8 @@ class Reconciler:
             return 0  # files without a record may be all that is left of a job
         stored = stored_jobs(self._artifacts, self._journal)
         leased, known = self._store.leased(), self._store.statuses(stored)
+        recorded = self._journal.recorded_batches()
+        batches = self._store.batches(recorded)
         if self._store.completeness_token() != mark:
             return 0
         ended = [i for i, status in known.items() if not status.active and status is not JobStatus.SUCCEEDED]
@@ -95,6 +98,7 @@ class Reconciler:
             ended=[job_id for job_id in ended if job_id not in unwritten],
             sealed=[i for i in self._artifacts.divided() if known.get(i) is JobStatus.SUCCEEDED],
             unknown=[i for i in stored if i not in known],
+            unknown_batches=[i for i in recorded if i not in batches],
             grace_s=self._rules.lease_s,
             keep_s=UNKNOWN_LEASES * self._rules.lease_s,
             alias_s=self._rules.idempotency_s,
@@ -146,6 +150,7 @@ class Reconciler:
         If the disk fails halfway, the next attempt removes the rest.
         """
         recorded = list(self._journal.requests([job_id])) if self._journal else []
+        batch = recorded[0].get("batch") if recorded else None
         if self._journal:
             self._journal.forget_request(job_id)  # first, so that a half removed job is not restored
         active = self.run("delete", job_id, "0") == "active"
@@ -155,6 +160,8 @@ class Reconciler:
         elif self._artifacts:
             self._artifacts.remove(job_id)
             self._artifacts.clear_damage(job_id)
+        if batch and self._journal and not active and not self._store.batches([batch]):
+            self._journal.forget_batch(batch)  # that was its last job
         return not active
 
     @_changing()
@@ -200,6 +207,7 @@ class Reconciler:
                 for request in self._journal.requests(forgotten):
                     self._restore(request, self._artifacts, self._journal)
                 self._restore_aliases(self._journal)
+                self._restore_batches(self._journal)
             if self._store.end_round(begun):
                 if restored:
                     log.warning("the broker had lost its data; restored %d jobs", restored)
@@ -226,6 +234,8 @@ class Reconciler:
         if not is_request(request):
             log.critical("job %s: its recorded request is damaged and cannot be restored", request["id"])
             return False
+        if request.get("batch") and not journal.has_batch(request["batch"]):
+            return False  # the batch was not written down to its end, so none of its jobs was accepted
         job_id, end = request["id"], _end(request["id"], artifacts, journal)
         if request.get("webhook"):
             request = request | {"webhook_done": journal.delivery(job_id) or ""}
@@ -240,6 +250,15 @@ class Reconciler:
         if now["status"] == JobStatus.QUEUED:
             self._wake_up(job_id)
         return True
+
+    def _restore_batches(self, journal: Journal) -> None:
+        for batch in journal.batches():
+            labels = json.dumps(batch["labels"]) if batch.get("labels") else ""
+            done = (journal.delivery(batch["id"]) or "") if batch.get("webhook") else ""
+            self._store.run(
+                "restore_batch", batch["id"], batch["owner"], batch["request_digest"], labels,
+                batch.get("webhook", ""), done, batch["created_at"],
+            )  # fmt: skip
 
     def _restore_aliases(self, journal: Journal) -> None:
         for key, alias, since in journal.aliases():

@@ -110,6 +110,7 @@ class JobFilter:
     created_after: float | None = None
     created_before: float | None = None
     labels: tuple[tuple[str, str], ...] = ()
+    batch: str | None = None
 
     def __bool__(self) -> bool:
         """Whether any job could be left out."""
@@ -122,6 +123,7 @@ class JobFilter:
             and (self.created_after is None or job.created_at > self.created_after)
             and (self.created_before is None or job.created_at < self.created_before)
             and all(job.labels.get(name) == value for name, value in self.labels)
+            and self.batch in (None, job.batch)
         )
 
 
@@ -172,6 +174,33 @@ class Job:
     labels: Mapping[str, str] = field(default_factory=dict)
     priority: int = 0
     webhook: Webhook | None = None
+    batch: str | None = None  # it was accepted with others
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Jobs that one request asked for.
+
+    Attributes
+    ----------
+    counts
+        Jobs in each state; removed ones are not counted.
+    ended_at
+        When the last job ended; None while one is queued or running.
+    """
+
+    id: str
+    owner: str
+    created_at: float
+    counts: Mapping[JobStatus, int]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    ended_at: float | None = None
+    webhook: Webhook | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether a job has still to end."""
+        return any(count > 0 and status.active for status, count in self.counts.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -351,9 +380,23 @@ def parse_job(fields: Mapping[str, str], *, rank: int | None = None) -> Job:
         labels=json.loads(fields.get("labels") or "{}"),
         priority=int(fields.get("priority") or "0"),
         webhook=parse_webhook(fields),
+        batch=fields.get("batch") or None,
     )
 
 
 def parse_events(entries: list[tuple[str, dict[str, str]]]) -> list[JobEvent]:
     """Read events from the entries of a job's stream."""
     return [JobEvent(id=entry, event=fields["event"], data=json.loads(fields["data"])) for entry, fields in entries]
+
+
+def parse_batch(fields: Mapping[str, str], *, counts: Mapping[JobStatus, int]) -> Batch:
+    """Read a batch from its hash."""
+    return Batch(
+        id=fields["id"],
+        owner=fields["owner"],
+        created_at=float(fields["created_at"]),
+        counts=counts,
+        labels=json.loads(fields.get("labels") or "{}"),
+        ended_at=_number(fields.get("ended_at")),
+        webhook=parse_webhook(fields),
+    )

@@ -21,6 +21,8 @@
                       ``round:<name>``: a rebuilding in progress
 ``seq``, ``token``    counters: order of submission, fencing; ``tally``: hash, counts of failures
 ``swept``             when the latest sweep was
+``batch:<id>``        hash, jobs accepted together; ``batch_jobs:<id>``: sorted set of them by order of submission;
+                      ``batch_active:<id>``: set of those that have not ended; ``events:<id>`` as of a job
 ``webhooks``          sorted set of what has ended and must still be told to an address, by when it is due
 ``timing:<group>``    hash, durations of jobs compared with their estimates (:mod:`worker.jobs.timings`)
 ``workers``           sorted set of workers by their last announcement; ``worker-facts`` describes them
@@ -62,7 +64,7 @@ CRASHED = (
 SCRIPTS = (
     "submit", "claim", "renew", "finish", "finish_shard", "reopen", "fail", "release", "fail_attempt", "cancel",
     "delete", "pin", "sweep", "restore", "complete", "alias", "timing", "forget", "take_webhook", "settle_webhook",
-    "work",
+    "work", "submit_batch", "restore_batch",
 )  # fmt: skip
 # Where kombu keeps the wake-ups that a worker has taken and not yet acknowledged. The name is our own, because the
 # server may carry messages of other programs.
@@ -135,6 +137,7 @@ class Store:
     ) -> JobPage:
         """Return jobs, newest first, after ``cursor``, the order of submission of the last job of the page before."""
         index = f"owner:{owner}" if owner is not None else f"status:{status}" if status else "all"
+        index = f"batch_jobs:{where.batch}" if where.batch else index
         highest = f"({cursor}" if cursor else "+inf"
         # One more than asked for shows whether there is a next page; with filters more records are read.
         plain = kind is None and not where and (status is None or owner is None)
@@ -142,7 +145,10 @@ class Store:
 
         def shown(job: Job) -> bool:
             return (
-                (status is None or job.status is status) and (kind is None or job.kind == kind) and where.matches(job)
+                status in (None, job.status)
+                and kind in (None, job.kind)
+                and owner in (None, job.owner)
+                and where.matches(job)
             )
 
         found: list[Job] = []
@@ -196,6 +202,25 @@ class Store:
             price_text(request), request.get("shards") or "", options_text(request),
         )  # fmt: skip
         return bool(answer)
+
+    def batch(self, batch_id: str) -> dict[str, str]:
+        """Return the fields of a batch; empty if there is none."""
+        with reachable():
+            fields: Any = self._redis.hgetall(f"{self._prefix}batch:{batch_id}")
+        return dict(fields)
+
+    def batch_jobs(self, batch_id: str) -> list[str]:
+        """Return the jobs of a batch that exist, in order."""
+        with reachable():
+            jobs: Any = self._redis.zrange(f"{self._prefix}batch_jobs:{batch_id}", 0, -1)
+        return list(jobs)
+
+    def batches(self, batch_ids: list[str]) -> set[str]:
+        """Return those batches that exist."""
+        with reachable(), self._redis.pipeline(transaction=False) as pipe:
+            for batch_id in batch_ids:
+                pipe.exists(f"{self._prefix}batch:{batch_id}")
+            return {batch_id for batch_id, there in zip(batch_ids, pipe.execute(), strict=True) if there}
 
     def is_complete(self) -> bool:
         """Whether the broker, since it started, is known to hold every record."""
@@ -370,10 +395,10 @@ def price_text(request: dict[str, Any]) -> str:
 def result_key(request: Mapping[str, Any]) -> str:
     """Return the key under which a succeeded job answers the next request of its owner that asks for the same.
 
-    Labels are part of it: a request with others gets a job of its own, to which a worker gives the same files.
+    Labels and batch are part of it: a request with others gets a job of its own; a worker gives it the same files.
     """
-    labels = request.get("labels")
-    own = [json.dumps(labels, sort_keys=True)] if labels else []
+    labels, batch = request.get("labels"), request.get("batch")
+    own = [json.dumps([labels, batch] if batch else labels, sort_keys=True)] if labels or batch else []
     return fingerprint(request["owner"], request["digest"], *own)
 
 
@@ -384,7 +409,7 @@ def options_text(request: Mapping[str, Any]) -> str:
         members["labels"] = json.dumps(labels, sort_keys=True, separators=(",", ":"))
     if priority := request.get("priority"):
         members["priority"] = str(priority)
-    for name in ("webhook", "webhook_done"):
+    for name in ("webhook", "webhook_done", "batch"):
         if text := request.get(name):
             members[name] = text
     return json.dumps(members) if members else ""

@@ -22,6 +22,7 @@ def remove_unneeded(
     ended: Collection[str] = (),
     sealed: Collection[str] = (),
     unknown: Collection[str] = (),
+    unknown_batches: Collection[str] = (),
     grace_s: float = 60.0,
     keep_s: float = 7 * 86400.0,
     alias_s: float = 7 * 86400.0,
@@ -39,6 +40,8 @@ def remove_unneeded(
     unknown
         Jobs without a record in the broker: their files and records go once they are ``keep_s`` old, because a request
         is written before its record.
+    unknown_batches
+        The same for batches. They go before their jobs, so that a rebuilding restores no part of one.
     alias_s
         How many seconds an Idempotency-Key is answered with the same job.
     """
@@ -53,6 +56,10 @@ def remove_unneeded(
             removed += 1
     for job_id in sealed:
         removed += artifacts.remove_shards(job_id, grace_s=grace_s)
+    for batch_id in unknown_batches:
+        if journal.batch_age_s(batch_id) > keep_s:
+            journal.forget_batch(batch_id)
+            removed += 1
     for job_id in unknown:
         results_s = artifacts.changed_s(job_id)
         if journal.changed_s(job_id) > keep_s and (results_s is None or results_s > keep_s):

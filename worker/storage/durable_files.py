@@ -14,7 +14,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -36,6 +36,21 @@ def write_once(path: Path, content: bytes) -> bool:
         first = _name(draft, path)
         sync_folder(path.parent)  # also if another process made the name, because it may not have synced it yet
     return first
+
+
+def write_all_once(files: Mapping[Path, bytes]) -> None:
+    """Write files of one folder under names that nobody else uses; they are on disk together when this returns.
+
+    Raises
+    ------
+    OSError
+        If the disk does not take one; others may be there.
+    """
+    for path, content in files.items():
+        with _written(path, content) as draft:
+            _name(draft, path)
+    for folder in {path.parent for path in files}:
+        sync_folder(folder)
 
 
 def write_over(path: Path, content: bytes) -> None:

@@ -6,6 +6,7 @@ Below the data folder::
     verdicts/<job>.json      the outcome of a job without files
     pins/<job>               its files are kept until the client unpins them; afterwards the time of that
     webhooks/<job>.json      how the message about its end was delivered
+    batches/<batch>.json     the jobs that one request asked for; without it, none of them was accepted
     aliases/<key>.json       an Idempotency-Key that was answered with the job of another request
 
 Promises: every record is written whole and synced, or not at all. A damaged record is logged and skipped. Only job ids
@@ -18,13 +19,13 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from worker.job_id import JOB_ID, checked
-from worker.storage.durable_files import DRAFT, age_s, entries, sync_folder, write_once, write_over
+from worker.storage.durable_files import DRAFT, age_s, entries, sync_folder, write_all_once, write_once, write_over
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Journal:
         self._pins = root / "pins"
         self._aliases = root / "aliases"
         self._webhooks = root / "webhooks"
+        self._batches = root / "batches"
 
     def record_request(self, request: dict[str, Any]) -> dict[str, Any]:
         """Write an accepted request to disk under its ``id``, synced; return it, or the one that exists."""
@@ -53,6 +55,48 @@ class Journal:
             write_over(path, json.dumps(request, allow_nan=False).encode())
             return request
         return recorded
+
+    def record_requests(self, requests: Sequence[dict[str, Any]]) -> None:
+        """Keep requests under ids that are free, each whole and synced, when this returns."""
+        write_all_once(
+            {self._request_path(request["id"]): json.dumps(request, allow_nan=False).encode() for request in requests}
+        )
+
+    def record_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Keep a batch under its ``id``; return it, or the one that is there."""
+        path, content = self._batch_path(batch["id"]), json.dumps(batch, allow_nan=False).encode()
+        if write_once(path, content):
+            return batch
+        recorded = _record(path, is_batch)
+        if recorded is None:  # damaged since
+            write_over(path, content)
+            return batch
+        return recorded
+
+    def forget_batch(self, batch_id: str) -> None:
+        """Remove the record of a batch, and that of its delivery."""
+        for path in (self._batch_path(batch_id), self._webhooks / f"{batch_id}.json"):
+            path.unlink(missing_ok=True)
+
+    def has_batch(self, batch_id: str) -> bool:
+        """Whether a batch is recorded, be it damaged."""
+        return self._batch_path(batch_id).exists()
+
+    def recorded_batches(self) -> list[str]:
+        """Return the ids of the recorded batches, sorted."""
+        names = (path.name.partition(".")[0] for path in entries(self._batches))
+        return sorted(name for name in names if JOB_ID.fullmatch(name))
+
+    def batches(self) -> Iterator[dict[str, Any]]:
+        """Yield the recorded batches; a damaged one is left out, its jobs are not."""
+        for batch_id in self.recorded_batches():
+            batch = _record(self._batch_path(batch_id), is_batch)
+            if batch is not None and batch["id"] == batch_id:
+                yield batch
+
+    def batch_age_s(self, batch_id: str) -> float:
+        """Return how many seconds ago a batch was written; 0 if it is not."""
+        return age_s(self._batch_path(batch_id))
 
     def forget_request(self, job_id: str) -> None:
         """Remove a recorded request and its other records, because its job must not be restored any more."""
@@ -143,6 +187,7 @@ class Journal:
         """Return the ids of all jobs with any record here, sorted."""
         folders = (self._requests, self._outcomes, self._pins, self._webhooks)
         names = {path.name.partition(".")[0] for folder in folders for path in entries(folder)}
+        names.difference_update(self.recorded_batches())  # which have deliveries, too
         return sorted(name for name in names if JOB_ID.fullmatch(name))
 
     def changed_s(self, job_id: str) -> float:
@@ -153,7 +198,7 @@ class Journal:
     def sweep(self, *, grace_s: float, alias_s: float) -> int:
         """Remove drafts older than ``grace_s`` and aliases older than ``alias_s``; return how many."""
         removed = 0
-        for folder in (self._requests, self._outcomes, self._pins, self._webhooks, self._aliases):
+        for folder in (self._requests, self._outcomes, self._pins, self._webhooks, self._batches, self._aliases):
             for path in entries(folder):
                 age = age_s(path)
                 outdated = folder == self._aliases and age > alias_s
@@ -164,6 +209,9 @@ class Journal:
 
     def _request_path(self, job_id: str) -> Path:
         return self._requests / f"{checked(job_id)}.json"
+
+    def _batch_path(self, batch_id: str) -> Path:
+        return self._batches / f"{checked(batch_id)}.json"
 
     def _outcome_path(self, job_id: str) -> Path:
         return self._outcomes / f"{checked(job_id)}.json"
@@ -208,6 +256,17 @@ def is_outcome(record: dict[str, Any]) -> bool:
 def is_delivery(record: dict[str, Any]) -> bool:
     """Whether this says how a message was delivered."""
     return isinstance(record.get("outcome"), str)
+
+
+def is_batch(record: dict[str, Any]) -> bool:
+    """Whether this is a recorded batch that can be restored."""
+    jobs = record.get("jobs")
+    return (
+        all(isinstance(record.get(member), str) for member in ("id", "owner", "request_digest"))
+        and isinstance(record.get("created_at"), int | float)
+        and isinstance(jobs, list)
+        and all(isinstance(job, str) for job in jobs)
+    )
 
 
 def is_alias(record: dict[str, Any]) -> bool:

@@ -329,6 +329,31 @@ class Client:
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         return Job(self._transport, self._transport.document("POST", path, body=body, headers=headers))
 
+    def batch(
+        self,
+        requests: Sequence[tuple[str, Json]],
+        *,
+        labels: Mapping[str, str] | None = None,
+        priority: int = 0,
+        webhook: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Json:
+        """Send many requests, which are accepted together or not at all; return the batch as the service shows it.
+
+        ``jobs(batch=…)`` with its ``id`` yields the jobs.
+
+        Parameters
+        ----------
+        requests
+            Kind and spec of each, such as ``("generation", {"model": "celegans"})``.
+        labels, priority, webhook, idempotency_key
+            As in :meth:`submit`; the webhook is told when the last job has ended.
+        """
+        body: Json = {"jobs": [{"kind": kind, "spec": spec} for kind, spec in requests], "priority": priority}
+        body |= {"labels": dict(labels or {}), "webhook": webhook}
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        return self._transport.document("POST", "/v1/batches", body=body, headers=headers)
+
     def estimate(self, model: str, **members: Any) -> Json:
         """Return what a request would cost, and whether it would be accepted; members as in :meth:`generate`."""
         return self._transport.document("POST", "/v1/estimates", body={"model": model, **members})
@@ -349,12 +374,13 @@ class Client:
         kind: str | None = None,
         model: str | None = None,
         labels: Mapping[str, str] | None = None,
+        batch: str | None = None,
         created_after: datetime | None = None,
         created_before: datetime | None = None,
     ) -> Iterator[Job]:
         """Yield your jobs, newest first; all arguments narrow the list."""
         page = self.job_page(
-            state=state, kind=kind, model=model, labels=_joined(labels),
+            state=state, kind=kind, model=model, labels=_joined(labels), batch=batch,
             created_after=created_after and created_after.isoformat(),
             created_before=created_before and created_before.isoformat(),
         )  # fmt: skip

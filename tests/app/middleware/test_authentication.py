@@ -52,6 +52,7 @@ BODIES: dict[str, Any] = {
     "/v1/evaluations": {"model": "round", "uploads": ["cell.stl"], "count": 4},
     "/v1/estimates/evaluations": {"model": "round", "uploads": ["cell.stl"], "count": 4},
     "/v1/models": MODEL,
+    "/v1/batches": {"jobs": [{"kind": "generation", "spec": {"model": "round", "frames": 1, "grid": 16}}]},
 }
 NOTHING = "0" * 32
 PUT_UPLOAD = ("PUT", "/v1/uploads/{name}")
@@ -76,10 +77,11 @@ def stranger(keyed: Keyed) -> Iterator[httpx.Client]:
         yield client
 
 
-def filled(path: str, *, job: str, upload: str, model: str) -> str:
+def filled(path: str, *, job: str, upload: str, model: str, batch: str = NOTHING) -> str:
     """Put the names of real things into a route's template; a new sort of parameter must be thought about here."""
     for prefix, values in (
         ("/v1/jobs/", {"{id}": job, "{name:path}": "x.stl"}),
+        ("/v1/batches/", {"{id}": batch}),
         ("/v1/links/", {"{id}": job, "{name:path}": "x.stl"}),
         ("/v1/uploads/", {"{name}": upload}),
         ("/v1/models/", {"{id}": model}),
@@ -139,7 +141,17 @@ def test_what_is_public_needs_no_key(keyed: Keyed, method: str, template: str) -
 
 @pytest.fixture(scope="module")
 def belongings(keyed: Keyed, owner: httpx.Client) -> dict[str, str]:
-    return {"job": keyed.finished_job(owner)["id"], "upload": "mine.safetensors", "model": keyed.model(owner)}
+    return {
+        "job": keyed.finished_job(owner)["id"], "upload": "mine.safetensors", "model": keyed.model(owner),
+        "batch": batch_of(owner),
+    }  # fmt: skip
+
+
+def batch_of(client: httpx.Client) -> str:
+    """Have a batch of one canceled job."""
+    batch: str = client.post("/v1/batches", json=BODIES["/v1/batches"]).json()["id"]
+    assert client.post(f"/v1/batches/{batch}/cancel").status_code == 200
+    return batch
 
 
 @pytest.mark.parametrize(("method", "template"), GUARDED)
@@ -148,7 +160,10 @@ def test_what_is_anothers_looks_like_nothing(
 ) -> None:
     theirs = ask(stranger, method, filled(template, **belongings), template)
     if "{" in template and (method, template) != PUT_UPLOAD:
-        nothing = {"job": NOTHING, "upload": "nothing.safetensors", "model": f"{belongings['model'][:-4]}0000"}
+        nothing = {
+            "job": NOTHING, "upload": "nothing.safetensors", "model": f"{belongings['model'][:-4]}0000",
+            "batch": NOTHING,
+        }  # fmt: skip
         missing = ask(stranger, method, filled(template, **nothing), template)
         assert (theirs.status_code, missing.status_code) == (404, 404)
         if method != "HEAD":
@@ -157,7 +172,8 @@ def test_what_is_anothers_looks_like_nothing(
         for thing in (*belongings.values(), keyed.owner(owner)):
             assert template == "/metrics" or thing not in theirs.text or thing == MODEL["upload"]
     # And all of it is still there.
-    for address in (f"/v1/jobs/{belongings['job']}", f"/v1/uploads/{belongings['upload']}"):
+    for address in ("jobs/{job}", "uploads/{upload}", "batches/{batch}"):
+        address = "/v1/" + address.format(**belongings)
         assert owner.get(address).status_code == 200
     assert belongings["model"] in owner.get("/v1/models").text
 
@@ -177,7 +193,8 @@ def test_the_owner_reaches_everything(keyed: Keyed, method: str, template: str) 
         model = keyed.model(client) if "models" in template or "uploads" in template else "none"
         if "uploads" in BODIES.get(template, {}):
             assert client.put("/v1/uploads/cell.stl", content=box_stl()).status_code == 201
-        path = filled(template, job=job, upload="mine.safetensors", model=model)
+        batch = batch_of(client) if "{id}" in template and "batches" in template else NOTHING
+        path = filled(template, job=job, upload="mine.safetensors", model=model, batch=batch)
         answer = keyed.upload(client) if (method, template) == PUT_UPLOAD else ask(client, method, path, template)
         assert answer.status_code < 300, answer.text
 

@@ -31,7 +31,7 @@ def test_accepted_job_says_where_to_look_and_carries_the_drawn_seed(house: Any) 
     assert set(job) == {
         "id", "kind", "state", "progress", "queue_position", "attempts", "lost", "lease", "shards", "created_at",
         "started_at", "finished_at", "expires_at", "pinned", "spec", "model", "links", "error", "warnings",
-        "labels", "priority", "webhook",
+        "labels", "priority", "webhook", "batch",
     }  # fmt: skip
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import worker.jobs
 
 NAMES = [
-    "AsyncJobQueue", "Delivery", "Job", "JobEvent", "JobFailure", "JobFilter", "JobLeases", "JobOptions", "JobPage",
-    "JobProgress", "JobQueue", "JobRules", "JobShards", "JobStatus", "Lease", "Price", "QueueAdmin", "SEAL", "Sweep",
-    "Timing", "Webhook", "WorkerBeat",
+    "AsyncJobQueue", "BATCH_MAX", "Batch", "BatchJob", "Delivery", "Job", "JobEvent", "JobFailure", "JobFilter",
+    "JobLeases", "JobOptions", "JobPage", "JobProgress", "JobQueue", "JobRules", "JobShards", "JobStatus", "Lease",
+    "Price", "QueueAdmin", "SEAL", "Sweep", "Timing", "Webhook", "WorkerBeat",
 ]  # fmt: skip
 
 

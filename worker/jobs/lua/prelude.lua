@@ -11,6 +11,7 @@ local EVENTS_LEFT = 16 -- of an ended job: enough for a client that was disconne
 local function stamp(t) return string.format('%.6f', t) end
 local function job_key(id) return p .. 'job:' .. id end
 local function events_key(id) return p .. 'events:' .. id end
+local function batch_key(id) return p .. 'batch:' .. id end
 local function index(status) return p .. 'status:' .. status end
 
 -- Whether this server, since it started, is known to hold every record. If it was restarted (and may have lost its last
@@ -27,10 +28,11 @@ local function emit(id, event, data)
 end
 
 local function emit_state(id)
-  local f = redis.call('HMGET', job_key(id), 'status', 'attempts', 'error_code', 'error_message')
+  local f = redis.call('HMGET', job_key(id), 'status', 'attempts', 'error_code', 'error_message', 'batch')
   local data = {state = f[1], attempts = tonumber(f[2])}
   if f[3] then data.error = {code = f[3], message = f[4]} end
   emit(id, 'state', cjson.encode(data))
+  if f[5] then emit(f[5], 'job', cjson.encode({job = id, state = f[1]})) end
 end
 
 -- A job is leased as a whole, or in shards: numbers from 0, and 'seal', which merges the files of the others. A lease
@@ -131,6 +133,11 @@ local function insert(id, kind, owner, spec, model_id, model_sha256, digest, res
   redis.call('ZADD', index('queued'), seq, id)
   redis.call('ZADD', p .. 'all', seq, id)
   redis.call('ZADD', p .. 'owner:' .. owner, seq, id)
+  local batch = redis.call('HGET', job_key(id), 'batch')
+  if batch then
+    redis.call('ZADD', p .. 'batch_jobs:' .. batch, seq, id)
+    redis.call('SADD', p .. 'batch_active:' .. batch, id)
+  end
   shards = tonumber(shards ~= '' and shards or '1')
   if shards > 1 then
     redis.call('HSET', job_key(id), 'shards', shards)
@@ -174,6 +181,26 @@ local function announce_end(key, id)
   if f[1] and not f[2] then redis.call('ZADD', p .. 'webhooks', stamp(now), id) end
 end
 
+-- A batch ends with the last of its jobs, once. While its jobs are restored it has no record, and does not end.
+local function end_batch(batch)
+  if redis.call('EXISTS', batch_key(batch)) == 0 or redis.call('SCARD', p .. 'batch_active:' .. batch) > 0 then return end
+  if redis.call('HSETNX', batch_key(batch), 'ended_at', stamp(now)) == 0 then return end
+  emit(batch, 'state', cjson.encode({state = 'ended'}))
+  announce_end(batch_key(batch), batch)
+end
+
+local function keep_batch(id, owner, request_digest, labels, webhook, created_at)
+  redis.call('HSET', batch_key(id), 'id', id, 'owner', owner, 'digest', request_digest, 'created_at', created_at)
+  if labels ~= '' then redis.call('HSET', batch_key(id), 'labels', labels) end
+  if webhook ~= '' then redis.call('HSET', batch_key(id), 'webhook', webhook) end
+  end_batch(id)
+end
+
+local function leave_batch(id)
+  local batch = redis.call('HGET', job_key(id), 'batch')
+  if batch and redis.call('SREM', p .. 'batch_active:' .. batch, id) == 1 then end_batch(batch) end
+end
+
 -- Sets a final state. keep_s: seconds until the next step of retention.
 local function conclude(id, status, keep_s)
   move(id, status)
@@ -189,6 +216,7 @@ local function conclude(id, status, keep_s)
   emit_state(id)
   redis.call('XTRIM', events_key(id), 'MAXLEN', EVENTS_LEFT)
   announce_end(job_key(id), id)
+  leave_batch(id)
 end
 
 local function fail(id, code, message, keep_s)
@@ -215,6 +243,15 @@ local function purge(id)
   redis.call('ZREM', p .. 'owner:' .. f[2], id)
   redis.call('ZREM', p .. 'retention', id)
   redis.call('ZREM', p .. 'webhooks', id)
+  leave_batch(id)
+  local batch = redis.call('HGET', job_key(id), 'batch')
+  if batch then
+    redis.call('ZREM', p .. 'batch_jobs:' .. batch, id)
+    if redis.call('ZCARD', p .. 'batch_jobs:' .. batch) == 0 then
+      redis.call('DEL', batch_key(batch), events_key(batch), p .. 'batch_active:' .. batch)
+      redis.call('ZREM', p .. 'webhooks', batch)
+    end
+  end
   redis.call('DEL', job_key(id), events_key(id))
 end
 

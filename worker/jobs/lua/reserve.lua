@@ -1,6 +1,8 @@
--- ARGV: owner, share, token, place_s, result key, idempotency key or ''. Returns whether there is a place; -1: unknown.
-local _, owner, share, token, place_s, result_key, idem = unpack(ARGV)
-share = tonumber(share)
+-- ARGV: owner, share, token, place_s, result key, idempotency key or '', places. Returns whether there are as many
+-- places; -1: unknown.
+local _, owner, share, token, place_s, result_key, idem, wanted = unpack(ARGV)
+wanted = tonumber(wanted)
+share = tonumber(share) - wanted + 1
 if not is_complete() then return -1 end -- the number of active jobs is unknown
 
 -- Requests that submit.lua answers with an existing job add no active job.
@@ -18,6 +20,6 @@ for _, status in ipairs({'queued', 'running'}) do
   end
 end
 if taken >= share then return 0 end
-redis.call('ZADD', places, stamp(now + tonumber(place_s)), token)
+for number = 1, wanted do redis.call('ZADD', places, stamp(now + tonumber(place_s)), token .. ':' .. number) end
 redis.call('PEXPIRE', places, math.ceil(2000 * tonumber(place_s)))
 return 1
