@@ -67,7 +67,9 @@ class FailureView(_View):
 class LeaseView(_View):
     """The worker that runs a job."""
 
-    worker: str = Field(description="Host name and process id of the worker.", examples=["node-7:4121"])
+    worker: str = Field(
+        description="Host name and process id of the worker, and a random part.", examples=["node-7:4121:3f9a1c2b"]
+    )
     since: Moment | None = Field(description="When this attempt began.")
 
 

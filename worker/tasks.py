@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
-import socket
 import threading
 from functools import lru_cache
 
@@ -16,20 +14,29 @@ from worker.errors import QueueUnavailableError
 from worker.execution import WorkerContext, work
 from worker.jobs import JobQueue, Lease
 from worker.jobs.wake_up import TASK
+from worker.launch import process_name
 from worker.settings import WorkerSettings
 from worker.storage.artifacts import Artifacts
 from worker.storage.disk import Storage
 
 log = logging.getLogger(__name__)
 
+_preloading = threading.Lock()  # the first job waits for the thread that began
+
 
 def _preload() -> None:
-    """Import what jobs need.
+    """Import what jobs need, and compile what they compute with.
 
     Importing torch holds the interpreter, on a cold disk for many seconds in which no lease is renewed; so it comes
-    before the first lease.
+    before the first lease. Compiling takes about 40 s of a processor where no earlier process has left the machine
+    code in numba's cache.
     """
-    importlib.import_module("model.synthesis")
+    with _preloading:
+        importlib.import_module("model.synthesis")
+        try:
+            importlib.import_module("worker.kinds.warm_up").warm_up()
+        except Exception as error:  # noqa: BLE001 - the first job compiles, or says what is wrong
+            log.warning("not warmed up: %s", error)
 
 
 def _begin_preload(**_: object) -> None:
@@ -58,7 +65,7 @@ def _context() -> WorkerContext:
         artifacts=artifacts,
         storage=storage,
         settings=settings,
-        name=f"{socket.gethostname()}:{os.getpid()}",
+        name=process_name(),
         alive=STATUS.beat,
         draining=draining,
         idle_without_disk=idle_without_disk,

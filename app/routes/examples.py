@@ -198,7 +198,7 @@ RUNNING_JOB: dict[str, Any] = {
     "progress": {"fraction": 0.5, "stage": "frames", "frame": 3, "frames": 6, "eta_s": 1.5},
     "queue_position": None,
     "attempts": 1,
-    "lease": {"worker": "node-7:4121", "since": "2026-03-02T11:59:51Z"},
+    "lease": {"worker": "node-7:4121:3f9a1c2b", "since": "2026-03-02T11:59:51Z"},
     "started_at": "2026-03-02T11:59:51Z",
 }
 CANCELED_JOB: dict[str, Any] = {

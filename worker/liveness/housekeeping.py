@@ -18,6 +18,7 @@ from typing import ClassVar
 
 from worker.errors import CytosynthError, QueueUnavailableError
 from worker.jobs import JobQueue
+from worker.launch import process_name
 from worker.liveness.idle_exit import IdleExit
 from worker.liveness.shared_status import SharedStatus
 from worker.liveness.watchdog import Watchdog, WatchdogLimits
@@ -57,7 +58,7 @@ class Housekeeping:
         )
         self._watchdog = Watchdog(status, jobs, limits, give_up=_give_up)
         self._idle_exit = IdleExit(status, jobs, after_s=settings.idle_exit_seconds, stop=_stop)
-        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._name = process_name()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="housekeeping", daemon=True)
         # A thread of its own: reading a large file from a slow disk takes longer than the pause between announcements.

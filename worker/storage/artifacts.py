@@ -32,7 +32,17 @@ from typing import Any
 from worker.errors import ArtifactDamagedError, ArtifactNotFoundError, ExportError
 from worker.job_id import JOB_ID, checked
 from worker.storage.content_store import ContentStore
-from worker.storage.durable_files import DRAFT, age_s, checksum, entries, link_tree, sync_file, sync_folder, write_once
+from worker.storage.durable_files import (
+    DRAFT,
+    age_s,
+    checksum,
+    entries,
+    file_system_time,
+    link_tree,
+    sync_file,
+    sync_folder,
+    write_once,
+)
 
 log = logging.getLogger(__name__)
 
@@ -74,10 +84,14 @@ class Artifacts:
         """Return the ids of the jobs that have a folder of results."""
         return [path.name for path in entries(self._results) if JOB_ID.fullmatch(path.name)]
 
-    def changed_s(self, job_id: str) -> float | None:
+    def now(self) -> float:
+        """Return the time by which the files here are dated, in seconds since 1970; raises ``OSError``."""
+        return file_system_time(self.root)
+
+    def changed_s(self, job_id: str, *, now: float) -> float | None:
         """Return how many seconds ago a job's results or finished shards were changed; None if there are none."""
         folders = [root / checked(job_id) for root in (self._results, self._parts)]
-        return min((age_s(folder) for folder in folders if folder.exists()), default=None)
+        return min((age_s(folder, now=now) for folder in folders if folder.exists()), default=None)
 
     def discard(self, staged: Path) -> None:
         """Remove a staging folder, if it exists."""
@@ -115,13 +129,15 @@ class Artifacts:
         """Return the ids of the jobs that have files of shards."""
         return [path.name for path in entries(self._parts) if JOB_ID.fullmatch(path.name)]
 
-    def remove_shards(self, job_id: str, *, grace_s: float = 0.0) -> bool:
+    def remove_shards(self, job_id: str, *, grace_s: float = 0.0, now: float | None = None) -> bool:
         """Remove a job's shards if their folder has not changed for ``grace_s``; False if it has, or there is none.
+
+        Without ``now``, at once.
 
         The results of a sealed job have the same files, but a reader may be about to open one here.
         """
         folder = self._parts / checked(job_id)
-        if not folder.exists() or age_s(folder) < grace_s:
+        if not folder.exists() or (now is not None and age_s(folder, now=now) < grace_s):
             return False
         self._discard(folder)
         return True
@@ -336,9 +352,11 @@ class Artifacts:
         except FileNotFoundError:
             raise ArtifactNotFoundError(f"job {job_id} has no files") from None
 
-    def sweep_damage_marks(self, *, grace_s: float) -> int:
+    def sweep_damage_marks(self, *, grace_s: float, now: float) -> int:
         """Remove drafts of damage marks that are older than ``grace_s``; return how many."""
-        drafts = [path for path in entries(self._damaged) if path.name.startswith(DRAFT) and age_s(path) > grace_s]
+        drafts = [
+            path for path in entries(self._damaged) if path.name.startswith(DRAFT) and age_s(path, now=now) > grace_s
+        ]
         for draft in drafts:
             draft.unlink(missing_ok=True)
         return len(drafts)

@@ -29,6 +29,8 @@ def remove_unneeded(
 ) -> int:
     """Remove what no job needs; return how many files and folders were removed.
 
+    Ages are by the clock of the file system, whatever this machine's says.
+
     Parameters
     ----------
     leased
@@ -45,28 +47,29 @@ def remove_unneeded(
     alias_s
         How many seconds an Idempotency-Key is answered with the same job.
     """
-    removed = 0
+    removed, now = 0, artifacts.now()
     for folder in artifacts.staged():
-        if folder.name.partition(".")[0] not in leased and age_s(folder) > grace_s:
+        if folder.name.partition(".")[0] not in leased and age_s(folder, now=now) > grace_s:
             artifacts.discard(folder)
             removed += 1
     for job_id in ended:
-        if artifacts.changed_s(job_id) is not None:
+        if artifacts.changed_s(job_id, now=now) is not None:
             artifacts.remove(job_id)
             removed += 1
     for job_id in sealed:
-        removed += artifacts.remove_shards(job_id, grace_s=grace_s)
+        removed += artifacts.remove_shards(job_id, grace_s=grace_s, now=now)
     for batch_id in unknown_batches:
-        if journal.batch_age_s(batch_id) > keep_s:
+        if journal.batch_age_s(batch_id, now=now) > keep_s:
             journal.forget_batch(batch_id)
             removed += 1
     for job_id in unknown:
-        results_s = artifacts.changed_s(job_id)
-        if journal.changed_s(job_id) > keep_s and (results_s is None or results_s > keep_s):
+        results_s = artifacts.changed_s(job_id, now=now)
+        if journal.changed_s(job_id, now=now) > keep_s and (results_s is None or results_s > keep_s):
             artifacts.remove(job_id)
             artifacts.clear_damage(job_id)
             journal.forget_request(job_id)
             removed += 1
-    removed += journal.sweep(grace_s=grace_s, alias_s=alias_s) + artifacts.sweep_damage_marks(grace_s=grace_s)
+    removed += journal.sweep(grace_s=grace_s, alias_s=alias_s, now=now)
+    removed += artifacts.sweep_damage_marks(grace_s=grace_s, now=now)
     artifacts.empty_trash()
     return removed + artifacts.blobs.sweep()

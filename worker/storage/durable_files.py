@@ -13,7 +13,6 @@ import errno
 import hashlib
 import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,10 +124,33 @@ def entries(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
 
 
-def age_s(path: Path) -> float:
-    """Return how many seconds ago a file or folder was changed; 0 if it does not exist."""
+def file_system_time(folder: Path) -> float:
+    """Return the time that the file system gives to what is written in a folder now, in seconds since 1970.
+
+    A shared file system may have a clock of its own, and this machine's may be wrong: ages of files are differences of
+    times of one clock.
+
+    Raises
+    ------
+    OSError
+        If the folder accepts no file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f"{DRAFT}clock.{token_hex(8)}"
     try:
-        return time.time() - path.stat().st_mtime
+        draft.touch()
+        return draft.stat().st_mtime
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def age_s(path: Path, *, now: float) -> float:
+    """Return how many seconds before ``now`` a file or folder was changed; 0 if it does not exist any more.
+
+    ``now`` is :func:`file_system_time` of the same file system.
+    """
+    try:
+        return now - path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
 

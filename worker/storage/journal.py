@@ -94,9 +94,9 @@ class Journal:
             if batch is not None and batch["id"] == batch_id:
                 yield batch
 
-    def batch_age_s(self, batch_id: str) -> float:
-        """Return how many seconds ago a batch was written; 0 if it is not."""
-        return age_s(self._batch_path(batch_id))
+    def batch_age_s(self, batch_id: str, *, now: float) -> float:
+        """Return how many seconds before ``now`` a batch was written; 0 if it is not."""
+        return age_s(self._batch_path(batch_id), now=now)
 
     def forget_request(self, job_id: str) -> None:
         """Remove a recorded request and its other records, because its job must not be restored any more."""
@@ -190,17 +190,17 @@ class Journal:
         names.difference_update(self.recorded_batches())  # which have deliveries, too
         return sorted(name for name in names if JOB_ID.fullmatch(name))
 
-    def changed_s(self, job_id: str) -> float:
+    def changed_s(self, job_id: str, *, now: float) -> float:
         """Return how many seconds ago the younger of a job's request and outcome was written; infinite if none was."""
         places = (self._request_path(job_id), self._outcome_path(job_id))
-        return min((age_s(place) for place in places if place.exists()), default=math.inf)
+        return min((age_s(place, now=now) for place in places if place.exists()), default=math.inf)
 
-    def sweep(self, *, grace_s: float, alias_s: float) -> int:
+    def sweep(self, *, grace_s: float, alias_s: float, now: float) -> int:
         """Remove drafts older than ``grace_s`` and aliases older than ``alias_s``; return how many."""
         removed = 0
         for folder in (self._requests, self._outcomes, self._pins, self._webhooks, self._batches, self._aliases):
             for path in entries(folder):
-                age = age_s(path)
+                age = age_s(path, now=now)
                 outdated = folder == self._aliases and age > alias_s
                 if outdated or (path.name.startswith(DRAFT) and age > grace_s):
                     path.unlink(missing_ok=True)

@@ -40,7 +40,7 @@ from worker.errors import (
     UploadQuotaError,
 )
 from worker.storage.disk import check_reserve
-from worker.storage.durable_files import checksum, sync_file, sync_folder, write_over
+from worker.storage.durable_files import checksum, file_system_time, sync_file, sync_folder, write_over
 from worker.uploads.installed_models import InstalledModels, matches_checksum
 from worker.uploads.sandbox import ARCHIVES, PLAIN, Part, inspect_and_copy, inspect_file
 
@@ -371,8 +371,10 @@ class Uploads:
                     upload = _read(folder)
                     if upload is None or upload.expires_at <= now:
                         self._discard(folder)
-        for left in _entries(self._incoming):
-            if now - left.stat().st_mtime > ABANDONED_S:
+        arriving = _entries(self._incoming)
+        written_s = file_system_time(self._incoming.parent) if arriving else 0.0
+        for left in arriving:
+            if written_s - left.stat().st_mtime > ABANDONED_S:
                 shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
     # ------------------------------------------------------------------------------------------------------- private

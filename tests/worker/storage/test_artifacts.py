@@ -247,3 +247,22 @@ def test_garbage_records_are_passed_over(artifacts: Artifacts, content: bytes) -
     assert list(Journal(artifacts.root).aliases()) == []
     assert Journal(artifacts.root).record_request({"id": JOB, "spec": {}}) == {"id": JOB, "spec": {}}
     assert list(Journal(artifacts.root).requests()) == [{"id": JOB, "spec": {}}]
+
+
+@pytest.mark.parametrize("wrong_s", [-86400.0, 86400.0])
+def test_cleaning_goes_by_the_clock_of_the_files(
+    artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch, wrong_s: float
+) -> None:
+    """A machine whose clock is a day fast removes no fresh file of another, and one that is slow removes old ones."""
+    journal = Journal(artifacts.root)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + wrong_s)
+    fresh, old = artifacts.staging(JOB, 1), artifacts.staging(JOB[::-1], 2)
+    journal.record_request({"id": JOB})
+    past = real() - 7200.0
+    os.utime(old, (past, past))
+    assert remove_unneeded(artifacts, journal, leased=[], unknown=[JOB], grace_s=3600.0, keep_s=3600.0) == 1
+    assert fresh.exists()
+    assert not old.exists()
+    assert journal.has_request(JOB)
+    assert [path.name for path in artifacts.root.iterdir() if path.name.startswith(".")] == []
