@@ -77,7 +77,10 @@ def test_answers_are_as_described(case: Case, house: Any) -> None:
         for name in [name for name in values or {} if name.lower() in ("prefer", "wait")]:
             del values[name]
     answer = case.call(base_url=house.url, timeout=30)
-    case.validate_response(answer, excluded_checks=LEFT_OUT)
+    # A list of more entries than allowed may be a body that is not read to its end: 413, which this check does not know.
+    too_long = answer.status_code == 413 and answer.json()["code"] == "body_too_long"
+    left_out = [*LEFT_OUT, CHECKS.get_one("negative_data_rejection")] if too_long else LEFT_OUT
+    case.validate_response(answer, excluded_checks=left_out)
     if case.meta is not None and case.meta.generation.mode.is_positive and 400 <= answer.status_code < 500:
         problem, operation = answer.json(), case.operation.definition.raw["operationId"]
         if problem["code"] == "invalid_spec":

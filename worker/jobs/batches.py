@@ -151,14 +151,13 @@ class Batches:
         QueueUnavailableError
             If the broker does not answer, or has lost its data and cannot be rebuilt.
         """
-        fields = self._store.batch(batch_id)
+        fields, statuses = self._store.batch_now(batch_id)
         if not fields:
             self._reconciler.find([])
-            fields = self._store.batch(batch_id)
+            fields, statuses = self._store.batch_now(batch_id)
         if not fields or (owner is not None and fields["owner"] != owner):
             raise BatchNotFoundError(f"there is no batch {batch_id[:64]!r}")
-        statuses = self._store.statuses(self._store.batch_jobs(batch_id)).values()
-        return parse_batch(fields, counts={status: list(statuses).count(status) for status in JobStatus})
+        return parse_batch(fields, counts={status: statuses.count(status) for status in JobStatus})
 
     def cancel(self, batch_id: str, *, owner: str | None = None) -> Batch:
         """Cancel every job that has not ended; return the batch."""

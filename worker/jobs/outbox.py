@@ -69,7 +69,7 @@ class Outbox:
         return None
 
     def _of_batch(self, fields: dict[str, str], attempt: int) -> Delivery:
-        statuses = list(self._store.statuses(self._store.batch_jobs(fields["id"])).values())
+        _, statuses = self._store.batch_now(fields["id"])
         batch = parse_batch(fields, counts={status: statuses.count(status) for status in JobStatus})
         counts = {status.value: count for status, count in batch.counts.items()}
         return Delivery(

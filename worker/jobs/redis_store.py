@@ -209,6 +209,16 @@ class Store:
             fields: Any = self._redis.hgetall(f"{self._prefix}batch:{batch_id}")
         return dict(fields)
 
+    def batch_now(self, batch_id: str) -> tuple[dict[str, str], list[JobStatus]]:
+        """Return the fields of a batch, empty if there is none, and the states of its jobs, all of one moment."""
+        jobs = self.batch_jobs(batch_id)
+        with reachable(), self._redis.pipeline() as pipe:
+            pipe.hgetall(f"{self._prefix}batch:{batch_id}")
+            for job_id in jobs:
+                pipe.hget(self.job_key(job_id), "status")
+            fields, *statuses = pipe.execute()
+        return dict(fields), [JobStatus(status) for status in statuses if status]
+
     def batch_jobs(self, batch_id: str) -> list[str]:
         """Return the jobs of a batch that exist, in order."""
         with reachable():
