@@ -77,7 +77,7 @@ def test_answers_are_as_described(case: Case, house: Any) -> None:
         for name in [name for name in values or {} if name.lower() in ("prefer", "wait")]:
             del values[name]
     answer = case.call(base_url=house.url, timeout=30)
-    # A list of more entries than allowed may be a body that is not read to its end: 413, which this check does not know.
+    # A list of more entries than allowed may be in a body that is too long: 413, which this check does not know.
     too_long = answer.status_code == 413 and answer.json()["code"] == "body_too_long"
     left_out = [*LEFT_OUT, CHECKS.get_one("negative_data_rejection")] if too_long else LEFT_OUT
     case.validate_response(answer, excluded_checks=left_out)

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from claims import claim_job
 
 from worker.errors import BatchNotFoundError, IdempotencyError, JobActiveError, QueueUnavailableError
 from worker.jobs import Batch, BatchJob, JobFilter, JobOptions, JobQueue, JobStatus, Price
@@ -45,7 +46,7 @@ def counts(batch: Batch) -> dict[str, int]:
 
 
 def finish(jobs: JobQueue, artifacts: Artifacts, job_id: str) -> None:
-    lease = jobs.leases.claim(job_id, worker="w")
+    lease = claim_job(jobs, job_id, worker="w")
     assert lease is not None
     staged = artifacts.staging(job_id, lease.token)
     (staged / "manifest.json").write_text(json.dumps({"files": []}))
@@ -262,5 +263,5 @@ def test_an_urgent_batch_does_not_starve_another_owner(jobs: JobQueue) -> None:
         kind="probe", spec={}, model_id="m", model_sha256="0" * 64, digest="d", owner="bob",
         options=JobOptions(priority=-1),
     )[0]  # fmt: skip
-    claimed = [jobs.leases.claim(None, worker="w") for _ in range(2)]
+    claimed = [jobs.leases.claim(worker="w") for _ in range(2)]
     assert other.id in [lease.job_id for lease in claimed if lease]

@@ -98,7 +98,7 @@ def test_what_waited_or_ran_is_carried_out(opened: Opened) -> None:
         kind="generation", spec={}, model_id="m", model_sha256="0" * 64, digest=uuid4().hex, owner="ada", shards=2
     )
     claimed = []
-    while lease := jobs.leases.claim(None, worker="w"):
+    while lease := jobs.leases.claim(worker="w"):
         claimed.append(lease.job_id)
         if lease.shard is None:
             finish(jobs, artifacts, lease)
