@@ -412,7 +412,8 @@ class UploadList(_View):
 class Limits(_View):
     """The limits of one job."""
 
-    points: int = Field(description="Grid samples: count x frames x (x * y * z).")
+    points: int = Field(description="Grid samples of label volumes: count x frames x (x * y * z).")
+    seconds: float = Field(description="Expected seconds of one worker, before the correction by measured jobs.")
     bytes: int
 
 
@@ -451,13 +452,15 @@ class EstimateView(_View):
     ) -> Self:
         """Show an estimate beside the operator's limits."""
         cost, timing = estimate.cost, estimate.timing
-        limits = Limits(points=settings.max_points, bytes=settings.max_bytes)
+        limits = Limits(points=settings.max_points, seconds=settings.max_seconds, bytes=settings.max_bytes)
         return cls(
             kind=kind,
             cost=cost.model_copy(update={"seconds": round(timing.expected, 3)}),
             seconds=SecondsView.of(timing),
             limits=limits,
-            within_limits=cost.points <= limits.points and cost.bytes <= limits.bytes,
+            within_limits=cost.painted <= limits.points
+            and cost.seconds <= limits.seconds
+            and cost.bytes <= limits.bytes,
         )
 
 

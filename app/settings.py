@@ -43,7 +43,14 @@ class AppSettings(BaseSettings):
         default_factory=list, description="Folders with further models, separated like PATH or as a JSON list."
     )
     max_points: int = Field(
-        default=4 * 30 * 256**3, ge=1, description="Most grid samples of one job: count x frames x (x * y * z)."
+        default=4 * 30 * 256**3,
+        ge=1,
+        description="Most grid samples of the label volumes of one job: count x frames x (x * y * z).",
+    )
+    max_seconds: float = Field(
+        default=300_000.0,
+        gt=0,
+        description="Longest computing time of one job, as estimated, in seconds of one worker.",
     )
     max_bytes: int = Field(default=8 * 2**30, ge=1, description="Most bytes of files of one job, as estimated.")
     max_body_bytes: int = Field(default=256 * 1024, ge=1024, description="Longest JSON body, in bytes.")

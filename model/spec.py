@@ -33,9 +33,12 @@ from model.formats import FORMATS, describe_formats
 
 GRID_MIN, GRID_MAX = 8, 512  # samples a side: coarser grids show no cell; time and memory grow with N²
 FRAMES_MAX = 1000  # of one sequence
-COUNT_MAX = 1000  # sequences of one spec
+COUNT_MAX = 10_000  # sequences of one spec; its manifest, which lists them all, is about 8 kB a sequence
 INDEX_MAX = 10**9  # of a sequence among those of one seed
 SHARD_SECONDS = 20.0  # expected computing time of a shard: some shards a worker even for a few hundred cells
+# Evaluations of the network, means over the shipped models and grids of 16 to 128: a frame takes a fixed number and one
+# that grows with N², a sampled code is judged by 16 frames of 40 samples a side.
+FRAME_EVALUATIONS, FACE_EVALUATIONS, JUDGED = 1200, 2.2, 75_000
 SEED_MAX = 2**64 - 1  # numpy's generators take 64 bits
 
 
@@ -164,6 +167,12 @@ class Cost(Strict):
 
     frames: int = Field(description="Frames of all sequences together.")
     points: int = Field(description="Grid samples of all frames together.")
+    painted: int = Field(
+        default=0, description="Those of them that are written in label volumes; 0 without such files."
+    )
+    evaluations: int = Field(
+        default=0, description="Expected evaluations of the network, which grow with the square of the grid."
+    )
     bytes: int = Field(description="Expected size of all files, within a factor of about two.")
     seconds: float = Field(
         description="Expected computing time of one worker, before correction by the times that workers measured."
@@ -353,9 +362,19 @@ class GenerationSpec(Strict):
         face = (nx * ny * nz) ** (2.0 / 3.0)
         chosen = [FORMATS[name] for name in self.formats]
         size = sum(row.bytes(cells=self.count, frames=frames, face=face, voxels=points) for row in chosen)
+        painted = points if any(row.bytes_per_voxel > 0.0 for row in chosen) else 0
+        judged = JUDGED if isinstance(self.latent, SampledLatent) else 0
+        evaluations = self.count * judged + frames * (FRAME_EVALUATIONS + FACE_EVALUATIONS * face)
         seconds = 0.5 * self.count + frames * (0.03 + 8e-6 * face)
         seconds += sum(row.seconds(cells=self.count, frames=self.frame_count, face=face) for row in chosen)
-        return Cost(frames=frames, points=points, bytes=int(size) + 4096, seconds=round(seconds, 3))
+        return Cost(
+            frames=frames,
+            points=points,
+            painted=painted,
+            evaluations=int(evaluations),
+            bytes=int(size) + 4096,
+            seconds=round(seconds, 3),
+        )
 
     def shard_size(self) -> int:
         """Sequences in each shard of the spec, but the last, which may have fewer; ``count`` where it is not divided.

@@ -228,9 +228,9 @@ QUEUED_BATCH: dict[str, Any] = {
 CANCELED_BATCH: dict[str, Any] = {**ENDED_BATCH, "jobs": {**ENDED_BATCH["jobs"], "succeeded": 1, "canceled": 2}}
 ESTIMATE: dict[str, Any] = {
     "kind": "generation",
-    "cost": {"frames": 6, "points": 663552, "bytes": 1040895, "seconds": 0.791},
+    "cost": {"frames": 6, "points": 663552, "painted": 0, "evaluations": 112612, "bytes": 1040895, "seconds": 0.791},
     "seconds": {"expected": 0.93, "low": 0.71, "high": 1.27, "jobs": 12},
-    "limits": {"points": 2013265920, "bytes": 8589934592},
+    "limits": {"points": 2013265920, "seconds": 300000.0, "bytes": 8589934592},
     "within_limits": True,
 }
 
@@ -319,8 +319,8 @@ DETAILS: dict[str, str] = {
     "queue_unavailable": "10000 jobs are waiting, which is the most this service queues; try again later",
     "range_not_satisfiable": "the file has 48684 bytes",
     "too_fast": "a key may send 50 requests per second, and 200 in a burst; try again after Retry-After",
-    "too_large": "the job takes 2.52e+09 grid samples (count x frames x grid samples); at most 2.01e+09 are allowed: "
-    "lower grid, frames or count",
+    "too_large": "the job writes 2.52e+09 grid samples of label volumes (count x frames x grid samples); at most "
+    "2.01e+09 are allowed: lower grid, frames or count, or ask for surfaces only",
     "too_slow": "nothing arrived for 30 seconds",
     "unsupported_media_type": "send the body as Content-Type: application/json, not compressed",
     "upload_exists": "there is another upload called cell.tif; remove it or use another name",

@@ -21,7 +21,7 @@ from app.services import job_files
 from app.services.job_files import MANIFEST, archive_entries, reading_files, report_damage
 from app.services.resources import CallerResources, Resources
 from model.formats import MEDIA_TYPES, OTHER, media_type
-from model.spec import COUNT_MAX
+from model.spec import COUNT_MAX, INDEX_MAX
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["files"], route_class=StrictRoute)
 
@@ -168,7 +168,12 @@ def get_archive(
     resources: CallerResources,
     request: Request,
     cell: Annotated[
-        int | None, Query(ge=0, lt=COUNT_MAX, description="Number of a cell, from 0: only its files.")
+        int | None,
+        Query(
+            ge=0,
+            lt=INDEX_MAX + COUNT_MAX,
+            description="Number of a cell, as in the name of its folder: only its files.",
+        ),
     ] = None,
     if_none_match: IfNoneMatch = None,
     wanted: Range = None,

@@ -42,12 +42,18 @@ def check_budget(cost: Cost, settings: AppSettings) -> None:
     Raises
     ------
     TooLargeError
-        If the job takes more grid samples or writes more bytes than allowed; the message says how many are allowed.
+        If the job writes more samples of label volumes or more bytes, or takes longer, than allowed; the message says
+        how much is allowed.
     """
-    if cost.points > settings.max_points:
+    if cost.painted > settings.max_points:
         raise TooLargeError(
-            f"the job takes {cost.points:.3g} grid samples (count x frames x grid samples); at most "
-            f"{settings.max_points:.3g} are allowed: lower grid, frames or count"
+            f"the job writes {cost.painted:.3g} grid samples of label volumes (count x frames x grid samples); at most "
+            f"{settings.max_points:.3g} are allowed: lower grid, frames or count, or ask for surfaces only"
+        )
+    if cost.seconds > settings.max_seconds:
+        raise TooLargeError(
+            f"the job would take about {cost.seconds:.3g} s of one worker; at most {settings.max_seconds:.3g} are "
+            "allowed: lower grid, frames or count, or send several requests with first_index"
         )
     if cost.bytes > settings.max_bytes:
         raise TooLargeError(

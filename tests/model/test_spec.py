@@ -309,3 +309,38 @@ def test_on_implausible_changes_no_digest_unless_it_is_asked_to_fail() -> None:
     assert "on_implausible" not in plain.model_dump_json()
     for spec in (plain, failing):
         assert GenerationSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+@pytest.mark.parametrize("name", ["celegans", "a549"])
+@pytest.mark.parametrize("grid", [32, 64])
+def test_evaluations_are_estimated_within_a_factor_of_two(name: str, grid: int) -> None:
+    from functools import partial
+
+    import torch
+
+    from model.card import SHIPPED_MODELS
+    from model.domain import Grid
+    from model.engine.sparse import evaluate_sparse
+    from model.network.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(SHIPPED_MODELS / name)
+    spec = GenerationSpec(model=name, frames=2, grid=grid, latent=LearnedLatent(kind="learned", index=0))
+    counted = 0
+    for time in (-1.0, 1.0):
+        sdf = partial(checkpoint.decoder.fold(torch.from_numpy(checkpoint.latent_codes[0]), time), threads=1)
+
+        def counting(points: Any, sdf: Any = sdf) -> Any:
+            nonlocal counted
+            counted += len(points)
+            return sdf(points)
+
+        evaluate_sparse(counting, Grid((grid, grid, grid)), lipschitz=checkpoint.card.lipschitz)
+    assert 0.5 < counted / spec.cost().evaluations < 2.0
+
+
+def test_a_sampled_code_costs_its_plausibility_check() -> None:
+    drawn = GenerationSpec(model="m", count=3, frames=1, grid=16).cost()
+    learned = GenerationSpec(
+        model="m", count=3, frames=1, grid=16, latent=LearnedLatent(kind="learned", index=0)
+    ).cost()
+    assert drawn.cost().evaluations - learned.evaluations == 3 * 75_000

@@ -203,6 +203,28 @@ def test_a_running_job_shows_its_worker_and_the_leases_it_lost(house: Any) -> No
     house.client.post(f"/v1/jobs/{job_id}/cancel")
 
 
+def test_the_budget_counts_samples_only_where_they_are_written(house: Any) -> None:
+    """Surfaces cost N² a frame: 30 frames at 256 are accepted where as many label volumes are not."""
+    large = {"model": "round", "frames": 30, "grid": 256, "formats": ["stl"]}
+    estimate = house.post(large, path="/v1/estimates").json()
+    assert estimate["cost"]["points"] > house.settings.max_points
+    assert (estimate["cost"]["painted"], estimate["within_limits"]) == (0, True)
+    assert house.post(large).status_code == 202
+    labelled = {**large, "formats": ["stl", "ome-zarr"]}
+    assert house.post(labelled, path="/v1/estimates").json()["cost"]["painted"] == estimate["cost"]["points"]
+    assert house.post(labelled).json()["code"] == "too_large"
+
+
+def test_the_budget_has_a_limit_of_time(house: Any) -> None:
+    long = {"model": "round", "count": 10_000, "frames": 1000, "grid": 8, "formats": ["csv"]}
+    answer = house.post(long)
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+    assert "at most 3e+05" in answer.json()["detail"]
+    estimate = house.post(long, path="/v1/estimates").json()
+    assert estimate["limits"]["seconds"] == house.settings.max_seconds
+    assert estimate["within_limits"] is False
+
+
 def test_estimate_of_too_large_a_job_says_so_without_refusing(house: Any) -> None:
     answer = house.post({"model": "round", "frames": 900, "grid": 256}, path="/v1/estimates")
     assert (answer.status_code, answer.json()["within_limits"]) == (200, False)
