@@ -246,7 +246,9 @@ class BatchRequest(_Item):
 
     jobs: Annotated[list[BatchItem], Field(min_length=1, max_length=BATCH_MAX)]
     labels: Annotated[dict[LabelName, LabelValue], Field(max_length=16)] = Field(
-        default_factory=dict, description="Labels of every job and of the batch."
+        default_factory=dict,
+        description="Labels of every job and of the batch.",
+        json_schema_extra={"additionalProperties": False},  # names that do not match the pattern
     )
     priority: Annotated[int, Field(ge=-1, le=1), WHOLE] = Field(
         default=0, description="Of every job: order among the caller's own, 1 before 0 before -1."
