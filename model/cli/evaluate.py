@@ -22,7 +22,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from model.evaluation.model_report import Scope
+    from model.evaluation.reports.model_report import Scope
     from model.learning.recipe import TrainConfig
 
 console = Console(stderr=True)
@@ -76,7 +76,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Evaluate a model: Dice of its reconstructions and plausibility of its new cells, or a full report."""
-    from model.evaluation.model_report import Scope
+    from model.evaluation.reports.model_report import Scope
     from model.learning.recipe import TrainConfig
 
     scope = Scope.quick() if quick else Scope(cells=cells)
@@ -107,9 +107,9 @@ def _report(
 ) -> None:
     """Compare each model with held-out sequences and write one report."""
     from model.card import SHIPPED_MODELS, find_model, load_card
-    from model.evaluation.html_report import novelty_rows, write_report
-    from model.evaluation.model_report import report_on_model
     from model.evaluation.novelty import card_figures
+    from model.evaluation.reports.html_report import novelty_rows, write_report
+    from model.evaluation.reports.model_report import report_on_model
 
     started = time.monotonic()
     roots = [models] if models else [SHIPPED_MODELS] if held_out is None else []
@@ -163,8 +163,8 @@ def _score(
     """Score reconstructions and plausibility alone, and print them."""
     from model.card import find_model
     from model.evaluation.acceptance_rate import score_plausibility
-    from model.evaluation.model_report import score_learned
     from model.evaluation.reconstruction import summarise
+    from model.evaluation.reports.model_report import score_learned
     from model.network.checkpoint import load_checkpoint
 
     folder = find_model(recipe.id, [models or Path("var/models")])
@@ -207,7 +207,7 @@ def upsample_study(
 ) -> None:
     """Restore unseen cells from all frames, every fourth frame, and coarse masks; compare with interpolation."""
     from model.card import find_model, load_card
-    from model.evaluation.model_report import unseen_source
+    from model.evaluation.reports.model_report import unseen_source
     from model.evaluation.unseen_cells import unseen_cells
     from model.evaluation.upsampling import FitScope, compare_fits
     from model.learning.recipe import TrainConfig
@@ -231,7 +231,7 @@ def upsample_study(
 
 def _show_fits(name: str, fitting: dict[str, Any]) -> None:
     """Print how unseen cells were restored."""
-    from model.evaluation.html_report import FIT_COLUMNS, PARTS_GIVEN
+    from model.evaluation.reports.html_report import FIT_COLUMNS, PARTS_GIVEN
 
     table = Table("given", "restored by", *FIT_COLUMNS, title=f"{name}: unseen cells")
     for part, title in PARTS_GIVEN.items():

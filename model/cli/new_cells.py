@@ -36,7 +36,7 @@ def render(
     """Draw a sheet of new cells, one picture each, at times from the start of their lives to the end."""
     from model.card import SHIPPED_MODELS, find_model
     from model.domain import Grid
-    from model.evaluation.figures import cell_sheet
+    from model.evaluation.reports.figures import cell_sheet
     from model.evaluation.sequence_sources import GeneratedSequences
     from model.rendering.render import write_png
 

@@ -1,7 +1,8 @@
 """An evaluation as a request asks for it: its cells, its reference, and the report in a folder with a manifest.
 
-Promises: the figures are those of :mod:`model.evaluation.model_report`, as ``python -m model evaluate`` makes them; the
-same spec, checkpoint, uploads and job give the same bytes. Uploads are read as ``python -m model import`` reads files.
+Promises: the figures are those of :mod:`model.evaluation.reports.model_report`, as ``python -m model evaluate`` makes
+them; the same spec, checkpoint, uploads and job give the same bytes. Uploads are read as ``python -m model import``
+reads files.
 Does not promise: the training cells themselves, where the model's recipe does not construct them: the learned codes'
 cells, as the network reconstructs them, stand for them then.
 """
@@ -22,8 +23,8 @@ from model.augmentation import AUGMENTATION_FILE
 from model.card import ModelCard, load_card
 from model.domain import Grid
 from model.errors import DatasetError, SpecError
-from model.evaluation.html_report import NEW_CELLS, ModelReport, write_report
-from model.evaluation.model_report import CellSets, Scope, reference_of, report_on_model, report_on_sets
+from model.evaluation.reports.html_report import NEW_CELLS, ModelReport, write_report
+from model.evaluation.reports.model_report import CellSets, Scope, reference_of, report_on_model, report_on_sets
 from model.evaluation.sequence_measures import SIDE
 from model.evaluation.sequence_sources import (
     CodedCell,

@@ -15,8 +15,8 @@ from tiny_model import recipe
 
 from model.domain import Grid
 from model.evaluation.comparison import Sides, draw_baseline, judge, novelty
-from model.evaluation.html_report import write_report
-from model.evaluation.model_report import Scope, report_on_model
+from model.evaluation.reports.html_report import write_report
+from model.evaluation.reports.model_report import Scope, report_on_model
 from model.evaluation.sequence_measures import MOMENTS, SequenceMeasures, measure
 from model.evaluation.sequence_sources import GeneratedSequences, PhantomSequences, RealSequences
 from model.learning.sources import MaskSource

@@ -13,7 +13,6 @@ from tiny_model import recipe
 from model.card import load_card
 from model.cli.evaluate import evaluate
 from model.evaluation.comparison import Sides, novelty
-from model.evaluation.figures import PICTURE_SIDE, picture_pairs
 from model.evaluation.novelty import (
     SAMPLED,
     Outline,
@@ -25,6 +24,7 @@ from model.evaluation.novelty import (
     outline_of,
     overlaps,
 )
+from model.evaluation.reports.figures import PICTURE_SIDE, picture_pairs
 from model.evaluation.sequence_measures import SequenceMeasures, measure
 from model.evaluation.sequence_sources import GeneratedSequences, PhantomSequences, RealSequences
 from model.learning.sources import MaskSource

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from model.card import ModelCard
-from model.evaluation import figures
 from model.evaluation.comparison import BODY_NAMES, Sides, judge, measure_sides
-from model.evaluation.html_report import NEW_CELLS, ModelReport, Picture
 from model.evaluation.imported import score_imported
 from model.evaluation.novelty import floor_for, nearest_training
 from model.evaluation.reconstruction import FrameScore, score_reconstruction, summarise
+from model.evaluation.reports import figures
+from model.evaluation.reports.html_report import NEW_CELLS, ModelReport, Picture
 from model.evaluation.sequence_sources import (
     HELD_OUT_SEED,
     GeneratedSequences,
