@@ -145,6 +145,13 @@ def test_nothing_is_called_utils() -> None:
     assert offenders == []
 
 
+def test_no_folder_grows_beyond_sight() -> None:
+    # About a dozen files a folder; 16 leaves room for work in progress. These two hold one file a format, one a resource.
+    counts = Counter(named(path.parent) for path in SOURCES)
+    one_file_each = {"model/export", "app/routes"}
+    assert {folder: count for folder, count in counts.items() if count > 16 and folder not in one_file_each} == {}
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=named)
 def test_packages_do_not_print(path: Path) -> None:
     calls = (node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call))
