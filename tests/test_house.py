@@ -146,7 +146,7 @@ def test_nothing_is_called_utils() -> None:
 
 
 def test_no_folder_grows_beyond_sight() -> None:
-    # About a dozen files a folder; 16 leaves room for work in progress. These two hold one file a format, one a resource.
+    # About a dozen files a folder; 16 leaves room for work in progress. Two hold one file a format, or one a resource.
     counts = Counter(named(path.parent) for path in SOURCES)
     one_file_each = {"model/export", "app/routes"}
     assert {folder: count for folder, count in counts.items() if count > 16 and folder not in one_file_each} == {}
