@@ -40,6 +40,7 @@ from app.routes import (
     models,
     pages,
     reconstructions,
+    trainings,
     uploads,
     webhooks,
 )
@@ -51,8 +52,9 @@ from app.settings import AppSettings
 # otherwise delays the event loop, and with it the slowest answers.
 SWITCH_INTERVAL_S = 0.0005
 ROUTERS = (
-    generations.router, reconstructions.router, augmentations.router, evaluations.router, batches.router, jobs.router,
-    files.router, links.router, webhooks.router, models.router, uploads.router, health.router, pages.router,
+    generations.router, reconstructions.router, augmentations.router, evaluations.router, trainings.router,
+    batches.router, jobs.router, files.router, links.router, webhooks.router, models.router, uploads.router,
+    health.router, pages.router,
 )  # fmt: skip
 
 

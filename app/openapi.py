@@ -59,6 +59,7 @@ TAGS = [
     {"name": "reconstructions", "description": "Fit a cell that you upload, and write it at another resolution."},
     {"name": "augmentations", "description": "Variations of one cell, each with its strength."},
     {"name": "evaluations", "description": "Compare a model's cells, or a job's, with real or reference cells."},
+    {"name": "trainings", "description": "Train a model on cells that you upload."},
     {"name": "jobs", "description": "List jobs, show, follow, cancel, pin and remove them."},
     {"name": "files", "description": "The results of a job."},
     {"name": "batches", "description": "Many requests in one: accepted, followed, canceled and removed together."},
@@ -87,6 +88,8 @@ _BATCH = TABLE[job_errors.BatchNotFoundError]
 PROBLEMS: dict[str, tuple[ProblemType, ...]] = {
     "createEstimate": _BODY,
     "createReconstruction": (_UPLOAD,),
+    "createTraining": (_UPLOAD,),
+    "createTrainingEstimate": (*_BODY, _UPLOAD, _QUEUE),
     "createAugmentation": (_JOB,),
     "createEvaluation": (_UPLOAD, _JOB),
     "createEvaluationEstimate": (*_BODY, _UPLOAD, _JOB, _QUEUE),
@@ -161,7 +164,8 @@ HEADERS: dict[str, dict[str, dict[str, str]]] = {
 }
 EVENTS = """\
 Server-sent events, each with `id`, `event` and one line of `data`, a JSON object. `event: state`: `state`, `attempts`
-and, of a failed job, `error` {`code`, `message`}. `event: progress`: `fraction`, `stage`, `frame`, `frames`, `eta_s`.
+and, of a failed job, `error` {`code`, `message`}. `event: progress`: `fraction`, `stage`, `frame`, `frames`, `eta_s`,
+and of a training that learns `loss` and, where frames are left out of it, `dice`.
 Lines that begin with a colon are comments that keep the connection open. The stream ends after the final state.
 """
 EVENTS_EXAMPLE = """\

@@ -14,12 +14,13 @@ from model.card import ModelCard
 from model.evaluation_spec import EvaluationSpec
 from model.reconstruction_spec import ReconstructionSpec
 from model.spec import WHOLE, Cost, GenerationSpec
+from model.training_spec import TrainingLimits, TrainingSpec
 from worker.jobs import BATCH_MAX, Batch, Job, JobStatus, Timing, Webhook
 from worker.uploads.store import Upload
 from worker.webhooks.addresses import URL_MAX, URL_PATTERN
 
 Moment = Annotated[datetime, Field(description="UTC, ISO 8601.")]
-EstimatedKind = Literal["generation", "reconstruction", "augmentation", "evaluation"]
+EstimatedKind = Literal["generation", "reconstruction", "augmentation", "evaluation", "training"]
 JOB_ID_PATTERN = r"^[0-9a-f]{32}$"
 
 
@@ -32,16 +33,22 @@ class ProgressView(_View):
 
     fraction: float = Field(ge=0.0, le=1.0)
     stage: str = Field(description="What the worker does at the moment.")
-    frame: int = Field(description="Finished frames of all sequences together.")
-    frames: int = Field(description="Frames of all sequences together.")
+    frame: int = Field(description="Finished frames of all sequences together; steps while a training learns.")
+    frames: int = Field(description="Frames of all sequences together; steps while a training learns.")
     eta_s: float | None = Field(description="Estimated seconds until the job ends; null if unknown.")
+    loss: float | None = Field(default=None, description="Of a training: the running mean of its loss.")
+    dice: float | None = Field(
+        default=None, description="Of a training: Dice coefficient on frames that it leaves out, as last measured."
+    )
 
 
 class ModelRef(_View):
     """The exact model of a job."""
 
     id: str
-    sha256: str = Field(description="SHA-256 of its weights.")
+    sha256: str = Field(
+        description="SHA-256 of its weights; empty for a training, whose manifest states that of the model it made."
+    )
 
 
 class JobLinks(_View):
@@ -169,6 +176,8 @@ class JobView(_View):
                 frame=progress.frame,
                 frames=progress.frames,
                 eta_s=progress.eta_s,
+                loss=progress.loss,
+                dice=progress.dice,
             ),
             queue_position=job.queue_position,
             attempts=job.attempts,
@@ -412,11 +421,14 @@ class UploadList(_View):
 
 
 class Limits(_View):
-    """The limits of one job."""
+    """The limits of one job; points and seconds do not limit trainings, and the last three limit only them."""
 
     points: int = Field(description="Grid samples of label volumes: count x frames x (x * y * z).")
     seconds: float = Field(description="Expected seconds of one worker, before the correction by measured jobs.")
     bytes: int
+    steps: int | None = None
+    sequences: int | None = None
+    minutes: float | None = None
 
 
 class SecondsView(_View):
@@ -464,6 +476,17 @@ class EstimateView(_View):
             and cost.seconds <= limits.seconds
             and cost.bytes <= limits.bytes,
         )
+
+    @classmethod
+    def of_training(cls, estimate: Estimate, spec: TrainingSpec, settings: AppSettings, limits: TrainingLimits) -> Self:
+        """Show the estimate of a training beside the operator's limits."""
+        view = cls.of(estimate, settings)
+        members = {"steps": limits.steps, "sequences": limits.sequences, "minutes": limits.minutes}
+        within = view.cost.bytes <= settings.max_bytes and all(
+            (getattr(spec, name) or 0) <= most for name, most in members.items()
+        )
+        shown = view.limits.model_copy(update=members)
+        return view.model_copy(update={"kind": "training", "limits": shown, "within_limits": within})
 
 
 class VersionView(_View):

@@ -53,6 +53,13 @@ class AppSettings(BaseSettings):
         description="Longest computing time of one job, as estimated, in seconds of one worker.",
     )
     max_bytes: int = Field(default=8 * 2**30, ge=1, description="Most bytes of files of one job, as estimated.")
+    max_training_steps: int = Field(default=200_000, ge=10, description="Most steps of one training.")
+    max_training_sequences: int = Field(
+        default=1000, ge=1, description="Most sequences of one training; those beyond are left out."
+    )
+    max_training_minutes: float = Field(
+        default=1440.0, gt=0, description="Most minutes of training of one request; then it ends with what it has."
+    )
     max_body_bytes: int = Field(default=256 * 1024, ge=1024, description="Longest JSON body, in bytes.")
     max_queue: int = Field(default=10_000, ge=1, description="Most queued jobs; more are refused.")
     reuse: bool = Field(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -72,10 +71,8 @@ def train(
     from model.learning.recipe import TrainConfig
     from model.learning.train import TrainProgress, check_start
     from model.learning.train import train as run_training
-    from model.network.checkpoint import load_checkpoint, save_checkpoint  # here, so that --help answers at once
-    from model.network.density import choose_density
-    from model.network.latent import fit_prior
-    from model.network.lipschitz import steepest_slope
+    from model.network.checkpoint import load_checkpoint  # here, so that --help answers at once
+    from model.training import save_model
 
     recipe = TrainConfig.read(config).with_folder(data).with_plan(steps=steps, rates=rates)
     home = work / recipe.id
@@ -100,45 +97,13 @@ def train(
                 console.log(f"step {progress.step} of {progress.steps}: {note}")
 
         trained = run_training(recipe, dataset, home / "state", device=device, start=begun, on_progress=show)
-    slope = steepest_slope(trained.decoder, trained.latent_codes)
-    left_out = recipe.held_out.frames(len(dataset.samples[0]))
-    if recipe.density == "likelihood":
-        prior, _ = choose_density(trained.latent_codes)
-    else:
-        prior = fit_prior(trained.latent_codes, bandwidth=recipe.prior_bandwidth)
-    checkpoint = save_checkpoint(
-        models / recipe.id,
-        decoder=trained.decoder,
-        prior=prior,
-        card={
-            "id": recipe.id,
-            "title": recipe.title,
-            "description": recipe.description,
-            "cell_type": recipe.cell_type,
-            "licence": recipe.licence,
-            "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "micrometres": dataset.micrometres,
-            "minutes": dataset.minutes,
-            "lipschitz": round(1.1 * slope, 3),
-            "topology": recipe.topology,
-            "grid_min": recipe.grid_min,
-            "training": {
-                "data": f"{recipe.data.kind}, {recipe.cell_type}",
-                "sequences": len(dataset.samples),
-                "frames": len(dataset.samples[0]),
-                "held_out_frames": ", ".join(map(str, left_out)) or "none",
-                "steps": trained.steps,
-                "points": trained.points,
-                "minutes": round(trained.minutes, 1),
-                "device": device,
-                "seed": recipe.seed,
-                "recipe": f"python -m model train --config {config.as_posix()}"
-                + (f" --start {start.as_posix()}" if start else "")
-                + (f" --steps {steps}" if steps is not None else "")
-                + (f" --rates {rates:g}" if rates != 1.0 else ""),
-            },
-        },
+    command = (
+        f"python -m model train --config {config.as_posix()}"
+        + (f" --start {start.as_posix()}" if start else "")
+        + (f" --steps {steps}" if steps is not None else "")
+        + (f" --rates {rates:g}" if rates != 1.0 else "")
     )
+    checkpoint = save_model(trained, recipe, dataset, models / recipe.id, device=device, command=command)
     console.print(f"[green]trained[/green] {checkpoint.card.id}: {models / recipe.id}, {trained.minutes:.1f} minutes")
     if recipe.data.kind == "imported":
         from model.evaluation.imported import write_figures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +42,18 @@ def test_finer_cell(service: Served, tmp_path: Path) -> None:
     assert given > 0.97
     assert truth > 0.95
     assert (tmp_path / "middle.stl").stat().st_size > 84
+
+
+@pytest.mark.slow
+def test_train_over_http(service: Served, tmp_path: Path) -> None:
+    said = run_blocks("tutorial/train-over-http.md", tmp_path, service)
+    assert '"within_limits":true' in said[1].replace(" ", "")
+    assert '"state":"succeeded"' in said[2].replace(" ", "")
+    step, loss, dice = said[2].splitlines()[-1].split(",")
+    assert (int(step), float(loss) < 0.05, float(dice) > 0.6) == (600, True, True)
+    assert json.loads((tmp_path / "card.json").read_text())["latent_codes"] == 4
+    assert (tmp_path / "figures.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "new.stl").stat().st_size > 84
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ from worker.errors import (
     QueueUnavailableError,
 )
 from worker.jobs import SEAL, Job, JobQueue, JobStatus, Lease, Price
-from worker.kinds.table import price_of, runner_of, sealer_of, shard_of
+from worker.kinds.table import kind_of, price_of, runner_of, sealer_of, shard_of
 from worker.liveness.lease_keeper import LeaseKeeper, ShutdownRequestedError
 from worker.settings import WorkerSettings
 from worker.storage.artifacts import Artifacts
@@ -300,7 +300,7 @@ def _make(context: WorkerContext, lease: Lease, keeper: LeaseKeeper, content: st
         took_s = time.monotonic() - started
         keeper.check()
         artifacts.publish(job_id, staged)
-        if lease.shard is None:
+        if lease.shard is None and not kind_of(lease.job).is_long:  # an attempt may be the last part of one
             _record_timing(context, lease.job, price, took_s)
         return []
     finally:

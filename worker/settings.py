@@ -64,6 +64,16 @@ class WorkerSettings(BaseSettings):
     job_seconds: float = Field(
         default=21_600.0, gt=0, description="Longest time of one job, in seconds; one that takes longer fails."
     )
+    training_seconds: float = Field(
+        default=172_800.0,
+        gt=0,
+        description="Longest time of one attempt at a training, in seconds, instead of job_seconds.",
+    )
+    training_save_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        description="Seconds between two savings of a training's state: what is lost if its worker is killed.",
+    )
     deaf_seconds: float = Field(
         default=120.0, gt=0, description="Seconds for which a worker may take no job although some wait; then it ends."
     )

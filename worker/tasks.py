@@ -14,6 +14,7 @@ from worker.errors import QueueUnavailableError
 from worker.execution import WorkerContext, work
 from worker.jobs import JobQueue, Lease
 from worker.jobs.wake_up import TASK
+from worker.kinds.table import KINDS
 from worker.launch import process_name
 from worker.settings import WorkerSettings
 from worker.storage.artifacts import Artifacts
@@ -87,10 +88,16 @@ def run_job(*_: object) -> None:
         elif not context.storage.is_writable():
             context.idle_without_disk()  # the sweeper sends another wake-up
         elif lease := _claim(context):
-            STATUS.hold(lease.job_id, lease.token)
+            STATUS.hold(lease.job_id, lease.token, limit_s=_limit_s(context, lease))
             work(context, lease)
     finally:
         STATUS.rest()
+
+
+def _limit_s(context: WorkerContext, lease: Lease) -> float:
+    """Return the seconds that a job may take, where its kind has a limit of its own; 0 elsewhere."""
+    kind = KINDS.get(lease.job.kind)
+    return context.settings.training_seconds if kind is not None and kind.is_long else 0.0
 
 
 def _claim(context: WorkerContext) -> Lease | None:

@@ -60,6 +60,21 @@ RECONSTRUCTIONS: dict[str, Example] = {
     ),
 }  # fmt: skip
 
+TRAININGS: dict[str, Example] = {
+    "defaults": _example(
+        "The default recipe",
+        "Upload a TIFF of label volumes as cells.tif first: the try-out below takes a file at PUT /v1/uploads/{name}. "
+        "The default 24,000 steps take some 20 to 40 minutes on one core.",
+        {"name": "my-cells", "uploads": ["cells.tif"], "keep_on_cancel": True},
+    ),
+    "quick": _example(
+        "A quick look, within some minutes",
+        "A small network and few steps: enough to see whether the files are read as they should be.",
+        {"name": "a-look", "uploads": ["cells.tif"], "voxel": [0.5, 0.5, 0.5], "interval": 5.0, "points": 4096,
+         "latent_size": 8, "width": 64, "depth": 4, "steps": 2000, "minutes": 5.0, "seed": 1},
+    ),
+}  # fmt: skip
+
 GENERATIONS: dict[str, Example] = {
     "new-cell": _example(
         "A new C. elegans cell that divides",
@@ -151,7 +166,7 @@ FINISHED_JOB: dict[str, Any] = {
     "id": "0197f3a2b4c55d0e8f6a7b1c2d3e4f50",
     "kind": "generation",
     "state": "succeeded",
-    "progress": {"fraction": 1.0, "stage": "frames", "frame": 6, "frames": 6, "eta_s": 0.0},
+    "progress": {"fraction": 1.0, "stage": "frames", "frame": 6, "frames": 6, "eta_s": 0.0, "loss": None, "dice": None},
     "queue_position": None,
     "attempts": 1,
     "lost": 0,
@@ -185,7 +200,7 @@ FINISHED_JOB: dict[str, Any] = {
 QUEUED_JOB: dict[str, Any] = {
     **FINISHED_JOB,
     "state": "queued",
-    "progress": {"fraction": 0.0, "stage": "", "frame": 0, "frames": 0, "eta_s": None},
+    "progress": {"fraction": 0.0, "stage": "", "frame": 0, "frames": 0, "eta_s": None, "loss": None, "dice": None},
     "queue_position": 1,
     "attempts": 0,
     "started_at": None,
@@ -195,7 +210,7 @@ QUEUED_JOB: dict[str, Any] = {
 RUNNING_JOB: dict[str, Any] = {
     **QUEUED_JOB,
     "state": "running",
-    "progress": {"fraction": 0.5, "stage": "frames", "frame": 3, "frames": 6, "eta_s": 1.5},
+    "progress": {"fraction": 0.5, "stage": "frames", "frame": 3, "frames": 6, "eta_s": 1.5, "loss": None, "dice": None},
     "queue_position": None,
     "attempts": 1,
     "lease": {"worker": "node-7:4121:3f9a1c2b", "since": "2026-03-02T11:59:51Z"},
@@ -230,9 +245,18 @@ ESTIMATE: dict[str, Any] = {
     "kind": "generation",
     "cost": {"frames": 6, "points": 663552, "painted": 0, "evaluations": 112612, "bytes": 1040895, "seconds": 0.791},
     "seconds": {"expected": 0.93, "low": 0.71, "high": 1.27, "jobs": 12},
-    "limits": {"points": 2013265920, "seconds": 300000.0, "bytes": 8589934592},
+    "limits": {"points": 2013265920, "seconds": 300000.0, "bytes": 8589934592, "steps": None, "sequences": None,
+               "minutes": None},
     "within_limits": True,
-}
+}  # fmt: skip
+TRAINING_ESTIMATE: dict[str, Any] = {
+    "kind": "training",
+    "cost": {"frames": 30, "points": 98304000, "painted": 0, "evaluations": 0, "bytes": 24117248, "seconds": 1275.0},
+    "seconds": {"expected": 1275.0, "low": 318.75, "high": 5100.0, "jobs": 0},
+    "limits": {"points": 2013265920, "seconds": 300000.0, "bytes": 8589934592, "steps": 200000, "sequences": 1000,
+               "minutes": 1440.0},
+    "within_limits": True,
+}  # fmt: skip
 
 
 @cache
@@ -251,6 +275,7 @@ def answers() -> dict[tuple[str, str], dict[str, Any]]:
         ("createEstimate", "200"): ESTIMATE,
         ("createAugmentationEstimate", "200"): {**ESTIMATE, "kind": "augmentation"},
         ("createEvaluationEstimate", "200"): {**ESTIMATE, "kind": "evaluation"},
+        ("createTrainingEstimate", "200"): TRAINING_ESTIMATE,
         ("createReconstructionEstimate", "200"): {**ESTIMATE, "kind": "reconstruction"},
         ("listJobs", "200"): {"jobs": [QUEUED_JOB, FINISHED_JOB], "next": "/v1/jobs?cursor=41&limit=2"},
         ("getJob", "200"): RUNNING_JOB,

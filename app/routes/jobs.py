@@ -18,6 +18,7 @@ from app.middleware.strict_bodies import StrictRoute
 from app.routes.submissions import LABELS_PATTERN, labels_of
 from app.schemas import JobList, JobView
 from app.services.resources import WAIT_SLICE_S, CallerResources
+from app.services.trainings import end_with_model
 from worker.jobs import Job, JobEvent, JobFilter, JobStatus
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
@@ -156,7 +157,13 @@ async def get_job(
     summary="Cancel a job",
 )
 def cancel_job(job_id: JobId, resources: CallerResources) -> JobView:
-    """Cancel a queued or running job immediately. A job that has ended is returned unchanged."""
+    """Cancel a queued or running job immediately. A job that has ended is returned unchanged.
+
+    A training with `keep_on_cancel` that has begun to learn is not canceled: it ends with the best model so far, and
+    succeeds within minutes. `DELETE` cancels it.
+    """
+    if end_with_model(resources, resources.jobs.get(job_id)):
+        return JobView.of(resources.jobs.get(job_id))
     return JobView.of(resources.jobs.cancel(job_id))
 
 

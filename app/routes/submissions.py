@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from app.schemas import JobView
 from app.services.resources import Resources
 from app.services.submission import JobSpec, submit
+from model.training_spec import TrainingSpec
 from worker.jobs import JobOptions
 from worker.kinds.table import Kind
 from worker.webhooks.addresses import URL_MAX, URL_PATTERN
@@ -100,7 +101,7 @@ FINISHED: dict[int | str, dict[str, Any]] = {
 
 async def accept(
     kind: Kind,
-    spec: JobSpec,
+    spec: JobSpec | TrainingSpec,
     resources: Resources,
     response: Response,
     *,

@@ -20,9 +20,11 @@ from app.problems.handlers import ProblemError
 from app.problems.types import WEBHOOKS_OFF
 from app.services.budget import ModelSpecific, check_budget, check_fits_model
 from app.services.resources import Resources
+from app.services.trainings import complete_training, keep_model, training_cost
 from model.card import ModelCard
 from model.errors import SpecError
 from model.spec import Cost
+from model.training_spec import TrainingSpec
 from worker.jobs import BatchJob, Job, JobOptions, JobStatus, Price, Timing
 from worker.kinds.table import DivisibleSpec, Kind
 from worker.storage.artifacts import MANIFEST
@@ -139,7 +141,7 @@ class Estimate:
 def submit(
     resources: Resources,
     kind: Kind,
-    spec: JobSpec,
+    spec: JobSpec | TrainingSpec,
     idempotency_key: str | None = None,
     options: JobOptions | None = None,
 ) -> Submitted:
@@ -162,6 +164,7 @@ def submit(
     job, _ = resources.jobs.submit(
         **vars(prepared.job), idempotency_key=idempotency_key, request_digest=digest_of(asked), options=options
     )
+    keep_model(resources, job)
     expected_s = _timing(resources, kind, spec, prepared.cost).expected if job.status.active else 0.0
     return Submitted(job=job, expected_s=expected_s)
 
@@ -185,7 +188,7 @@ class Prepared:
     asked: list[Any]
 
 
-def prepare(resources: Resources, kind: Kind, spec: JobSpec) -> Prepared:
+def prepare(resources: Resources, kind: Kind, spec: JobSpec | TrainingSpec) -> Prepared:
     """Check, complete and price one request.
 
     Raises
@@ -193,23 +196,29 @@ def prepare(resources: Resources, kind: Kind, spec: JobSpec) -> Prepared:
     UnknownModelError, SpecError, TooLargeError, UploadNotFoundError
         As :func:`submit`.
     """
-    card = _card(resources, spec)
-    spec = _with_sources(resources, spec, card)
-    complete = spec.completed()
-    cost = complete.cost()
-    check_budget(cost, resources.settings)
+    complete: JobSpec | TrainingSpec
+    if isinstance(spec, TrainingSpec):
+        complete, cost = complete_training(resources, spec)
+        model_id, model_sha256 = complete.model or "", ""  # the job makes the model
+        drawn = {"seed": spec.seed, "model": spec.model}
+    else:
+        card = _card(resources, spec)
+        complete = _with_sources(resources, spec, card).completed()
+        cost = complete.cost()
+        check_budget(cost, resources.settings)
+        model_id, model_sha256, drawn = card.id, card.sha256, {"seed": spec.seed}
     job = BatchJob(
         kind=kind.name,
         spec=complete.model_dump(mode="json"),
-        model_id=card.id,
-        model_sha256=card.sha256,
-        digest=complete.digest(model_sha256=card.sha256),
+        model_id=model_id,
+        model_sha256=model_sha256,
+        digest=complete.digest(model_sha256=model_sha256),
         price=Price(bytes=cost.bytes, seconds=cost.seconds),
         shards=complete.shards() if isinstance(complete, DivisibleSpec) else 1,
     )
     # Everything but the seed is completed: a member left out and its default are the same request, but a drawn seed
     # differs each time.
-    asked = [kind.name, complete.model_copy(update={"seed": spec.seed}).model_dump(mode="json")]
+    asked = [kind.name, complete.model_copy(update=drawn).model_dump(mode="json")]
     return Prepared(job=job, cost=cost, asked=asked)
 
 
@@ -218,7 +227,7 @@ def digest_of(asked: object) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-def estimate(resources: Resources, kind: Kind, spec: JobSpec) -> Estimate:
+def estimate(resources: Resources, kind: Kind, spec: JobSpec | TrainingSpec) -> Estimate:
     """Price a request without queueing it. Blocks; run it in a thread.
 
     Raises
@@ -228,8 +237,11 @@ def estimate(resources: Resources, kind: Kind, spec: JobSpec) -> Estimate:
     QueueUnavailableError
         If the broker does not answer.
     """
-    card = _card(resources, spec)
-    cost = _with_sources(resources, spec, card).cost()
+    if isinstance(spec, TrainingSpec):
+        cost = training_cost(resources, spec)
+    else:
+        card = _card(resources, spec)
+        cost = _with_sources(resources, spec, card).cost()
     return Estimate(cost=cost, timing=_timing(resources, kind, spec, cost))
 
 
@@ -306,7 +318,7 @@ def _finished(resources: Resources, job_id: str, card: ModelCard, *, at: str) ->
     return job
 
 
-def _timing(resources: Resources, kind: Kind, spec: JobSpec, cost: Cost) -> Timing:
+def _timing(resources: Resources, kind: Kind, spec: JobSpec | TrainingSpec, cost: Cost) -> Timing:
     return resources.records.timings.expect(
-        kind=kind.name, model_id=spec.model, formats=spec.formats, estimated_s=cost.seconds
+        kind=kind.name, model_id=spec.model or "", formats=spec.formats, estimated_s=cost.seconds
     )

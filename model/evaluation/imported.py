@@ -78,7 +78,12 @@ def score_imported(
 
 
 def write_figures(
-    checkpoint: Checkpoint, dataset: Dataset, folder: Path, *, held_out: Callable[[int], Sequence[int]]
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    held_out: Callable[[int], Sequence[int]],
+    on_frame: Callable[[FrameScore], None] = lambda _score: None,
 ) -> dict[str, float]:
     """Score a model on a part of its cells; write the figures into its card and folder, and a picture beside them.
 
@@ -88,6 +93,8 @@ def write_figures(
         The model's.
     held_out
         Gives, for a number of frames, those left out of training.
+    on_frame
+        Called after each frame that was scored.
 
     Returns
     -------
@@ -103,7 +110,7 @@ def write_figures(
         kept = held_out(count)
         return sorted({*kept[::every], *[f for f in range(count) if f not in kept][::every]})
 
-    scores = score_imported(checkpoint, dataset, held_out=held_out, frames=some)
+    scores = score_imported(checkpoint, dataset, held_out=held_out, frames=some, on_frame=on_frame)
     training = RealSequences.of(ImportedSource(kind="imported", folder=dataset.folder), has_protrusions=False)
     figures = summarise(scores) | card_figures(novelty_of_model(folder, training))
     rows = [vars(score) for score in scores]

@@ -125,6 +125,16 @@ def as_json(rows: list[Row], taken: Sequence[TakenRow] = ()) -> dict[str, Any]:
     }
 
 
+def as_sentences(rows: list[Row]) -> str:
+    """The findings as text, a line each."""
+    return "\n".join(
+        f"{row.name}: {finding.severity} {finding.code}: {finding.message}"
+        + (f" (frames {_frames(finding.frames)})" if finding.frames else "")
+        for row in rows
+        for finding in row.findings
+    )
+
+
 def as_table(rows: list[Row]) -> Table:
     """The report as a table, a line a finding."""
     table = Table("sequence", "frames", "volume µm³", "", "what", "where", title=f"{len(rows)} sequences")

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from secrets import token_hex
 from typing import Literal
 
 import numpy as np
@@ -90,6 +91,7 @@ def import_sequences(
     plan: ImportPlan,
     workers: int = 1,
     on_frame: Callable[[int, int], None] = lambda _done, _total: None,
+    resume: bool = False,
 ) -> Dataset:
     """Make training sequences of all cells without errors.
 
@@ -105,6 +107,8 @@ def import_sequences(
         Processes.
     on_frame
         Called with (frames done, frames in all).
+    resume
+        Keep the frames that an earlier call with the same arguments has made before it was killed.
 
     Raises
     ------
@@ -121,9 +125,14 @@ def import_sequences(
     arrays = [folder / f"sequence_{number:04d}.npy" for number in range(len(usable))]
     for one, path in zip(usable, arrays, strict=True):
         shape = (len(one.sequence.frames), plan.points_per_frame, 4)
-        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
+        if not (resume and path.exists()):
+            partial = path.with_name(f".{path.stem}.{token_hex(4)}")
+            np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape).flush()
+            partial.replace(path)
         (folder / MEMBRANES / path.stem[-4:]).mkdir(parents=True, exist_ok=True)
     tasks = _tasks(recordings, usable, scales)
+    if resume:
+        tasks = [task for task in tasks if not all(_membranes(folder, *cell[:2]).exists() for cell in task.cells)]
     with _mapping(workers) as mapped:
         for done, _ in enumerate(mapped(_make_frame, [(task, folder, plan) for task in tasks]), 1):
             on_frame(done, len(tasks))
@@ -151,13 +160,16 @@ def load_shape(folder: Path, sequence: int, frame: int) -> CellShape:
     DatasetError
         If the folder does not hold it.
     """
-    path = folder / MEMBRANES / f"{sequence:04d}" / f"{frame:04d}.npz"
     try:
-        with np.load(path, allow_pickle=False) as held:
+        with np.load(_membranes(folder, sequence, frame), allow_pickle=False) as held:
             count = len(held.files) // 2
             return CellShape([Membrane(held[f"v{k}"].astype(np.float64), held[f"f{k}"]) for k in range(count)])
     except (FileNotFoundError, ValueError, KeyError) as error:
         raise DatasetError(f"{folder} does not hold frame {frame} of sequence {sequence}: {error}") from None
+
+
+def _membranes(folder: Path, sequence: int, row: int) -> Path:
+    return folder / MEMBRANES / f"{sequence:04d}" / f"{row:04d}.npz"
 
 
 def _scales(usable: list[Surveyed], plan: ImportPlan) -> list[float]:
@@ -200,7 +212,10 @@ def _make_frame(job: tuple[_Task, Path, ImportPlan]) -> None:
         arrays: dict[str, NDArray[np.generic]] = {}
         for k, part in enumerate(shape.parts):
             arrays |= {f"v{k}": part.vertices.astype(np.float32), f"f{k}": part.faces}
-        np.savez_compressed(folder / MEMBRANES / f"{sequence:04d}" / f"{row:04d}.npz", **arrays)  # type: ignore[arg-type]
+        path = _membranes(folder, sequence, row)
+        partial = path.with_name(f".{path.stem}.{token_hex(4)}.npz")
+        np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
+        partial.replace(path)  # with it, and not before, the frame is made
 
 
 _Mapped = Callable[[Callable[..., None], list[tuple[_Task, Path, ImportPlan]]], Iterator[None]]

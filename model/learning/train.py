@@ -4,7 +4,8 @@ The loss is that of the method, E_(x,t) Σ_i ‖f_θ(x, t, z_i) − SDF_i(x, t)�
 random and, in each, a run of the data set's points (which gather around the membrane).
 
 Promises: step k draws from a generator made of (seed, k), so a run that was killed and resumed equals one that was not,
-and two runs of one configuration on one machine give the same weights.
+and two runs of one configuration on one machine give the same weights. The curve is part of the state, so it too is
+that of an undisturbed run. A saved state survives a power cut.
 Does not promise: equal weights on another machine or with another number of threads.
 
 References: Wiesner et al. 2022, doi:10.1007/978-3-031-16440-8_6, eq. 1.
@@ -14,8 +15,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,12 @@ STATE_INDEX = "state.json"
 # Members of a recipe that may change while a training is interrupted: its steps do not depend on them.
 NOT_OF_THE_TRAINING = {"title", "description", "threads", "prior_bandwidth", "density", "grid_min"}
 LOSS_MEMORY = 0.99  # decay of the running mean of the loss in progress reports
+ADOPTIONS = 20  # tries to copy a state that another process replaces meanwhile
+CURVE_ROWS = 200  # of the loss over a whole training
+MEASURED_EVERY = 10  # rows of the curve between two measurements of left-out frames
+
+Measure = Callable[[AutoDecoder, Tensor], float]
+"""Agreement with left-out frames, from a network and its codes (s, c); larger is better."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +57,46 @@ class TrainProgress:
     loss: float
     points_per_second: float
     eta_s: float
+    dice: float | None = None  # as last measured
+    saved: int = 0  # step of the state that is saved
+
+
+@dataclass(frozen=True)
+class CurveRow:
+    """A point of the training curve.
+
+    Attributes
+    ----------
+    loss
+        Mean over the steps since the row before.
+    dice
+        What the measurement of left-out frames gave after this step; None where it was not taken.
+    """
+
+    step: int
+    loss: float
+    dice: float | None = None
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The outcome of training."""
+    """The outcome of training.
+
+    Attributes
+    ----------
+    steps
+        That the weights have behind them.
+    stopped
+        Whether the run was ended before the last step of its recipe.
+    """
 
     decoder: AutoDecoder
     latent_codes: np.ndarray[Any, np.dtype[np.float32]]  # (s, c)
     steps: int
     points: int
     minutes: float
+    curve: tuple[CurveRow, ...] = ()
+    stopped: bool = False
 
 
 def train(
@@ -70,6 +108,8 @@ def train(
     start: Checkpoint | None = None,
     save_every_s: float = 120.0,
     on_progress: Callable[[TrainProgress], None] = lambda _progress: None,
+    measure: Measure | None = None,
+    should_stop: Callable[[float], bool] = lambda _seconds: False,
 ) -> Trained:
     """Train an auto-decoder, or continue an interrupted run of the same recipe.
 
@@ -80,14 +120,20 @@ def train(
     dataset
         Its training sequences.
     state_folder
-        Where the state is saved every ``save_every_s`` seconds and at the end.
+        Where the state is saved at the start, every ``save_every_s`` seconds and at the end.
     device
         Where torch computes.
     start
         A trained model of the same network to go on from. If it has the recipe's id, its codes are those of the first
         sequences; other codes begin at their mean.
     on_progress
-        Called about once a second.
+        Called about once a second. If it raises, the state is saved first.
+    measure
+        Taken some twenty times in the course of a training, for the curve; it does not change the weights.
+    should_stop
+        Asked about once a second, given the seconds of training in all runs together. Once it says so, and at least one
+        step is done, the run ends: with the weights that agreed best with the left-out frames, or the last ones where
+        those are better or nothing is measured.
 
     Raises
     ------
@@ -99,15 +145,17 @@ def train(
     if config.threads:
         torch.set_num_threads(config.threads)
     run = TrainingRun(config, dataset, device, start)
-    run.restore(state_folder)
+    if not run.restore(state_folder):
+        run.save(state_folder, seconds=0.0)
     plan = config.optimisation
     step_loss = torch.compile(run.loss) if plan.compiled else run.loss
     started = saved = shown = time.monotonic()
-    first, mean = run.step, math.nan
-    while run.step < plan.steps:
+    first, mean, stopped = run.step, math.nan, False
+    while run.step < plan.steps and not stopped:
         value = run.advance(step_loss)
         if not math.isfinite(value):
             raise SpecError(f"the loss is {value} at step {run.step}: lower optimisation.learning_rate and start again")
+        run.note(value, measure)
         mean = value if math.isnan(mean) else LOSS_MEMORY * mean + (1 - LOSS_MEMORY) * value
         now = time.monotonic()
         if now - saved > save_every_s:
@@ -116,12 +164,76 @@ def train(
         if now - shown > 1.0 or run.step == plan.steps:
             rate = (run.step - first) / max(now - started, 1e-9)
             samples = plan.frames_per_step * plan.points_per_frame
-            on_progress(TrainProgress(run.step, plan.steps, mean, rate * samples, (plan.steps - run.step) / rate))
+            eta_s = (plan.steps - run.step) / rate
+            try:
+                on_progress(TrainProgress(run.step, plan.steps, mean, rate * samples, eta_s, run.dice, run.saved))
+            except BaseException:
+                run.save(state_folder, seconds=time.monotonic() - started)
+                raise
+            stopped = run.step < plan.steps and should_stop(run.earlier_seconds + now - started)
             shown = now
     run.save(state_folder, seconds=time.monotonic() - started)
+    if stopped and measure is not None:
+        run.take_better(measure)
     codes = run.latent_codes.detach().cpu().numpy().astype(np.float32)
-    points = plan.steps * plan.frames_per_step * plan.points_per_frame
-    return Trained(run.decoder.cpu().float(), codes, plan.steps, points, run.seconds / 60.0)
+    points = run.step * plan.frames_per_step * plan.points_per_frame
+    curve = tuple(run.curve)
+    return Trained(run.decoder.cpu().float(), codes, run.step, points, run.seconds / 60.0, curve, stopped)
+
+
+def adopt_state(folders: Iterable[Path], folder: Path) -> int | None:
+    """Copy the state that is furthest among those of several folders into another folder.
+
+    So each attempt at a long training can write into a folder of its own: one that is believed dead and is not harms
+    nobody.
+
+    Parameters
+    ----------
+    folders
+        That may hold a state; others may write there or remove it meanwhile.
+    folder
+        Where it goes; holds none yet.
+
+    Returns
+    -------
+        The step of the state; None if there is none that is whole.
+    """
+    for _ in range(ADOPTIONS):
+        known = [(index["step"], source, index) for source in folders if (index := _index(source)) is not None]
+        if not known:
+            return None
+        step, source, index = max(known, key=lambda one: one[0])
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(source / index["file"], folder / index["file"])
+        except FileNotFoundError:  # a later one has taken its place
+            continue
+        _write_index(index, folder)
+        return int(step)
+    return None
+
+
+def _index(folder: Path) -> dict[str, Any] | None:
+    """Read what a folder says of its state; None if there is none."""
+    try:
+        index: dict[str, Any] = json.loads((folder / STATE_INDEX).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return index
+
+
+def _write_index(index: dict[str, Any], folder: Path) -> None:
+    """Make a state that is written count: before that, the earlier one does."""
+    _sync(folder / index["file"])
+    partial = folder / f"{STATE_INDEX}.partial"
+    partial.write_text(json.dumps(index, indent=1), encoding="utf-8")
+    _sync(partial)
+    partial.replace(folder / STATE_INDEX)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def check_start(config: TrainConfig, start: Checkpoint) -> None:
@@ -155,7 +267,12 @@ class TrainingRun:
             codes = torch.from_numpy(codes_by_shape(dataset, config.network.latent_size))
         self.latent_codes = torch.nn.Parameter(codes.to(device))
         self.step, self.seconds = 0, 0.0
-        self._earlier = 0.0
+        self.saved = 0
+        self.earlier_seconds = 0.0  # of the runs before this one
+        self.curve: list[CurveRow] = []
+        self.dice: float | None = None
+        self._losses: list[float] = []  # of the steps since the last row of the curve
+        self._best: tuple[float, int, dict[str, Tensor]] | None = None  # agreement, step, tensors by name
         self._halves = plan.precision == "bfloat16" and multiplies_bfloat16(device)
         self._frames = [
             (sequence, frame)
@@ -234,42 +351,86 @@ class TrainingRun:
         done = (self.step - plan.warm_up) / max(plan.steps - plan.warm_up, 1)
         return plan.final + (1.0 - plan.final) * 0.5 * (1.0 + math.cos(math.pi * done))
 
+    def note(self, loss: float, measure: Measure | None) -> None:
+        """Add a step to the curve, and measure where it is due."""
+        self._losses.append(loss)
+        every = max(1, self.config.optimisation.steps // CURVE_ROWS)
+        last = self.step == self.config.optimisation.steps
+        if self.step % every and not last:
+            return
+        dice = None
+        if measure is not None and (last or self.step % (every * MEASURED_EVERY) == 0):
+            self.dice = dice = self._measure(measure)
+            if self._best is None or dice > self._best[0]:
+                self._best = (dice, self.step, {name: value.clone() for name, value in self._weights().items()})
+        self.curve.append(CurveRow(self.step, math.fsum(self._losses) / len(self._losses), dice))
+        self._losses.clear()
+
+    def take_better(self, measure: Measure) -> None:
+        """Go back to the weights that agreed best with the left-out frames, unless those of now do."""
+        if self._best is None or self._measure(measure) >= self._best[0]:
+            return
+        self.dice, self.step, weights = self._best
+        self._load(weights)
+
+    def _measure(self, measure: Measure) -> float:
+        with torch.no_grad():
+            return measure(self.decoder, self.latent_codes.detach())
+
+    def _weights(self) -> dict[str, Tensor]:
+        weights = {f"decoder.{name}": value.detach() for name, value in self.decoder.state_dict().items()}
+        return {**weights, "latent_codes": self.latent_codes.detach()}
+
+    def _load(self, weights: dict[str, Tensor]) -> None:
+        self.decoder.load_state_dict({name: weights[f"decoder.{name}"] for name in self.decoder.state_dict()})
+        with torch.no_grad():
+            self.latent_codes.copy_(weights["latent_codes"])
+
     def save(self, folder: Path, *, seconds: float) -> None:
-        """Save weights, codes and the optimisers' moments, whole or not at all."""
-        self.seconds = self._earlier + seconds
-        tensors = {f"decoder.{name}": value for name, value in self.decoder.state_dict().items()}
-        tensors["latent_codes"] = self.latent_codes.detach()
+        """Save weights, codes, the optimisers' moments and the curve, whole or not at all."""
+        self.seconds = self.earlier_seconds + seconds
+        tensors = self._weights()
         for name, parameter, state in self._moments():
             for key, value in state[parameter].items():
                 tensors[f"moment.{name}/{key}"] = value
-        folder.mkdir(parents=True, exist_ok=True)
         name = f"state-{self.step:08d}.safetensors"
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, folder / name)
-        index = {"file": name, "step": self.step, "seconds": self.seconds, "recipe": self._recipe()}
-        partial = folder / f"{STATE_INDEX}.partial"
-        partial.write_text(json.dumps(index, indent=1), encoding="utf-8")
-        partial.replace(folder / STATE_INDEX)  # the index is the commit: before it, the earlier state counts
+        index: dict[str, Any] = {"file": name, "step": self.step, "seconds": self.seconds, "recipe": self._recipe()}
+        index |= {"curve": [[row.step, row.loss, row.dice] for row in self.curve], "losses": self._losses}
+        if self._best is not None:
+            index["best"] = {"dice": self._best[0], "step": self._best[1]}
+            tensors |= {f"best.{key}": value for key, value in self._best[2].items()}
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f"{name}.partial"
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, partial)
+        partial.replace(folder / name)
+        _write_index(index, folder)
+        self.saved = self.step
         for old in folder.glob("state-*.safetensors"):
             if old.name != name:
-                old.unlink()
+                old.unlink(missing_ok=True)
 
-    def restore(self, folder: Path) -> None:
-        """Restore the state that a folder holds, if any."""
-        path = folder / STATE_INDEX
-        if not path.is_file():
-            return
-        index = json.loads(path.read_text(encoding="utf-8"))
+    def restore(self, folder: Path) -> bool:
+        """Restore the state that a folder holds; False if it holds none."""
+        index = _index(folder)
+        if index is None:
+            return False
         if index["recipe"] != self._recipe():
             raise SpecError(f"{folder} holds the state of another recipe; choose another folder or remove it")
         tensors = load_file(folder / index["file"], device=self.device)
-        self.decoder.load_state_dict({name: tensors[f"decoder.{name}"] for name in self.decoder.state_dict()})
-        with torch.no_grad():
-            self.latent_codes.copy_(tensors["latent_codes"])
+        self._load(tensors)
         for name, parameter, state in self._moments():
             prefix = f"moment.{name}/"
             state[parameter] = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
-        self.step, self._earlier = index["step"], index["seconds"]
-        self.seconds = self._earlier
+        self.step = self.saved = index["step"]
+        self.earlier_seconds = index["seconds"]
+        self.seconds = self.earlier_seconds
+        self.curve = [CurveRow(*row) for row in index.get("curve", [])]
+        self._losses = list(index.get("losses", []))
+        self.dice = next((row.dice for row in reversed(self.curve) if row.dice is not None), None)
+        if best := index.get("best"):
+            weights = {key.removeprefix("best."): t for key, t in tensors.items() if key.startswith("best.")}
+            self._best = (best["dice"], best["step"], weights)
+        return True
 
     def _moments(self) -> Iterator[tuple[str, Tensor, dict[Tensor, dict[str, Tensor]]]]:
         """Yield each parameter's name, the parameter, and the state of the optimiser that it belongs to."""

@@ -28,6 +28,8 @@ REFUSALS = {
     # The operator's limits: a list of a thousand uploads may be longer than a body, a thousand variations too large.
     "createReconstruction": FITTING | {"idempotency_mismatch"},
     "createReconstructionEstimate": FITTING,
+    "createTraining": frozenset({"upload_not_found", "too_large", "body_too_long", "idempotency_mismatch"}),
+    "createTrainingEstimate": frozenset({"upload_not_found", "too_large", "body_too_long"}),
     "createAugmentation": frozenset({"unknown_model", "idempotency_mismatch", "job_not_found", "too_large"}),
     "createEvaluation": FITTING | {"idempotency_mismatch", "job_not_found"},
     "createEvaluationEstimate": FITTING | {"job_not_found"},
@@ -55,6 +57,7 @@ BEYOND_SCHEMA = re.compile(
     "|separate_bodies changes only obj or ply: ask for one of them, or leave it out"
     "|uploads must be all label volumes, all surfaces or all archives: leave the others out"
     "|voxel and interval belong to uploads: name uploads too, or leave them out"
+    "|every frame would be left out: .*"
     "|uploads must not repeat|give the smallest factor first"
     "|names of labels must not repeat|webhook must be an https address|the port of webhook must be at most 65535"
     "|must be at most 18446744073709551615"  # 2^64 as a floating point number is not above it

@@ -12,7 +12,6 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 
 from worker.errors import (
     JobCanceledError,
@@ -64,16 +63,21 @@ class JobLeases:
             shard=SEAL if shard == SEAL else int(shard) if shard else None,
         )
 
-    def renew(self, lease: Lease, *, progress: JobProgress | None = None) -> None:
+    def renew(self, lease: Lease, *, progress: JobProgress | None = None, kept: bool = False) -> None:
         """Renew a lease and record progress.
+
+        Parameters
+        ----------
+        kept
+            The next attempt would begin further on than this one did: leases that were lost before count no more.
 
         Raises
         ------
         JobCanceledError, LeaseLostError
             If the worker must stop.
         """
-        text = json.dumps(asdict(progress), allow_nan=False) if progress else ""
-        self._under(lease, "renew", self._rules.lease_s, text)
+        text = progress.to_json() if progress else ""
+        self._under(lease, "renew", self._rules.lease_s, text, "1" if kept else "")
 
     def holds(self, job_id: str, token: int) -> bool:
         """Whether the lease with this token is still held."""

@@ -96,7 +96,11 @@ class Reconciler:
             self._journal,
             leased=leased,
             ended=[job_id for job_id in ended if job_id not in unwritten],
-            sealed=[i for i in self._artifacts.divided() if known.get(i) is JobStatus.SUCCEEDED],
+            sealed=[
+                job_id
+                for job_id in {*self._artifacts.divided(), *self._artifacts.stateful()}
+                if known.get(job_id) is JobStatus.SUCCEEDED
+            ],
             unknown=[i for i in stored if i not in known],
             unknown_batches=[i for i in recorded if i not in batches],
             grace_s=self._rules.lease_s,

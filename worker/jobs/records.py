@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
@@ -37,6 +37,13 @@ class JobProgress:
     frame: int = 0
     frames: int = 0
     eta_s: float | None = None
+    loss: float | None = None  # of a training
+    dice: float | None = None  # of a training, on frames that are left out of it
+
+    def to_json(self) -> str:
+        """Return it as clients see it in an event; what only trainings have is left out elsewhere."""
+        members = {name: value for name, value in asdict(self).items() if value is not None or name == "eta_s"}
+        return json.dumps(members, allow_nan=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,31 @@ from worker.jobs import Job
 class Report(Protocol):
     """Records progress; raises to stop the work."""
 
-    def __call__(self, *, stage: str, frame: int, frames: int) -> None:
-        """Report that ``frame`` of ``frames`` is done."""
+    def __call__(
+        self,
+        *,
+        stage: str,
+        frame: int,
+        frames: int,
+        fraction: float | None = None,
+        eta_s: float | None = None,
+        loss: float | None = None,
+        dice: float | None = None,
+        kept: bool = False,
+    ) -> None:
+        """Report that ``frame`` of ``frames`` is done.
+
+        Parameters
+        ----------
+        fraction
+            Of the whole job, where frames are not all of it.
+        eta_s
+            Seconds until the job ends, where the time that this attempt has taken does not tell.
+        loss, dice
+            Of a training.
+        kept
+            Another attempt would begin further on than this one did.
+        """
 
 
 Sealer = Callable[[Job, list[Path], Path, Report], None]

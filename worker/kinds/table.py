@@ -15,6 +15,7 @@ from model.augmentation_spec import AugmentationSpec
 from model.evaluation_spec import EvaluationSpec
 from model.reconstruction_spec import ReconstructionSpec
 from model.spec import Cost, GenerationSpec
+from model.training_spec import TrainingSpec
 from worker.errors import SpecError
 from worker.jobs import Job, Price
 from worker.kinds.base import Runner, Sealer
@@ -71,6 +72,8 @@ class Kind:
         ``module:function``, a :data:`~worker.kinds.base.Runner`.
     sealer
         The same for a :data:`~worker.kinds.base.Sealer`; empty where jobs are not divided.
+    is_long
+        Its jobs take hours, have a time limit of their own, and keep a state from which another attempt goes on.
     """
 
     name: str
@@ -78,6 +81,7 @@ class Kind:
     spec: type[Spec] | None
     runner: str
     sealer: str = ""
+    is_long: bool = False
 
     def price(self, spec: dict[str, Any]) -> Price | None:
         """Price a recorded spec; None where the kind has no estimate."""
@@ -112,7 +116,14 @@ EVALUATION = Kind(
     spec=EvaluationSpec,
     runner="worker.kinds.evaluation:run",
 )
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (GENERATION, RECONSTRUCTION, AUGMENTATION, EVALUATION)}
+TRAINING = Kind(
+    name=TrainingSpec.KIND,
+    path="/v1/trainings",
+    spec=TrainingSpec,
+    runner="worker.kinds.training:run",
+    is_long=True,
+)
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (GENERATION, RECONSTRUCTION, AUGMENTATION, EVALUATION, TRAINING)}
 
 
 def kind_of(job: Job) -> Kind:

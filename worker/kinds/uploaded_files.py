@@ -15,11 +15,16 @@ from worker.uploads.store import Uploads
 
 @contextmanager
 def uploaded_files(
-    job: Job, names: Sequence[str], checksums: Sequence[str] | None, settings: WorkerSettings
+    job: Job, names: Sequence[str], checksums: Sequence[str] | None, settings: WorkerSettings, *, folder: str = ""
 ) -> Iterator[list[Path]]:
     """Yield what uploads hold, in a folder of their own: readers go by the names of files.
 
     A label volume is ``<stem>.tif``, a surface ``<stem>.ply``, a sequence of files a folder ``<stem>``.
+
+    Parameters
+    ----------
+    folder
+        Name of the folder, after which readers call a recording of several files.
 
     Raises
     ------
@@ -27,11 +32,13 @@ def uploaded_files(
         If one was removed, damaged or replaced after the job was accepted, or two would have the same name.
     """
     uploads = Uploads(settings.data_dir)
-    with TemporaryDirectory(prefix="cytosynth-") as folder:
+    with TemporaryDirectory(prefix="cytosynth-") as above:
+        shelf = Path(above) / folder
+        shelf.mkdir(exist_ok=True)
         sources = []
         for name, sha256 in zip(names, checksums or [], strict=True):
             try:
-                sources.append(uploads.lay_out(job.owner, name, Path(folder)))
+                sources.append(uploads.lay_out(job.owner, name, shelf))
             except FileExistsError:
                 raise SpecError(f"{name} and another upload differ in their ending only: rename one") from None
             if uploads.get(job.owner, name).sha256 != sha256:

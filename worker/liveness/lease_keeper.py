@@ -65,8 +65,19 @@ class LeaseKeeper:
         self._stopped.set()
         self._thread.join()
 
-    def report(self, *, stage: str, frame: int, frames: int) -> None:
-        """Record progress; called between frames.
+    def report(
+        self,
+        *,
+        stage: str,
+        frame: int,
+        frames: int,
+        fraction: float | None = None,
+        eta_s: float | None = None,
+        loss: float | None = None,
+        dice: float | None = None,
+        kept: bool = False,
+    ) -> None:
+        """Record progress; called between frames, with what :class:`worker.kinds.base.Report` says.
 
         Raises
         ------
@@ -81,16 +92,14 @@ class LeaseKeeper:
         if now - self._reported < PROGRESS_S:
             return
         self._reported = now
-        elapsed = now - self._started
-        self._renew(
-            JobProgress(
-                fraction=frame / frames if frames else 0.0,
-                stage=stage,
-                frame=frame,
-                frames=self.frames_of_job or frames,
-                eta_s=round(elapsed / frame * (frames - frame), 1) if frame else None,
-            )
-        )
+        if fraction is None:
+            fraction = frame / frames if frames else 0.0
+            eta_s = round((now - self._started) / frame * (frames - frame), 1) if frame else None
+        progress = JobProgress(
+            fraction=fraction, stage=stage, frame=frame, frames=self.frames_of_job or frames, eta_s=eta_s, loss=loss,
+            dice=dice,
+        )  # fmt: skip
+        self._renew(progress, kept=kept)
         if self._reason is not None:
             raise self._reason
 
@@ -104,10 +113,10 @@ class LeaseKeeper:
         while not self._stopped.wait(self._every_s):
             self._renew(None)
 
-    def _renew(self, progress: JobProgress | None) -> None:
+    def _renew(self, progress: JobProgress | None, *, kept: bool = False) -> None:
         self._alive()
         try:
-            self._jobs.leases.renew(self._lease, progress=progress)
+            self._jobs.leases.renew(self._lease, progress=progress, kept=kept)
         except (JobCanceledError, LeaseLostError) as error:
             self._reason = error
         except QueueUnavailableError:

@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-LAYOUT = struct.Struct("<QQqdq32s")  # taken, beats, pid, since, token, job
+LAYOUT = struct.Struct("<QQqdqd32s")  # taken, beats, pid, since, token, limit, job
 SEQUENCE = struct.Struct("<Q")
 DRAINING, AT = 0, 8  # offsets in the page: one byte; the sequence number, followed by the other fields
 TRIES = 1000
@@ -33,6 +33,7 @@ class StatusSnapshot:
     since: float  # time.monotonic() when it took the job, which all processes of a machine share
     token: int
     job_id: str  # empty: none (yet)
+    limit_s: float = 0.0  # for this job; 0: as for every job
 
 
 class SharedStatus:
@@ -49,10 +50,10 @@ class SharedStatus:
         with self._writing:
             self._write(taken=self._read().taken + 1, pid=os.getpid(), since=time.monotonic(), token=0, job_id="")
 
-    def hold(self, job_id: str, token: int) -> None:
-        """Record the job that is being computed."""
+    def hold(self, job_id: str, token: int, *, limit_s: float = 0.0) -> None:
+        """Record the job that is being computed, which may take ``limit_s``; 0: as long as every job."""
         with self._writing:
-            self._write(pid=os.getpid(), since=time.monotonic(), token=token, job_id=job_id)
+            self._write(pid=os.getpid(), since=time.monotonic(), token=token, job_id=job_id, limit_s=limit_s)
 
     def beat(self) -> None:
         """Show that the interpreter runs."""
@@ -95,15 +96,15 @@ class SharedStatus:
         return int(sequence)
 
     def _read(self) -> StatusSnapshot:
-        taken, beats, pid, since, token, job = LAYOUT.unpack_from(self._page, AT + SEQUENCE.size)
+        taken, beats, pid, since, token, limit_s, job = LAYOUT.unpack_from(self._page, AT + SEQUENCE.size)
         name = job.rstrip(b"\0").decode("ascii", "replace")  # may be half written; look() detects that
-        return StatusSnapshot(taken=taken, beats=beats, pid=pid, since=since, token=token, job_id=name)
+        return StatusSnapshot(taken=taken, beats=beats, pid=pid, since=since, token=token, job_id=name, limit_s=limit_s)
 
     def _write(self, **changes: Any) -> None:
         new, sequence = replace(self._read(), **changes), self._sequence() | 1
         SEQUENCE.pack_into(self._page, AT, sequence)
         LAYOUT.pack_into(
             self._page, AT + SEQUENCE.size, new.taken, new.beats, new.pid, new.since, new.token,
-            new.job_id.encode("ascii"),
+            new.limit_s, new.job_id.encode("ascii"),
         )  # fmt: skip
         SEQUENCE.pack_into(self._page, AT, sequence + 1)

@@ -35,7 +35,7 @@ class WatchdogLimits:
 
     heartbeat_timeout_s: float  # without a heartbeat
     lost_lease_grace_s: float  # with a job that is no longer its own
-    job_s: float  # with one job
+    job_s: float  # with one job, unless it has a limit of its own
     idle_with_work_timeout_s: float  # without taking a wake-up although some wait
 
 
@@ -72,9 +72,10 @@ class Watchdog:
 
     def _judge(self, look: StatusSnapshot, passed: float, now: float) -> None:
         """Check whether the job still belongs to this worker, and how long it has taken."""
-        if now - look.since > self._limits.job_s:
-            self._end(look, f"over the limit of {self._limits.job_s:g} s for one job")
-            self._fail(look)
+        limit_s = look.limit_s or self._limits.job_s
+        if now - look.since > limit_s:
+            self._end(look, f"over the limit of {limit_s:g} s for one job")
+            self._fail(look, limit_s)
             return
         own = self._jobs.leases.holds(look.job_id, look.token)
         self._without_lease_s = 0.0 if own else self._without_lease_s + passed
@@ -98,12 +99,12 @@ class Watchdog:
         self._without_beat_s = self._without_lease_s = 0.0
         self._status.wipe()
 
-    def _fail(self, look: StatusSnapshot) -> None:
+    def _fail(self, look: StatusSnapshot, limit_s: float) -> None:
         """Fail a job that exceeded the time limit; another attempt would take as long."""
         with suppress(JobCanceledError, LeaseLostError, JobNotFoundError):
             lease = Lease(job=self._jobs.get(look.job_id), token=look.token, worker="")
             message = (
-                f"the job took longer than the {self._limits.job_s:g} seconds that one may take here; "
+                f"the job took longer than the {limit_s:g} seconds that one may take here; "
                 "ask for a smaller grid, fewer frames or a smaller count"
             )
             self._jobs.leases.fail(lease, code=TIME_LIMIT, message=message)

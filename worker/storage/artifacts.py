@@ -5,6 +5,7 @@ Below the data folder, all on one file system so that a rename is atomic::
     staging/<job>.<token>/   being written under one lease
     results/<job>/           published: manifest.json and the files it names, which are not written any more
     parts/<job>/<n>/         the same for one shard of a job that is divided, until the job is sealed
+    states/<job>/            what a long job keeps between its attempts, until it has ended
     blobs/<2>/<sha256>       the contents of those files, each once (:mod:`worker.storage.content_store`)
     damaged/<job>            some of its files are damaged: no other request is answered with them
     trash/                   being removed
@@ -47,7 +48,8 @@ from worker.storage.durable_files import (
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-PROBED = ("requests", "staging", "results", "parts", "blobs", "verdicts", "trash")
+PROBED = ("requests", "staging", "results", "parts", "states", "blobs", "verdicts", "trash")
+BEGUN, STOP = "attempts", "stop"  # in a job's kept state: there is something to end with; it is to end
 MEMBERS = (("name", str), ("bytes", int), ("sha256", str))  # of a file in a manifest
 VERIFIED_MAX = 100_000  # files whose verification is remembered, some 20 MB
 
@@ -60,6 +62,7 @@ class Artifacts:
         self._staging = root / "staging"
         self._results = root / "results"
         self._parts = root / "parts"
+        self._states = root / "states"
         self._trash = root / "trash"
         self._damaged = root / "damaged"
         self._lock = threading.Lock()
@@ -89,8 +92,8 @@ class Artifacts:
         return file_system_time(self.root)
 
     def changed_s(self, job_id: str, *, now: float) -> float | None:
-        """Return how many seconds ago a job's results or finished shards were changed; None if there are none."""
-        folders = [root / checked(job_id) for root in (self._results, self._parts)]
+        """Return how many seconds ago a job's results, shards or kept state were changed; None if there are none."""
+        folders = [root / checked(job_id) for root in (self._results, self._parts, self._states)]
         return min((age_s(folder, now=now) for folder in folders if folder.exists()), default=None)
 
     def discard(self, staged: Path) -> None:
@@ -128,6 +131,32 @@ class Artifacts:
     def divided(self) -> list[str]:
         """Return the ids of the jobs that have files of shards."""
         return [path.name for path in entries(self._parts) if JOB_ID.fullmatch(path.name)]
+
+    def state(self, job_id: str) -> Path:
+        """Return the folder of what a long job keeps between its attempts; its runner makes it."""
+        return self._states / checked(job_id)
+
+    def stateful(self) -> list[str]:
+        """Return the ids of the jobs that keep a state."""
+        return [path.name for path in entries(self._states) if JOB_ID.fullmatch(path.name)]
+
+    def remove_state(self, job_id: str) -> bool:
+        """Remove what a job has kept between its attempts; False if there is nothing."""
+        found = self.state(job_id).exists()
+        self._discard(self.state(job_id))
+        return found
+
+    def ask_to_stop(self, job_id: str) -> bool:
+        """Ask a long job to end with what it has; False if it has nothing yet. Its runner looks now and again."""
+        folder = self.state(job_id)
+        if not (folder / BEGUN).exists():
+            return False
+        write_once(folder / STOP, b"")
+        return True
+
+    def asked_to_stop(self, job_id: str) -> bool:
+        """Whether a long job is to end with what it has."""
+        return (self.state(job_id) / STOP).exists()
 
     def remove_shards(self, job_id: str, *, grace_s: float = 0.0, now: float | None = None) -> bool:
         """Remove a job's shards if their folder has not changed for ``grace_s``; False if it has, or there is none.
@@ -341,9 +370,10 @@ class Artifacts:
     # ---------------------------------------------------------------------------------------------------- removing
 
     def remove(self, job_id: str) -> None:
-        """Remove a job's published files, all at once for a reader, and its shards, if there are any."""
+        """Remove a job's published files, all at once for a reader, its shards and its kept state, if it has any."""
         self._discard(self._results / checked(job_id))
         self.remove_shards(job_id)
+        self.remove_state(job_id)
 
     def published_at(self, job_id: str) -> float:
         """Return when a job's files were written, in seconds since 1970; raises ``ArtifactNotFoundError``."""

@@ -11,7 +11,7 @@ from worker.storage.journal import Journal
 
 def stored_jobs(artifacts: Artifacts, journal: Journal) -> list[str]:
     """Return the ids of all jobs with anything on disk, sorted."""
-    return sorted({*artifacts.published(), *artifacts.divided(), *journal.stored()})
+    return sorted({*artifacts.published(), *artifacts.divided(), *artifacts.stateful(), *journal.stored()})
 
 
 def remove_unneeded(
@@ -38,7 +38,7 @@ def remove_unneeded(
     ended
         Jobs that ended without files: their results go.
     sealed
-        Jobs that succeeded: the folders of their shards go once they are ``grace_s`` old.
+        Jobs that succeeded: the folders of their shards go once they are ``grace_s`` old, and their kept state at once.
     unknown
         Jobs without a record in the broker: their files and records go once they are ``keep_s`` old, because a request
         is written before its record.
@@ -57,7 +57,7 @@ def remove_unneeded(
             artifacts.remove(job_id)
             removed += 1
     for job_id in sealed:
-        removed += artifacts.remove_shards(job_id, grace_s=grace_s, now=now)
+        removed += artifacts.remove_shards(job_id, grace_s=grace_s, now=now) + artifacts.remove_state(job_id)
     for batch_id in unknown_batches:
         if journal.batch_age_s(batch_id, now=now) > keep_s:
             journal.forget_batch(batch_id)

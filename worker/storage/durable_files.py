@@ -176,12 +176,17 @@ def link_tree(source: Path, target: Path, *, without: str) -> None:
         for name in files:
             if folder == target and name == without:
                 continue
-            try:
-                os.link(Path(place) / name, folder / name)
-            except OSError as error:
-                if error.errno not in NO_LINKS:
-                    raise
-                shutil.copyfile(Path(place) / name, folder / name)
+            link_or_copy(Path(place) / name, folder / name)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a further name: a hard link, or a copy where the disk has no links; raises ``OSError``."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        shutil.copyfile(source, target)
 
 
 def _raise(error: OSError) -> None:

@@ -7,16 +7,15 @@ so that installing it twice gives one model. Its files stay when the upload expi
 from __future__ import annotations
 
 import logging
-import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from secrets import token_hex
 
 from model.card import WEIGHTS_FILE, ModelCard, load_card
 from model.errors import CheckpointError
-from worker.storage.durable_files import checksum, entries, sync_file, sync_folder, write_over
+from worker.storage.durable_files import checksum, entries, link_or_copy, sync_file, sync_folder, write_over
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +62,19 @@ class InstalledModels:
         UploadDamagedError
             If its bytes are not those that were sent.
         """
-        weights, folder = self._content(owner, name), self._folder / card.id
+        return self.install_files(owner, [(self._content(owner, name), WEIGHTS_FILE)], card)
+
+    def install_files(self, owner: str, files: Sequence[tuple[Path, str]], card: ModelCard) -> Path:
+        """Make a model of files on the same file system; returns its folder.
+
+        Parameters
+        ----------
+        files
+            Each with its name in the folder, the weights among them. They become further links to the same content.
+        card
+            Names the folder.
+        """
+        folder = self._folder / card.id
         with self._locked(owner):
             if folder.is_dir():
                 if self.installed(owner, card):
@@ -72,7 +83,8 @@ class InstalledModels:
                 self._discard(folder)
             draft = self._incoming / f".{token_hex(8)}"
             draft.mkdir(parents=True)
-            os.link(weights, draft / WEIGHTS_FILE)
+            for path, name in files:
+                link_or_copy(path, draft / name)
             write_over(draft / OWNER_FILE, owner.encode("ascii"))
             sync_file(card.write(draft))
             sync_folder(draft)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from fastapi.routing import APIRoute
-from hostile.corpus_files import box_stl
+from hostile.corpus_files import box_stl, labels_tiff
 from keyed import MODEL, Keyed
 from served import cytosynth, cytosynth_here
 
@@ -51,6 +51,8 @@ BODIES: dict[str, Any] = {
     },
     "/v1/evaluations": {"model": "round", "uploads": ["cell.stl"], "count": 4},
     "/v1/estimates/evaluations": {"model": "round", "uploads": ["cell.stl"], "count": 4},
+    "/v1/trainings": {"name": "mine", "uploads": ["cells.tif"], "steps": 10},
+    "/v1/estimates/trainings": {"name": "mine", "uploads": ["cells.tif"], "steps": 10},
     "/v1/models": MODEL,
     "/v1/batches": {"jobs": [{"kind": "generation", "spec": {"model": "round", "frames": 1, "grid": 16}}]},
 }
@@ -193,6 +195,8 @@ def test_the_owner_reaches_everything(keyed: Keyed, method: str, template: str) 
         model = keyed.model(client) if "models" in template or "uploads" in template else "none"
         if "uploads" in BODIES.get(template, {}):
             assert client.put("/v1/uploads/cell.stl", content=box_stl()).status_code == 201
+        if "trainings" in template:
+            assert client.put("/v1/uploads/cells.tif", content=labels_tiff(frames=4)).status_code == 201
         batch = batch_of(client) if "{id}" in template and "batches" in template else NOTHING
         path = filled(template, job=job, upload="mine.safetensors", model=model, batch=batch)
         answer = keyed.upload(client) if (method, template) == PUT_UPLOAD else ask(client, method, path, template)

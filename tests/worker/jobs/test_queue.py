@@ -477,3 +477,18 @@ def test_one_at_a_time_holds_a_lock(jobs: JobQueue) -> None:
     assert jobs.admin.try_lock("clean", seconds=0.5)
     time.sleep(0.52)
     assert jobs.admin.try_lock("sweep", seconds=0.5)
+
+
+def test_a_job_that_comes_further_each_time_is_not_ended_by_lost_leases(make_jobs: Callable[..., JobQueue]) -> None:
+    jobs = make_jobs(lease_s=0.02, max_lost=3)
+    for kept, end in ((True, JobStatus.QUEUED), (False, JobStatus.FAILED)):
+        job = submit(jobs)
+        for _ in range(5):
+            lease = jobs.leases.claim(worker="w")
+            if lease is None:
+                break
+            jobs.leases.renew(lease, progress=JobProgress(), kept=kept)
+            time.sleep(0.03)
+            jobs.admin.sweep()
+        assert jobs.get(job.id).status is end
+        jobs.cancel(job.id)

@@ -17,7 +17,7 @@ if shards_of(id) > 1 then
   fail(id, code, message, tonumber(record_s))
   return 'failed'
 end
-if redis.call('HINCRBY', job_key(id), 'lost', 1) >= tonumber(max_lost) then
+if redis.call('HINCRBY', job_key(id), 'lost', 1) - forgiven(id) >= tonumber(max_lost) then
   fail(id, code, message, tonumber(record_s))
   return 'failed'
 end

@@ -167,6 +167,9 @@ local function move(id, to)
   drop_leases(id)
 end
 
+-- Leases that were lost before the job last came further than any attempt before: they do not make it fail.
+local function forgiven(id) return tonumber(redis.call('HGET', job_key(id), 'forgiven') or '0') end
+
 local function requeue(id)
   move(id, 'queued')
   redis.call('HSET', job_key(id), 'queued_at', stamp(now), 'worker', '', 'token', '')

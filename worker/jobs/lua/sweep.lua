@@ -40,7 +40,7 @@ for _, member in ipairs(redis.call('ZRANGE', p .. 'leases', '-inf', stamp(now), 
     end
   elseif away and redis.call('HSETNX', job_key(id), 'spared', '1') == 1 then
     redis.call('ZADD', p .. 'leases', stamp(now + tonumber(lease_s) / 2), id)
-  elseif lost(id) >= max_lost then
+  elseif lost(id) - forgiven(id) >= max_lost then
     redis.call('HSET', job_key(id), 'token', '') -- its worker has lost the lease without ending the job
     fail(id, 'worker_crashed', message, record_s)
     redis.call('HINCRBY', p .. 'tally', 'worker_crashed', 1)

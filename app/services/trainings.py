@@ -1,0 +1,76 @@
+"""What trainings need beside what all requests do: limits of their own, the name of the model, and an early end."""
+
+from __future__ import annotations
+
+from app.services.resources import Resources
+from app.settings import AppSettings
+from model.card import CARD_FILE, ModelCard
+from model.errors import TooLargeError
+from model.spec import Cost
+from model.training_spec import ARCHIVE_FRAMES, TrainingLimits, TrainingSpec
+from worker.jobs import Job, JobStatus
+from worker.uploads.store import frames_of
+
+MODEL_FOLDER = "trained/"  # in the files of a training
+
+
+def training_limits(settings: AppSettings) -> TrainingLimits:
+    """Return the operator's limits of one training."""
+    return TrainingLimits(
+        steps=settings.max_training_steps,
+        sequences=settings.max_training_sequences,
+        minutes=settings.max_training_minutes,
+    )
+
+
+def complete_training(resources: Resources, spec: TrainingSpec) -> tuple[TrainingSpec, Cost]:
+    """Return a training with the checksums of its uploads, the limits, the seed and the name of its model; its cost.
+
+    Raises
+    ------
+    SpecError, TooLargeError, UploadNotFoundError
+        If it cannot be accepted.
+    """
+    spec, frames = _with_uploads(resources, spec)
+    complete = spec.within(training_limits(resources.settings)).completed().named_for(resources.owner)
+    cost = complete.cost_of(frames)
+    if cost.bytes > resources.settings.max_bytes:
+        raise TooLargeError(
+            f"the training points take about {cost.bytes:.3g} bytes; at most {resources.settings.max_bytes:.3g} are "
+            "allowed: lower points, or name fewer uploads",
+            pointer="/points",
+        )
+    return complete, cost
+
+
+def training_cost(resources: Resources, spec: TrainingSpec) -> Cost:
+    """Return what a training would take, also where it is over a limit; raises as :func:`complete_training`."""
+    spec, frames = _with_uploads(resources, spec)
+    return spec.cost_of(frames)
+
+
+def keep_model(resources: Resources, job: Job) -> None:
+    """Install the model of an earlier training again if it was removed since, for a request that this job answers."""
+    if job.kind != TrainingSpec.KIND or job.status is not JobStatus.SUCCEEDED or resources.catalogue.has(job.model_id):
+        return
+    names = [entry["name"] for entry in resources.artifacts.manifest(job.id)["files"]]
+    made = {name: resources.artifacts.verified(job.id, name)[0] for name in names if name.startswith(MODEL_FOLDER)}
+    card = ModelCard.model_validate_json(made.pop(f"{MODEL_FOLDER}{CARD_FILE}").read_bytes())
+    files = [(path, name.removeprefix(MODEL_FOLDER)) for name, path in made.items()]
+    resources.uploads.models.install_files(resources.owner, files, card)
+
+
+def end_with_model(resources: Resources, job: Job) -> bool:
+    """Let a training that keeps its model on cancel end with what it has; the job then succeeds within minutes.
+
+    False, and nothing is changed, if it has learned nothing yet, or if the job is of another sort.
+    """
+    wanted = job.kind == TrainingSpec.KIND and job.status.active and bool(job.spec.get("keep_on_cancel"))
+    return wanted and resources.artifacts.ask_to_stop(job.id)
+
+
+def _with_uploads(resources: Resources, spec: TrainingSpec) -> tuple[TrainingSpec, int]:
+    """Return the spec with the checksums of its uploads, and how many frames they probably hold."""
+    kept = [resources.uploads.get(resources.owner, name) for name in spec.uploads]
+    found = [(upload.sha256, frames_of(upload)) for upload in kept]
+    return spec.with_uploads(found), sum(ARCHIVE_FRAMES if frames is None else frames for _, frames in found)

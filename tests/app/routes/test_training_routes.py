@@ -1,0 +1,136 @@
+"""A training over HTTP: what is checked before anything is queued, how it is canceled, and whose its model is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+from hostile.corpus_files import box_stl, labels_tiff
+
+from worker.jobs import JobProgress
+
+PATH, ESTIMATE = "/v1/trainings", "/v1/estimates/trainings"
+SMALL = {"name": "mine", "uploads": ["four.tif"], "steps": 100}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def uploads(house: Any) -> None:
+    for name, content in (
+        ("four.tif", labels_tiff(frames=4)), ("two.tif", labels_tiff(frames=2)), ("box.stl", box_stl()),
+    ):  # fmt: skip
+        assert house.client.put(f"/v1/uploads/{name}", content=content).status_code in (200, 201)
+
+
+def test_an_accepted_training_names_its_model_and_is_complete(house: Any) -> None:
+    answer = house.post(SMALL | {"left_out_every": 2}, path=PATH, **{"Idempotency-Key": "train"})
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    spec = job["spec"]
+    assert job["kind"] == "training"
+    assert spec["upload_sha256"] == [house.get("/v1/uploads/four.tif").json()["sha256"]]
+    assert (spec["sequences"], spec["minutes"], spec["points"]) == (1000, 1440.0, 32_768)
+    assert isinstance(spec["seed"], int)
+    assert job["model"] == {"id": spec["model"], "sha256": ""}
+    assert spec["model"].startswith("mine-")
+    again = house.post({**SMALL, "left_out_every": 2, "depth": 6}, path=PATH, **{"Idempotency-Key": "train"})
+    assert again.json()["id"] == job["id"]
+    other = house.post({**SMALL, "steps": 101}, path=PATH, **{"Idempotency-Key": "train"})
+    assert other.json()["code"] == "idempotency_mismatch"
+    assert house.post(SMALL, path=PATH).json()["model"]["id"] != spec["model"]  # another seed, another model
+
+
+def test_the_recorded_spec_asks_for_the_same_model_and_an_uninstalled_one_comes_back(house: Any) -> None:
+    job = house.post(SMALL | {"seed": 5}, path=PATH).json()
+    model_id = job["model"]["id"]
+    weights = b"weights"
+    card = house.get("/v1/models/round").json() | {"id": model_id, "sha256": hashlib.sha256(weights).hexdigest()}
+    del card["href"]
+    files = {"trained/card.json": json.dumps(card).encode(), "trained/weights.safetensors": weights, "curve.csv": b"1"}
+    house.carry_out(job["id"], files=files)
+    assert house.get(f"/v1/models/{model_id}").status_code == 404  # this worker did not install it
+    again = house.post(job["spec"], path=PATH)
+    assert (again.status_code, again.json()["id"]) == (200, job["id"])
+    assert house.get(f"/v1/models/{model_id}").json()["id"] == model_id
+    assert house.client.delete(f"/v1/models/{model_id}").status_code == 204
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer", "words"),
+    [
+        ({"uploads": ["two.tif"]}, "/uploads", "at least 3 frames"),
+        ({"uploads": ["box.stl"]}, "/uploads", "at least 3 frames"),
+        ({"uploads": ["four.tif", "box.stl"]}, "/uploads", "leave the others out"),
+        ({"uploads": ["four.tif", "four.tif"]}, "/uploads", "repeat"),
+        ({"uploads": []}, "/uploads", ""),
+        ({"upload_sha256": ["0" * 64]}, "/upload_sha256", "not those of this spec"),
+        ({"voxel": [1.0, 0.0, 1.0]}, "/voxel/1", "greater"),
+        ({"name": "Mine"}, "/name", ""),
+        ({"left_out_every": 1}, "/left_out_every", "left out"),
+        ({"epochs": 3}, "/epochs", ""),
+    ],
+)
+def test_what_cannot_be_carried_out_is_refused_at_once(
+    house: Any, change: dict[str, Any], pointer: str, words: str
+) -> None:
+    for path in (PATH, ESTIMATE):
+        answer = house.post(SMALL | change, path=path)
+        assert answer.status_code == 422, answer.text
+        assert pointer in answer.text
+        assert words in answer.text
+    if not change.keys() & {"uploads"}:
+        return
+    wrong = house.post(SMALL | {"model": "mine-000000000000"}, path=PATH)
+    assert (wrong.status_code, "leave model out" in wrong.text) == (422, True)
+
+
+def test_an_upload_that_is_not_there_is_not_found(house: Any) -> None:
+    answer = house.post(SMALL | {"uploads": ["nothing.tif"]}, path=PATH)
+    assert (answer.status_code, answer.json()["code"]) == (404, "upload_not_found")
+
+
+@pytest.mark.parametrize("change", [{"steps": 200_001}, {"sequences": 1001}, {"minutes": 1441.0}])
+def test_the_operators_limits_hold_and_estimates_tell_them(house: Any, change: dict[str, Any]) -> None:
+    answer = house.post(SMALL | change, path=PATH)
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+    over = house.post(SMALL | change, path=ESTIMATE).json()
+    within = house.post(SMALL, path=ESTIMATE).json()
+    assert (over["kind"], over["within_limits"], within["within_limits"]) == ("training", False, True)
+    assert within["limits"]["steps"] == 200_000
+    assert within["cost"]["frames"] == 4
+    longer = house.post(SMALL | {"steps": 10_000}, path=ESTIMATE).json()
+    assert 0 < within["seconds"]["expected"] < longer["seconds"]["expected"]
+
+
+def test_progress_tells_loss_and_dice_and_only_of_trainings(house: Any) -> None:
+    job = house.post(SMALL | {"seed": 6}, path=PATH).json()
+    lease = house.claim(job["id"])
+    progress = JobProgress(fraction=0.5, stage="training", frame=50, frames=100, eta_s=3.0, loss=0.01, dice=0.9)
+    house.jobs.leases.renew(lease, progress=progress)
+    shown = house.get(f"/v1/jobs/{job['id']}").json()["progress"]
+    assert (shown["loss"], shown["dice"], shown["frame"]) == (0.01, 0.9, 50)
+    (event,) = [one for one in house.jobs.events(job["id"]) if one.event == "progress"]
+    assert event.data["dice"] == 0.9
+    house.jobs.leases.fail(lease, code="bad_dataset", message="for a test")
+    assert JobProgress(stage="frames", frame=1, frames=2, eta_s=None).to_json() == json.dumps(
+        {"fraction": 0.0, "stage": "frames", "frame": 1, "frames": 2, "eta_s": None}
+    )
+
+
+def test_cancel_keeps_the_model_where_asked_and_delete_does_not(house: Any) -> None:
+    keeping = house.post(SMALL | {"seed": 7, "keep_on_cancel": True}, path=PATH).json()
+    house.claim(keeping["id"])
+    (house.artifacts.state(keeping["id"]) / "attempts").mkdir(parents=True)
+    for _ in range(2):  # a repeated request changes nothing
+        answer = house.post(path=f"/v1/jobs/{keeping['id']}/cancel")
+        assert (answer.status_code, answer.json()["state"]) == (200, "running")
+        assert house.artifacts.asked_to_stop(keeping["id"])
+    assert house.client.delete(f"/v1/jobs/{keeping['id']}").json()["state"] == "canceled"
+    assert house.client.delete(f"/v1/jobs/{keeping['id']}").status_code == 204
+    assert not house.artifacts.state(keeping["id"]).exists()
+    for seed, keep in ((8, True), (9, False)):  # nothing was learned yet; nothing is to be kept
+        job = house.post(SMALL | {"seed": seed, "keep_on_cancel": keep}, path=PATH).json()
+        if not keep:
+            (house.artifacts.state(job["id"]) / "attempts").mkdir(parents=True)
+        assert house.post(path=f"/v1/jobs/{job['id']}/cancel").json()["state"] == "canceled"

@@ -1,0 +1,49 @@
+"""The kind ``training``: a model trained on uploads, private to their owner and usable at once.
+
+The model is installed before the job's files are published: where a job has succeeded, its model is there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from model.card import CARD_FILE
+from model.training import MODEL_FOLDER, TrainingProgress, train_model
+from model.training_spec import TrainingSpec
+from worker.jobs import Job
+from worker.kinds.base import Report
+from worker.kinds.uploaded_files import uploaded_files
+from worker.settings import WorkerSettings
+from worker.storage.artifacts import Artifacts
+from worker.uploads.store import Uploads
+
+
+def run(job: Job, folder: Path, report: Report) -> None:
+    """Write the trained model into ``folder``, a manifest last; a :data:`~worker.kinds.base.Runner`."""
+    settings = WorkerSettings()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    spec = TrainingSpec.model_validate_json(json.dumps(job.spec))
+    uploads, artifacts = Uploads(settings.data_dir), Artifacts(settings.data_dir)
+
+    @contextmanager
+    def sources() -> Iterator[Path]:
+        with uploaded_files(job, spec.uploads, spec.upload_sha256, settings, folder=spec.name) as links:
+            yield links[0].parent
+
+    def on_progress(progress: TrainingProgress) -> None:
+        report(**asdict(progress))
+
+    checkpoint = train_model(
+        spec, sources, artifacts.state(job.id), folder, attempt=folder.name, on_progress=on_progress,
+        should_stop=lambda: artifacts.asked_to_stop(job.id), save_every_s=settings.training_save_seconds,
+        device=settings.device,
+    )  # fmt: skip
+    made = sorted(path for path in (folder / MODEL_FOLDER).iterdir() if path.name != CARD_FILE)
+    uploads.models.install_files(job.owner, [(path, path.name) for path in made], checkpoint.card)
