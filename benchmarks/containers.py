@@ -68,17 +68,18 @@ class Stack:
 
     def run(self, *command: str, check: bool = True) -> str:
         """Run the engine; return what it printed."""
-        return self._run([self.engine, *command], check=check)
+        return self._run([self.engine, *command], check=check).stdout
 
     def compose(self, *command: str, check: bool = True) -> str:
         """Run compose on this project; return what it printed."""
-        return self._run([*self._compose, "--project-name", self.project, *command], check=check)
+        done = self._run([*self._compose, "--project-name", self.project, *command], check=check)
+        return done.stdout + done.stderr
 
-    def _run(self, command: list[str], *, check: bool) -> str:
+    def _run(self, command: list[str], *, check: bool) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
         if check and done.returncode:
             raise StepError(f"{shlex.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-        return done.stdout
+        return done
 
     def containers(self, service: str) -> list[str]:
         """Names of the running containers of a service."""
@@ -114,7 +115,9 @@ def eventually(condition: Callable[[], T], what: str, *, within_s: float = PATIE
 
 def start(stack: Stack) -> str:
     """Bring the stack up and wait until jobs can be carried out."""
-    stack.compose("up", "--detach", "--no-build")
+    said = stack.compose("up", "--detach", "--no-build")
+    if missing := [service for service in ("redis", "web", "worker") if not stack.containers(service)]:
+        raise StepError(f"no container of {', '.join(missing)}:\n{said}")  # podman-compose ends with 0 all the same
     eventually(lambda: stack.workers() == 1, "one worker ready")
     return "redis, web, one worker"
 
