@@ -42,6 +42,8 @@ class Format:
         and JSON are.
     separates
         Whether a spec's ``separate_bodies`` changes its files.
+    distances
+        Whether its files hold signed distances, so that those of the search for the membrane are kept for it.
     bytes_per_face
         Expected bytes of each frame over N², the samples of a side of the grid; a closed surface of a cell has about
         1.5 N² triangles and 0.5 N² vertices.
@@ -68,6 +70,7 @@ class Format:
     needs: tuple[str, ...] = ()
     text: bool = False
     separates: bool = False
+    distances: bool = False
     bytes_per_face: float = 0.0
     bytes_per_voxel: float = 0.0
     bytes_per_cell: float = 0.0
@@ -168,13 +171,13 @@ FORMATS: dict[str, Format] = {
             name="sdf", title="Signed distances (Zarr)",
             description="a Zarr array of signed distances near the membrane, a shard of each frame", suffix=".json",
             media_type="application/json", files=r"distances\.zarr/.+", module="model.export.sdf_zarr",
-            bytes_per_face=24.0, bytes_per_cell=4e3, seconds_per_face=2e-5,
+            distances=True, bytes_per_face=13.0, bytes_per_cell=4e3, seconds_per_face=4e-6,
         ),
         Format(
             name="sdf-hdf5", title="Signed distances (HDF5)",
             description="an HDF5 file of signed distances near the membrane of all frames", suffix=".h5",
             media_type="application/x-hdf5", files=r"distances\.h5", module="model.export.sdf_hdf5",
-            bytes_per_face=24.0, bytes_per_cell=4e3, seconds_per_face=2e-5,
+            distances=True, bytes_per_face=13.0, bytes_per_cell=4e3, seconds_per_face=4e-6,
         ),
         Format(
             name="csv", title="Measurements", description="a table of volume, area, sphericity and centroid",
@@ -195,7 +198,7 @@ FORMATS: dict[str, Format] = {
         Format(
             name="png", title="PNG picture", description="one preview picture", suffix=".png",
             media_type="image/png", files=r"preview\.png", module="model.export.preview",
-            bytes_per_cell=4e5, seconds_per_frame=0.4, frames_shown=8,
+            bytes_per_cell=4e5, seconds_per_frame=0.05, frames_shown=8,
         ),
     )
 }  # fmt: skip

@@ -18,9 +18,9 @@ Does not promise: that the cell is plausible; :attr:`LivingCell.rejected_codes` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +43,7 @@ from model.spec import GenerationSpec
 PROCESSOR = torch.device("cpu")
 SLOPE_SAMPLES = 2048  # points of a frame at which the slope is measured
 STEEPEST = 1e3  # change of distance per unit of Ω above which a code is refused as noise; a true distance changes by 1
+KEPT = 16  # folded decoders of a cell, of less than a megabyte each; more than frames are computed at once
 SLOPE_MARGIN = 1.15  # over the largest slope measured, because the largest that exists lies between the points
 
 
@@ -102,7 +103,14 @@ class LivingCell:
     variation: Variation = AS_IT_IS
 
     def at(self, time: float) -> FoldedDecoder:
-        """Signed distance function of the cell at a time in τ."""
+        """Signed distance function of the cell at a time in τ; of the latest times it is kept."""
+        return self._folded(time)
+
+    @cached_property
+    def _folded(self) -> Callable[[float], FoldedDecoder]:
+        return lru_cache(maxsize=KEPT)(self._fold)
+
+    def _fold(self, time: float) -> FoldedDecoder:
         matrix, code = rotation_matrix(self.rotation), torch.from_numpy(self.latent)
         if self.variation is AS_IT_IS:
             return self.checkpoint.decoder.fold(code, time, torch.from_numpy(matrix))

@@ -35,9 +35,11 @@ import torch
 
 from model import __version__, living_cell
 from model.domain import Grid, frame_times
-from model.engine.narrow_band import NarrowBand
+from model.engine.narrow_band import KnownSamples, NarrowBand, take_known
+from model.engine.sparse import SparseField
 from model.engine.tracking import CellTracker
 from model.errors import ImplausibleError, SpecError
+from model.formats import FORMATS
 from model.living_cell import CellFrame, LivingCell
 from model.network.checkpoint import Checkpoint
 from model.network.plausibility import implausible
@@ -173,9 +175,14 @@ def _write_cell(
     )
     with open_writers(spec.formats, files) as write_files:
 
-        def write(number: int, frame: CellFrame) -> None:
+        def write(number: int, frame: CellFrame, known: KnownSamples | None) -> None:
             time, labelled, surface = frame
-            band = NarrowBand(lambda points: cell.at(time)(points), exporter.grid, inside=lambda: labelled.labels > 0)
+            band = NarrowBand(
+                lambda points: cell.at(time)(points),
+                exporter.grid,
+                inside=lambda: labelled.labels > 0,
+                known=known,
+            )
             write_files(ExportFrame(number=number, time=time, surface=surface, labelled=labelled, band=band))
             rows.append(
                 {
@@ -190,7 +197,8 @@ def _write_cell(
             )
 
         frames = cell.frames(times, exporter.grid, tracker=tracker, exact=spec.exact, device=device)
-        _pipeline(frames, write, after_frame)
+        wanted = any(FORMATS[name].distances for name in spec.formats)
+        _pipeline(((frame, _known(frame) if wanted else None) for frame in frames), write, after_frame)
     return {
         "index": index,
         "seed": spec.seed,
@@ -202,20 +210,26 @@ def _write_cell(
     }
 
 
+def _known(frame: CellFrame) -> KnownSamples | None:
+    """Copy the distances found while searching for the membrane; the next frame overwrites them."""
+    field = frame.labelled.field
+    return take_known(field) if isinstance(field, SparseField) else None
+
+
 def _pipeline(
-    frames: Iterator[CellFrame],
-    write: Callable[[int, CellFrame], None],
+    frames: Iterator[tuple[CellFrame, KnownSamples | None]],
+    write: Callable[[int, CellFrame, KnownSamples | None], None],
     after_frame: Callable[[int], None],
 ) -> None:
     """Write each frame in another thread while the next is computed."""
     number = 0
     with ThreadPoolExecutor(1, thread_name_prefix="writer") as writer:
         writing: Future[None] | None = None
-        for number, frame in enumerate(frames, start=1):
+        for number, (frame, known) in enumerate(frames, start=1):
             if writing is not None:
                 writing.result()
                 after_frame(number - 1)
-            writing = writer.submit(write, number - 1, frame)
+            writing = writer.submit(write, number - 1, frame, known)
         if writing is not None:
             writing.result()
             after_frame(number)

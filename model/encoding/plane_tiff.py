@@ -1,16 +1,36 @@
-"""A label volume as one plain TIFF: uncompressed, one page a plane, with its spacing.
+"""What the formats that are TIFF share: a frame's label volume as one plain file, and its planes compressed.
 
-Shared by the formats that write a file a frame. The whole file is made in memory: it is one frame.
+The plain file is uncompressed, one page a plane, with its spacing. Both are made in memory: they are one frame.
 """
 
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+
+from model.output.exporter import ExportFrame
+
+LEVEL = 6  # of zlib
+
+
+def frame_file(frame: ExportFrame, spacing: tuple[float, float, float]) -> bytes:
+    """Encode a frame's label volume as :func:`encode_volume` does."""
+    return encode_volume(frame.label_volume, spacing=spacing)
+
+
+def deflated_planes(frame: ExportFrame) -> list[bytes]:
+    """Compress each plane of a frame's label volume as :func:`deflate_planes` does."""
+    return deflate_planes(frame.label_volume)
+
+
+def deflate_planes(volume: NDArray[np.uint16]) -> list[bytes]:
+    """Compress each plane of a volume (Z, Y, X) with zlib."""
+    return [zlib.compress(plane, level=LEVEL) for plane in np.ascontiguousarray(volume, dtype="<u2")]
 
 
 def encode_volume(volume: NDArray[np.uint16], *, spacing: Sequence[float]) -> bytes:

@@ -11,6 +11,7 @@ import numpy as np
 import trimesh
 from numpy.typing import NDArray
 
+from model.domain import Grid
 from model.engine.marching_cubes import Surface
 from model.output.exporter import CellFiles, ExportFrame, WriteFrame
 from model.output.manifest import WrittenCell
@@ -53,12 +54,17 @@ def body_files(cell: CellFiles, encode: EncodeBodies, suffix: str) -> Iterator[W
     exporter = cell.exporter
 
     def write(frame: ExportFrame) -> None:
-        labels = np.asarray(vertex_labels(frame.surface, frame.labelled.labels, exporter.grid), dtype=np.uint16)
+        labels = frame.once(frame_vertex_labels, exporter.grid)
         of_face = labels[frame.surface.faces[:, 0]]
         content = encode(frame.surface, micrometres=exporter.micrometres, face_labels=of_face)
         exporter.write_bytes(cell.frame_file(frame.number, suffix), content)
 
     yield write
+
+
+def frame_vertex_labels(frame: ExportFrame, grid: Grid) -> NDArray[np.uint16]:
+    """Label of each vertex of a frame's surface, (v,), as :func:`model.rendering.render.vertex_labels`."""
+    return vertex_labels(frame.surface, frame.labelled.labels, grid)
 
 
 def in_micrometres(surface: Surface, micrometres: float) -> NDArray[np.float32]:

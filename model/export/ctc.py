@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from model.encoding.plane_tiff import encode_volume
+from model.encoding.plane_tiff import frame_file
 from model.engine.tracking import Track
 from model.errors import ExportError
 from model.output.exporter import CellFiles, ExportFrame, WriteFrame
@@ -42,15 +42,14 @@ def open_writer(cell: CellFiles) -> Iterator[WriteFrame]:
         If a file cannot be written, or a track has a frame without its label.
     """
     digits = 3 if len(cell.times) <= 1000 else 4
-    spacing = tuple(reversed(cell.exporter.units.spacing))
+    dx, dy, dz = cell.exporter.units.spacing
     seen: list[set[int]] = []
 
     def write(frame: ExportFrame) -> None:
-        volume = frame.label_volume
-        content = encode_volume(volume, spacing=spacing)
+        content = frame.once(frame_file, (dz, dy, dx))
         for folder, name in ((TRA, "man_track"), (SEG, "man_seg")):
             cell.exporter.write_bytes(f"{cell.name}/{folder}/{name}{frame.number:0{digits}d}.tif", content)
-        seen.append({int(label) for label in np.unique(volume)} - {0})
+        seen.append(set(frame.labels_present))
 
     yield write
     tracks = [track for track in cell.tracks() if track.first_frame < len(seen)]

@@ -43,7 +43,7 @@ def open_writer(cell: CellFiles) -> Iterator[WriteFrame]:
     rows: list[Measurement] = []
 
     def write(frame: ExportFrame) -> None:
-        rows.extend(measure(frame, exporter))
+        rows.extend(frame.once(measure, exporter))
 
     yield write
     rows.sort(key=lambda row: (row.frame, row.label))

@@ -25,10 +25,10 @@ import numpy as np
 import trimesh
 from numpy.typing import NDArray
 
-from model.encoding.surface_files import in_micrometres, volumes_differ
+from model.encoding.surface_files import frame_vertex_labels, in_micrometres, volumes_differ
 from model.output.exporter import CellFiles, ExportFrame, WriteFrame
 from model.output.manifest import WrittenCell
-from model.rendering.render import PALETTES, vertex_labels
+from model.rendering.render import PALETTES
 
 NAME = "cell.glb"
 FRAME_S = 0.2  # for which a frame is shown
@@ -46,7 +46,7 @@ def open_writer(cell: CellFiles) -> Iterator[WriteFrame]:
         scene = _Scene(binary, frames=len(cell.times), palette=cell.palette)
 
         def write(frame: ExportFrame) -> None:
-            labels = vertex_labels(frame.surface, frame.labelled.labels, exporter.grid)
+            labels = frame.once(frame_vertex_labels, exporter.grid)
             points = in_micrometres(frame.surface, exporter.micrometres)
             scene.add(points, frame.surface.faces, np.asarray(labels), minutes=exporter.minutes_at(frame.time))
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import struct
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from model.encoding.plane_tiff import deflate_planes, deflated_planes
 from model.errors import ExportError
 from model.output.exporter import CellFiles, WriteFrame
 from model.output.manifest import CellEntry, WrittenCell
@@ -63,7 +63,7 @@ def open_writer(cell: CellFiles) -> Iterator[WriteFrame]:
     )
     with exporter.open(f"{cell.name}/labels.tif") as file:
         writer = HyperstackWriter(file.write, stack)
-        yield lambda frame: writer.write(frame.label_volume)
+        yield lambda frame: writer.write(frame.label_volume, strips=frame.once(deflated_planes))
         writer.close()
 
 
@@ -146,13 +146,15 @@ class HyperstackWriter:
         self._position = len(_HEADER)
         write(_HEADER)
 
-    def write(self, volume: NDArray[np.uint16]) -> None:
+    def write(self, volume: NDArray[np.uint16], *, strips: Sequence[bytes] | None = None) -> None:
         """Append one frame.
 
         Parameters
         ----------
         volume
             (Z, Y, X) uint16.
+        strips
+            Its planes, compressed with zlib; compressed here if None.
 
         Raises
         ------
@@ -167,8 +169,8 @@ class HyperstackWriter:
                 f"a frame of the hyperstack is uint16 of shape {shape}, not {volume.dtype} {volume.shape}"
             )
         self._frame += 1
-        for z, page in enumerate(np.ascontiguousarray(volume, dtype="<u2")):
-            self._append(zlib.compress(page, level=6), last=self._frame == frames and z == len(volume) - 1)
+        for z, strip in enumerate(deflate_planes(volume) if strips is None else strips):
+            self._append(strip, last=self._frame == frames and z == len(volume) - 1)
 
     def close(self) -> None:
         """Check that all frames were written; the caller closes the file.

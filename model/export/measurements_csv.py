@@ -14,10 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.encoding.surface_files import volumes_differ
+from model.encoding.surface_files import frame_vertex_labels, volumes_differ
 from model.output.exporter import CellFiles, Exporter, ExportFrame, WriteFrame
 from model.output.manifest import WrittenCell
-from model.rendering.render import vertex_labels
 
 NAME = "measurements.csv"
 COLUMNS = (
@@ -32,7 +31,7 @@ def open_writer(cell: CellFiles) -> Iterator[WriteFrame]:
     rows: list[list[object]] = []
 
     def write(frame: ExportFrame) -> None:
-        for one in measure(frame, exporter):
+        for one in frame.once(measure, exporter):
             rows.append([
                 one.frame, digits(one.minutes), one.label, 0, digits(one.volume_um3), digits(one.area_um2),
                 digits(one.sphericity), *(digits(value) for value in one.centroid_um),
@@ -62,10 +61,14 @@ class Measurement:
     centroid_um: tuple[float, float, float]
 
 
-def measure(frame: ExportFrame, exporter: Exporter) -> Iterator[Measurement]:
+def measure(frame: ExportFrame, exporter: Exporter) -> tuple[Measurement, ...]:
     """Measure the surface of each label in a frame, labels ascending."""
+    return tuple(_measurements(frame, exporter))
+
+
+def _measurements(frame: ExportFrame, exporter: Exporter) -> Iterator[Measurement]:
     surface = frame.surface
-    labels = vertex_labels(surface, frame.labelled.labels, exporter.grid)
+    labels = frame.once(frame_vertex_labels, exporter.grid)
     corners = surface.vertices.astype(np.float64)[surface.faces]  # (f, 3 corners, 3)
     owner = np.asarray(labels)[surface.faces[:, 0]]
     cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])

@@ -14,15 +14,15 @@ BigTIFF by AWare Systems.
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import tifffile
-from numpy.typing import NDArray
 
+from model.encoding.plane_tiff import deflated_planes
 from model.errors import ExportError
 from model.output.exporter import CellFiles, ExportFrame, HashedFile, WriteFrame
 from model.output.manifest import WrittenCell
@@ -50,11 +50,11 @@ def open_writer(cell: CellFiles) -> Iterator[WriteFrame]:
     minutes = [exporter.minutes_at(time) for time in cell.times]
     description = describe((len(cell.times), nz, ny, nx), spacing=exporter.units.spacing, minutes=minutes)
     with exporter.open(f"{cell.name}/{NAME}") as file:
-        writer = PageWriter(file, pages=pages, big=big, description=description.encode("utf-8") + b"\0")
+        writer = PageWriter(file, pages=pages, shape=(ny, nx), big=big, description=description.encode("utf-8") + b"\0")
 
         def write(frame: ExportFrame) -> None:
-            for plane in frame.label_volume:
-                writer.append(plane)
+            for strip in frame.once(deflated_planes):
+                writer.append(strip)
 
         yield write
         writer.close()
@@ -109,18 +109,21 @@ class PageWriter:
         Empty, to be written forward only.
     pages
         How many will come.
+    shape
+        (Y, X) of each.
     big
         BigTIFF, whose offsets have 64 bits.
     description
         Of the first page, with a closing zero.
     """
 
-    def __init__(self, file: HashedFile, *, pages: int, big: bool, description: bytes) -> None:
-        self._file, self._left, self._big, self._description = file, pages, big, description
+    def __init__(self, file: HashedFile, *, pages: int, shape: tuple[int, int], big: bool, description: bytes) -> None:
+        self._file, self._left, self._shape, self._big = file, pages, shape, big
+        self._description = description
         self._file.write(struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16) if big else struct.pack("<2sHI", b"II", 42, 8))
 
-    def append(self, plane: NDArray[np.uint16]) -> None:
-        """Append one plane (Y, X).
+    def append(self, strip: bytes) -> None:
+        """Append one plane, compressed with zlib.
 
         Raises
         ------
@@ -130,19 +133,54 @@ class PageWriter:
         if self._left == 0:
             raise ExportError("the OME-TIFF already holds all of its planes")
         self._left -= 1
-        strip = zlib.compress(np.ascontiguousarray(plane, dtype="<u2").tobytes(), level=6)
-        height, width = plane.shape
-        word = _LONG8 if self._big else _LONG
-        entries = [
-            (256, _SHORT, [width]), (257, _SHORT, [height]), (258, _SHORT, [16]), (259, _SHORT, [8]),
-            (262, _SHORT, [1]), (273, word, [0]), (277, _SHORT, [1]), (278, _SHORT, [height]),
-            (279, word, [len(strip)]), (339, _SHORT, [1]),
-        ]  # fmt: skip
-        fields = [(tag, kind, _packed(kind, values)) for tag, kind, values in entries]
         if self._description:
-            fields.insert(5, (270, _ASCII, self._description))
+            word = _LONG8 if self._big else _LONG
+            fields = [*self._fields, (270, _ASCII, self._description), (279, word, _packed(word, [len(strip)]))]
             self._description = b""
-        self._file.write(self._directory(fields, strip))
+            self._file.write(self._directory(sorted(fields), strip))
+        else:
+            self._file.write(self._plain_directory(strip))
+
+    @cached_property
+    def _fields(self) -> list[tuple[int, int, bytes]]:
+        """Tags that all pages have alike; the strip's offset is filled in later, its size is lacking."""
+        height, width = self._shape
+        entries = [
+            (256, _SHORT, width), (257, _SHORT, height), (258, _SHORT, 16), (259, _SHORT, 8), (262, _SHORT, 1),
+            (273, _LONG8 if self._big else _LONG, 0), (277, _SHORT, 1), (278, _SHORT, height), (339, _SHORT, 1),
+        ]  # fmt: skip
+        return [(tag, kind, _packed(kind, [value])) for tag, kind, value in entries]
+
+    @cached_property
+    def _template(self) -> tuple[struct.Struct, bytes, bytes, bytes]:
+        """Layout of a page without description, and what stands before, between and behind its offset and size."""
+        count, entry, word, inline = ("<Q", "<HHQ", "Q", 8) if self._big else ("<H", "<HHI", "I", 4)
+        kind = _LONG8 if self._big else _LONG
+        page = struct.pack(count, len(self._fields) + 1)
+        ends = []
+        for tag, of, value in sorted([*self._fields, (279, kind, bytes(inline))]):
+            page += struct.pack(entry, tag, of, len(value) // _BYTES[of])
+            ends += [len(page)] if tag in (273, 279) else []
+            page += value.ljust(inline, b"\0")
+        offset, size = ends
+        parts = page[:offset], page[offset + inline : size], page[size + inline :]
+        first, between, last = parts
+        return struct.Struct(f"<{len(first)}s{word}{len(between)}s{word}{len(last)}s{word}"), *parts
+
+    def _plain_directory(self, strip: bytes) -> bytes:
+        """Return a page without description, whose values all stand in its directory."""
+        layout, first, between, last = self._template
+        strip_at = self._file.size + layout.size
+        end = self._checked_end(strip_at, strip)
+        page = layout.pack(first, strip_at, between, len(strip), last, end if self._left else 0)
+        return page + _even(strip)
+
+    def _checked_end(self, strip_at: int, strip: bytes) -> int:
+        """Return where the next page begins."""
+        end = strip_at + len(strip) + len(strip) % 2
+        if not self._big and end >= 2**32:
+            raise ExportError("the label volumes of one cell exceed 4 GiB; ask for fewer frames or a coarser grid")
+        return end
 
     def _directory(self, fields: list[tuple[int, int, bytes]], strip: bytes) -> bytes:
         """Return a page: its directory, the values too long to stand in it, the strip; everything at even offsets."""
@@ -151,9 +189,7 @@ class PageWriter:
         behind = start + struct.calcsize(count) + len(fields) * (struct.calcsize(entry) + inline) + inline
         long_values = b"".join(_even(value) for _, _, value in fields if len(value) > inline)
         strip_at = behind + len(long_values)
-        end = strip_at + len(_even(strip))
-        if not self._big and end >= 2**32:
-            raise ExportError("the label volumes of one cell exceed 4 GiB; ask for fewer frames or a coarser grid")
+        end = self._checked_end(strip_at, strip)
         page = struct.pack(count, len(fields))
         for tag, kind, value in fields:
             number = len(value) // _BYTES[kind]

@@ -61,15 +61,16 @@ def array_metadata(
     *,
     data_type: str = "uint16",
     fill: float = 0,
+    level: int = LEVEL,
     attributes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the metadata of an array (T, Z, Y, X) whose shards are whole frames."""
+    """Return the metadata of an array (T, Z, Y, X) whose shards are whole frames, compressed at a level of gzip."""
     chunk = [1, *(min(CHUNK, side) for side in shape[1:])]
     shard = [1, *(-(-side // inner) * inner for side, inner in zip(shape[1:], chunk[1:], strict=True))]
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     sharding = {
         "chunk_shape": chunk,
-        "codecs": [little, {"name": "gzip", "configuration": {"level": LEVEL}}],
+        "codecs": [little, {"name": "gzip", "configuration": {"level": level}}],
         "index_codecs": [little, {"name": "crc32c"}],
         "index_location": "end",
     }
@@ -115,7 +116,7 @@ def _group_metadata(cell: CellFiles, steps: list[int]) -> dict[str, Any]:
     return {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome, "cytosynth": {"minutes": minutes}}}
 
 
-def encode_shard(volume: NDArray[Any], *, fill: float = 0) -> bytes:
+def encode_shard(volume: NDArray[Any], *, fill: float = 0, level: int = LEVEL) -> bytes:
     """Encode one frame (Z, Y, X) as a shard: its compressed chunks in C order, then their offsets and sizes.
 
     Chunks that hold nothing but ``fill`` are left out.
@@ -130,7 +131,7 @@ def encode_shard(volume: NDArray[Any], *, fill: float = 0) -> bytes:
             continue
         whole = np.full(sides, fill, dtype=volume.dtype.newbyteorder("<"))
         whole[tuple(slice(0, side) for side in part.shape)] = part
-        content = gzip.compress(whole.tobytes(), compresslevel=LEVEL, mtime=0)
+        content = gzip.compress(whole.tobytes(), compresslevel=level, mtime=0)
         body.append(content)
         index.append((at, len(content)))
         at += len(content)

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from model.encoding.surface_files import frame_vertex_labels
 from model.formats import FORMATS
 from model.output.exporter import CellFiles, ExportFrame, WriteFrame
 from model.output.manifest import WrittenCell
-from model.rendering.render import PALETTES, Scene, encode_png, montage, render_frames, vertex_labels
+from model.rendering.render import PALETTES, Scene, encode_png, montage, render_frames
 
 SIDE = 320  # pixels of a frame's picture
 COLUMNS = 4  # frames in a row
@@ -26,7 +27,7 @@ def open_writer(cell: CellFiles) -> Iterator[WriteFrame]:
     def write(frame: ExportFrame) -> None:
         if frame.number in shown:
             caption = f"{exporter.minutes_at(frame.time):.1f} min"
-            colours = vertex_labels(frame.surface, frame.labelled.labels, exporter.grid)
+            colours = frame.once(frame_vertex_labels, exporter.grid)
             scenes.append(Scene(surface=frame.surface, caption=caption, vertex_labels=colours))
 
     yield write

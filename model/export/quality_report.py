@@ -53,17 +53,21 @@ def measure(surface: Surface) -> dict[str, Any]:
     """
     faces = surface.faces.astype(np.int64)
     count, of_face = surface.components()
+    of_vertex = np.full(len(surface.vertices), -1, dtype=np.int64)  # −1: no triangle
+    of_vertex[faces] = of_face[:, None]
+    triangles, vertices = (np.bincount(of + 1, minlength=count + 1)[1:] for of in (of_face, of_vertex))
     corners = surface.vertices.astype(np.float64)[faces]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     volumes = np.bincount(of_face, weights=np.einsum("fi,fi->f", corners[:, 0], normals) / 6.0, minlength=count)
     bodies = []
     for body in np.argsort(-np.abs(volumes), kind="stable"):
-        mine = faces[of_face == body]
-        euler = len(np.unique(mine)) - 3 * len(mine) // 2 + len(mine)
-        bodies.append({"euler_number": int(euler), "genus": int((2 - euler) // 2), "triangles": len(mine)})
-    sides = np.stack([np.linalg.norm(corners[:, n] - corners[:, n - 1], axis=1) for n in range(3)], axis=1)
+        mine = int(triangles[body])
+        euler = int(vertices[body]) - 3 * mine // 2 + mine
+        bodies.append({"euler_number": euler, "genus": (2 - euler) // 2, "triangles": mine})
+    a, b, c = (np.linalg.norm(corners[:, n] - corners[:, n - 1], axis=1) for n in range(3))
     area = np.linalg.norm(normals, axis=1)
-    longest_two = np.sort(sides, axis=1)[:, 1:].prod(axis=1)  # the smallest angle lies between the two longest sides
+    middle = np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c))
+    longest_two = middle * np.maximum(np.maximum(a, b), c)  # the smallest angle lies between the two longest sides
     sine = np.divide(area, longest_two, out=np.zeros_like(area), where=longest_two > 0)
     smallest = float(np.degrees(np.arcsin(np.clip(sine, 0.0, 1.0))).min())
     return {

@@ -24,6 +24,7 @@ from model.output.exporter import CellFiles, Exporter, ExportFrame, WriteFrame
 from model.output.manifest import WrittenCell
 
 NAME = "distances.zarr"
+LEVEL = 3  # of gzip: 5 makes shards 5 % smaller and takes 1.7 times as long
 
 
 @contextmanager
@@ -35,12 +36,13 @@ def open_writer(cell: CellFiles) -> Iterator[WriteFrame]:
         (len(cell.times), *reversed(exporter.grid.shape)),
         data_type="float32",
         fill=float(clamp),
+        level=LEVEL,
         attributes={"cytosynth": attributes(cell)},
     )
     exporter.write_bytes(f"{cell.name}/{NAME}/zarr.json", encode_json(metadata))
 
     def write(frame: ExportFrame) -> None:
-        shard = encode_shard(distances_um(frame, exporter), fill=float(clamp))
+        shard = encode_shard(distances_um(frame, exporter), fill=float(clamp), level=LEVEL)
         exporter.write_bytes(f"{cell.name}/{NAME}/c/{frame.number}/0/0/0", shard)
 
     yield write

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from model.encoding.plane_tiff import encode_volume
+from model.encoding.plane_tiff import frame_file
 from model.output.exporter import CellFiles, ExportFrame, WriteFrame
 from model.output.manifest import WrittenCell
 
@@ -17,10 +17,10 @@ from model.output.manifest import WrittenCell
 @contextmanager
 def open_writer(cell: CellFiles) -> Iterator[WriteFrame]:
     """Write ``frames/t0000.tif``, one volume (z, y, x) a frame."""
-    spacing = tuple(reversed(cell.exporter.units.spacing))
+    dx, dy, dz = cell.exporter.units.spacing
 
     def write(frame: ExportFrame) -> None:
-        content = encode_volume(frame.label_volume, spacing=spacing)
+        content = frame.once(frame_file, (dz, dy, dx))
         cell.exporter.write_bytes(f"{cell.name}/frames/t{frame.number:04d}.tif", content)
 
     yield write

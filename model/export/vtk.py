@@ -19,11 +19,10 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from model.encoding.surface_files import in_micrometres, mesh_faults
+from model.encoding.surface_files import frame_vertex_labels, in_micrometres, mesh_faults
 from model.engine.marching_cubes import Surface
 from model.output.exporter import CellFiles, ExportFrame, WriteFrame
 from model.output.manifest import WrittenCell
-from model.rendering.render import vertex_labels
 
 COLLECTION = "cell.pvd"
 TYPES = {"<f4": "Float32", "<i4": "Int32", "<u2": "UInt16"}
@@ -36,7 +35,7 @@ def open_writer(cell: CellFiles) -> Iterator[WriteFrame]:
     listed: list[tuple[float, str]] = []
 
     def write(frame: ExportFrame) -> None:
-        labels = np.asarray(vertex_labels(frame.surface, frame.labelled.labels, exporter.grid), dtype="<u2")
+        labels = frame.once(frame_vertex_labels, exporter.grid).astype("<u2")
         name = f"frame_{frame.number:04d}.vtp"
         content = encode_polydata(frame.surface, labels, micrometres=exporter.micrometres)
         exporter.write_bytes(f"{cell.name}/{name}", content)

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Concatenate, ParamSpec, Protocol, TypeVar
+
+import numpy as np
 
 from model.domain import TAU, Field, Grid
 from model.engine.marching_cubes import Surface
@@ -34,6 +37,9 @@ from model.output.manifest import (
     Units,
     WarningEntry,
 )
+
+_Made = TypeVar("_Made")
+_Arguments = ParamSpec("_Arguments")
 
 
 class Labelled(Protocol):
@@ -68,11 +74,30 @@ class ExportFrame:
     surface: Surface
     labelled: Labelled
     band: NarrowBand | None = None
+    _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    @property
+    @cached_property
     def label_volume(self) -> Labels:
         """Labels (nz, ny, nx) uint16, as image files have them: the one transposition, [x, y, z] → z, y, x."""
-        return self.labelled.labels.T
+        return np.ascontiguousarray(self.labelled.labels.T)
+
+    @cached_property
+    def labels_present(self) -> tuple[int, ...]:
+        """Labels that some voxel has, ascending."""
+        return tuple(int(label) for label in np.flatnonzero(np.bincount(self.label_volume.reshape(-1))) if label)
+
+    def once(
+        self,
+        compute: Callable[Concatenate[ExportFrame, _Arguments], _Made],
+        *arguments: _Arguments.args,
+        **named: _Arguments.kwargs,
+    ) -> _Made:
+        """Return what a function makes of this frame, computed once for all formats that ask for the same."""
+        key = (compute, arguments, tuple(sorted(named.items())))
+        if key not in self._made:
+            self._made[key] = compute(self, *arguments, **named)
+        made: _Made = self._made[key]
+        return made
 
     @property
     def distance_volume(self) -> Field:
@@ -147,6 +172,7 @@ class Exporter:
         self.micrometres = micrometres
         self.minutes = minutes
         self._files: dict[str, FileEntry] = {}
+        self._folders: set[Path] = set()  # made already
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
@@ -215,7 +241,9 @@ class Exporter:
         """
         with _export_errors(name):
             path = self.folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.parent not in self._folders:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._folders.add(path.parent)
             with path.open("xb") as raw:
                 file = HashedFile(raw)
                 yield file

@@ -134,7 +134,7 @@ def picture_pairs(
     moments
         Frames of each cell.
     palette
-        One of :data:`model.export.render.PALETTES`.
+        One of :data:`model.rendering.render.PALETTES`.
     """
     unit, grid = generated.micrometres, Grid((SIDE, SIDE, SIDE))
     scenes: list[Scene | None] = []

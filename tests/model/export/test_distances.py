@@ -67,7 +67,7 @@ def test_both_formats_hold_the_same_distances_and_say_what_they_are(tmp_path: Pa
     assert metadata["shape"] == [3, 44, 30, 72]
     assert metadata["dimension_names"] == ["t", "z", "y", "x"]
     assert metadata["data_type"] == "float32"
-    assert stated["clamp_um"] == metadata["fill_value"] == pytest.approx(4 * max(exporter.units.spacing))
+    assert stated["clamp_um"] == metadata["fill_value"] == pytest.approx(2 * max(exporter.units.spacing))
     assert stated["minutes"] == [0.0, 45.0, 90.0]
     assert stated["first_sample_um"] == pytest.approx([-float(UNIT)] * 3)
     with h5py.File(tmp_path / "cell_0000" / "distances.h5") as file:
