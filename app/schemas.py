@@ -97,7 +97,7 @@ class WarningView(_View):
 
 
 class WebhookView(_View):
-    """The address that is told of the end."""
+    """The address that gets a message when the job ends."""
 
     url: str
     state: Literal["pending", "delivered", "refused", "gave_up"] = Field(
@@ -149,7 +149,7 @@ class JobView(_View):
         default=None, description="The batch that it was accepted with; null if it was sent alone."
     )
     webhook: WebhookView | None = Field(
-        default=None, description="The address that is told of the end of the job; null if there is none."
+        default=None, description="The address that gets a message when the job ends; null if there is none."
     )
     priority: int = Field(default=0, description="Order among the jobs of the same caller: 1 before 0 before -1.")
     spec: dict[str, Any] = Field(description="The complete spec, with the seed. POST it again to get the same bytes.")
@@ -361,7 +361,7 @@ class LinkRequest(BaseModel):
 
 
 class LinkView(_View):
-    """A signed link. Whoever has it can download what it leads to."""
+    """A signed link. It gives access without a key."""
 
     href: str
     file: str | None = Field(description="Name of the file; null for the archive.")

@@ -1,4 +1,4 @@
-"""The spec of an evaluation: which cells are judged, and which cells they are compared with.
+"""The spec of an evaluation: which cells are evaluated, and which cells they are compared with.
 
 Promises and limits are those of :mod:`model.spec`.
 Does not promise: that uploads and jobs exist; the service looks them up and fills in their checksums.
@@ -44,7 +44,7 @@ class EvaluationSpec(Strict):
     )
     job: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = Field(
         default=None,
-        description="One of your finished jobs with the same model, whose cells are judged; new cells when absent.",
+        description="One of your finished jobs with the same model, whose cells are evaluated; new cells when absent.",
     )
     job_sha256: Checksum | None = Field(
         default=None, description="Checksum of the job's manifest; filled in by the service."
@@ -103,7 +103,7 @@ class EvaluationSpec(Strict):
 
     @property
     def result_of_job(self) -> str | None:
-        """The job whose cells are judged."""
+        """The job whose cells are evaluated."""
         return self.job
 
     def check_fits(self, *, latent_codes: int, latent_size: int) -> None:

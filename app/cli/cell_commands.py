@@ -145,7 +145,7 @@ def _of_files(
 
 
 def _sent(client: Client, file: Path) -> str:
-    """Upload a file under a name made of its own and its content: it stands in nobody's way. Return that name."""
+    """Upload a file under a name made of its own name and its SHA-256, and return it."""
     with file.open("rb") as content:
         sha256 = hashlib.file_digest(content, "sha256").hexdigest()
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", file.stem).strip("-_")[:60] or "cells"
@@ -157,7 +157,7 @@ def _sent(client: Client, file: Path) -> str:
 
 
 def _source(index: int | None, job_id: str | None, cell: int | None, values: str | None) -> dict[str, Any]:
-    """Say which cell is varied."""
+    """Return the member ``source`` of the spec: the cell that is varied."""
     given = [name for name, value in (("--index", index), ("--job", job_id), ("--values", values)) if value is not None]
     if len(given) != 1:
         raise typer.BadParameter("give one of --index, --job and --values: the cell that is varied")

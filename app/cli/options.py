@@ -162,7 +162,7 @@ ReferenceFiles = Annotated[
     ),
 ]
 JudgedJob = Annotated[
-    str | None, typer.Option("--job", help="Job whose cells are judged; by default new cells of the model.")
+    str | None, typer.Option("--job", help="Job whose cells are evaluated; by default new cells of the model.")
 ]
 CellsPerSet = Annotated[int | None, typer.Option("--count", help="Cells in each set, 4 to 200.")]
 Draws = Annotated[int | None, typer.Option(help="Resamplings of each interval and exchanges for each p-value.")]

@@ -420,7 +420,7 @@ LINK_INVALID = _http(
     "link_invalid",
     403,
     "The link is not valid",
-    "It has expired or was changed, or its job was removed. Ask whoever sent it for a new one.",
+    "It has expired or was changed, or its job was removed. Ask the sender for a new link.",
 )
 OTHERS = (
     MALFORMED,

@@ -34,9 +34,9 @@ async def create_evaluation(
 ) -> JobView:
     """Queue a job that compares cells, and return it with 202. `Location` is the address of the job.
 
-    Judged are new cells of the model, or the cells of one of your finished jobs. They are compared with cells that you
-    upload, or with the model's reference cells, which it was not trained on. The files are `report.html`, figures as
-    PNG, and all measurements as JSON. The uploads and the job must stay until the evaluation has read them.
+    The evaluated cells are new cells of the model, or those of one of your finished jobs. They are compared with cells
+    that you upload, or with the model's reference cells, which it was not trained on. The files are `report.html`,
+    figures as PNG, and all measurements as JSON. The uploads and the job must stay until the evaluation has read them.
     """
     return await accept(
         EVALUATION, spec, resources, response, idempotency_key=idempotency_key, prefer=prefer, options=options

@@ -53,7 +53,7 @@ RECONSTRUCTIONS: dict[str, Example] = {
         {"model": "celegans", "uploads": ["cells.tif"], "frames": 29, "grid": 128, "formats": ["tiff", "stl"]},
     ),
     "quick": _example(
-        "The code alone, judged on a frame that was kept back",
+        "The code alone, evaluated on a frame that was not used",
         "The network is not adapted: faster, and less like the given cell.",
         {"model": "celegans", "uploads": ["cells.tif"], "method": "code", "validate": True, "frames": 8, "grid": 48,
          "formats": ["stl"]},

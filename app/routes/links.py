@@ -43,7 +43,7 @@ PART_OF_ARCHIVE: dict[int | str, dict[str, Any]] = {
     response_description="The link.",
 )
 def create_link(job_id: JobId, wanted: LinkRequest, resources: CallerResources) -> LinkView:
-    """Return an address from which anybody can download one file of the job, or its archive, until it expires.
+    """Return an address that gives access to one file of the job, or its archive, without a key until it expires.
 
     Removing the job, or revoking the key that owns it, ends the link. The operator enables links by setting
     CYTOSYNTH_LINK_KEY.

@@ -1,11 +1,11 @@
-"""Signed links: addresses that let whoever has them download one file, or the archive, of one job for some time.
+"""Signed links: addresses that give access to one file, or the archive, of one job without a key for a limited time.
 
 The signature is an HMAC-SHA256 over job, file and time of expiry, under a key of the operator; nothing is stored.
 
-Promises: a link serves nothing but what it was made for, and only until it expires, its job is removed, the API key of
-the job's owner is revoked, or the operator changes the key. Comparisons take the same time wherever two signatures
-differ. A wrong signature is refused before the broker or the disk is asked.
-Does not promise: that a link stays secret. Whoever receives it can pass it on.
+Promises: a link serves only the file or archive it was made for, and only until it expires, its job is removed, the API
+key of the job's owner is revoked, or the operator changes the key. Comparisons take the same time wherever two
+signatures differ. A wrong signature is refused before the broker or the disk is asked.
+Does not promise: that a link stays secret. A receiver can pass it on.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ def make_link(resources: Resources, job_id: str, *, file: str | None, seconds: i
 
 
 def open_link(resources: Resources, job_id: str, *, file: str | None, expires: int, signed: str) -> Resources:
-    """Return the resources of the owner of a job, for somebody who has a valid link.
+    """Return the resources of the owner of a job, if the link is valid.
 
     Raises
     ------
     ProblemError
-        403 if the link is not valid, whatever the reason.
+        403 if the link is not valid, for any reason.
     """
     key = resources.settings.link_key
     good = key is not None and hmac.compare_digest(signature(key, job_id, file or ARCHIVE, expires), signed)

@@ -33,7 +33,7 @@ def render(
     grid: Annotated[int, typer.Option(min=16, max=512, help="Samples along each side of Ω.")] = 128,
     size: Annotated[int, typer.Option(min=64, max=1024, help="Pixels along each side of one picture.")] = 240,
 ) -> None:
-    """Draw a sheet of new cells, one picture each, at times from the start of their lives to the end."""
+    """Draw a sheet of new cells, one picture each, at times from the start of the sequence to its end."""
     from model.card import SHIPPED_MODELS, find_model
     from model.domain import Grid
     from model.evaluation.reports.figures import cell_sheet

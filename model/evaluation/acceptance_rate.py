@@ -22,7 +22,7 @@ def score_plausibility(
     frames: int = 30,
     on_cell: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Draw new cells and judge them on a finer grid and more frames than the plausibility check uses.
+    """Draw new cells and check them on a finer grid and at more frames than the plausibility check uses.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 Promises: the reference is the membrane found at import, sampled on the model's grid. Frames left out of training are
 scored as such.
-Does not promise: anything about new cells; ``python -m model evaluate`` draws and judges some.
+Does not promise: anything about new cells; ``python -m model evaluate`` evaluates them.
 """
 
 from __future__ import annotations

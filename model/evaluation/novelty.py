@@ -1,8 +1,8 @@
 """Novelty: whether a model's new cells are as different from its training cells as unseen cells are.
 
-The measure is the overlap of two sequences as they lie in Ω, over all moments together (Dice): 1 for a copy. Every new
-cell is compared with every training cell, not only with those whose descriptors are measured, and so is every held-out
-cell: what is near for a new cell is judged by how near an unseen cell of the same law comes by chance.
+The measure is the overlap (Dice) of two sequences in their poses in Ω, over all times together: 1 for a copy. Every new
+cell and every held-out cell is compared with every training cell, not only with those whose descriptors are measured.
+The overlaps of held-out cells show how close an unseen cell of the same distribution comes by chance.
 
 Promises: a copy of any training cell that was searched is found. All sets are sampled at the same points and moments.
 Does not promise: that a copy which is turned, mirrored or faster is found.
@@ -104,7 +104,7 @@ def find_outlines(
 
 
 def _contained(shape: ShapeFrame, grid: Grid) -> NDArray[np.bool_]:
-    """Tell which of the samples used are inside, looking only where the surface reaches."""
+    """Return which of the samples are inside, evaluating only the bounding box of the surface."""
     numbers = np.arange(0, grid.size, SAMPLED)
     points = grid.points(numbers)
     margin = 2.0 * float(grid.step[0])  # the mesh is coarse

@@ -3,8 +3,8 @@
 Promises: the figures are those of :mod:`model.evaluation.reports.model_report`, as ``python -m model evaluate`` makes
 them; the same spec, checkpoint, uploads and job give the same bytes. Uploads are read as ``python -m model import``
 reads files.
-Does not promise: the training cells themselves, where the model's recipe does not construct them: the learned codes'
-cells, as the network reconstructs them, stand for them then.
+Does not promise: the training cells themselves, where the model's recipe does not construct them: the cells of the
+learned codes, as the network reconstructs them, replace them then.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def evaluate_request(
     uploads
         Holds the files that the spec's uploads name.
     result
-        Folder of the job whose cells are judged.
+        Folder of the job whose cells are evaluated.
     on_progress
         Called after every sequence that was measured; an exception raised there ends the work.
 

@@ -115,7 +115,7 @@ class PhantomSequences:
 
 
 def _contained(shape: ShapeFrame, grid: Grid) -> NDArray[np.bool_]:
-    """Tell which samples are inside, looking only where the surface reaches."""
+    """Return which samples are inside, evaluating only the bounding box of the surface."""
     low = np.floor(grid.to_index(shape.vertices.min(axis=0)[None])[0]).astype(np.int64).clip(min=0)
     high = np.ceil(grid.to_index(shape.vertices.max(axis=0)[None])[0]).astype(np.int64) + 1
     ids = np.arange(grid.size).reshape(grid.shape)[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]

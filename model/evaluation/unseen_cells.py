@@ -1,7 +1,7 @@
-"""Whole cells that a model has not seen: an evaluation gives the model a part and judges the whole.
+"""Cells that a model has not seen: an evaluation gives the model a part of a cell and compares the whole.
 
-Promises: shapes are in the units of the model's Ω, with exact distances. Where a cell is known by masks only, the truth
-is those masks, on their own grid.
+Promises: shapes are in the units of the model's Ω, with exact distances. If only masks of a cell exist, they are the
+ground truth, on their own grid.
 Does not promise: that the model has not seen them; the caller chooses the source.
 """
 
@@ -37,7 +37,7 @@ class UnseenCell:
     index
         Which of its cells.
     micrometres
-        Length of one unit of Ω in the model that is judged: imported cells may have been given another.
+        Length of one unit of Ω in the evaluated model: imported cells may have been given another.
     """
 
     source: AnySource
@@ -71,7 +71,7 @@ class UnseenCell:
         return frame_times(len(self.masks))
 
     def grid(self, side: int) -> Grid:
-        """Grid on which the cell can be judged: ``side`` samples along each axis of Ω, or the masks' own."""
+        """Grid on which the cell can be compared: ``side`` samples along each axis of Ω, or the masks' own."""
         if self.masks is not None:
             return Grid((self.masks.shape[1], self.masks.shape[2], self.masks.shape[3]))
         return Grid((side, side, side))
@@ -95,10 +95,10 @@ class UnseenCell:
         return shape_of_mask(self.masks[frame])
 
     def truth(self, frame: int, grid: Grid) -> Mask:
-        """Tell which samples of a grid are inside; a cell known by masks has them on its own grid only."""
+        """Return which samples of a grid are inside; a cell known by masks only has them on its own grid."""
         if self.masks is not None:
             if grid != self.grid(0):
-                raise ValueError("a cell that is known by masks has no truth on another grid")
+                raise ValueError("a cell that is known by masks only has no ground truth on another grid")
             return np.asarray(self.masks[frame])
         return inside(evaluate_sparse(self.shape(frame), grid, lipschitz=1.01, exact="certified"))
 

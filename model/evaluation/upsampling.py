@@ -1,13 +1,13 @@
 """Fitting and upsampling: a model restores an unseen cell from a part of it, compared with methods without a model.
 
-Three parts are given: all frames; every fourth frame, judged on the frames between; all frames as masks of 32³ samples,
-judged on a grid four times finer. Each part is restored by the code alone, by the network adapted to the cell
-(:mod:`model.fitting.fit`), and by interpolation without a model: in time, of the signed distances of the given frames;
-in space, of the mask or of its distance transform.
+Three parts are given: all frames; every fourth frame, compared on the frames between; all frames as masks of 32³
+samples, compared on a grid four times finer. Each part is restored by the code alone, by the network adapted to the
+cell (:mod:`model.fitting.fit`), and by interpolation without a model: in time, of the signed distances of the given
+frames; in space, of the mask or of its distance transform.
 
-Promises: all methods get the same frames and samples, and are judged on the same grid against the same truth. Only
-withheld frames and samples are judged, unless all were given. In time all methods get the same distances.
-Does not promise: that interpolation cannot be done better. Two stronger methods are compared too: cubic interpolation
+Promises: all methods get the same frames and samples, and are compared with the same ground truth on the same grid.
+Only withheld frames and samples are compared, unless all were given. In time all methods get the same distances.
+Does not promise: the best possible interpolation. Two stronger methods are compared too: cubic interpolation
 through four given frames in time, and in space the membrane that the fit itself starts from.
 
 References: shape-based interpolation, Raya and Udupa 1990, doi:10.1109/42.52980.

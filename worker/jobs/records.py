@@ -87,7 +87,7 @@ class JobOptions:
     priority
         Larger numbers are carried out first among the jobs of the same owner; the turn of other owners stays the same.
     webhook
-        Address that is told of the end of the job; empty: none.
+        Address that gets a message when the job ends; empty: none.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)

@@ -40,7 +40,7 @@ def run(job: Job, folder: Path, report: Report) -> None:
 
 
 def _result(spec: EvaluationSpec, settings: WorkerSettings) -> Path:
-    """Return the folder of the job whose cells are judged.
+    """Return the folder of the job whose cells are evaluated.
 
     Raises
     ------

@@ -152,7 +152,7 @@ class Journal:
         return _record(self._outcome_path(job_id), is_outcome)
 
     def record_delivery(self, job_id: str, outcome: str) -> None:
-        """Keep that nobody need be told of the end of a job any more, and why."""
+        """Record that no message about the end of a job is due any more, and why."""
         write_over(self._webhooks / f"{checked(job_id)}.json", json.dumps({"outcome": outcome}).encode())
 
     def delivery(self, job_id: str) -> str | None:

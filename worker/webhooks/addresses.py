@@ -1,8 +1,7 @@
 """Which addresses a webhook may have: https, and no host of a private network.
 
-Promises: :func:`resolve` names one address, checked, to which the connection is made; a name that is resolved once more
-cannot lead elsewhere.
-Does not promise: that a public address is friendly.
+Promises: :func:`resolve` returns one checked address, to which the connection is made; the name is not resolved again.
+Does not promise: that a public address belongs to the caller.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Delivers the webhooks that are due, from any worker; the broker keeps which are.
+"""Delivers the webhooks that are due, from any worker; the broker has the list of them.
 
 Promises: each is delivered at least once, or tried :data:`~worker.jobs.outbox.ATTEMPTS` times over about three days,
-whatever process or broker is restarted meanwhile; every attempt has the same ``webhook-id``.
-Does not promise: exactly once, or any order. A receiver keeps the ids that it has seen.
+even if processes or the broker are restarted meanwhile; every attempt has the same ``webhook-id``.
+Does not promise: delivery exactly once, or any order. A receiver compares the ids with those it has received.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 # Seconds from one attempt to the next, as Standard Webhooks recommends; each is varied by a fifth.
 RETRIES_S = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
-GONE = 410  # the receiver wants no more
+GONE = 410  # the receiver accepts no further messages
 
 
 class WebhookDelivery:

@@ -21,7 +21,7 @@ DEADLINE_S = 20.0  # of the whole; Standard Webhooks recommends 15 to 30 s
 
 
 class _PinnedConnection(http.client.HTTPConnection):
-    """A connection to one address, whatever the host's name resolves to by then; TLS checks the name all the same."""
+    """A connection to one address without resolving the host's name again; TLS still checks the name."""
 
     def __init__(self, host: str, address: tuple[str, int], *, context: ssl.SSLContext | None, port: int) -> None:
         super().__init__(host, port, timeout=TIMEOUT_S)

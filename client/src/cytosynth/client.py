@@ -241,7 +241,7 @@ class Client:
         model
             Identifier of the model.
         job
-            Id of a job whose cells are judged; by default new cells of the model.
+            Id of a job whose cells are evaluated; by default new cells of the model.
         uploads
             Names of uploads with the cells to compare with; by default the reference cells of the model.
         count, draws, voxel, interval, seed
@@ -321,7 +321,7 @@ class Client:
         priority
             1 before 0 before -1 among your own jobs.
         webhook
-            https address that is told when the job ends.
+            https address that gets a message when the job ends.
         """
         query = {"labels": _joined(labels), "priority": priority or None, "webhook": webhook}
         query = {name: value for name, value in query.items() if value is not None}

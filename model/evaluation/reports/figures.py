@@ -147,7 +147,7 @@ def picture_pairs(
 
 
 def cell_sheet(source: GeneratedSequences, *, grid: Grid, columns: int = 6, size: int = 240) -> Picture:
-    """New cells of a model, one picture each, at times spread over their lives: the first at its start.
+    """New cells of a model, one picture each, at times spread over the sequence: the first at its start.
 
     Parameters
     ----------

@@ -51,14 +51,14 @@ class ModelReport:
     identifier, title
         Of the model.
     reference
-        What the judged cells were compared with, in words.
+        What the evaluated cells were compared with, in words.
     figures
         As :func:`model.evaluation.comparison.judge` returns them, with ``reconstruction`` and
         ``fitting`` (:func:`model.evaluation.upsampling.summarise_fits`) if they were measured.
     pictures
         In the order of the page.
     subject
-        What is judged, at the head of a sentence.
+        The name of the evaluated cells at the beginning of a sentence.
     floor
         What the novelty of a model of these cells should reach.
     """
@@ -246,9 +246,9 @@ def _fit_table(fitting: dict[str, Any]) -> str:
     cells = html.escape(", ".join(fitting["cells"]))
     return (
         "<h2>Unseen cells, restored from a part</h2>"
-        f'<p class="note">{cells}. The code alone, and the network adapted to the cell, beside methods without a '
-        "model; what was given is judged only where all frames were. Distances of the surfaces in steps of "
-        "the grid.</p>"
+        f'<p class="note">{cells}. The code alone, and the network adapted to the cell, compared with methods '
+        "without a model. Given frames are compared only if all frames were given. Distances of the surfaces are "
+        "in grid steps.</p>"
         f"<table><thead><tr><th>given</th><th>restored by</th>{head}</tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table>"
     )

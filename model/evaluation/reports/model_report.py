@@ -86,7 +86,7 @@ class CellSets:
     Attributes
     ----------
     judged
-        The cells that are judged, and what to call them at the head of a sentence.
+        The evaluated cells, and their name at the beginning of a sentence.
     training
         Cells that the model learned.
     reference
@@ -118,7 +118,7 @@ def report_on_sets(
     sets
         The cells.
     card
-        Of the model that made the judged ones, or is said to describe them.
+        Of the model that made the evaluated cells, or is stated for them.
     identifier
         Begins the names of the files.
     scope, workers, on_step
