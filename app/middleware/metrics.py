@@ -124,7 +124,7 @@ class QueueCollector(Collector):
             "Stored files found missing or damaged, by a request or by a scrub.",
         )
         try:
-            counts, units, alive, tally = (
+            counts, units, alive, failures = (
                 self._jobs.admin.counts(),
                 self._jobs.admin.work(),
                 len(self._jobs.admin.workers_alive()),
@@ -146,9 +146,9 @@ class QueueCollector(Collector):
             for quantile in QUANTILES if seconds else ():
                 stages.add_metric((stage, f"{quantile:g}"), seconds[int(quantile * (len(seconds) - 1))])
         again.add_metric((), sum(job.attempts > 1 for job in latest))
-        leases.add_metric((), tally["leases_lost"])
-        crashed.add_metric((), tally["worker_crashed"])
-        damaged.add_metric((), tally.get("contents_damaged", 0))
+        leases.add_metric((), failures["leases_lost"])
+        crashed.add_metric((), failures["worker_crashed"])
+        damaged.add_metric((), failures.get("contents_damaged", 0))
         yield from (up, states, depth, work, workers, stages, again, leases, crashed, damaged)
 
 

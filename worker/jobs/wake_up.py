@@ -20,7 +20,7 @@ TASK = "cytosynth.run_job"
 
 SHARED: dict[str, Any] = {
     "task_default_queue": QUEUE,
-    # A message is one job id. JSON only: no message that could run code is read.
+    # Messages hold no data. JSON only, so that no message that could run code is read.
     "task_serializer": "json",
     "accept_content": ["json"],
     # The job record has the state; Celery would report an unknown id as PENDING.
