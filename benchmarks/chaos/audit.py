@@ -1,4 +1,4 @@
-"""Whether everything is in order once it is quiet: no file, lease, hint or verdict without its job, one end a job."""
+"""Whether everything is in order once it is quiet: no file, lease, wake-up or outcome without its job, one final state a job."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worker.broker.urls import redis_url
 from worker.jobs import Job, JobStatus
 from worker.jobs.redis_store import QUEUE, UNDER_WAY_INDEX
 
-SETTLE_S = 100.0  # hints that died with their worker are cleared after a minute
+SETTLE_S = 100.0  # seconds; wake-ups whose worker died are removed after a minute
 
 
 def settle(service: Service) -> list[str]:
@@ -35,8 +35,8 @@ def untidy(service: Service) -> Iterator[str]:
     with redis.Redis.from_url(redis_url(service.environment()["CYTOSYNTH_REDIS_URL"])) as client:
         for what, count in (
             ("leases", client.zcard("cytosynth:leases")),
-            ("hints", client.llen(QUEUE)),
-            ("hints under way", client.zcard(UNDER_WAY_INDEX)),
+            ("wake-ups", client.llen(QUEUE)),
+            ("wake-ups in delivery", client.zcard(UNDER_WAY_INDEX)),
         ):
             if count:
                 yield f"{count} {what}"

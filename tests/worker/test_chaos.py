@@ -58,11 +58,11 @@ def test_audit_finds_nothing_where_all_is_in_order_and_each_thing_that_is_not(sc
     (root / "blobs" / "ab").mkdir(parents=True, exist_ok=True)
     (root / "blobs" / "ab" / "cd").write_text("alone")
     (root / "trash" / "left").mkdir()
-    scene.jobs._redis.rpush("cytosynth", "hint")
+    scene.jobs._redis.rpush("cytosynth", "wake-up")
     assert [fault.split(" ", 1)[1] for fault in untidy(scene)] == [
         "jobs have not ended",
         "leases",
-        "hints",
+        "wake-ups",
         "in staging",
         "in trash",
         "results without their job, or jobs without results",

@@ -158,7 +158,7 @@ def test_a_job_over_the_time_limit_fails_and_its_process_goes(
 def test_a_worker_that_takes_no_hints_gives_up_and_one_that_does_goes_on(jobs: JobQueue, status: SharedStatus) -> None:
     said: list[str] = []
     dog = watch(status, jobs, said, idle_with_work_timeout_s=0.3)
-    jobs._redis.rpush(QUEUE, "hint")
+    jobs._redis.rpush(QUEUE, "wake-up")
     try:
         until = time.monotonic() + 1.0
         while time.monotonic() < until:
