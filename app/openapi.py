@@ -55,11 +55,7 @@ The same spec and model give the same bytes. Errors are [RFC 9457](https://www.r
 documents; each kind is documented at [/problems](/problems).
 """
 TAGS = [
-    {"name": "generations", "description": "Request new living-cell sequences, or an estimate of their cost."},
-    {"name": "reconstructions", "description": "Fit a cell that you upload, and write it at another resolution."},
-    {"name": "augmentations", "description": "Variations of one cell, each with its strength."},
-    {"name": "evaluations", "description": "Compare a model's cells, or a job's, with real or reference cells."},
-    {"name": "trainings", "description": "Train a model on cells that you upload."},
+    *({"name": kind.path.rpartition("/")[2], "description": kind.description} for kind in KINDS.values()),
     {"name": "jobs", "description": "List jobs, show, follow, cancel, pin and remove them."},
     {"name": "files", "description": "The results of a job."},
     {"name": "batches", "description": "Many requests in one: accepted, followed, canceled and removed together."},
@@ -84,17 +80,16 @@ _FILES = (_JOB, _UNFINISHED, _EXPIRED, _QUEUE)
 # Of every operation that submits a job.
 SUBMISSION_PROBLEMS = (*_BODY, _LARGE, _QUEUE, OVER_SHARE, BUSY, _DISK, WEBHOOKS_OFF)
 _BATCH = TABLE[job_errors.BatchNotFoundError]
-# The problems of each operation, besides those that all have: 422 for parameters, and 500.
+# The problems of each operation, besides those that all have: 422 for parameters, and 500. Estimates also have _BODY.
 PROBLEMS: dict[str, tuple[ProblemType, ...]] = {
-    "createEstimate": _BODY,
     "createReconstruction": (_UPLOAD,),
     "createTraining": (_UPLOAD,),
-    "createTrainingEstimate": (*_BODY, _UPLOAD, _QUEUE),
+    "createTrainingEstimate": (_UPLOAD, _QUEUE),
     "createAugmentation": (_JOB,),
     "createEvaluation": (_UPLOAD, _JOB),
-    "createEvaluationEstimate": (*_BODY, _UPLOAD, _JOB, _QUEUE),
-    "createAugmentationEstimate": (*_BODY, _JOB, _QUEUE),
-    "createReconstructionEstimate": (*_BODY, _UPLOAD),
+    "createEvaluationEstimate": (_UPLOAD, _JOB, _QUEUE),
+    "createAugmentationEstimate": (_JOB, _QUEUE),
+    "createReconstructionEstimate": (_UPLOAD,),
     "listJobs": (_QUEUE,),
     "getJob": (_JOB, _QUEUE),
     "cancelJob": (_JOB, _QUEUE),
@@ -242,7 +237,8 @@ def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
 def _document_problems(operation: dict[str, Any], *, guarded: bool, strict_query: bool, submits: bool) -> None:
     responses = operation["responses"] = {str(status): answer for status, answer in operation["responses"].items()}
     name = operation["operationId"]
-    kinds = [*PROBLEMS.get(name, ()), *(SUBMISSION_PROBLEMS if submits else ()), INTERNAL]
+    body = _BODY if name.endswith("Estimate") else ()
+    kinds = [*body, *PROBLEMS.get(name, ()), *(SUBMISSION_PROBLEMS if submits else ()), INTERNAL]
     if not strict_query and not any(400 <= kind.status < 500 for kind in kinds):
         kinds.append(MALFORMED)  # sent by the server for a request that is not HTTP
     if guarded:

@@ -16,11 +16,12 @@ from model.reconstruction_spec import ReconstructionSpec
 from model.spec import WHOLE, Cost, GenerationSpec
 from model.training_spec import TrainingLimits, TrainingSpec
 from worker.jobs import BATCH_MAX, Batch, Job, JobStatus, Timing, Webhook
+from worker.kinds.table import GENERATION, KINDS
 from worker.uploads.store import Upload
 from worker.webhooks.addresses import URL_MAX, URL_PATTERN
 
 Moment = Annotated[datetime, Field(description="UTC, ISO 8601.")]
-EstimatedKind = Literal["generation", "reconstruction", "augmentation", "evaluation", "training"]
+EstimatedKind = Annotated[str, Field(json_schema_extra={"enum": list(KINDS)})]
 JOB_ID_PATTERN = r"^[0-9a-f]{32}$"
 
 
@@ -462,7 +463,7 @@ class EstimateView(_View):
         estimate: Estimate,
         settings: AppSettings,
         *,
-        kind: EstimatedKind = "generation",
+        kind: str = GENERATION.name,
     ) -> Self:
         """Show an estimate beside the operator's limits."""
         cost, timing = estimate.cost, estimate.timing

@@ -12,6 +12,7 @@ from fastapi.openapi.models import Example
 from app.problems.types import TABLE, TOO_FAST
 from model import __version__
 from model.errors import TooLargeError
+from worker.kinds.table import KINDS
 
 
 def _example(summary: str, description: str, value: dict[str, Any]) -> Example:
@@ -273,10 +274,8 @@ def answers() -> dict[tuple[str, str], dict[str, Any]]:
         ("createGeneration", "200"): FINISHED_JOB,
         ("createGeneration", "202"): QUEUED_JOB,
         ("createEstimate", "200"): ESTIMATE,
-        ("createAugmentationEstimate", "200"): {**ESTIMATE, "kind": "augmentation"},
-        ("createEvaluationEstimate", "200"): {**ESTIMATE, "kind": "evaluation"},
+        **{(f"create{kind.capitalize()}Estimate", "200"): {**ESTIMATE, "kind": kind} for kind in KINDS},
         ("createTrainingEstimate", "200"): TRAINING_ESTIMATE,
-        ("createReconstructionEstimate", "200"): {**ESTIMATE, "kind": "reconstruction"},
         ("listJobs", "200"): {"jobs": [QUEUED_JOB, FINISHED_JOB], "next": "/v1/jobs?cursor=41&limit=2"},
         ("getJob", "200"): RUNNING_JOB,
         ("cancelJob", "200"): CANCELED_JOB,

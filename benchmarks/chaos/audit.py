@@ -1,4 +1,4 @@
-"""Whether everything is in order once it is quiet: no file, lease, wake-up or outcome without its job, one final state a job."""
+"""What must hold once all jobs have ended: no file, lease or wake-up without its job, and one final state a job."""
 
 from __future__ import annotations
 

@@ -66,6 +66,8 @@ class Kind:
         Member ``kind`` of a job.
     path
         Address that accepts its specs.
+    description
+        What such a job does; the description of its tag in the OpenAPI document.
     spec
         Class of its specs; None where specs have no class, and so no price.
     runner
@@ -80,6 +82,7 @@ class Kind:
     path: str
     spec: type[Spec] | None
     runner: str
+    description: str = ""
     sealer: str = ""
     is_long: bool = False
 
@@ -95,6 +98,7 @@ GENERATION = Kind(
     name=GenerationSpec.KIND,
     path="/v1/generations",
     spec=GenerationSpec,
+    description="Request new living-cell sequences, or an estimate of their cost.",
     runner="worker.kinds.generation:run",
     sealer="worker.kinds.generation:seal",
 )
@@ -102,24 +106,28 @@ RECONSTRUCTION = Kind(
     name=ReconstructionSpec.KIND,
     path="/v1/reconstructions",
     spec=ReconstructionSpec,
+    description="Fit a cell that you upload, and write it at another resolution.",
     runner="worker.kinds.reconstruction:run",
 )
 AUGMENTATION = Kind(
     name=AugmentationSpec.KIND,
     path="/v1/augmentations",
     spec=AugmentationSpec,
+    description="Variations of one cell, each with its strength.",
     runner="worker.kinds.augmentation:run",
 )
 EVALUATION = Kind(
     name=EvaluationSpec.KIND,
     path="/v1/evaluations",
     spec=EvaluationSpec,
+    description="Compare a model's cells, or a job's, with real or reference cells.",
     runner="worker.kinds.evaluation:run",
 )
 TRAINING = Kind(
     name=TrainingSpec.KIND,
     path="/v1/trainings",
     spec=TrainingSpec,
+    description="Train a model on cells that you upload.",
     runner="worker.kinds.training:run",
     is_long=True,
 )
