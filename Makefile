@@ -62,9 +62,10 @@ serve: $(STAMP) ## Broker, worker and web on this machine; Ctrl-C ends all three
 test: $(STAMP) ## The test suite without what takes minutes
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
+# Only files that hold such a test: each process reads all it is given.
 .PHONY: test-slow
 test-slow: $(STAMP) ## The tests that take minutes
-	$(BIN)/python -m pytest -m slow $(PARALLEL) $(ARGS)
+	$(BIN)/python -m pytest -m slow $(PARALLEL) $(ARGS) $$(grep -rlF mark.slow tests --include='test_*.py')
 
 .PHONY: check
 check: $(STAMP) ## Lint, format, types, import contracts and the rules of the house

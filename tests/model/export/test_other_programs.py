@@ -27,7 +27,7 @@ PROGRAMS = (
 VALIDATOR = "gltf-validator@2.0.0-dev.3.10"
 FRAMES = 8
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # installs from a registry
 
 
 @pytest.fixture(scope="module")
