@@ -35,6 +35,7 @@ settings.load_profile("house")
 # Seconds of each test that takes more than half a second, as last written with --write-durations.
 DURATIONS = Path(__file__).with_name("durations.json")
 BRIEF_S = 0.5
+UNMEASURED_S = {True: 60.0, False: 0.0}  # of a test that is not there, by whether it is slow
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -57,7 +58,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     known = json.loads(DURATIONS.read_text())
     seconds: dict[Path, float] = defaultdict(float)
     for item in items:
-        seconds[item.path] += known.get(item.nodeid, 0.0)
+        unmeasured_s = UNMEASURED_S[item.get_closest_marker("slow") is not None]
+        seconds[item.path] += known.get(item.nodeid, unmeasured_s)
     items.sort(key=lambda item: -seconds[item.path])
 
 
