@@ -1,4 +1,4 @@
-"""Commands that work with cells that exist: upsample, augment and evaluate."""
+"""Commands that work with cells that exist: upsample, augment, evaluate and train."""
 
 from __future__ import annotations
 
@@ -127,6 +127,51 @@ def evaluate(
     if not _as_json(job, written, wanted=as_json):
         summarise(job, written)
         say(f"report: {written / 'report.html'}")
+
+
+def train(
+    name: options.ModelName,
+    files: options.TrainingFiles,
+    steps: options.Steps = None,
+    minutes: options.Minutes = None,
+    sequences: options.MostSequences = None,
+    voxel: options.Voxel = None,
+    interval: options.Interval = None,
+    points: options.PointsPerFrame = None,
+    left_out_every: options.LeftOutEvery = None,
+    latent_size: options.LatentSize = None,
+    width: options.Width = None,
+    depth: options.Depth = None,
+    rates: options.Rates = None,
+    keep_on_cancel: options.KeepOnCancel = False,
+    seed: options.Seed = None,
+    folder: options.OutModel = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+    server: options.Server = None,
+) -> None:
+    """Train a model on cells of your own; it is private to you and can be used as soon as the command ends.
+
+    The files are uploaded and checked first. The result holds the model, its curve, figures and the report on the
+    files. A training goes on in the service when this command loses the connection: fetch it later with `fetch`.
+    """
+    spec = _given(
+        name=name, steps=steps, minutes=minutes, sequences=sequences, voxel=numbers(voxel, "--voxel"),
+        interval=interval, points=points, left_out_every=left_out_every, latent_size=latent_size, width=width,
+        depth=depth, rates=rates, keep_on_cancel=keep_on_cancel or None, seed=seed,
+    )  # fmt: skip
+    with connect(server) as client:
+        job, written = _of_files(
+            client, "/v1/trainings", spec, files, folder or Path(f"{name}-training"), overwrite=overwrite
+        )
+    if _as_json(job, written, wanted=as_json):
+        return
+    summarise(job, written)
+    for warning in job.document["warnings"]:
+        say(f"warning: {warning['message']}")
+    quality = json.loads((written / "trained" / "card.json").read_bytes())["quality"]
+    say(", ".join(f"{figure} {value:.3f}" for figure, value in quality.items()))
+    say(f"model: {job.document['model']['id']}")
 
 
 def _of_files(

@@ -16,7 +16,7 @@ from app.cli.terminal import out
 from model import __version__
 
 try:
-    from app.cli.cell_commands import augment, evaluate, upsample
+    from app.cli.cell_commands import augment, evaluate, train, upsample
     from app.cli.job_commands import cancel, demo, fetch, generate, jobs, pin, unpin, verify
     from app.cli.model_commands import models, upload
 except ModuleNotFoundError as error:  # the worker image holds no web libraries
@@ -67,8 +67,8 @@ def _root(
 
 # In the order of the help.
 for command in (
-    serve, web, generate, demo, upsample, augment, evaluate, models, jobs, fetch, verify, upload, pin, unpin, cancel,
-    rebuild, scrub, version,
+    serve, web, generate, demo, upsample, augment, evaluate, train, models, jobs, fetch, verify, upload, pin, unpin,
+    cancel, rebuild, scrub, version,
 ):  # fmt: skip
     cli.command()(command)
 cli.add_typer(keys)

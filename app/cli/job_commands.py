@@ -166,7 +166,8 @@ def cancel(job_id: options.JobId, server: options.Server = None) -> None:
     """Cancel a job that is queued or running."""
     with connect(server, start=False) as client:
         job = client.job(job_id).cancel()
-    out.print(f"{job.id} is {job.state}", highlight=False)
+    note = "" if job.ended else ", and ends with the model so far"
+    out.print(f"{job.id} is {job.state}{note}", highlight=False)
 
 
 def carry_out(
@@ -205,8 +206,9 @@ def carry_out(
         try:
             _follow(job)
         except KeyboardInterrupt:
-            job.cancel()
-            give_up(f"cancelled job {job.id}", INTERRUPTED)
+            if job.cancel().ended:
+                give_up(f"cancelled job {job.id}", INTERRUPTED)
+            give_up(f"job {job.id} ends with the model so far; download it with: cytosynth fetch {job.id}", INTERRUPTED)
         _download(job, draft)
     return job, folder
 
@@ -223,6 +225,9 @@ def _follow(job: Job) -> None:
             elif event == "progress":
                 shown = f"{data['frame']} of {data['frames']}" if data.get("frames") else ""
                 shown = f"frame {shown}" if shown and data["stage"] == "frames" else shown
+                shown += "".join(
+                    f", {name} {data[name]:.4f}" for name in ("loss", "dice") if data.get(name) is not None
+                )
                 bar.update(task, description=data["stage"], completed=data["fraction"], frames=shown)
 
         job.follow(on_event)

@@ -170,6 +170,35 @@ Interval = Annotated[float | None, typer.Option(help="Minutes between frames, in
 NewCellsSeed = Annotated[int | None, typer.Option("--seed", help="Seed of the new cells.")]
 OutReport = Annotated[Path | None, typer.Option("--out", help="Folder for the files; ./MODEL-evaluation by default.")]
 
+# --- what to train on
+
+ModelName = Annotated[
+    str, typer.Argument(metavar="NAME", help="Short name of the model; the service makes it unique with 12 digits.")
+]
+TrainingFiles = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="FILE…",
+        help="TIFFs of label volumes or masks, one for each recording; surfaces, one for each frame; or archives.",
+    ),
+]
+Steps = Annotated[int | None, typer.Option(help="Training steps; 24000 by default.")]
+Minutes = Annotated[float | None, typer.Option(help="Most minutes of training; then it ends with what it has.")]
+MostSequences = Annotated[int | None, typer.Option("--sequences", help="Most sequences to train on.")]
+PointsPerFrame = Annotated[int | None, typer.Option("--points", help="Training points in each frame.")]
+LeftOutEvery = Annotated[
+    int | None, typer.Option("--left-out-every", help="Keep every n-th frame from training, to measure on it; 0: none.")
+]
+LatentSize = Annotated[int | None, typer.Option("--latent-size", help="Numbers in a code.")]
+Width = Annotated[int | None, typer.Option(help="Units in a layer of the network.")]
+Depth = Annotated[int | None, typer.Option(help="Layers of the network.")]
+Rates = Annotated[float | None, typer.Option(help="Factor on the learning rates.")]
+KeepOnCancel = Annotated[
+    bool,
+    typer.Option("--keep-on-cancel", help="Interrupted or canceled, training ends with the best model so far."),
+]
+OutModel = Annotated[Path | None, typer.Option("--out", help="Folder for the files; ./NAME-training by default.")]
+
 # --- results
 
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for the files; ./MODEL-SEED by default.")]

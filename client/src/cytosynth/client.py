@@ -260,6 +260,46 @@ class Client:
         }  # fmt: skip
         return self._ask("/v1/evaluations", spec, idempotency_key)
 
+    def train(
+        self,
+        name: str,
+        uploads: Sequence[str],
+        *,
+        steps: int | None = None,
+        minutes: float | None = None,
+        voxel: Sequence[float] | None = None,
+        interval: float | None = None,
+        keep_on_cancel: bool | None = None,
+        seed: int | None = None,
+        idempotency_key: str | None = None,
+        **members: Any,
+    ) -> Job:
+        """Ask for a model trained on your own cells; return the job at once.
+
+        The job's member ``model`` has the identifier of the model, which can be used once the job has succeeded.
+
+        Parameters
+        ----------
+        name
+            Short name of the model; the service makes it unique.
+        uploads
+            Names of uploads with the cells.
+        steps, minutes, voxel, interval, keep_on_cancel, seed
+            Members of the spec.
+        idempotency_key, members
+            As in :meth:`generate`.
+
+        Raises
+        ------
+        InvalidRequestError, TooLargeError, NotFoundError, UnreachableError, ProblemError
+            As :meth:`generate`; ``NotFoundError`` if there is no such upload.
+        """
+        spec = {
+            "name": name, "uploads": list(uploads), "steps": steps, "minutes": minutes, "voxel": voxel,
+            "interval": interval, "keep_on_cancel": keep_on_cancel, "seed": seed, **members,
+        }  # fmt: skip
+        return self._ask("/v1/trainings", spec, idempotency_key)
+
     def _ask(self, path: str, spec: Json, idempotency_key: str | None) -> Job:
         """Submit what is given of a spec."""
         given = {name: value for name, value in spec.items() if value is not None}

@@ -28,6 +28,7 @@ class ProgressBar:
             parts = [f"[{'#' * done}{'.' * (WIDTH - done)}] {100 * data['fraction']:3.0f} %", data["stage"]]
             if data.get("frames"):
                 parts.append(f"{data['frame']} of {data['frames']}")
+            parts += [f"{name} {data[name]:.4f}" for name in ("loss", "dice") if data.get(name) is not None]
             if data.get("eta_s"):
                 parts.append(f"{data['eta_s']:.0f} s left")
             self._write("  ".join(parts))

@@ -311,6 +311,27 @@ def test_augment_takes_one_source_and_downloads_the_variations(house: Any, run: 
     assert not (tmp_path / "wrong").exists()
 
 
+def test_train_sends_the_files_and_names_the_model(house: Any, run: Any, tmp_path: Path) -> None:
+    file = tmp_path / "cells.tif"
+    file.write_bytes(labels_tiff(frames=4))
+    body = {"name": "mine", "uploads": [kept(house, file)], "steps": 50, "seed": 17, "keep_on_cancel": True}
+    card = house.get("/v1/models/round").json()
+    del card["href"]
+    weights = b"weights"
+    card |= {"sha256": hashlib.sha256(weights).hexdigest(), "quality": {"dice_training_frames": 0.95}}
+    job = house.post(body, path="/v1/trainings").json()
+    model_id = card["id"] = job["model"]["id"]
+    files = {"trained/card.json": json.dumps(card).encode(), "trained/weights.safetensors": weights}
+    house.carry_out(job["id"], files=files)
+    done = run(
+        "train", "mine", file, "--steps", 50, "--seed", 17, "--keep-on-cancel", "--out", tmp_path / "trained-here"
+    )
+    assert done.exit_code == 0, done.output
+    assert "dice_training_frames 0.950" in done.stdout
+    assert f"model: {model_id}" in done.stdout
+    assert (tmp_path / "trained-here" / "trained" / "weights.safetensors").read_bytes() == weights
+
+
 def test_evaluate_compares_with_files_and_names_the_report(house: Any, run: Any, tmp_path: Path) -> None:
     file = tmp_path / "reference.tif"
     file.write_bytes(labels_tiff(frames=5))
