@@ -37,7 +37,7 @@ from app.schemas import Problem
 from model import __version__
 from model import errors as tree
 from worker import errors as job_errors
-from worker.errors import DiskFullError, UploadExistsError, UploadNotFoundError, UploadQuotaError
+from worker.errors import DiskFullError, UploadExistsError, UploadNotFoundError, UploadOffsetError, UploadQuotaError
 from worker.kinds.table import KINDS
 
 TITLE = "cytosynth"
@@ -123,6 +123,28 @@ PROBLEMS: dict[str, tuple[ProblemType, ...]] = {
         TOO_SLOW,
         _DISK,
     ),
+    "putUploadFile": (
+        NOT_FOUND,
+        UNSUPPORTED,
+        BODY_TOO_LONG,
+        TABLE[UploadQuotaError],
+        TABLE[UploadExistsError],
+        DIGEST_MISMATCH,
+        _FILE,
+        TOO_SLOW,
+        _DISK,
+    ),
+    "appendUpload": (
+        UNSUPPORTED,
+        BODY_TOO_LONG,
+        TABLE[UploadQuotaError],
+        TABLE[UploadExistsError],
+        TABLE[UploadOffsetError],
+        DIGEST_MISMATCH,
+        _FILE,
+        TOO_SLOW,
+        _DISK,
+    ),
     "getUpload": (_UPLOAD,),
     "deleteUpload": (_UPLOAD,),
     "isReady": (NOT_READY,),
@@ -143,6 +165,19 @@ SUBMISSION_HEADERS = {
 HEADERS: dict[str, dict[str, dict[str, str]]] = {
     "createBatch": {"202": {"Location": "Address of the batch."}},
     "putUpload": {"201": {"Location": "Address of the upload."}, "200": {"Location": "Address of the upload."}},
+    "putUploadFile": {
+        "201": {"Location": "Address of the sequence."},
+        "200": {"Location": "Address of the sequence."},
+    },
+    "appendUpload": {
+        "201": {"Location": "Address of the upload."},
+        "200": {"Location": "Address of the upload."},
+        "204": {"Upload-Offset": "Bytes that have arrived.", "Upload-Complete": "`?0`."},
+    },
+    "getUpload": {
+        "200": {"Upload-Offset": "Bytes of the file.", "Upload-Complete": "`?1`."},
+        "204": {"Upload-Offset": "Bytes that have arrived.", "Upload-Complete": "`?0`."},
+    },
     "createModel": {"201": {"Location": "Address of the model."}, "200": {"Location": "Address of the model."}},
     "listJobs": {"200": {"Link": "The next page, as rel=next."}},
     "getFile": {"200": {"ETag": "SHA-256 of the file."}, "206": {"Content-Range": "The range in the body."}},
@@ -230,7 +265,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
 def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for path, item in document["paths"].items():
         for method, operation in item.items():
-            if method in ("get", "head", "post", "put", "delete"):
+            if method in ("get", "head", "post", "put", "patch", "delete"):
                 yield path, operation
 
 

@@ -90,7 +90,7 @@ class AppSettings(BaseSettings):
     write_seconds: float = Field(
         default=30.0, gt=0, description="Seconds for which a client may read nothing of an answer."
     )
-    max_upload_bytes: int = Field(default=256 * 2**20, ge=1024, description="Longest upload, in bytes.")
+    max_upload_bytes: int = Field(default=2**30, ge=1024, description="Longest upload, in bytes.")
     max_uploads_bytes: int = Field(default=8 * 2**30, ge=1024, description="Most bytes of uploads of one key.")
     upload_days: float = Field(default=7.0, gt=0, description="Days for which an upload is kept.")
     disk_reserve_bytes: int = Field(

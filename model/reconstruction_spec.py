@@ -34,7 +34,7 @@ LABEL_MAX = 65_535
 HELD_OUT_MIN = 3  # frames, so that one in the middle can be left out
 
 UploadName = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}\.(tif|tiff|stl|obj|ply|zip|tar|tgz|tar\.gz)$")
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}(\.(tif|tiff|stl|obj|ply|zip|tar|tgz|tar\.gz))?$")
 ]
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Length = Annotated[float, Field(gt=0.0, le=1e9, allow_inf_nan=False)]
@@ -53,8 +53,8 @@ class ReconstructionSpec(Strict):
     uploads: Annotated[
         list[UploadName], Field(min_length=1, max_length=FRAMES_MAX, json_schema_extra={"uniqueItems": True})
     ] = Field(
-        description="Names of uploads: one TIFF or archive of all frames, or one file for each frame in the order of "
-        "time.",
+        description="Names of uploads: one TIFF, archive or sequence of all frames, or one file for each frame in the "
+        "order of time.",
         examples=[["cells.tif"]],
     )
     upload_sha256: Annotated[list[Checksum], Field(max_length=FRAMES_MAX)] | None = Field(

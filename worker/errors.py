@@ -162,6 +162,22 @@ class UploadExistsError(CytosynthError):
     code = "upload_exists"
 
 
+class UploadOffsetError(CytosynthError):
+    """A part of an upload does not continue what has arrived.
+
+    Attributes
+    ----------
+    offset
+        Bytes that have arrived.
+    """
+
+    code = "upload_offset"
+
+    def __init__(self, message: str, *, offset: int) -> None:
+        super().__init__(message)
+        self.offset = offset
+
+
 class UploadDamagedError(CytosynthError):
     """The stored content of an upload is not what was sent."""
 

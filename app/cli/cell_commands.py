@@ -193,8 +193,9 @@ def _sent(client: Client, file: Path) -> str:
     """Upload a file under a name made of its own name and its SHA-256, and return it."""
     with file.open("rb") as content:
         sha256 = hashlib.file_digest(content, "sha256").hexdigest()
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", file.stem).strip("-_")[:60] or "cells"
-    name = f"{stem}-{sha256[:12]}{file.suffix.lower()}"
+    ending = ".tar.gz" if file.name.lower().endswith(".tar.gz") else file.suffix.lower()
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", file.name[: len(file.name) - len(ending)]).strip("-_")[:60] or "cells"
+    name = f"{stem}-{sha256[:12]}{ending}"
     with progress_bar(TextColumn(f"sending {file.name}"), BarColumn(), DownloadColumn()) as bar:
         task = bar.add_task("", total=file.stat().st_size)
         client.upload(file, name=name, on_bytes=lambda sent: bar.update(task, completed=sent))

@@ -38,7 +38,9 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = self.uploads if scope["method"] == "PUT" and scope["path"].startswith(UPLOADS) else self.limit
+        limit = (
+            self.uploads if scope["method"] in ("PUT", "PATCH") and scope["path"].startswith(UPLOADS) else self.limit
+        )
         detail = f"the body may have at most {limit} bytes"
         announced = Headers(scope=scope).get("content-length", "0")
         if not (announced.isascii() and announced.isdigit()) or int(announced[:20]) > limit:

@@ -18,6 +18,7 @@ from worker.errors import (
     UploadDamagedError,
     UploadExistsError,
     UploadNotFoundError,
+    UploadOffsetError,
     UploadQuotaError,
 )
 
@@ -251,6 +252,13 @@ TABLE: dict[type[tree.CytosynthError], ProblemType] = dict(
             "Another upload has this name",
             "An upload never changes, so that a spec that names it always means the same file. DELETE it first, or "
             "send the new file under another name.",
+        ),
+        _of(
+            UploadOffsetError,
+            409,
+            "The part does not continue the upload",
+            "The header Upload-Offset of the answer says how many bytes have arrived. Send what follows them, with "
+            "that number as Upload-Offset.",
         ),
         _of(
             UploadDamagedError,

@@ -305,6 +305,10 @@ def answers() -> dict[tuple[str, str], dict[str, Any]]:
         ("getUpload", "200"): upload,
         ("putUpload", "200"): upload,
         ("putUpload", "201"): upload,
+        ("putUploadFile", "200"): SEQUENCE,
+        ("putUploadFile", "201"): SEQUENCE,
+        ("appendUpload", "200"): upload,
+        ("appendUpload", "201"): upload,
         ("isAlive", "200"): sent["live"],
         ("isReady", "200"): sent["ready"],
         ("getVersion", "200"): {**sent["version"], "version": __version__},
@@ -313,6 +317,16 @@ def answers() -> dict[tuple[str, str], dict[str, Any]]:
     }  # fmt: skip
 
 
+SEQUENCE: dict[str, Any] = {
+    "name": "embryo", "kind": "folder", "bytes": 28514, "created_at": "2026-03-02T11:58:00Z",
+    "sha256": "3f1a0b6c2d4e5f60718293a4b5c6d7e8f90123456789abcdef0123456789abcd",
+    "expires_at": "2026-03-09T11:59:00Z",
+    "facts": {
+        "files": 6, "volumes": 6, "frames": 6, "samples": 663552, "surfaces": 0, "triangles": 0, "tracks": 0,
+        "largest_label": 2, "voxel": [0.5, 0.5, 0.5],
+    },
+    "href": "/v1/uploads/embryo",
+}  # fmt: skip
 METRICS = """\
 # HELP cytosynth_jobs Jobs by state.
 # TYPE cytosynth_jobs gauge
@@ -349,6 +363,7 @@ DETAILS: dict[str, str] = {
     "unsupported_media_type": "send the body as Content-Type: application/json, not compressed",
     "upload_exists": "there is another upload called cell.tif; remove it or use another name",
     "upload_not_found": "there is no upload of that name; GET /v1/uploads lists them",
+    "upload_offset": "1048576 bytes have arrived, not 2097152; continue there",
     "upload_quota": "uploads and the models made of them may take 8589934592 bytes together; remove some first",
 }
 # Details that one operation sends instead.
@@ -358,8 +373,13 @@ OWN_DETAILS: dict[tuple[str, str], str] = {
     ("getProblem", "not_found"): "there is no problem of this kind; GET /problems lists all kinds",
     ("getArchive", "range_not_satisfiable"): "the archive has 292810 bytes",
     ("createModel", "bad_upload"): "a model is made from a safetensors upload; this one is tiff",
-    ("putUpload", "body_too_long"): "the body may have at most 268435456 bytes",
+    ("putUpload", "body_too_long"): "the body may have at most 1073741824 bytes",
     ("putUpload", "unsupported_media_type"): "send the file without Content-Encoding",
+    ("putUploadFile", "body_too_long"): "the body may have at most 1073741824 bytes",
+    ("putUploadFile", "unsupported_media_type"): "send the file without Content-Encoding",
+    ("appendUpload", "body_too_long"): "a file may have at most 1073741824 bytes",
+    ("appendUpload", "digest_mismatch"): "the SHA-256 of the file differs from the one in Repr-Digest",
+    ("appendUpload", "unsupported_media_type"): "send the file without Content-Encoding",
 }
 # By code: members besides those that all problems have.
 MEMBERS: dict[str, dict[str, Any]] = {

@@ -69,8 +69,8 @@ def _inspected(kind: str, copy: BinaryIO | None) -> dict[str, Any]:
     return {"facts": facts}
 
 
-def _read_tiff(data: memoryview, copy: BinaryIO | None) -> dict[str, Any]:
-    return read_labels(data, copy=copy, after_import=_open_nothing_more)
+def _read_tiff(data: memoryview, copy: BinaryIO | None, *, empty_frames: bool = False) -> dict[str, Any]:
+    return read_labels(data, copy=copy, empty_frames=empty_frames, after_import=_open_nothing_more)
 
 
 def _read_surface(data: memoryview, copy: BinaryIO | None, *, ending: str) -> dict[str, Any]:
@@ -102,12 +102,13 @@ ARCHIVES = ("zip", "tar", "tgz")
 SURFACES = ("stl", "obj", "ply")
 READERS: dict[str, Reader] = {
     "tiff": _read_tiff,
+    "frame": partial(_read_tiff, empty_frames=True),
     **{ending: partial(_read_surface, ending=ending) for ending in SURFACES},
     "safetensors": _read_weights,
     "tracks": copy_tracks,
 }
 _ALLOWED = {
-    "tiff": LABELS_ALLOWED, "safetensors": WEIGHTS_ALLOWED, "tracks": TRACKS_ALLOWED,
+    "tiff": LABELS_ALLOWED, "frame": LABELS_ALLOWED, "safetensors": WEIGHTS_ALLOWED, "tracks": TRACKS_ALLOWED,
     **dict.fromkeys(SURFACES, SURFACES_ALLOWED), **dict.fromkeys(ARCHIVES, FILES_ALLOWED),
 }  # fmt: skip
 

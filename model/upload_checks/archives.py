@@ -101,14 +101,14 @@ def plain_path(path: str) -> str:
 
 def shown(path: str) -> str:
     """Return a path for a message: short, and in letters of ASCII."""
-    text = path if len(path) <= 60 else path[:57] + "…"
+    text = path if len(path) <= 60 else f"{path[:57]}..."
     return ascii(text)
 
 
-def read_archive(descriptor: int, kind: str) -> Iterator[Member]:
+def read_archive(descriptor: int, kind: str, *, names_only: bool = False) -> Iterator[Member]:
     """Yield the files of an archive of kind ``zip``, ``tar`` or ``tgz``.
 
-    The bytes of a member are to be read before the next is asked for.
+    The bytes of a member are to be read before the next is asked for; with ``names_only`` they are not to be read.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def read_archive(descriptor: int, kind: str) -> Iterator[Member]:
     if kind == "zip":
         archive = _Zip(descriptor, size)
     else:
-        archive = _Tar(descriptor, size) if kind == "tar" else _GzipTar(descriptor, size)
+        archive = _Tar(descriptor, size) if kind == "tar" else _GzipTar(descriptor, size, keeps=not names_only)
     yield from archive.members()
 
 
@@ -414,15 +414,21 @@ class _Tar:
 class _GzipTar(_Tar):
     """The entries of a tar that is unpacked as it is read."""
 
-    def __init__(self, descriptor: int, size: int) -> None:
+    def __init__(self, descriptor: int, size: int, *, keeps: bool) -> None:
         super().__init__(descriptor, size)
+        self._keeps = keeps  # the bytes of files, or only what lies between them
         self._stream = zlib.decompressobj(31)
         self._ready = bytearray()
         self._packed_at = 0
         self._made = 0
 
     def _reader(self, size: int) -> Bytes:
-        return partial(bytes, self._content(size))
+        if self._keeps:
+            return partial(bytes, self._content(size))
+        left = size + -size % _BLOCK
+        while left:
+            left -= len(self._take(min(left, PIECE)))
+        return bytes
 
     def _take(self, length: int) -> bytes:
         while len(self._ready) < length:

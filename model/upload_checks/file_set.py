@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -110,7 +111,7 @@ def read_file_set(
     if contents.left_out:
         more = len(contents.left_out) - NAMED_MAX
         facts["left_out"] = contents.left_out[:NAMED_MAX]
-        notes.append(f"{len(contents.left_out)} files are not read" + (f"; {NAMED_MAX} are named" if more > 0 else ""))
+        notes.append(f"{_count(len(contents.left_out))} not read" + (f"; {NAMED_MAX} are named" if more > 0 else ""))
     if numbers is not None:
         note, shown_numbers = numbers_of(numbers)
         notes.append(note)
@@ -123,7 +124,7 @@ def _read(
     after_import: Callable[[], None],
 ) -> _Contents:  # fmt: skip
     contents = _Contents()
-    parts = _parts(descriptor, kind)
+    image_folders = cache(partial(_image_folders, descriptor, kind))  # looked for if a folder may be one
     for member in read_archive(descriptor, kind):
         path = PurePosixPath(member.path)
         if any(part.startswith(".") or part in _HIDDEN for part in path.parts):
@@ -131,7 +132,7 @@ def _read(
         try:
             if path.name in TRACKS:
                 _add_tracks(contents, path, member, copy, numbers)
-            elif _is_beside_masks(path, parts) or path.suffix.lower() not in (*LABELS, *SURFACES):
+            elif _is_beside_masks(path, image_folders) or path.suffix.lower() not in (*LABELS, *SURFACES):
                 contents.left_out.append(member.path)
             elif path.suffix.lower() in LABELS:
                 # Once a label is too large, all is written anew.
@@ -148,10 +149,10 @@ def _read(
     return contents
 
 
-def _parts(descriptor: int, kind: str) -> set[str]:
+def _image_folders(descriptor: int, kind: str) -> set[str]:
     """Return the folders of the Cell Tracking Challenge that hold images: ``01`` beside ``01_GT``."""
     found = set()
-    for member in read_archive(descriptor, kind):
+    for member in read_archive(descriptor, kind, names_only=True):
         *above, _ = member.path.split("/")
         for depth, part in enumerate(above):
             if match := _MASK_PART.fullmatch(part):
@@ -159,9 +160,11 @@ def _parts(descriptor: int, kind: str) -> set[str]:
     return found
 
 
-def _is_beside_masks(path: PurePosixPath, parts: set[str]) -> bool:
+def _is_beside_masks(path: PurePosixPath, image_folders: Callable[[], set[str]]) -> bool:
     """Whether a file is an image, or a slice, of a data set of the Cell Tracking Challenge."""
-    return path.parent.as_posix() in parts or _SLICE.fullmatch(path.name) is not None
+    if _NUMBER_OF_VIDEO.fullmatch(path.parent.name) and path.parent.as_posix() in image_folders():
+        return True
+    return _SLICE.fullmatch(path.name) is not None
 
 
 def _add_volume(
@@ -260,3 +263,7 @@ def _store(contents: _Contents, path: PurePosixPath, copy: BinaryIO | None, star
     contents.paths.add(path.as_posix().casefold())
     end = copy.tell() if copy is not None else start
     contents.stored.append({"path": path.as_posix(), "offset": start, "bytes": end - start})
+
+
+def _count(files: int) -> str:
+    return "1 file is" if files == 1 else f"{files} files are"

@@ -131,7 +131,11 @@ class ReadLabels:
 
 
 def read_labels(
-    data: memoryview, *, copy: BinaryIO | None = None, after_import: Callable[[], None] = lambda: None
+    data: memoryview,
+    *,
+    copy: BinaryIO | None = None,
+    empty_frames: bool = False,
+    after_import: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Return what a file of label volumes holds; labels over 65,535 are renumbered in the copy.
 
@@ -139,6 +143,8 @@ def read_labels(
     ----------
     copy
         Gets a plain copy of the volumes (:mod:`model.upload_checks.plain_copies`).
+    empty_frames
+        Whether a frame may hold no label.
     after_import
         Called once codecs beyond the standard library are imported, before they see the file; from then on nothing is
         imported.
@@ -154,10 +160,10 @@ def read_labels(
     UploadError
         If it holds anything else.
     """
-    read = labels_of(data, copy=copy, after_import=after_import)
+    read = labels_of(data, copy=copy, empty_frames=empty_frames, after_import=after_import)
     facts: dict[str, Any] = {
-        "axes": "TZYX", "shape": list(read.shape), "labels": len(read.found), "largest_label": max(read.found),
-        "touches_border": read.touches_border, "voxel": list(read.voxel),
+        "axes": "TZYX", "shape": list(read.shape), "labels": len(read.found),
+        "largest_label": max(read.found, default=0), "touches_border": read.touches_border, "voxel": list(read.voxel),
     }  # fmt: skip
     notes = [*read.notes]
     if (numbers := renumbering(read.found)) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import inspect
 import io
 import itertools
@@ -27,6 +28,7 @@ from app.problems.types import TABLE
 from cytosynth import Client
 from cytosynth.errors import BY_STATUS
 from model.augmentation_spec import AugmentationSpec
+from model.card import SHIPPED_MODELS
 from model.evaluation_spec import EvaluationSpec
 from model.export.imagej_tiff import Hyperstack, HyperstackWriter
 from model.reconstruction_spec import ReconstructionSpec
@@ -336,6 +338,32 @@ def test_a_download_is_continued_by_the_next_process_and_what_is_there_is_kept(
         assert proxy.forwarded - before < 20_000  # all is there
     assert (tmp_path / "cell_0000/labels.tif").read_bytes() == content
     assert not part.exists()
+
+
+def test_a_long_upload_continues_after_its_connection_broke(
+    house: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cytosynth.client.RESUMED_BYTES", 100_000)
+    content = (SHIPPED_MODELS / "a549" / "weights.safetensors").read_bytes()
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(content)
+    # HEAD and PATCH share a connection: the first is cut in the middle of the file.
+    with cutting_proxy(house.url, len(content) // 2, requests=True) as proxy, Client(proxy.url) as client:
+        sent: list[int] = []
+        upload = client.upload(path, name="resumed.safetensors", on_bytes=sent.append)
+        assert (upload["bytes"], upload["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+        assert proxy.connections >= 2
+        restarted = [one for one, other in itertools.pairwise(sent) if other < one]
+        assert len(restarted) >= 1
+        assert min(sent[sent.index(restarted[0]) + 1 :]) > len(content) // 4  # not from the beginning
+        # What another file of that name left behind is not continued.
+        other = tmp_path / "cell.stl"
+        other.write_bytes(b"solid " + bytes(200_000))
+        with pytest.raises(cytosynth.InvalidRequestError):
+            client.upload(other, name="other.stl")
+        again = client.upload(path, name="resumed.safetensors")
+        assert again["created_at"] == upload["created_at"]
+        assert again["sha256"] == upload["sha256"]
 
 
 def test_what_another_file_left_behind_is_not_continued(house: Any, client: Client, tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import resource
 import time
 from typing import Any
 
 import pytest
+from hostile.corpus_archives import ARCHIVES, frames, tarred, zipped
 from hostile.corpus_files import (
     MESHES,
     MODELS,
@@ -29,6 +31,7 @@ CASES: dict[str, tuple[str, Case]] = {
     **{f"tiff {name}": ("tif", case) for name, case in TIFFS.items()},
     **MESHES,
     **{f"model {name}": ("safetensors", case) for name, case in MODELS.items()},
+    **{f"archive: {name}": case for name, case in ARCHIVES.items()},
 }
 SECONDS_MAX, MEMORY_MAX = 10.0, 2.5 * 2**30
 HARMLESS: dict[str, tuple[str, Case]] = {
@@ -38,11 +41,14 @@ HARMLESS: dict[str, tuple[str, Case]] = {
     "float": ("tif", lambda: values_of("f", 32, 3)), "over 65535": ("tif", lambda: values_of("Q", 64, 1, label=2**62)),
     "tiles": ("tif", harmless_tiles), "inside out": ("stl", lambda: stl(box_triangles(inward=True))),
     "two bodies": ("stl", lambda: stl([*box_triangles(), *box_triangles(at=20.0)])), "model": ("safetensors", weights),
+    "zip": ("zip", lambda: zipped(frames())), "tar": ("tar", lambda: tarred(frames(ending="stl"))),
+    "gzip": ("tar.gz", lambda: gzip.compress(tarred(frames()))),
 }  # fmt: skip
 
 
 def test_the_corpus_is_large() -> None:
-    assert len(CASES) >= 220
+    assert len(CASES) >= 330
+    assert len(ARCHIVES) >= 100
 
 
 def computed_s() -> float:

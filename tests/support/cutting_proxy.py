@@ -13,10 +13,14 @@ from urllib.parse import urlsplit
 
 @dataclass
 class CuttingProxy:
-    """Forwards connections to a service; the n-th is cut after ``cuts[n]`` bytes of the answer, later ones are not."""
+    """Forwards connections to a service; the n-th is cut after ``cuts[n]`` bytes of the answer, later ones are not.
+
+    With ``requests`` it is cut after so many bytes of the request instead.
+    """
 
     service: str
     cuts: list[int]
+    requests: bool = False
     listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
     connections: int = 0
     forwarded: int = 0  # bytes of answers
@@ -36,9 +40,10 @@ class CuttingProxy:
     def _serve(self, client: socket.socket, cut: int | None) -> None:
         parts = urlsplit(self.service)
         with client, socket.create_connection((parts.hostname, parts.port)) as server:
-            threading.Thread(target=self._send_requests, args=(client, server), daemon=True).start()
+            ahead = cut if self.requests else None
+            threading.Thread(target=self._send_requests, args=(client, server, ahead), daemon=True).start()
             with contextlib.suppress(OSError):
-                self._send_answers(client, server, cut)
+                self._send_answers(client, server, None if self.requests else cut)
             for end in (client, server):  # also wakes the thread that reads from it
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
@@ -53,15 +58,18 @@ class CuttingProxy:
             cut = None if cut is None else cut - len(part)
         server.recv(1)  # cut once the service has answered: what was asked has been done
 
-    def _send_requests(self, client: socket.socket, server: socket.socket) -> None:
+    def _send_requests(self, client: socket.socket, server: socket.socket, cut: int | None) -> None:
         with contextlib.suppress(OSError):
             while part := client.recv(65536):
-                server.sendall(part)
+                server.sendall(part if cut is None else part[:cut])
+                if cut is not None and (cut := cut - len(part)) <= 0:
+                    for end in (client, server):
+                        end.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
-def cutting_proxy(service: str, *cuts: int) -> Iterator[CuttingProxy]:
-    proxy = CuttingProxy(service, list(cuts))
+def cutting_proxy(service: str, *cuts: int, requests: bool = False) -> Iterator[CuttingProxy]:
+    proxy = CuttingProxy(service, list(cuts), requests)
     threading.Thread(target=proxy.run, daemon=True).start()
     try:
         yield proxy

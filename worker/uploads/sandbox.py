@@ -37,7 +37,15 @@ KINDS = {
     ".zip": "zip", ".tar": "tar", ".tgz": "tgz", ".tar.gz": "tgz",
 }  # fmt: skip
 ARCHIVES = frozenset({"zip", "tar", "tgz"})
-PLAIN = {"tiff": ".tif", "stl": ".ply", "obj": ".ply", "ply": ".ply", "tracks": ".txt"}  # endings of plain copies
+TRACKS = ("man_track.txt", "res_track.txt")
+PLAIN = {
+    "tiff": ".tif",
+    "frame": ".tif",
+    "stl": ".ply",
+    "obj": ".ply",
+    "ply": ".ply",
+    "tracks": ".txt",
+}  # endings of plain copies
 ADDRESS_SPACE = 2 * 2**30
 # The readers bound their work by counts, which allow up to 8 s of one core of a current machine. The time limit is much
 # higher, so that a slow or busy machine refuses nothing that is allowed.
@@ -60,6 +68,14 @@ class Part:
 def kind_of(name: str) -> str:
     """Return the kind of a file by the ending of its name; empty if it has none that is known."""
     return next((kind for ending, kind in reversed(KINDS.items()) if name.endswith(ending)), "")
+
+
+def kind_of_member(path: str) -> str:
+    """Return the kind of a file of a sequence by its name; empty if it cannot be one."""
+    if path.rpartition("/")[2] in TRACKS:
+        return "tracks"
+    kind = kind_of(path)
+    return "frame" if kind == "tiff" else kind if kind in ("stl", "obj", "ply") else ""
 
 
 def inspect_and_copy(path: Path, kind: str, copy: Path) -> tuple[dict[str, Any], tuple[Part, ...]]:
@@ -132,7 +148,7 @@ def inspect_file(
 
 def _packages(kind: str) -> str:
     """Return the folder of packages that a reader may need; empty if it needs none or they are not installed."""
-    found = find_spec("imagecodecs") if kind == "tiff" or kind in ARCHIVES else None
+    found = find_spec("imagecodecs") if kind in ("tiff", "frame", *ARCHIVES) else None
     return str(Path(found.origin).parents[1]) if found is not None and found.origin else ""
 
 

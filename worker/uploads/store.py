@@ -4,6 +4,7 @@ Below the data folder::
 
     uploads/incoming/<owner>.<random>    being received
     uploads/incoming/.<random>           its plain copies, while they are made
+    uploads/partial/<owner>/<name>       arriving in parts, with <name>.json beside it
     uploads/kept/<owner>/<name>/         upload.json, and files/ (plain copies) or content (weights)
     models/<id>/                         card.json, weights.safetensors, and the owner
 
@@ -21,22 +22,25 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
 from typing import Any, BinaryIO
 
+from model.errors import UploadError
 from worker.errors import (
     DiskFullError,
     UploadDamagedError,
     UploadExistsError,
     UploadNotFoundError,
+    UploadOffsetError,
     UploadQuotaError,
 )
 from worker.storage.disk import check_reserve
@@ -47,6 +51,11 @@ from worker.uploads.sandbox import ARCHIVES, PLAIN, Part, inspect_and_copy, insp
 log = logging.getLogger(__name__)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\.(?:tiff?|stl|obj|ply|safetensors|zip|tar|tgz|tar\.gz)")
+FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")  # of a sequence that is sent file by file
+MEMBER = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]{0,60}/){0,3}[A-Za-z0-9_-][A-Za-z0-9_.-]{0,60}")
+FOLDER_KIND = "folder"
+SEQUENCES = ARCHIVES | {FOLDER_KIND}  # kinds that are laid out as folders
+FILES_MAX, SAMPLES_MAX, TRIANGLES_MAX = 2000, 2**28, 2**21  # of a sequence, as in an archive
 OPEN_FOLDER = "open"  # of uploads that were sent while the service had no keys
 CONTENT, FILES, RECORD = "content", "files", "upload.json"
 WEIGHTS = "safetensors"  # the kind whose content is kept as it came: its reader takes one form only
@@ -54,6 +63,7 @@ COPY_BYTES = 2**20  # that are copied at a time
 LOOK_EVERY = 8 * 2**20  # bytes between two checks of the free space
 ABANDONED_S = 3600.0
 ARRIVING_MAX = 8  # at once, for one owner
+PARTIAL_MAX, PARTIAL_KEEP_S = 8, 86_400.0  # for one owner; seconds after the last byte
 KEPT_MAX = 10_000
 
 
@@ -68,11 +78,16 @@ class UploadRules:
 
 @dataclass(frozen=True, kw_only=True)
 class PlainFile:
-    """A plain copy: its path for readers, its size and checksum; it lies in ``files`` under its number."""
+    """A plain copy: its path for readers, its size and checksum; it lies in ``files`` under its number.
+
+    ``sent_bytes`` and ``sent_sha256`` are those of the file that was sent, of a sequence that is sent file by file.
+    """
 
     path: str
     bytes: int
     sha256: str
+    sent_bytes: int = 0
+    sent_sha256: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +114,17 @@ class Upload:
         return max(self.bytes, sum(file.bytes for file in self.files))
 
 
+@dataclass(frozen=True)
+class Partial:
+    """What has arrived of an upload in parts: bytes, and the SHA-256 that the whole file is to have, if known."""
+
+    bytes: int
+    sha256: str | None
+
+
 def frames_of(upload: Upload) -> int | None:
     """Return how many frames an upload holds: those of a label volume; 1 for a mesh; None for a sequence of files."""
-    if upload.kind in ARCHIVES:
+    if upload.kind in SEQUENCES:
         return None
     shape = upload.facts.get("shape")
     return int(shape[0]) if upload.kind == "tiff" and shape else 1
@@ -110,8 +133,10 @@ def frames_of(upload: Upload) -> int | None:
 class IncomingUpload:
     """A file that is being received: counted, hashed, and refused once it exceeds a limit."""
 
-    def __init__(self, path: Path, file: BinaryIO, *, rules: UploadRules, room: int) -> None:
-        self.path, self.bytes = path, 0
+    def __init__(self, path: Path, file: BinaryIO, *, rules: UploadRules, room: int, before: int | None = None) -> None:
+        """Receive into ``file``; ``before`` bytes are in it already, None: it is not received in parts."""
+        self.path, self.bytes = path, before or 0
+        self.in_parts, self._whole = before is not None, ""
         self.copy = path.with_name(f".{token_hex(8)}")
         self.parts: tuple[Part, ...] = ()
         self._file, self._rules, self._room = file, rules, room
@@ -120,8 +145,11 @@ class IncomingUpload:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the bytes received so far, in hexadecimal digits."""
-        return self._sha256.hexdigest()
+        """SHA-256 of the bytes received so far, in hexadecimal digits; of a file in parts, once it is closed."""
+        if not self.in_parts:
+            return self._sha256.hexdigest()
+        self._whole = self._whole or checksum(self.path)
+        return self._whole
 
     def write(self, part: bytes) -> None:
         """Append a chunk.
@@ -163,6 +191,7 @@ class Uploads:
         self.rules = rules or UploadRules()
         self._incoming = data_dir / "uploads" / "incoming"
         self._kept = data_dir / "uploads" / "kept"
+        self._partial = data_dir / "uploads" / "partial"
         self.models = InstalledModels(
             data_dir / "models",
             incoming=self._incoming,
@@ -199,6 +228,74 @@ class Uploads:
             path.unlink(missing_ok=True)
             incoming.copy.unlink(missing_ok=True)
 
+    def partial(self, owner: str, name: str) -> Partial | None:
+        """Return what has arrived of an upload in parts, if any."""
+        path = self._partial / _folder(owner) / name
+        if not NAME.fullmatch(name) or not path.is_file():
+            return None
+        return Partial(bytes=path.stat().st_size, sha256=_wanted(path))
+
+    @contextmanager
+    def resuming(self, owner: str, name: str, *, offset: int, sha256: str | None) -> Iterator[IncomingUpload]:
+        """Open an upload in parts at its end; what arrives stays until :meth:`finish_partial`.
+
+        Parameters
+        ----------
+        offset
+            Bytes that have arrived, as the client believes; 0 begins an upload.
+        sha256
+            Of the whole file, if the client says it; the same for all parts.
+
+        Raises
+        ------
+        UploadOffsetError
+            If another number of bytes has arrived, or another request sends a part.
+        UploadExistsError
+            If the parts so far are those of a file with another checksum.
+        UploadQuotaError, DiskFullError
+            If there is no room, or too many uploads arrive in parts.
+        """
+        path = self._partial / _folder(owner) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._incoming.mkdir(parents=True, exist_ok=True)
+        check_reserve(path.parent, reserve=self.rules.reserve_bytes, wanted=0)
+        if offset == 0 and not path.is_file():
+            with self._owned(owner):
+                if len(list(_partials(path.parent))) >= PARTIAL_MAX:
+                    raise UploadQuotaError(f"{PARTIAL_MAX} uploads arrive in parts already; finish or DELETE one")
+                write_over(_beside(path), json.dumps({"sha256": sha256}).encode())
+                path.touch()
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(path.open("r+b"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except FileNotFoundError:
+                raise UploadOffsetError("nothing has arrived of this upload; begin with offset 0", offset=0) from None
+            except BlockingIOError:
+                message = "another request sends a part of this upload; ask again in a moment"
+                raise UploadOffsetError(message, offset=path.stat().st_size) from None
+            size = file.seek(0, os.SEEK_END)
+            if sha256 is not None and _wanted(path) not in (None, sha256):
+                raise UploadExistsError(f"parts of another file arrive as {name}; DELETE them or use another name")
+            if offset != size:
+                raise UploadOffsetError(f"{size} bytes have arrived, not {offset}; continue there", offset=size)
+            incoming = IncomingUpload(
+                path, file, rules=self.rules, room=self.rules.quota_bytes - self.used(owner) + size, before=size
+            )
+            try:
+                yield incoming
+            finally:
+                incoming.copy.unlink(missing_ok=True)
+
+    def finish_partial(self, owner: str, name: str) -> bool:
+        """Remove what has arrived in parts; return whether there was anything."""
+        path = self._partial / _folder(owner) / name
+        found = bool(NAME.fullmatch(name)) and path.is_file()
+        if found or NAME.fullmatch(name):
+            path.unlink(missing_ok=True)
+            _beside(path).unlink(missing_ok=True)
+        return found
+
     def keep(
         self, owner: str, arrived: IncomingUpload, *, name: str, kind: str, facts: dict[str, Any]
     ) -> tuple[Upload, bool]:
@@ -231,7 +328,7 @@ class Uploads:
             draft = self._incoming / f".{token_hex(8)}"
             try:
                 upload = replace(upload, files=self._fill(draft, arrived, name))
-                self._check_room(owner, upload)
+                self._check_room(owner, upload, counted=arrived.bytes if arrived.in_parts else 0)
                 _write(draft, upload)
                 draft.rename(folder)
             except BaseException:
@@ -240,8 +337,69 @@ class Uploads:
             sync_folder(folder.parent)
         return upload, True
 
-    def _check_room(self, owner: str, upload: Upload) -> None:
-        if self.used(owner) + upload.counted_bytes > self.rules.quota_bytes or len(self.kept(owner)) >= KEPT_MAX:
+    def add(
+        self, owner: str, arrived: IncomingUpload, *, name: str, path: str, kind: str, facts: dict[str, Any]
+    ) -> tuple[Upload, bool]:
+        """Keep what has arrived and was inspected as a file of a sequence; return the sequence and whether it is new.
+
+        Parameters
+        ----------
+        name
+            Of the sequence.
+        path
+            Of the file in it.
+
+        Raises
+        ------
+        UploadExistsError
+            If the path stands for another content, or another file for readers.
+        UploadError
+            If the sequence would hold more than is allowed.
+        UploadQuotaError
+            If there is no room.
+        """
+        now, folder = time.time(), self._folder(owner, name)
+        with self._owned(owner):
+            before = _read(folder)
+            if before is None or before.expires_at <= now:
+                self._discard(folder)
+                before = Upload(
+                    name=name, kind=FOLDER_KIND, bytes=0, sha256="", created_at=now, expires_at=now, facts={}
+                )
+            shown = PurePosixPath(path).with_suffix(PLAIN[kind]).as_posix()
+            later = replace(before, expires_at=now + self.rules.keep_s)
+            for file in before.files:
+                if file.path.casefold() == shown.casefold() and file.sent_sha256 == arrived.sha256:
+                    _write(folder, later)
+                    return later, False
+                if _collide(file.path.casefold(), shown.casefold()):
+                    raise UploadExistsError(f"the sequence {name} has another file {file.path}; use another name")
+            arrived.close()
+            number = len(before.files)
+            file = PlainFile(
+                path=shown, bytes=arrived.parts[0].bytes, sha256=checksum(arrived.copy),
+                sent_bytes=arrived.bytes, sent_sha256=arrived.sha256,
+            )  # fmt: skip
+            files = (*before.files, file)
+            later = replace(
+                later, files=files, bytes=sum(file.sent_bytes for file in files), sha256=_sha256_of(files),
+                facts=_together(before.facts, facts, kind),
+            )  # fmt: skip
+            self._check_room(owner, later, counted=before.counted_bytes)
+            (folder / FILES).mkdir(parents=True, exist_ok=True)
+            sync_file(arrived.copy)
+            arrived.copy.rename(folder / FILES / _numbered(number))
+            sync_folder(folder / FILES)
+            _write(folder, later)
+            sync_folder(folder.parent)
+        return later, True
+
+    def _check_room(self, owner: str, upload: Upload, *, counted: int) -> None:
+        """Refuse what does not fit; ``counted`` bytes of it are among the used ones."""
+        if (
+            self.used(owner) - counted + upload.counted_bytes > self.rules.quota_bytes
+            or len(self.kept(owner)) >= KEPT_MAX
+        ):
             raise _over_quota(self.rules)
 
     def _fill(self, draft: Path, arrived: IncomingUpload, name: str) -> tuple[PlainFile, ...]:
@@ -269,7 +427,8 @@ class Uploads:
 
     def get(self, owner: str, name: str) -> Upload:
         """Return one upload; raises ``UploadNotFoundError``."""
-        upload = _read(self._folder(owner, name)) if NAME.fullmatch(name) else None
+        known = NAME.fullmatch(name) or FOLDER.fullmatch(name)
+        upload = _read(self._folder(owner, name)) if known else None
         if upload is None or upload.expires_at <= time.time():
             raise UploadNotFoundError("there is no upload of that name; GET /v1/uploads lists them")
         return upload
@@ -323,17 +482,17 @@ class Uploads:
             inspect_and_copy(self.content(owner, name), upload.kind, copy)
             return copy
         shown = []
-        if upload.kind in ARCHIVES:
+        if upload.kind in SEQUENCES:
             stem.mkdir()
         for number, file in enumerate(upload.files):
             stored = folder / FILES / _numbered(number)
             if not matches_checksum(stored, file.sha256):
                 raise _damaged(name)
-            link = stem / file.path if upload.kind in ARCHIVES else stem.with_suffix(PurePosixPath(file.path).suffix)
+            link = stem / file.path if upload.kind in SEQUENCES else stem.with_suffix(PurePosixPath(file.path).suffix)
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(stored.resolve())
             shown.append(link)
-        return stem if upload.kind in ARCHIVES else shown[0]
+        return stem if upload.kind in SEQUENCES else shown[0]
 
     def kept(self, owner: str) -> list[Upload]:
         """Return the owner's uploads, ordered by name."""
@@ -349,14 +508,16 @@ class Uploads:
                     yield folder, _read(folder)
 
     def used(self, owner: str) -> int:
-        """Return the bytes of an owner's uploads and of the weights of models made of them."""
-        return sum(upload.counted_bytes for upload in self.kept(owner)) + self.models.used(owner)
+        """Return the bytes that an owner keeps: uploads, what arrives in parts, and weights of models made of them."""
+        parts = sum(path.stat().st_size for path in _partials(self._partial / _folder(owner)))
+        return sum(upload.counted_bytes for upload in self.kept(owner)) + parts + self.models.used(owner)
 
     # ------------------------------------------------------------------------------------------------------ removing
 
     def remove(self, owner: str, name: str) -> None:
-        """Remove an upload; raises ``UploadNotFoundError``."""
-        self.get(owner, name)
+        """Remove an upload, and what has arrived of it in parts; raises ``UploadNotFoundError`` if there is neither."""
+        if not self.finish_partial(owner, name):
+            self.get(owner, name)
         with self._owned(owner):
             self._discard(self._folder(owner, name))
 
@@ -371,6 +532,11 @@ class Uploads:
                     upload = _read(folder)
                     if upload is None or upload.expires_at <= now:
                         self._discard(folder)
+        parts = [path for owner in _entries(self._partial) for path in _partials(owner)]
+        written_s = file_system_time(self._partial.parent) if parts else 0.0
+        for path in parts:
+            if written_s - path.stat().st_mtime > PARTIAL_KEEP_S:
+                self.finish_partial(path.parent.name, path.name)
         arriving = _entries(self._incoming)
         written_s = file_system_time(self._incoming.parent) if arriving else 0.0
         for left in arriving:
@@ -434,12 +600,74 @@ def _intact(folder: Path, upload: Upload, *, arrived: str) -> bool:
     return False
 
 
+def _beside(path: Path) -> Path:
+    """Return where it is written whose parts arrive."""
+    return path.with_name(f"{path.name}.json")
+
+
+def _partials(folder: Path) -> Iterator[Path]:
+    return (path for path in _entries(folder) if NAME.fullmatch(path.name))
+
+
+def _wanted(path: Path) -> str | None:
+    try:
+        sha256 = json.loads(_beside(path).read_bytes())["sha256"]
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        return None
+    return sha256 if isinstance(sha256, str) else None
+
+
 def stored_files(folder: Path, upload: Upload) -> Iterator[tuple[Path, str]]:
     """Yield the path and the checksum of each file that is kept of an upload."""
     for number, file in enumerate(upload.files):
         yield folder / FILES / _numbered(number), file.sha256
     if not upload.files:
         yield folder / CONTENT, upload.sha256
+
+
+def _collide(one: str, other: str) -> bool:
+    """Whether two paths are the same, or one is a folder on the way to the other."""
+    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
+
+
+def _sha256_of(files: Iterable[PlainFile]) -> str:
+    """Return the SHA-256 of a sequence: of the lines ``<SHA-256 of the file sent>  <path>``, sorted by path."""
+    lines = (f"{file.sent_sha256}  {file.path}\n" for file in sorted(files, key=lambda file: file.path))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _together(sequence: dict[str, Any], file: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return the facts of a sequence with one more file.
+
+    Raises
+    ------
+    UploadError
+        If it would hold more than is allowed.
+    """
+    if "renumbered" in file:
+        raise UploadError(
+            f"labels reach {file['largest_label']}; in a sequence that is sent file by file labels are at most 65,535: "
+            "send one zip or tar, in which labels are renumbered together"
+        )
+    shape = file.get("shape", [0, 0, 0, 0])
+    first = kind == "frame" and not sequence.get("volumes")
+    voxel = file.get("voxel") if first or file.get("voxel") == sequence.get("voxel") else None
+    facts = {
+        "files": sequence.get("files", 0) + 1,
+        "volumes": sequence.get("volumes", 0) + (kind == "frame"),
+        "frames": sequence.get("frames", 0) + shape[0],
+        "samples": sequence.get("samples", 0) + math.prod(shape),
+        "surfaces": sequence.get("surfaces", 0) + ("triangles" in file),
+        "triangles": sequence.get("triangles", 0) + file.get("triangles", 0),
+        "tracks": sequence.get("tracks", 0) + file.get("tracks", 0),
+        "largest_label": max(sequence.get("largest_label", 0), file.get("largest_label", 0)),
+        "voxel": voxel if kind == "frame" else sequence.get("voxel"),
+    }
+    for what, most in (("files", FILES_MAX), ("samples", SAMPLES_MAX), ("triangles", TRIANGLES_MAX)):
+        if facts[what] > most:
+            raise UploadError(f"a sequence has at most {most:,} {what}")
+    notes = [*dict.fromkeys([*sequence.get("notes", ()), *file.get("notes", ())])]
+    return facts | ({"notes": notes[:20]} if notes else {})
 
 
 def _numbered(number: int) -> str:

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, urlencode
 
-from cytosynth.errors import ProblemError, UnreachableError
+from cytosynth.errors import ConflictError, NotFoundError, ProblemError, UnreachableError
 from cytosynth.job import Job
 from cytosynth.transport import Json, Transport
 
 CHUNK = 2**18
+RESUMED_BYTES = 2**24  # longer files continue after a broken connection
 
 
 class Client:
@@ -436,6 +437,9 @@ class Client:
     ) -> Json:
         """Send a file with its SHA-256, which the service checks; return the upload.
 
+        After a broken connection a file of more than 16 MiB continues where the service stopped receiving, also if this
+        program was started again within a day.
+
         Parameters
         ----------
         path
@@ -447,23 +451,59 @@ class Client:
         """
         path = Path(path)
         with path.open("rb") as file:
-            digest = base64.b64encode(hashlib.file_digest(file, "sha256").digest()).decode()
+            digest = f"sha-256=:{base64.b64encode(hashlib.file_digest(file, 'sha256').digest()).decode()}:"
+        address = f"/v1/uploads/{quote(name or path.name, safe='')}"
 
-        def content() -> Iterator[bytes]:
-            sent = 0
+        def content(offset: int = 0) -> Iterator[bytes]:
+            sent = offset
             with path.open("rb") as source:
+                source.seek(offset)
                 while part := source.read(CHUNK):
                     yield part
                     sent += len(part)
                     if on_bytes:
                         on_bytes(sent)
 
-        return self._transport.document(
-            "PUT",
-            f"/v1/uploads/{quote(name or path.name, safe='')}",
-            content=content,
-            headers={"Content-Digest": f"sha-256=:{digest}:", "Content-Length": str(path.stat().st_size)},
-        )
+        if path.stat().st_size > RESUMED_BYTES:
+            return self._upload_in_parts(address, content, size=path.stat().st_size, digest=digest)
+        headers = {"Content-Digest": digest, "Content-Length": str(path.stat().st_size)}
+        return self._transport.document("PUT", address, content=content, headers=headers)
+
+    def _upload_in_parts(
+        self, address: str, content: Callable[[int], Iterator[bytes]], *, size: int, digest: str
+    ) -> Json:
+        """Send a file from where the service stopped receiving it, until it is complete."""
+        retry, before = self._transport.new_retry(), -1
+        while True:
+            try:
+                offset = self._arrived(address, digest)
+                if offset > before:
+                    retry.reset()
+                    before = offset
+                headers = {
+                    "Upload-Offset": str(offset), "Upload-Complete": "?1", "Repr-Digest": digest,
+                    "Content-Length": str(size - offset), "Content-Type": "application/partial-upload",
+                }  # fmt: skip
+                answer = self._transport.attempt("PATCH", address, headers=headers, content=content(offset))
+                return dict(answer.json())
+            except (UnreachableError, ProblemError) as error:
+                if isinstance(error, ConflictError) and error.code == "upload_offset":
+                    retry.wait(error)  # the service has not noticed yet that the last connection broke
+                else:
+                    self._transport.wait_or_raise(retry, error)
+
+    def _arrived(self, address: str, digest: str) -> int:
+        """Return how many bytes of a file have arrived; parts of another file of that name are removed."""
+        try:
+            answer = self._transport.attempt("HEAD", address)
+        except NotFoundError:
+            return 0
+        if answer.headers.get("Upload-Complete") != "?0":
+            return 0
+        if answer.headers.get("Repr-Digest") != digest:
+            self._transport.attempt("DELETE", address)
+            return 0
+        return int(answer.headers["Upload-Offset"])
 
 
 def _joined(labels: Mapping[str, str] | None) -> str | None:

@@ -133,16 +133,25 @@ class Transport:
         retry = self.new_retry()
         while True:
             try:
-                with self._reported():
-                    answer = self._http.request(
-                        method, path, headers=headers, json=body, content=content() if content else None
-                    )
-                if answer.is_error:
-                    raise self._refusal(answer)
+                return self.attempt(method, path, headers=headers, body=body, content=content() if content else None)
             except (UnreachableError, ProblemError) as error:
                 self.wait_or_raise(retry, error)
-            else:
-                return answer
+
+    def attempt(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: dict[str, str] | None = None,
+        body: Json | None = None,
+        content: Iterator[bytes] | None = None,
+    ) -> httpx.Response:
+        """Send a request once; as :meth:`request` otherwise."""
+        with self._reported():
+            answer = self._http.request(method, path, headers=headers or {}, json=body, content=content)
+        if answer.is_error:
+            raise self._refusal(answer)
+        return answer
 
     def document(self, method: str, path: str, **options: Any) -> Json:
         """Send a request as :meth:`request` does; return the JSON document of the answer, empty for 204."""

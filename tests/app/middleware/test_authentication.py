@@ -16,7 +16,7 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 from hostile.corpus_files import box_stl, labels_tiff
-from keyed import MODEL, Keyed
+from keyed import MODEL, WEIGHTS, Keyed
 from served import cytosynth, cytosynth_here
 
 from app.cli.supervisor import ExposedError, check_exposure
@@ -58,6 +58,8 @@ BODIES: dict[str, Any] = {
 }
 NOTHING = "0" * 32
 PUT_UPLOAD = ("PUT", "/v1/uploads/{name}")
+PUT_FILE = ("PUT", "/v1/uploads/{name}/{file:path}")
+SENDING = (PUT_UPLOAD, PUT_FILE, ("PATCH", "/v1/uploads/{name}"))  # what one sends becomes one's own
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,7 @@ def filled(path: str, *, job: str, upload: str, model: str, batch: str = NOTHING
         ("/v1/jobs/", {"{id}": job, "{name:path}": "x.stl"}),
         ("/v1/batches/", {"{id}": batch}),
         ("/v1/links/", {"{id}": job, "{name:path}": "x.stl"}),
+        ("/v1/uploads/{name}/", {"{name}": "sequence", "{file:path}": "t000.stl"}),
         ("/v1/uploads/", {"{name}": upload}),
         ("/v1/models/", {"{id}": model}),
         ("/problems/", {"{slug}": "too-large"}),
@@ -99,6 +102,11 @@ def filled(path: str, *, job: str, upload: str, model: str, batch: str = NOTHING
 def ask(client: httpx.Client, method: str, path: str, template: str) -> httpx.Response:
     if (method, template) == PUT_UPLOAD:
         return client.put(path, content=b"solid nothing")
+    if (method, template) == PUT_FILE:
+        return client.put(path, content=box_stl())
+    if method == "PATCH":
+        headers = {"Upload-Offset": "0", "Upload-Complete": "?1"}
+        return client.patch(path, content=WEIGHTS if path.endswith(".safetensors") else b"solid", headers=headers)
     return client.request(method, path, json=BODIES.get(template, {}) if method == "POST" else None)
 
 
@@ -161,7 +169,7 @@ def test_what_is_anothers_looks_like_nothing(
     keyed: Keyed, stranger: httpx.Client, owner: httpx.Client, belongings: dict[str, str], method: str, template: str
 ) -> None:
     theirs = ask(stranger, method, filled(template, **belongings), template)
-    if "{" in template and (method, template) != PUT_UPLOAD:
+    if "{" in template and (method, template) not in SENDING:
         nothing = {
             "job": NOTHING, "upload": "nothing.safetensors", "model": f"{belongings['model'][:-4]}0000",
             "batch": NOTHING,
