@@ -66,6 +66,8 @@ def train(
     device: Annotated[str, typer.Option(help="Device of torch: cpu, cuda …")] = "cpu",
 ) -> None:
     """Train a model from a recipe. A run that was interrupted continues when it is started again."""
+    from model.card import load_card
+    from model.evaluation.novelty import with_novelty
     from model.learning.dataset import build_dataset
     from model.learning.optimisers import multiplies_bfloat16
     from model.learning.recipe import TrainConfig
@@ -110,6 +112,10 @@ def train(
 
         figures = write_figures(checkpoint, dataset, models / recipe.id, held_out=recipe.held_out.frames)
         console.print(", ".join(f"{name} {value:.4f}" for name, value in figures.items()), soft_wrap=True)
+    else:
+        with_novelty(checkpoint.card, {}).write(models / recipe.id)
+    for warning in load_card(models / recipe.id).warnings:
+        console.print(f"[yellow]warning[/yellow]: {escape(warning)}", soft_wrap=True)
     console.print("evaluate it with: python -m model evaluate --config … --models …")
 
 

@@ -68,6 +68,10 @@ class ModelCard(_Frozen):
     grid_max: int = 512
     training: TrainingFacts
     quality: dict[str, float] = Field(default_factory=dict, description="Measured figures, named.")
+    warnings: list[str] = Field(
+        default_factory=list,
+        description="What users of new cells must know, such as too few sequences for new shapes.",
+    )
 
     def write(self, folder: Path) -> Path:
         """Write ``card.json`` into a model's folder and return its path."""

@@ -107,7 +107,7 @@ def _report(
 ) -> None:
     """Compare each model with held-out sequences and write one report."""
     from model.card import SHIPPED_MODELS, find_model, load_card
-    from model.evaluation.novelty import card_figures
+    from model.evaluation.novelty import with_novelty
     from model.evaluation.reports.html_report import novelty_rows, write_report
     from model.evaluation.reports.model_report import report_on_model
 
@@ -123,8 +123,7 @@ def _report(
                 )
             )
         if keep:
-            card, kept = load_card(place), card_figures(reports[-1].figures["novelty"])
-            card.model_copy(update={"quality": {**card.quality, **kept}}).write(place)
+            with_novelty(load_card(place), reports[-1].figures["novelty"]).write(place)
     facts = {"command": "python -m model evaluate --report", "cells": scope.cells, "workers": workers}
     summary = write_report(folder, reports, facts={**facts, "seconds": round(time.monotonic() - started, 1)})
     floors = {report.identifier: report.floor for report in reports}
@@ -169,7 +168,8 @@ def _score(
 
     folder = find_model(recipe.id, [models or Path("var/models")])
     checkpoint = load_checkpoint(folder)
-    chosen = list(range(min(sequences or len(checkpoint.latent_codes), len(checkpoint.latent_codes))))
+    learned = min(len(checkpoint.latent_codes), checkpoint.card.training.sequences)  # copies of them come behind
+    chosen = list(range(min(sequences or learned, learned)))
     with _progress() as begin:
         step = begin("reconstruction")
         scores = score_learned(

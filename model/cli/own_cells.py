@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from model.network.autodecoder import NetworkConfig
     from model.readers.recording import Calibration
 
 console = Console(stderr=True)
@@ -71,6 +72,10 @@ def import_cells(
         ),
     ] = 0.0,
     steps: Annotated[int, typer.Option(min=1, help="Training steps in the recipe.")] = 24_000,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a trained model whose network the recipe takes, to start from."),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
 ) -> None:
     """Convert your cells to training sequences and write a recipe; sequences with errors are skipped and listed."""
@@ -83,6 +88,7 @@ def import_cells(
     chosen: Literal["shared", "sequence"] = "sequence" if scale == "sequence" else "shared"
     if chosen != scale:
         raise typer.BadParameter("shared or sequence", param_hint="--scale")
+    network = _network_of(start) if start else None
     recordings = open_recordings(source, given=_given(voxel, interval), tracks=tracks)
     with _progress() as begin:
         surveyed = survey(recordings, on_frame=begin("reading"))
@@ -108,8 +114,20 @@ def import_cells(
         console.print(
             "[yellow]the minutes between frames are not known[/yellow]; 1 is written; give them with --interval"
         )
-    recipe = write_recipe(dataset, surveyed, steps=steps)
-    console.print(f"train with: python -m model train --config {recipe.as_posix()}", soft_wrap=True)
+    recipe = write_recipe(dataset, surveyed, steps=steps, network=network)
+    begun = f" --start {start.as_posix()} --rates 0.4" if start else ""
+    console.print(f"train with: python -m model train --config {recipe.as_posix()}{begun}", soft_wrap=True)
+
+
+def _network_of(folder: Path) -> NetworkConfig:
+    """Return the network of a trained model."""
+    from model.network.autodecoder import AutoDecoder
+    from model.network.checkpoint import load_checkpoint
+
+    decoder = load_checkpoint(folder).decoder
+    if not isinstance(decoder, AutoDecoder):
+        raise typer.BadParameter("training cannot start from a model of the method's authors", param_hint="--start")
+    return decoder.config
 
 
 def validate(

@@ -19,7 +19,7 @@ from model.engine.marching_cubes import Surface, extract_surface
 from model.engine.runs import inside
 from model.engine.sparse import evaluate_sparse
 from model.errors import EmptySurfaceError
-from model.evaluation.novelty import card_figures, novelty_of_model
+from model.evaluation.novelty import card_figures, novelty_of_model, with_novelty
 from model.evaluation.reconstruction import FrameScore, dice, summarise
 from model.evaluation.sequence_sources import RealSequences
 from model.learning.dataset import Dataset
@@ -112,11 +112,13 @@ def write_figures(
 
     scores = score_imported(checkpoint, dataset, held_out=held_out, frames=some, on_frame=on_frame)
     training = RealSequences.of(ImportedSource(kind="imported", folder=dataset.folder), has_protrusions=False)
-    figures = summarise(scores) | card_figures(novelty_of_model(folder, training))
+    novelty = novelty_of_model(folder, training)
+    figures = summarise(scores) | card_figures(novelty)
     rows = [vars(score) for score in scores]
     document = {"model": checkpoint.card.id, "figures": figures, "frames": rows}
     (folder / FIGURES_FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    checkpoint.card.model_copy(update={"quality": {**checkpoint.card.quality, **figures}}).write(folder)
+    card = checkpoint.card.model_copy(update={"quality": {**checkpoint.card.quality, **figures}})
+    with_novelty(card, novelty).write(folder)
     write_png(folder / PICTURE_FILE, montage(_pictures(checkpoint, dataset), columns=MOMENTS))
     return figures
 

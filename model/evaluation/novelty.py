@@ -13,7 +13,7 @@ References: Dice 1945, doi:10.2307/1932409; the comparison with held-out samples
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from model.card import ModelCard
 from model.domain import Grid, frame_times
 from model.errors import EmptySurfaceError, InvalidFieldError, SurfaceError
 from model.evaluation.sequence_measures import MOMENTS, SIDE, SequenceMeasures
@@ -33,6 +34,7 @@ Integers = NDArray[np.int64]
 SAMPLED = 5  # every n-th sample of the grid is used for overlaps; 5 and 64 share no divisor
 USUAL = 0.95  # quantile of the held-out cells' overlaps beyond which a new cell counts as near its training cell
 AT_ONCE = 64  # sequences that are compared at once, to bound memory: 0.2 GB of samples
+FEW = 300  # sequences; models of 96 and 100 repeat them, one of 340 finds unseen cells (docs/explanation/science.md)
 CARD_CELLS = 24  # new cells whose novelty a newly trained model's card states
 CARD_FIGURES = ("memorisation_rate", "dice_with_nearest_training", "dice_with_nearest_training_of_held_out")
 
@@ -204,7 +206,7 @@ def floor_for(cell_type: str) -> Floor:
     return FLOORS.get(cell_type, REAL_CELLS)
 
 
-def card_figures(novelty: dict[str, float]) -> dict[str, float]:
+def card_figures(novelty: Mapping[str, float]) -> dict[str, float]:
     """Pick the figures that a model's card states."""
     return {name: novelty[name] for name in CARD_FIGURES if name in novelty}
 
@@ -228,3 +230,35 @@ def novelty_of_model(folder: Path, training: Sequences, *, cells: int = CARD_CEL
         with suppress(SurfaceError, EmptySurfaceError, InvalidFieldError):
             drawn.append(find_outline(generated, index))
     return novelty_figures(drawn, find_outlines(training), None) if drawn else {}
+
+
+def warnings_for(card: ModelCard, novelty: Mapping[str, float]) -> list[str]:
+    """Say in sentences what a user of new cells must know of a model.
+
+    Parameters
+    ----------
+    card
+        Of the model.
+    novelty
+        As :func:`novelty_figures` returns it; may be empty where it was not measured.
+    """
+    found = []
+    sequences = card.training.sequences
+    if sequences < FEW:
+        found.append(
+            f"Learned from {sequences} sequences, too few for new shapes: new cells repeat them in other poses, times "
+            f"and resolutions. Models of fewer than about {FEW} are better used to vary and restore cells."
+        )
+    rate, floor = novelty.get("memorisation_rate", 0.0), floor_for(card.cell_type).memorisation_rate
+    if rate > floor:
+        found.append(
+            f"{rate:.0%} of new cells are nearer to a training cell than 95 % of unseen cells are; at most {floor:.0%} "
+            "should be."
+        )
+    return found
+
+
+def with_novelty(card: ModelCard, novelty: Mapping[str, float]) -> ModelCard:
+    """Return a card that states a novelty, and the warnings that follow from it."""
+    quality = {**card.quality, **card_figures(novelty)}
+    return card.model_copy(update={"quality": quality, "warnings": warnings_for(card, novelty)})

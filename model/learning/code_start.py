@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from model.domain import Grid, frame_times
-from model.learning.dataset import Dataset
+from model.learning.dataset import Dataset, Samples
 
 Floats = NDArray[np.float32]
 
@@ -67,7 +67,7 @@ def distances_at(samples: Floats, places: Floats) -> Floats:
     return np.clip(values, -CLAMP, CLAMP).astype(np.float32)
 
 
-def shape_of(samples: Floats, times: Floats, places: Floats) -> Floats:
+def shape_of(samples: Samples, times: Floats, places: Floats) -> Floats:
     """Estimate a sequence's distances at places and at ``TIMES`` even times, (TIMES, m) float32.
 
     Between its own frames they are interpolated linearly in time; before the first and after the last, held.

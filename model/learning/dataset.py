@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ from model.membranes.mask_surface import membrane_of_mask
 from model.phantoms import SignedDistance, make_phantom
 
 Floats = NDArray[np.float32]
+Epoch = tuple[int, ...]
 INDEX_FILE = "dataset.json"
 # Share of the points, standard deviation of their offset from the membrane in units of Ω; the rest is uniform in Ω.
 BANDS = ((0.45, 0.015), (0.30, 0.06))
@@ -72,6 +73,21 @@ class DatasetIndex(_Frozen):
     sequences: list[SequenceEntry]
 
 
+class Samples(Protocol):
+    """Training points of one sequence: an array, or what reads like one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(frames, points, 4)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, frame: int, /) -> Floats:
+        """Points of a frame, (points, 4)."""
+        ...
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Training sequences, memory-mapped.
@@ -88,7 +104,7 @@ class Dataset:
     micrometres: float
     minutes: float
     names: list[str]
-    samples: list[Floats]
+    samples: Sequence[Samples]
     uneven: dict[int, Floats]
 
     def times(self, sequence: int) -> Floats:
@@ -101,6 +117,7 @@ def build_dataset(
     source: AnySource,
     folder: Path,
     *,
+    epoch: Epoch = (),
     workers: int | None = None,
     on_sequence: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Dataset:
@@ -112,6 +129,8 @@ def build_dataset(
         Phantoms to draw, masks to read, or an imported data set, which is opened where it lies.
     folder
         Where the arrays go; made when missing.
+    epoch
+        Numbers that name another draw of moments and points, where the source has random moments.
     workers
         Processes; all cores when None.
     on_sequence
@@ -135,7 +154,7 @@ def build_dataset(
     with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
         if isinstance(source, PhantomSource) and source.moments:
             firsts = range(0, source.sequences, BLOCK)
-            blocks = [(source, folder, first, min(BLOCK, source.sequences - first)) for first in firsts]
+            blocks = [(source, folder, first, min(BLOCK, source.sequences - first), epoch) for first in firsts]
             for block in pool.map(_build_block, blocks):
                 entries.extend(block)
                 on_sequence(len(entries), source.sequences)
@@ -298,41 +317,41 @@ def _build_sequence(job: tuple[PhantomSource | MaskSource, Path, int, str]) -> S
     return SequenceEntry(name=Path(name).stem, file=path.name, frames=len(blocks))
 
 
-def moments_of(source: PhantomSource, index: int) -> Floats:
+def moments_of(source: PhantomSource, index: int, epoch: Epoch = ()) -> Floats:
     """Times at which a sequence is sampled whose source has random moments, (moments,) float32 in τ, increasing."""
-    rng = np.random.default_rng([13, source.first_seed + index])
+    rng = np.random.default_rng([13, source.first_seed + index, *epoch])
     return np.sort(rng.uniform(-1.0, 1.0, source.moments).astype(np.float32))
 
 
-def _build_block(job: tuple[PhantomSource, Path, int, int]) -> list[SequenceEntry]:
+def _build_block(job: tuple[PhantomSource, Path, int, int, Epoch]) -> list[SequenceEntry]:
     """Sample the sequences of one file at random moments; the file is written whole, and kept if it is there."""
-    source, folder, first, count = job
+    source, folder, first, count, epoch = job
     indices = range(first, first + count)
     path = folder / f"sequences_{first:06d}.npy"
     if not path.is_file():
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
-            np.save(file, np.stack([_moment_points(source, index) for index in indices]))
+            np.save(file, np.stack([_moment_points(source, index, epoch) for index in indices]))
         partial.replace(path)
     return [
         SequenceEntry(
             name=f"{source.cell_type}-{source.first_seed + index}",
             file=path.name,
             frames=source.moments or 0,
-            times=[float(t) for t in moments_of(source, index)],
+            times=[float(t) for t in moments_of(source, index, epoch)],
             part=index - first,
         )
         for index in indices
     ]
 
 
-def _moment_points(source: PhantomSource, index: int) -> NDArray[np.float16]:
+def _moment_points(source: PhantomSource, index: int, epoch: Epoch) -> NDArray[np.float16]:
     """Training points of one sequence, (moments, points, 4) float16; distances are those of the rounded points."""
     seed = source.first_seed + index
     phantom = make_phantom(source.cell_type, seed)
     blocks = []
-    for number, t in enumerate(moments_of(source, index)):
-        frame, rng = phantom.moment(float(t)), np.random.default_rng([17, seed, number])
+    for number, t in enumerate(moments_of(source, index, epoch)):
+        frame, rng = phantom.moment(float(t)), np.random.default_rng([17, seed, number, *epoch])
         points = sample_points(frame.surface_points, source.points_per_frame, rng, bend_share=source.bend_share)
         points = points.astype(np.float16).astype(np.float32)
         blocks.append(np.column_stack([points, frame.projected(points)]).astype(np.float16))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,7 +102,9 @@ def imported_rows(folder: Path) -> list[Row]:
     rows = []
     for name, block in zip(dataset.names, dataset.samples, strict=True):
         row = known.get(name, {"volumes_um3": [], "findings": []})
-        findings = [Finding.model_validate(one) for one in row["findings"]] + _of_arrays(block)
+        findings = [Finding.model_validate(one) for one in row["findings"]] + _of_arrays(
+            cast(NDArray[np.float32], block)
+        )
         rows.append(_row(name, len(block), np.array(row["volumes_um3"]), findings))
     return rows
 

@@ -70,6 +70,9 @@ class TrainConfig(_Frozen):
     seed: int = Field(default=0, ge=0)
     threads: int | None = Field(default=None, ge=1)
     data: Source
+    copies: int = Field(
+        default=0, ge=0, le=47, description="Turned and mirrored copies of each sequence, each with a code of its own."
+    )
     held_out: HeldOut = HeldOut()
     network: NetworkConfig = NetworkConfig()
     optimisation: Optimisation = Optimisation()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from model.learning.dataset import Dataset
+from model.network.autodecoder import NetworkConfig
 from model.readers.survey import Surveyed
 
 RECIPE_FILE = "recipe.toml"
@@ -24,6 +25,7 @@ cell_type = {id}
 topology = "{topology}"
 licence = "not for redistribution"
 seed = 1
+# copies = 7  # turned and mirrored copies of each sequence, for few cells that lie in any direction
 
 [data]
 kind = "imported"
@@ -34,7 +36,7 @@ every = {every}
 offset = 2
 
 [network]
-latent_size = {latent_size}
+{network}
 
 [optimisation]
 steps = {steps}
@@ -48,7 +50,9 @@ clip = 0.5
 """
 
 
-def write_recipe(dataset: Dataset, surveyed: list[Surveyed], *, steps: int = 24_000) -> Path:
+def write_recipe(
+    dataset: Dataset, surveyed: list[Surveyed], *, steps: int = 24_000, network: NetworkConfig | None = None
+) -> Path:
     """Write ``recipe.toml`` into the folder of an imported data set.
 
     Parameters
@@ -59,9 +63,12 @@ def write_recipe(dataset: Dataset, surveyed: list[Surveyed], *, steps: int = 24_
         What was found; whether the cells divide decides the topology.
     steps
         Of training: 24,000 take about 40 minutes on one shared core.
+    network
+        That of a trained model from which training is to start; chosen by the number of sequences when None.
     """
     usable = [one for one in surveyed if one.is_usable]
     dividing = sum(one.sequence.divides or one.parts_in_the_end == 2 for one in usable)
+    sizes = network.model_dump() if network else {"latent_size": 64 if len(dataset.names) > 8 else 16}
     path = dataset.folder / RECIPE_FILE
     name = identifier(dataset.folder.name)
     frames = float(np.median([len(block) for block in dataset.samples]))
@@ -73,7 +80,7 @@ def write_recipe(dataset: Dataset, surveyed: list[Surveyed], *, steps: int = 24_
         topology="division" if 2 * dividing > len(usable) else "single",
         folder=json.dumps(dataset.folder.absolute().as_posix()),
         every=5 if frames >= FRAMES_TO_SPARE else 0,
-        latent_size=64 if len(dataset.names) > 8 else 16,
+        network="\n".join(f"{member} = {json.dumps(value)}" for member, value in sizes.items()),
         steps=steps,
     )
     path.write_text(text, encoding="utf-8")

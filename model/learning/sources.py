@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from model.errors import DatasetError
 
@@ -38,6 +45,23 @@ class PhantomSource(_Frozen):
     first_seed: int = Field(default=0, ge=0)
     points_per_frame: int = Field(default=32_768, ge=1024)
     bend_share: Share = 0.0
+    fresh: bool = Field(
+        default=False, description="Draw moments and points again when training has seen as many points as there are."
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out ``fresh`` when it is false: data sets and training states from before it stay valid."""
+        members: dict[str, Any] = handler(self)
+        if not self.fresh:
+            members.pop("fresh", None)
+        return members
+
+    @model_validator(mode="after")
+    def _fresh_moments(self) -> Self:
+        if self.fresh and not self.moments:
+            raise ValueError("only sequences at random moments can be fresh: give moments")
+        return self
 
 
 class MaskSource(_Frozen):

@@ -30,7 +30,9 @@ from torch import Tensor
 
 from model.errors import DatasetError, SpecError
 from model.learning.code_start import codes_by_shape
+from model.learning.copies import with_copies
 from model.learning.dataset import Dataset
+from model.learning.fresh import Epochs
 from model.learning.optimisers import multiplies_bfloat16, optimisers
 from model.learning.recipe import TrainConfig
 from model.network.autodecoder import AutoDecoder
@@ -144,9 +146,22 @@ def train(
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    run = TrainingRun(config, dataset, device, start)
+    with Epochs(config, dataset, state_folder) as epochs:
+        run = TrainingRun(config, dataset, device, start, epochs)
+        return _train(run, state_folder, save_every_s, on_progress, measure, should_stop)
+
+
+def _train(
+    run: TrainingRun,
+    state_folder: Path,
+    save_every_s: float,
+    on_progress: Callable[[TrainProgress], None],
+    measure: Measure | None,
+    should_stop: Callable[[float], bool],
+) -> Trained:
     if not run.restore(state_folder):
         run.save(state_folder, seconds=0.0)
+    config = run.config
     plan = config.optimisation
     step_loss = torch.compile(run.loss) if plan.compiled else run.loss
     started = saved = shown = time.monotonic()
@@ -254,7 +269,16 @@ def check_start(config: TrainConfig, start: Checkpoint) -> None:
 class TrainingRun:
     """The moving state of one training run."""
 
-    def __init__(self, config: TrainConfig, dataset: Dataset, device: str, start: Checkpoint | None = None) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        device: str,
+        start: Checkpoint | None = None,
+        epochs: Epochs | None = None,
+    ) -> None:
+        self._epochs, self._drawn = epochs, dataset
+        dataset = with_copies(dataset, config.copies, seed=config.seed)
         self.config, self.dataset, self.device = config, dataset, device
         self._start = start.card.sha256 if start else None
         generator = torch.Generator().manual_seed(config.seed)
@@ -300,6 +324,8 @@ class TrainingRun:
         """Take one step and return its loss."""
         plan = self.config.optimisation
         rng = np.random.default_rng([self.config.seed, self.step])
+        if self._epochs and self._drawn is not (drawn := self._epochs.at(self.step)):
+            self._drawn, self.dataset = drawn, with_copies(drawn, self.config.copies, seed=self.config.seed)
         points, distances, times, sequences = self._draw(rng)
         half = self._halves and self.step < plan.full_precision_after * plan.steps
         for optimiser in self._optimisers:
@@ -449,6 +475,8 @@ class TrainingRun:
         )
         if recipe["optimisation"]["latent_start"] == "random":
             del recipe["optimisation"]["latent_start"]  # states from before there was a choice go on
+        if not self.config.copies:
+            del recipe["copies"]
         if self._start:
             recipe["start"] = self._start
         return recipe

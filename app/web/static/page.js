@@ -461,6 +461,7 @@ function card(model) {
   for (const [name, value] of Object.entries(model.quality)) fact(name.replaceAll("_", " "), figure(value));
   fact("Licence", model.licence);
   made.append(element("h3", model.title), element("p", model.description), facts);
+  for (const warning of model.warnings) made.append(element("p", warning));
   return made;
 }
 

@@ -23,6 +23,8 @@ from model.evaluation.novelty import (
     novelty_of_model,
     outline_of,
     overlaps,
+    warnings_for,
+    with_novelty,
 )
 from model.evaluation.reports.figures import PICTURE_SIDE, picture_pairs
 from model.evaluation.sequence_measures import SequenceMeasures, measure
@@ -142,3 +144,18 @@ def _toml(members: dict[str, object], name: str = "") -> str:
     lines += [f"{key} = {json.dumps(value)}" for key, value in plain.items()]
     tables = [_toml(value, f"{name}.{key}".strip(".")) for key, value in members.items() if isinstance(value, dict)]
     return "\n".join([*lines, *tables]) + "\n"
+
+
+def test_a_card_warns_of_few_sequences_and_of_copies(tiny: Path) -> None:
+    card = load_card(tiny / "models" / "tiny")
+    assert [text.split(",")[0] for text in warnings_for(card, {})] == ["Learned from 3 sequences"]
+    many = card.model_copy(update={"training": card.training.model_copy(update={"sequences": 2000})})
+    assert warnings_for(many, {"memorisation_rate": 0.25}) == []
+    stated = with_novelty(many, {"memorisation_rate": 0.26, "ratio": 1.0})
+    assert stated.warnings == [
+        "26% of new cells are nearer to a training cell than 95 % of unseen cells are; at most 25% should be."
+    ]
+    assert stated.quality["memorisation_rate"] == 0.26
+    assert "ratio" not in stated.quality
+    celegans = many.model_copy(update={"cell_type": "celegans"})
+    assert len(warnings_for(celegans, {"memorisation_rate": 0.11})) == 1

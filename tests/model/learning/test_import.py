@@ -19,6 +19,7 @@ from model.learning.imported_cells import ImportPlan, import_sequences, load_sha
 from model.learning.recipe import TrainConfig
 from model.learning.recipe_template import write_recipe
 from model.learning.sources import ImportedSource
+from model.network.autodecoder import NetworkConfig
 from model.readers.label_volumes import read_frame
 from model.readers.open import open_recordings
 from model.readers.recording import Calibration
@@ -334,6 +335,13 @@ def test_the_import_leaves_a_recipe_that_trains_on_it(from_movie: Dataset, movie
     again = build_dataset(config.data, Path("not used"))
     assert again.names == from_movie.names
     assert (again.micrometres, again.minutes) == (from_movie.micrometres, from_movie.minutes)
+
+
+def test_a_recipe_takes_the_network_of_a_model_to_start_from(from_movie: Dataset, movie: Path) -> None:
+    network = NetworkConfig(latent_size=7, width=24, depth=3, conditioning_width=16, rank=5, frequency=2.5)
+    config = TrainConfig.read(write_recipe(from_movie, surveyed(movie), network=network))
+    assert config.network == network
+    assert config.copies == 0
 
 
 def test_a_sound_import_is_reported_as_such_and_damage_is_found(from_movie: Dataset, tmp_path: Path) -> None:
