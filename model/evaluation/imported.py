@@ -112,7 +112,7 @@ def write_figures(
 
     scores = score_imported(checkpoint, dataset, held_out=held_out, frames=some, on_frame=on_frame)
     training = RealSequences.of(ImportedSource(kind="imported", folder=dataset.folder), has_protrusions=False)
-    novelty = novelty_of_model(folder, training)
+    novelty = novelty_of_model(checkpoint, training)
     figures = summarise(scores) | card_figures(novelty)
     rows = [vars(score) for score in scores]
     document = {"model": checkpoint.card.id, "figures": figures, "frames": rows}

@@ -33,7 +33,17 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from model.phantoms.filopodia import NODES, REACH, TIMES, Axis, Filopodium, axis_of, draw_filopodia, outside_lengths
+from model.phantoms.filopodia import (
+    NODES,
+    REACH,
+    TIMES,
+    Axis,
+    Filopodium,
+    Style,
+    axis_of,
+    draw_filopodia,
+    outside_lengths,
+)
 from model.phantoms.implicit_distance import ShapeFrame
 from model.phantoms.star import StarBody, degrees_of, log_semi_axes, star_levels
 from model.phantoms.tubes import union
@@ -45,8 +55,8 @@ Doubles = NDArray[np.float64]
 
 BODY_REACH = 0.70  # the same for the body alone, which leaves room for filopodia
 DEGREE = 5  # of the spherical harmonics
-BLEND, BRANCH_BLEND = 0.14, 0.12  # widths of the smooth unions with the body and with a parent
 RESOLUTION, COARSE = 128, 64  # of the grid on which the surface is found: tips need it; for training points
+THICK = Style()
 
 # --- the body ---------------------------------------------------------------------------------------------------------
 
@@ -123,7 +133,8 @@ class A549:
             )
             axes.append(axis)
             if axis.extent[0] > 0.0:
-                width, ramp = (BLEND, 0.11) if filopodium.level == 1 else (BRANCH_BLEND, 0.05)
+                style = filopodium.style
+                width, ramp = (style.blend, 0.11) if filopodium.level == 1 else (style.branch_blend, 0.05)
                 chains.append(axis.chain())
                 blends.append(width * float(smoothstep(axis.extent / ramp)[0]) + 1e-6)  # none at birth
         return partial(
@@ -172,4 +183,4 @@ def make(seed: int) -> A549:
     """
     rng = np.random.default_rng([0xA549, seed])
     body = _draw_body(rng)
-    return A549(seed, body, draw_filopodia(rng, body.at(TIMES)))
+    return A549(seed, body, draw_filopodia(rng, body.at(TIMES), THICK))

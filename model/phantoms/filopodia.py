@@ -7,7 +7,7 @@ Promises
 --------
 - At every one of `TIMES` all filopodia are inside the ball of radius `REACH`, and axes keep their distance from each
   other and from the body: their smooth union has no handles.
-- Between `FEWEST` and `MOST` are seen at all times, at least two are born and two vanish.
+- As many as the style says are seen at all times, at least two are born and two vanish.
 
 Does not promise
 ----------------
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from model.engine.jit import compiled
 from model.phantoms.wandering import beside, smoothstep, spline, unit, wander
 
-__all__ = ["REACH", "TIMES", "Axis", "Filopodium", "axis_of", "draw_filopodia", "outside_lengths"]
+__all__ = ["REACH", "TIMES", "Axis", "Filopodium", "Style", "axis_of", "draw_filopodia", "outside_lengths"]
 
 Doubles = NDArray[np.float64]
 
@@ -35,19 +35,55 @@ TIMES = np.linspace(-1.0, 1.0, 59)  # frames and the middles between them: when 
 PROBED = slice(None, None, 10)  # of TIMES, looked at first
 
 DEPTH = 0.11  # how far below the membrane filopodia are rooted; at birth they are wholly inside
-SHORTEST, LONGEST = 0.12, 0.50  # full lengths of filopodia outside the membrane, units of Ω
-BASE_RADIUS, TIP_RADIUS = 0.058, 0.038  # the tip has 1.8 voxels of a 96³ grid
-FOOT_RADIUS, FOOT = 0.032, 0.10  # what the flared foot adds to the radius at the membrane, and its extent
-GAP, BRANCH_GAP, BODY_GAP = 0.09, 0.065, 0.075  # left free between filopodia, branches of one, either and the body:
-# more than a third of the width of their blend, or it would bridge them
 LEVELS = 3  # filopodium, branch, branch of a branch
-FEWEST, MOST = 3, 9  # filopodia and branches to be seen at any time
 SEEN = 0.05  # length from which one is seen, units of Ω
 SPEED = 0.05  # of growth and retraction, units of Ω a frame
 SWIFTEST = 5.0  # frames from nothing to full length, at least
 NODES = 11  # segments of an axis
 CURVE = 40  # points at which a full axis is computed
 ALONG_CURVE, ALONG_CHAIN = np.linspace(0.0, 1.0, CURVE), np.linspace(0.0, 1.0, NODES + 1)  # fractions of an axis
+
+
+@dataclass(frozen=True)
+class Style:
+    """What the filopodia of a cell type have in common. Lengths in units of Ω.
+
+    Attributes
+    ----------
+    shortest, longest
+        Full lengths outside the membrane.
+    median
+        Least and most of a cell's median length.
+    base_radius, tip_radius
+        Radius at the membrane, beyond the foot, and at the tip.
+    foot_radius, foot
+        What the flared foot adds to the radius at the membrane, and its extent.
+    gap, branch_gap, body_gap
+        Left free between filopodia, branches of one, either and the body: more than a third of the width of their
+        blend, or it would bridge them.
+    blend, branch_blend
+        Widths of the smooth unions with the body and with a parent.
+    fewest, most
+        Filopodia and branches to be seen at any time.
+    crowd
+        Least and most of a cell's mean number of filopodia alive at a time.
+    """
+
+    shortest: float = 0.12
+    longest: float = 0.50
+    median: tuple[float, float] = (0.30, 0.48)
+    base_radius: float = 0.058
+    tip_radius: float = 0.038  # 1.8 voxels of a 96³ grid
+    foot_radius: float = 0.032
+    foot: float = 0.10
+    gap: float = 0.09
+    branch_gap: float = 0.065
+    body_gap: float = 0.075
+    blend: float = 0.14
+    branch_blend: float = 0.12
+    fewest: int = 3
+    most: int = 9
+    crowd: tuple[float, float] = (3.5, 6.0)
 
 
 class BodyPose(Protocol):
@@ -112,6 +148,7 @@ class Filopodium:
     sway: Doubles  # (k, 2): knots over τ of what is added to the slope at the tip
     reference: Doubles  # (3,): fixes what sideways is
     life: _Life
+    style: Style
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,12 +162,13 @@ class Axis:
     base: Doubles  # (T,): radius at the root
     foot: Doubles  # (T,): what is added to the radius at the membrane
     buried: float
+    style: Style
 
     def some(self, chosen: slice) -> "Axis":
         """Return the axis at some of its times."""
         return Axis(
             self.points[chosen], self.tangents[chosen], self.extent[chosen], self.full, self.base[chosen],
-            self.foot[chosen], self.buried,
+            self.foot[chosen], self.buried, self.style,
         )  # fmt: skip
 
     def place(self, along: Doubles) -> tuple[Doubles, Doubles]:
@@ -142,10 +180,10 @@ class Axis:
         """Return the radius, and its slope, (T, n) each at lengths ``along`` (T, n): a foot, and a taper to the tip."""
         extent = np.maximum(self.extent, 1e-9)[:, None]
         left = np.clip(1.0 - along / extent, 0.0, 1.0)
-        past = (along - self.buried) / FOOT
+        past = (along - self.buried) / self.style.foot
         foot = self.foot[:, None] * np.exp(-(past**2))
-        more = self.base[:, None] - TIP_RADIUS + foot
-        return TIP_RADIUS + more * left, -2.0 * past / FOOT * foot * left - more / extent
+        more = self.base[:, None] - self.style.tip_radius + foot
+        return self.style.tip_radius + more * left, -2.0 * past / self.style.foot * foot * left - more / extent
 
     def chain(self) -> Doubles:
         """Return the nodes of the axis grown so far, (T, NODES + 1, 8): points, radii, and their change a node."""
@@ -203,23 +241,23 @@ def _comes_near(chain: Doubles, other: Doubles, alive: NDArray[np.bool_], clear:
 
 def axis_of(filopodium: Filopodium, times: Doubles, *, body: BodyPose, parent: Axis | None) -> Axis:
     """Return the axis of a filopodium at times (T,), carried by the body or by its parent."""
-    full = filopodium.buried + filopodium.length
+    style, full = filopodium.style, filopodium.buried + filopodium.length
     extent = filopodium.life.at(times) * full
     if parent is None:
         root, normals = body.membrane(filopodium.anchor)
         outward = unit(normals + filopodium.anchor)
         root = root - filopodium.buried * outward
         grown = smoothstep((extent - filopodium.buried) / 0.25)
-        base = TIP_RADIUS + (BASE_RADIUS - TIP_RADIUS) * grown
-        foot = FOOT_RADIUS * grown
+        base = style.tip_radius + (style.base_radius - style.tip_radius) * grown
+        foot = style.foot_radius * grown
     else:
         along = np.full((len(times), 1), filopodium.along)
         points, tangents = parent.place(along)
         root, tangent = points[:, 0], tangents[:, 0]
         side = beside(filopodium.anchor[None], tangent)
         outward = math.cos(filopodium.angle) * tangent + math.sin(filopodium.angle) * side
-        thickness = 0.85 * (parent.radius(along)[0][:, 0] - TIP_RADIUS)
-        base = TIP_RADIUS + thickness * smoothstep(extent / 0.15)
+        thickness = 0.85 * (parent.radius(along)[0][:, 0] - style.tip_radius)
+        base = style.tip_radius + thickness * smoothstep(extent / 0.15)
         foot = np.zeros_like(base)
     sideways = beside(filopodium.reference[None], outward)
     slopes = spline(filopodium.walk, ALONG_CURVE)[None] + (
@@ -229,13 +267,14 @@ def axis_of(filopodium: Filopodium, times: Doubles, *, body: BodyPose, parent: A
     tangents = unit(outward[:, None] + slopes @ frames)
     steps = (tangents[:, 1:] + tangents[:, :-1]) / 2.0 * (full / (CURVE - 1))
     points = root[:, None] + np.concatenate([np.zeros_like(root)[:, None], np.cumsum(steps, axis=1)], axis=1)
-    return Axis(points, tangents, extent, full, base, foot, filopodium.buried)
+    return Axis(points, tangents, extent, full, base, foot, filopodium.buried, style)
 
 
 @dataclass(frozen=True)
 class _Temper:
     """What a cell's filopodia have in common."""
 
+    style: Style
     crowd: float  # filopodia alive at a time, on average
     median: float  # of their lengths, units of Ω
     branching: float  # branches per unit of Ω
@@ -256,9 +295,9 @@ def _draw_life(rng: Generator, length: float) -> tuple[Doubles, Doubles]:
     return np.array([grow, pause, shrink]) * FRAME, np.array([0.0, 1.0, 1.0, 0.0])
 
 
-def _draw_length(rng: Generator, median: float) -> float:
+def _draw_length(rng: Generator, median: float, style: Style) -> float:
     """Draw a full length: lognormal, between the shortest and the longest there are."""
-    return float(np.clip(median * math.exp(0.35 * rng.standard_normal()), SHORTEST, LONGEST))
+    return float(np.clip(median * math.exp(0.35 * rng.standard_normal()), style.shortest, style.longest))
 
 
 def _draw_walk(rng: Generator, temper: _Temper) -> tuple[Doubles, Doubles]:
@@ -274,7 +313,7 @@ def _draw_births(rng: Generator, temper: _Temper) -> list[tuple[float, _Life]]:
     count = rng.poisson(temper.crowd / mean_life * (2.0 + oldest))
     births = []
     for start in np.sort(rng.uniform(-1.0 - oldest, 1.0, count)):
-        length = _draw_length(rng, temper.median)
+        length = _draw_length(rng, temper.median, temper.style)
         durations, levels = _draw_life(rng, length)
         life = _Life(start + np.concatenate([[0.0], np.cumsum(durations)]), levels)
         if life.at(TIMES).max() > 0.0:
@@ -301,10 +340,11 @@ class _Nursery:
             walk, sway = _draw_walk(self._rng, self._temper)
             around = self._rng.standard_normal((2, 3))
             anchor = unit(unit(around[0]) + self._temper.front * self._rng.random() * self._front)
-            shorter = max(SHORTEST, length * 0.98**attempt)
-            if self._admit(
-                Filopodium(1, -1, anchor, 0.0, 0.0, DEPTH, shorter, walk, sway, beside(around[1], anchor), life)
-            ):
+            shorter = max(self._temper.style.shortest, length * 0.98**attempt)
+            planted = Filopodium(
+                1, -1, anchor, 0.0, 0.0, DEPTH, shorter, walk, sway, beside(around[1], anchor), life, self._temper.style
+            )
+            if self._admit(planted):
                 return True
         return False
 
@@ -328,8 +368,8 @@ class _Nursery:
         if low >= high:
             return None
         along = rng.uniform(low, high)
-        start, stop = _longest_above(*self._lives[parent], (along + TIP_RADIUS) / full)
-        length = _draw_length(rng, 0.7 * self._temper.median)
+        start, stop = _longest_above(*self._lives[parent], (along + self._temper.style.tip_radius) / full)
+        length = _draw_length(rng, 0.7 * self._temper.median, self._temper.style)
         durations, levels = _draw_life(rng, length)
         durations[-2] += min(0.0, stop - start - durations.sum())  # a shorter pause
         if durations[-2] < 2.0 * FRAME or stop < -1.0 or start > 1.0:
@@ -339,7 +379,9 @@ class _Nursery:
         walk, sway = _draw_walk(rng, self._temper)
         angle = math.radians(rng.uniform(48.0, 80.0))
         side, reference = unit(rng.standard_normal((2, 3)))
-        return Filopodium(stem.level + 1, parent, side, along, angle, 0.0, length, walk, sway, reference, life)
+        return Filopodium(
+            stem.level + 1, parent, side, along, angle, 0.0, length, walk, sway, reference, life, self._temper.style
+        )
 
     def _admit(self, filopodium: Filopodium) -> bool:
         """Add a filopodium if it keeps inside the ball and clear of the body and of all others, at all times."""
@@ -358,6 +400,7 @@ class _Nursery:
 
     def _fits(self, filopodium: Filopodium, chosen: slice) -> tuple[Axis, Doubles] | None:
         """Return the axis and the chain of a filopodium at some of the times; None if there is no room for it."""
+        style = self._temper.style
         parent = self._axes[filopodium.parent].some(chosen) if filopodium.level > 1 else None
         body = self._body.some(chosen)
         axis = axis_of(filopodium, TIMES[chosen], body=body, parent=parent)
@@ -369,9 +412,11 @@ class _Nursery:
             other = self._chains[place][chosen]
             both = (axis.extent > 0.0) & (self._axes[place].extent[chosen] > 0.0)
             if place == filopodium.parent:
-                if not _departs(_gaps(chain, other)[both], BRANCH_GAP):
+                if not _departs(_gaps(chain, other)[both], style.branch_gap):
                     return None
-            elif _comes_near(chain, other, both, BRANCH_GAP if stem >= 0 and self._stem(place) == stem else GAP):
+            elif _comes_near(
+                chain, other, both, style.branch_gap if stem >= 0 and self._stem(place) == stem else style.gap
+            ):
                 return None
         return axis, chain
 
@@ -389,10 +434,10 @@ class _Nursery:
             return False
         levels = body.levels(chain[..., :3])
         gaps = (levels - chain[..., 3])[axis.extent > 0.0]
-        if filopodium.level > 1 and gaps.min(initial=np.inf) < BODY_GAP:
+        if filopodium.level > 1 and gaps.min(initial=np.inf) < self._temper.style.body_gap:
             return False
         if parent is None:
-            if not _departs(gaps, BODY_GAP):
+            if not _departs(gaps, self._temper.style.body_gap):
                 return False
             return bool(levels[:, 0].max() < -0.075)  # rooted deep enough to be invisible at birth
         tangents = parent.place(np.full((len(chain), 1), filopodium.along))[1][:, 0]
@@ -410,11 +455,12 @@ def outside_lengths(filopodia: list[Filopodium] | tuple[Filopodium, ...], times:
     return np.stack(lengths, axis=1) if lengths else np.zeros((len(times), 0))
 
 
-def draw_filopodia(rng: Generator, body: BodyPose) -> tuple[Filopodium, ...]:
+def draw_filopodia(rng: Generator, body: BodyPose, style: Style) -> tuple[Filopodium, ...]:
     """Draw the filopodia of a cell, again until their number is right at all times and some come and go."""
     temper = _Temper(
-        crowd=rng.uniform(3.5, 6.0),
-        median=rng.uniform(0.30, 0.48),
+        style=style,
+        crowd=rng.uniform(*style.crowd),
+        median=rng.uniform(*style.median),
         branching=rng.uniform(1.0, 10.0),
         curl=rng.uniform(0.2, 0.45),
         restless=rng.uniform(0.08, 0.2),
@@ -423,21 +469,21 @@ def draw_filopodia(rng: Generator, body: BodyPose) -> tuple[Filopodium, ...]:
     for _ in range(2000):
         births = _draw_births(rng, temper)
         lengths = [life.at(TIMES) * (length + DEPTH) - DEPTH for length, life in births]
-        if len(births) < FEWEST or not _lively(np.stack(lengths, axis=1)):
+        if len(births) < style.fewest or not _lively(np.stack(lengths, axis=1), style):
             continue
         nursery = _Nursery(rng, temper, body=body)
         if not all(nursery.plant(length, life) for length, life in births):
             continue
         for parent in range(len(births)):
             nursery.branch(parent)
-        if _lively(outside_lengths(nursery.filopodia, TIMES)):
+        if _lively(outside_lengths(nursery.filopodia, TIMES), style):
             return tuple(nursery.filopodia)
     raise RuntimeError("no arrangement of filopodia fits this body")
 
 
-def _lively(lengths: Doubles) -> bool:
+def _lively(lengths: Doubles, style: Style) -> bool:
     """Tell whether lengths (T, f) show the right number of filopodia at all times, and births and ends."""
     seen = lengths > SEEN
     counts = seen.sum(axis=1)
     births, ends = (~seen[0] & seen.any(axis=0)).sum(), (~seen[-1] & seen.any(axis=0)).sum()
-    return bool(counts.min() >= FEWEST and counts.max() <= MOST and births >= 2 and ends >= 2)
+    return bool(counts.min() >= style.fewest and counts.max() <= style.most and births >= 2 and ends >= 2)

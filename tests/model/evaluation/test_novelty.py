@@ -30,6 +30,7 @@ from model.evaluation.reports.figures import PICTURE_SIDE, picture_pairs
 from model.evaluation.sequence_measures import SequenceMeasures, measure
 from model.evaluation.sequence_sources import GeneratedSequences, PhantomSequences, RealSequences
 from model.learning.sources import MaskSource
+from model.network.checkpoint import load_checkpoint
 
 
 def strip(name: str, first: int, last: int, frames: int = 3) -> Outline:
@@ -108,7 +109,7 @@ def test_the_nearest_is_looked_for_among_all_training_cells(masks: RealSequences
 
 
 def test_new_cells_of_few_sequences_are_near_copies(tiny: Path, masks: RealSequences) -> None:
-    found = novelty_of_model(tiny / "models" / "tiny", masks, cells=4)
+    found = novelty_of_model(load_checkpoint(tiny / "models" / "tiny"), masks, cells=4)
     assert found["memorisation_rate"] == 1.0
     assert found["dice_with_nearest_training"] > found["dice_with_nearest_training_of_held_out"]
     assert found["training_searched"] == 3
