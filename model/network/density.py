@@ -1,9 +1,9 @@
 """Choice of the density of new codes: the one under which learned codes that it was not fitted to are likeliest.
 
 Four families are compared. All are mixtures of Gaussians of one covariance: one Gaussian with the codes' covariance;
-the same with the covariance shrunk, toward the mean variance or its own diagonal; Gaussians around the means of groups
-of codes; and a Gaussian around each code (a kernel estimate, as a smoothed bootstrap draws it). Each is fitted to four
-fifths of the codes and judged by the mean logarithm of its density at the other fifth, for all five fifths.
+the same with the covariance shrunk toward the mean variance; Gaussians around the means of groups of codes; and a
+Gaussian around each code (a kernel estimate, as a smoothed bootstrap draws it). Each is fitted to four fifths of the
+codes and judged by the mean logarithm of its density at the other fifth, for all five fifths.
 
 Promises: the same codes give the same choice. A constant direction of the codes stays constant.
 Does not promise: that likelier codes give better cells; an evaluation tells.
@@ -21,15 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from model.network.latent import Density, Floats, Kind, Prior, Target, fit_prior
+from model.network.latent import Density, Floats, Prior, fit_prior
 
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 FOLDS = 5
 LEAST_CODES = 10  # fewer cannot be split into fifths that tell anything
-SHRINKAGE = (0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 0.9, 1.0)
-TARGETS: tuple[Target, ...] = ("mean", "diagonal")
+SHRINKAGE = (0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)  # toward the mean variance; the kernels use each as well
 GROUPS = (2, 3, 4, 6, 8, 12)
 BANDWIDTHS = (0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
 GROUPING_AXES = 12  # principal components by which codes are grouped: far more are noise to k-means
@@ -46,30 +45,25 @@ class Candidate:
     kind
         ``gaussian``, ``shrunk``, ``mixture`` or ``kernel``.
     shrinkage
-        Share of the target in the covariance, in [0, 1].
-    target
-        What the covariance is shrunk toward: ``mean``, the mean variance in all directions that vary; ``diagonal``, the
-        variance of each number of the code, which suits codes that begin at principal components.
+        Share of the mean variance in the covariance, in [0, 1].
     groups
         Number of Gaussians of a mixture.
     bandwidth
         Share of the spread that is noise; 1 but for kernels.
     """
 
-    kind: Kind
+    kind: str
     shrinkage: float = 0.0
-    target: Target = "mean"
     groups: int = 1
     bandwidth: float = 1.0
 
 
 def candidates() -> list[Candidate]:
     """Return all densities that are compared."""
-    shrunk = [(share, target) for target in TARGETS for share in SHRINKAGE]
     found = [Candidate("gaussian")]
-    found += [Candidate("shrunk", *one) for one in shrunk]
-    found += [Candidate("mixture", *one, groups=groups) for groups in GROUPS for one in shrunk]
-    found += [Candidate("kernel", *one, bandwidth=width) for width in BANDWIDTHS for one in shrunk]
+    found += [Candidate("shrunk", share) for share in SHRINKAGE]
+    found += [Candidate("mixture", share, groups) for groups in GROUPS for share in SHRINKAGE]
+    found += [Candidate("kernel", share, bandwidth=width) for width in BANDWIDTHS for share in SHRINKAGE]
     return found
 
 
@@ -90,7 +84,7 @@ def choose_density(codes: Floats) -> tuple[Prior, dict[str, float]]:
     """
     if len(codes) < LEAST_CODES:
         return fit_prior(codes), {}
-    reduced, axes = _varying(np.asarray(codes, dtype=np.float64))
+    reduced, _ = _varying(np.asarray(codes, dtype=np.float64))
     order = np.random.default_rng(len(codes)).permutation(len(codes))
     folds = [order[start::FOLDS] for start in range(FOLDS)]
     scores: dict[Candidate, float] = {}
@@ -98,10 +92,10 @@ def choose_density(codes: Floats) -> tuple[Prior, dict[str, float]]:
         likelihoods = []
         for fold in folds:
             kept = np.setdiff1d(order, fold)
-            likelihoods.append(_log_density(reduced[fold], reduced[kept], candidate, axes))
+            likelihoods.append(_log_density(reduced[fold], reduced[kept], candidate))
         scores[candidate] = float(np.concatenate(likelihoods).mean()) / max(reduced.shape[1], 1)
     best = max(scores, key=lambda candidate: scores[candidate])
-    kinds: dict[str, None] = dict.fromkeys(candidate.kind for candidate in scores)
+    kinds = dict.fromkeys(candidate.kind for candidate in scores)
     told = {kind: round(max(scores[one] for one in scores if one.kind == kind), 4) for kind in kinds}
     return fit_density(codes, best), told
 
@@ -111,12 +105,10 @@ def fit_density(codes: Floats, candidate: Candidate) -> Prior:
     table = np.asarray(codes, dtype=np.float64)
     reduced, axes = _varying(table)
     groups = group(reduced, candidate.groups)
-    variances, directions = np.linalg.eigh(_covariance(reduced, groups, candidate, axes))
+    variances, directions = np.linalg.eigh(_covariance(reduced, groups, candidate.shrinkage))
     factor = np.sqrt(variances.clip(0.0))[:, None] * (directions.T @ axes)  # (k, c)
     components = tuple(int(number) for number in groups) if candidate.groups > 1 else ()
-    density = Density(
-        kind=candidate.kind, shrinkage=candidate.shrinkage, target=candidate.target, components=components
-    )
+    density = Density(kind=candidate.kind, shrinkage=candidate.shrinkage, components=components)
     return Prior(np.asarray(codes, dtype=np.float32), factor.astype(np.float32), candidate.bandwidth, density)
 
 
@@ -155,23 +147,20 @@ def _varying(table: Doubles) -> tuple[Doubles, Doubles]:
     return centred @ axes.T, axes
 
 
-def _covariance(codes: Doubles, groups: Integers, candidate: Candidate, axes: Doubles) -> Doubles:
-    """Covariance (d, d) within groups, shrunk; ``axes`` (d, c) are the directions along which codes are given."""
+def _covariance(codes: Doubles, groups: Integers, shrinkage: float) -> Doubles:
+    """Covariance (d, d) within groups, shrunk."""
     centred = codes.copy()
     for number in np.unique(groups):
         centred[groups == number] -= codes[groups == number].mean(axis=0)
     found = centred.T @ centred / len(codes)
-    if candidate.target == "mean":
-        target = np.trace(found) / len(found) * np.eye(len(found))
-    else:
-        target = axes * np.einsum("dc,de,ec->c", axes, found, axes) @ axes.T
-    return np.asarray((1.0 - candidate.shrinkage) * found + candidate.shrinkage * target)
+    spread = np.trace(found) / len(found)
+    return np.asarray((1.0 - shrinkage) * found + shrinkage * spread * np.eye(len(found)))
 
 
-def _log_density(at: Doubles, codes: Doubles, candidate: Candidate, axes: Doubles) -> Doubles:
-    """Logarithm of a density that is fitted to ``codes`` (s, d) along ``axes`` (d, c), at other codes (m, d): (m,)."""
+def _log_density(at: Doubles, codes: Doubles, candidate: Candidate) -> Doubles:
+    """Logarithm of a density that is fitted to ``codes`` (s, d), at other codes (m, d): (m,)."""
     groups = group(codes, candidate.groups)
-    covariance = _covariance(codes, groups, candidate, axes) * candidate.bandwidth**2
+    covariance = _covariance(codes, groups, candidate.shrinkage) * candidate.bandwidth**2
     if candidate.kind == "kernel":
         mean = codes.mean(axis=0)
         centres, shares = mean + np.sqrt(1.0 - candidate.bandwidth**2) * (codes - mean), np.ones(len(codes))

@@ -31,8 +31,6 @@ from model.spec import (
 )
 
 Floats = NDArray[np.float32]
-Kind = Literal["gaussian", "shrunk", "mixture", "kernel"]
-Target = Literal["mean", "diagonal"]
 ORDER, FIRST = 1, 2  # tell the generators that order learned codes from those of sequences, which have no third number
 
 
@@ -41,11 +39,8 @@ class Density(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    kind: Kind
-    shrinkage: float = Field(ge=0, le=1, description="Share of the target in the covariance.")
-    target: Target = Field(
-        default="mean", description="What it is shrunk toward: the mean variance, or the variance of each number."
-    )
+    kind: Literal["gaussian", "shrunk", "mixture", "kernel"]
+    shrinkage: float = Field(ge=0, le=1, description="Share of the mean variance in the covariance.")
     components: tuple[Annotated[int, Field(ge=0, le=9999)], ...] = Field(
         default=(), description="Of each learned code the number of its Gaussian; empty where there is one."
     )

@@ -20,8 +20,7 @@ from model.errors import UploadError
 CONFIG_KEY = "cytosynth.network"
 CARD_KEY = "cytosynth.card"  # as model.card has it
 DENSITY_KEY = "cytosynth.density"  # as model.network.checkpoint has it
-DENSITY_MEMBERS = {"kind", "shrinkage", "target", "components"}
-DENSITY_TARGETS = ("mean", "diagonal")
+DENSITY_MEMBERS = {"kind", "shrinkage", "components"}
 DENSITIES = ("gaussian", "shrunk", "mixture", "kernel")
 # The bounds below are those of app.services.uploaded_models; a test compares them.
 CARD_MAX = 2**15  # characters
@@ -177,8 +176,6 @@ def _check_density(text: object, codes: int) -> None:
     share, components = density["shrinkage"], density.get("components", [])
     if density["kind"] not in DENSITIES or type(share) not in (int, float) or not 0 <= share <= 1:
         raise UploadError(f"the density must be one of {', '.join(DENSITIES)}, with a shrinkage from 0 to 1")
-    if density.get("target", "mean") not in DENSITY_TARGETS:
-        raise UploadError(f"the target of the density must be one of {', '.join(DENSITY_TARGETS)}")
     if not isinstance(components, list) or any(type(number) is not int for number in components):
         raise UploadError("the components of the density must be integers")
     used = set(components)
