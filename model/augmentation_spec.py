@@ -1,7 +1,8 @@
 """The spec of an augmentation: a cell, and how far its variations may lie from it.
 
 Promises and limits are those of :mod:`model.spec`.
-Does not promise: that an earlier job exists; the service looks it up and puts its cell's code into the spec.
+Does not promise: that an earlier job or an upload exists; the service looks them up, puts the code of the job's cell
+into the spec, and fills in the checksums of uploads.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from model.formats import describe_formats
+from model.reconstruction_spec import GivenCell
 from model.spec import (
     COUNT_MAX,
     FRAMES_MAX,
@@ -52,13 +54,20 @@ class CellOfJob(Strict):
     cell: Annotated[int, Field(ge=0), WHOLE] = Field(default=0, description="Index of the cell in its manifest.")
 
 
-Source = Annotated[LearnedCell | ExplicitCell | CellOfJob, Field(discriminator="kind")]
+class UploadedCell(GivenCell):
+    """A cell that you upload; it is fitted first, as a reconstruction fits it."""
+
+    kind: Literal["uploads"]
+    seed: Annotated[int, Field(ge=0, le=SEED_MAX), WHOLE] = Field(default=0, description="Seed of the search.")
+
+
+Source = Annotated[LearnedCell | ExplicitCell | CellOfJob | UploadedCell, Field(discriminator="kind")]
 Size = Annotated[Finite, Field(ge=0.5, le=1.1)]
 Speed = Annotated[Finite, Field(ge=0.1, le=1.0)]
 
 
 class AugmentationSpec(Strict):
-    """Variations of one cell: its code, orientation, handedness, size and speed."""
+    """Variations of one cell: its code, orientation, handedness, size, speed and shape."""
 
     KIND: ClassVar[str] = "augmentation"
 
@@ -86,6 +95,12 @@ class AugmentationSpec(Strict):
         default=[0.8, 1.0],
         description="Smallest and largest factor on speed. A slower cell shows a shorter part of its life, anywhere in "
         "it, in the same time.",
+    )
+    warp: Annotated[Finite, Field(ge=0.0, le=0.5)] = Field(
+        default=0.0,
+        description="Strength of a smooth warp of space, drawn anew for each variation: lengths change by factors "
+        "between 1 / (1 + warp) and 1 / (1 - warp). It is halved together with the noise as long as the "
+        "plausibility check rejects the cell.",
     )
     frames: Annotated[int, Field(ge=1, le=FRAMES_MAX), WHOLE] | None = Field(
         default=None,
@@ -147,10 +162,21 @@ class AugmentationSpec(Strict):
 
     def check_fits(self, *, latent_codes: int, latent_size: int) -> None:
         """Check the cell against the model's codes; raises ``SpecError`` with the member's pointer."""
-        if not isinstance(self.source, CellOfJob):
+        if not isinstance(self.source, CellOfJob | UploadedCell):
             self.written.model_copy(update={"latent": self.source}).check_fits(
                 latent_codes=latent_codes, latent_size=latent_size, at="/source"
             )
+
+    @property
+    def uploads(self) -> list[str]:
+        """Names of the uploads that show the cell, if it is an uploaded one."""
+        return self.source.uploads if isinstance(self.source, UploadedCell) else []
+
+    def with_uploads(self, found: Sequence[tuple[str, int | None]]) -> Self:
+        """Return the spec with the checksums of its uploads; as :meth:`GivenCell.with_checksums`."""
+        if not isinstance(self.source, UploadedCell):
+            return self
+        return self.model_copy(update={"source": self.source.with_checksums(found, at="/source")})
 
     def completed(self) -> Self:
         """Return the spec with its seed and frames filled in."""
@@ -159,7 +185,10 @@ class AugmentationSpec(Strict):
 
     def cost(self) -> Cost:
         """Estimate points, bytes and seconds without running anything."""
-        return self.written.cost()
+        cost = self.written.cost()
+        if isinstance(self.source, UploadedCell):
+            cost = cost.model_copy(update={"seconds": round(cost.seconds + self.source.fit_seconds, 3)})
+        return cost
 
     def digest(self, *, model_sha256: str) -> str:
         """Name the result of the completed spec; see :func:`model.spec.result_digest`."""

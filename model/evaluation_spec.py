@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import Field, field_validator, model_validator
 
 from model.errors import SpecError
-from model.reconstruction_spec import Checksum, Length, UploadName
+from model.reconstruction_spec import Checksum, Length, UploadName, is_adapted
 from model.spec import GRID_MIN, SEED_MAX, WHOLE, Cost, Strict, result_digest
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -143,7 +143,7 @@ class EvaluationSpec(Strict):
             If the job made too few cells, cells of too few frames, or cells of adapted networks.
         """
         cells = manifest.get("cells", [])
-        if manifest.get("cells_spec") is not None:
+        if is_adapted(manifest):
             raise SpecError(
                 "the job's cells belong to networks adapted to them: name a generation or an augmentation",
                 pointer="/job",

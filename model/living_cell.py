@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import cache, cached_property, lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -30,9 +30,11 @@ from numpy.typing import NDArray
 from model.domain import TAU, Grid
 from model.engine.gpu_sparse import evaluate_frames
 from model.engine.marching_cubes import Surface, extract_surface
-from model.engine.sparse import Exact, cpu_frame_batch, evaluate_sequence
+from model.engine.sparse import Exact, SignedDistance, cpu_frame_batch, evaluate_sequence
 from model.engine.tracking import CellTracker, LabelledFrame
+from model.engine.warp import Warp, Warped
 from model.errors import EmptySurfaceError, InvalidFieldError
+from model.membranes.triangle_distance import CellShape, Membrane
 from model.network.autodecoder import FoldedDecoder
 from model.network.checkpoint import Checkpoint
 from model.network.latent import balanced_centre, draw_code, draw_rotation, rotation_matrix, sequence_generator
@@ -69,12 +71,15 @@ class Variation:
         Factor on speed, at most 1; so much of the cell's life is shown.
     begin
         Moment of its life at which the first frame lies, in τ.
+    warp
+        Bends the space in which the cell lies, the same at all times; None leaves it straight.
     """
 
     mirrored: bool = False
     size: float = 1.0
     speed: float = 1.0
     begin: float = -1.0
+    warp: Warp | None = None
 
 
 AS_IT_IS = Variation()
@@ -102,8 +107,25 @@ class LivingCell:
     rejected_codes: int = 0
     variation: Variation = AS_IT_IS
 
+    def shape(self, time: float, *, threads: int | None = None) -> SignedDistance:
+        """Function whose sign tells the cell's inside at a time in τ: the decoder, bent by the variation's warp.
+
+        Without a warp it is as much a distance as the decoder's; with one, within the factors of
+        :mod:`model.engine.warp`.
+        """
+        straight = partial(self.at(time), threads=threads)
+        return straight if self.variation.warp is None else Warped(straight, self.variation.warp)
+
+    def distances(self, time: float, surface: Surface) -> SignedDistance:
+        """Signed distances at a time: the decoder's, or, of a warped cell, those from its extracted surface."""
+        if self.variation.warp is None:
+            return lambda points: self.at(time)(points)
+        membrane = Membrane(surface.vertices.astype(np.float64), surface.faces)
+        exact = cache(lambda: CellShape([membrane]))  # its tree is built on first use
+        return lambda points: exact()(points)
+
     def at(self, time: float) -> FoldedDecoder:
-        """Signed distance function of the cell at a time in τ; of the latest times it is kept."""
+        """Signed distance function of the cell at a time in τ, without its variation's warp; the latest are kept."""
         return self._folded(time)
 
     @cached_property
@@ -126,7 +148,7 @@ class LivingCell:
         )
 
     def lipschitz(self) -> float:
-        """Bound of the change of the signed distance per unit of Ω, from slopes sampled over Ω and τ.
+        """Bound of the change of :meth:`shape` per unit of Ω, from slopes sampled over Ω and τ.
 
         A bound taken from the training codes alone does not hold for other codes, so each code is measured.
 
@@ -142,7 +164,8 @@ class LivingCell:
                 f"the signed distance changes by {steepest:.3g} per unit of Ω, a true one by 1: this code lies far "
                 "from those the model learned; try a lower temperature or another code"
             )
-        return SLOPE_MARGIN * steepest
+        bend = 0.0 if self.variation.warp is None else self.variation.warp.strength
+        return SLOPE_MARGIN * steepest * (1.0 + bend)
 
     def frames(
         self,
@@ -187,7 +210,8 @@ class LivingCell:
         """
         if tracker is None:
             tracker = CellTracker(divides=self.checkpoint.card.topology == "division")
-        evaluate = self._on_processor if device.type == "cpu" else partial(self._on_device, device=device)
+        bent = self.variation.warp is not None  # accelerators know straight decoders only
+        evaluate = self._on_processor if bent or device.type == "cpu" else partial(self._on_device, device=device)
         yield from evaluate(times, grid, tracker, exact)
 
     def _on_processor(
@@ -196,7 +220,7 @@ class LivingCell:
         threads = torch.get_num_threads()
         batch = cpu_frame_batch(grid, threads) if len(times) > 1 else 1
         fields = evaluate_sequence(
-            lambda time: partial(self.at(time), threads=threads // batch),
+            lambda time: self.shape(time, threads=threads // batch),
             [float(time) for time in times],
             grid,
             lipschitz=self.lipschitz(),

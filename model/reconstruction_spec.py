@@ -6,8 +6,8 @@ Does not promise: that the uploads exist; the service looks them up and fills in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
@@ -31,6 +31,7 @@ from model.spec import (
 ADAPT_STEPS = 600  # as python -m model fit adapts by default
 CODE_SECONDS, ADAPT_SECONDS = 40.0, 25.0  # measured on one core: a549, eight given frames of 32³
 LABEL_MAX = 65_535
+ADAPTED_WEIGHTS = "fitted/weights.safetensors"  # in the result of a network that was adapted to the cell
 HELD_OUT_MIN = 3  # frames, so that one in the middle can be left out
 
 UploadName = Annotated[
@@ -40,16 +41,14 @@ Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Length = Annotated[float, Field(gt=0.0, le=1e9, allow_inf_nan=False)]
 
 
-class ReconstructionSpec(Strict):
-    """Fit an uploaded cell with a trained model, and write it at another resolution in space and time."""
+def is_adapted(manifest: Mapping[str, Any]) -> bool:
+    """Whether a network that was adapted to them made the cells of a result."""
+    return any(file["name"] == ADAPTED_WEIGHTS for file in manifest.get("files", []))
 
-    model_config = ConfigDict(serialize_by_alias=True)
 
-    KIND: ClassVar[str] = "reconstruction"
+class GivenCell(Strict):
+    """A cell in files that the caller uploaded, and how it is fitted."""
 
-    model: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")] = Field(
-        description="Identifier of an installed model; GET /v1/models lists them."
-    )
     uploads: Annotated[
         list[UploadName], Field(min_length=1, max_length=FRAMES_MAX, json_schema_extra={"uniqueItems": True})
     ] = Field(
@@ -87,6 +86,69 @@ class ReconstructionSpec(Strict):
         default=1, description="Number of orientations tried; 1 keeps the given orientation."
     )
     shift: bool = Field(default=False, description="Fit the cell's position too.")
+
+    @field_validator("given_times")
+    @classmethod
+    def _given_times_increase_within_tau(cls, times: list[float] | None) -> list[float] | None:
+        return None if times is None else check_times(times)
+
+    @field_validator("uploads")
+    @classmethod
+    def _uploads_are_distinct(cls, uploads: list[str]) -> list[str]:
+        if len(set(uploads)) != len(uploads):
+            raise ValueError("uploads must not repeat")
+        return uploads
+
+    @property
+    def adapt_steps(self) -> int:
+        """Steps of adapting the network."""
+        return ADAPT_STEPS if self.method == "adapted" else 0
+
+    @property
+    def fit_seconds(self) -> float:
+        """Expected time of one fit; it does not depend on the cell."""
+        return CODE_SECONDS + (ADAPT_SECONDS if self.adapt_steps else 0.0)
+
+    def with_checksums(self, found: Sequence[tuple[str, int | None]], *, at: str = "") -> Self:
+        """Return the cell with the checksums of its uploads.
+
+        Parameters
+        ----------
+        found
+            SHA-256 and number of frames of each upload; None for a sequence of files, whose frames the job counts.
+        at
+            Pointer of the member that holds the cell.
+
+        Raises
+        ------
+        SpecError
+            If they do not suit the cell; with the member's pointer.
+        """
+        sums, counts = [sha256 for sha256, _ in found], [count for _, count in found]
+        frames = sum(count for count in counts if count is not None)
+        if self.upload_sha256 is not None and self.upload_sha256 != sums:
+            raise SpecError(
+                "the uploads are not those of this spec: leave upload_sha256 out, or upload the same files again",
+                pointer=f"{at}/upload_sha256",
+            )
+        if self.given_times is not None and None not in counts and len(self.given_times) != frames:
+            raise SpecError(
+                f"given_times holds {len(self.given_times)} times, the uploads hold {frames} frames: give one for each",
+                pointer=f"{at}/given_times",
+            )
+        return self.model_copy(update={"upload_sha256": sums})
+
+
+class ReconstructionSpec(GivenCell):
+    """Fit an uploaded cell with a trained model, and write it at another resolution in space and time."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    KIND: ClassVar[str] = "reconstruction"
+
+    model: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")] = Field(
+        description="Identifier of an installed model; GET /v1/models lists them."
+    )
     held_out: bool = Field(
         default=False,
         alias="validate",
@@ -108,7 +170,7 @@ class ReconstructionSpec(Strict):
     )
     formats: Formats = Field(default=["stl", "tiff"], description=describe_formats())
 
-    @field_validator("times", "given_times")
+    @field_validator("times")
     @classmethod
     def _times_increase_within_tau(cls, times: list[float] | None) -> list[float] | None:
         return None if times is None else check_times(times)
@@ -117,13 +179,6 @@ class ReconstructionSpec(Strict):
     @classmethod
     def _formats_are_distinct(cls, formats: list[str]) -> list[str]:
         return check_formats(formats)
-
-    @field_validator("uploads")
-    @classmethod
-    def _uploads_are_distinct(cls, uploads: list[str]) -> list[str]:
-        if len(set(uploads)) != len(uploads):
-            raise ValueError("uploads must not repeat")
-        return uploads
 
     @model_validator(mode="after")
     def _one_time_resolution(self) -> Self:
@@ -143,57 +198,28 @@ class ReconstructionSpec(Strict):
         """Samples along (x, y, z)."""
         return self.written.grid_shape
 
-    @property
-    def adapt_steps(self) -> int:
-        """Steps of adapting the network."""
-        return ADAPT_STEPS if self.method == "adapted" else 0
-
     def check_fits(self, *, latent_codes: int, latent_size: int) -> None:
         """Do nothing: a cell can be fitted with every model."""
 
     def with_uploads(self, found: Sequence[tuple[str, int | None]]) -> Self:
-        """Return the spec with the checksums of its uploads.
-
-        Parameters
-        ----------
-        found
-            SHA-256 and number of frames of each upload; None for a sequence of files, whose frames the job counts.
-
-        Raises
-        ------
-        SpecError
-            If they do not suit the spec; with the member's pointer.
-        """
-        sums, counts = [sha256 for sha256, _ in found], [count for _, count in found]
+        """Return the spec with the checksums of its uploads; as :meth:`GivenCell.with_checksums`."""
+        counts = [count for _, count in found]
         frames = sum(count for count in counts if count is not None)
-        if self.upload_sha256 is not None and self.upload_sha256 != sums:
-            raise SpecError(
-                "the uploads are not those of this spec: leave upload_sha256 out, or upload the same files again",
-                pointer="/upload_sha256",
-            )
-        if None in counts:
-            return self.model_copy(update={"upload_sha256": sums})
-        if self.given_times is not None and len(self.given_times) != frames:
-            raise SpecError(
-                f"given_times holds {len(self.given_times)} times, the uploads hold {frames} frames: give one for each",
-                pointer="/given_times",
-            )
-        if self.held_out and frames < HELD_OUT_MIN:
+        if self.held_out and None not in counts and frames < HELD_OUT_MIN:
             raise SpecError(
                 f"validate needs at least {HELD_OUT_MIN} frames, the uploads hold {frames}: leave it out",
                 pointer="/validate",
             )
-        return self.model_copy(update={"upload_sha256": sums})
+        return self.with_checksums(found)
 
     def completed(self) -> Self:
         """Return the spec with its number of frames filled in."""
         return self.model_copy(update={"frames": self.written.frame_count})
 
     def cost(self) -> Cost:
-        """Estimate points, bytes and seconds without running anything; the fit's time does not depend on the cell."""
+        """Estimate points, bytes and seconds without running anything."""
         writing = self.written.cost()
-        fit = CODE_SECONDS + (ADAPT_SECONDS if self.adapt_steps else 0.0)
-        fit *= 2 if self.held_out else 1
+        fit = self.fit_seconds * (2 if self.held_out else 1)
         return writing.model_copy(
             update={"seconds": round(writing.seconds + fit, 3), "bytes": writing.bytes + 2 * 2**20}
         )

@@ -177,11 +177,9 @@ def _write_cell(
 
         def write(number: int, frame: CellFrame, known: KnownSamples | None) -> None:
             time, labelled, surface = frame
+            known = known if cell.variation.warp is None else None  # its samples are no distances
             band = NarrowBand(
-                lambda points: cell.at(time)(points),
-                exporter.grid,
-                inside=lambda: labelled.labels > 0,
-                known=known,
+                cell.distances(time, surface), exporter.grid, inside=lambda: labelled.labels > 0, known=known
             )
             write_files(ExportFrame(number=number, time=time, surface=surface, labelled=labelled, band=band))
             rows.append(

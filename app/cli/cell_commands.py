@@ -63,6 +63,7 @@ def upsample(
 
 def augment(
     model_id: options.Model,
+    files: options.VariedFiles = None,
     index: options.CellIndex = None,
     job_id: options.SourceJob = None,
     cell: options.SourceCell = None,
@@ -73,6 +74,9 @@ def augment(
     mirror: options.Mirror = None,
     size: options.Size = None,
     speed: options.Speed = None,
+    warp: options.WarpStrength = None,
+    voxel: options.Voxel = None,
+    label: options.Label = None,
     seed: options.Seed = None,
     frames: options.Frames = None,
     times: options.Times = None,
@@ -83,18 +87,20 @@ def augment(
     as_json: options.AsJson = False,
     server: options.Server = None,
 ) -> None:
-    """Vary a cell: noise in its code, rotation, mirror image, size and speed.
+    """Vary a cell: noise in its code, rotation, mirror image, size, speed and a smooth warp.
 
-    The cell is a learned one (--index), a cell of an earlier job (--job, --cell), or an explicit code (--values).
+    The cell is one of your own (FILE, fitted first), a learned one (--index), a cell of an earlier job (--job, --cell),
+    or an explicit code (--values).
     augmentation.json holds the strength of each variation.
     """
     spec = _given(
-        model=model_id, source=_source(index, job_id, cell, values), count=count, noise=noise, rotation=rotation,
-        mirror=mirror, size=numbers(size, "--size"), speed=numbers(speed, "--speed"), seed=seed, frames=frames,
-        times=numbers(times, "--times"), grid=grid_size(grid), formats=formats or None,
+        model=model_id, source=_source(files or [], index, job_id, cell, values, voxel=voxel, label=label),
+        count=count, noise=noise, rotation=rotation, mirror=mirror, size=numbers(size, "--size"),
+        speed=numbers(speed, "--speed"), warp=warp, seed=seed, frames=frames, times=numbers(times, "--times"),
+        grid=grid_size(grid), formats=formats or None,
     )  # fmt: skip
     with connect(server) as client:
-        job, written = carry_out(client, spec, folder, overwrite=overwrite, path="/v1/augmentations")
+        job, written = _of_files(client, "/v1/augmentations", spec, files or [], folder, overwrite=overwrite)
     if not _as_json(job, written, wanted=as_json):
         summarise(job, written)
 
@@ -175,7 +181,7 @@ def train(
 
 
 def _of_files(
-    client: Client, path: str, spec: dict[str, Any], files: list[Path], folder: Path, *, overwrite: bool
+    client: Client, path: str, spec: dict[str, Any], files: list[Path], folder: Path | None, *, overwrite: bool
 ) -> tuple[Job, Path]:
     """Carry out a request that names uploads: send the files, then the request."""
     for file in files:
@@ -184,7 +190,7 @@ def _of_files(
 
     def send() -> None:
         for file in files:
-            spec.setdefault("uploads", []).append(_sent(client, file))
+            spec.get("source", spec).setdefault("uploads", []).append(_sent(client, file))
 
     return carry_out(client, spec, folder, overwrite=overwrite, path=path, before=send)
 
@@ -202,11 +208,24 @@ def _sent(client: Client, file: Path) -> str:
     return name
 
 
-def _source(index: int | None, job_id: str | None, cell: int | None, values: str | None) -> dict[str, Any]:
+def _source(
+    files: list[Path],
+    index: int | None,
+    job_id: str | None,
+    cell: int | None,
+    values: str | None,
+    *,
+    voxel: str | None,
+    label: list[int] | None,
+) -> dict[str, Any]:
     """Return the member ``source`` of the spec: the cell that is varied."""
-    given = [name for name, value in (("--index", index), ("--job", job_id), ("--values", values)) if value is not None]
+    given = [value for value in (files or None, index, job_id, values) if value is not None]
     if len(given) != 1:
-        raise typer.BadParameter("give one of --index, --job and --values: the cell that is varied")
+        raise typer.BadParameter("give one of FILE, --index, --job and --values: the cell that is varied")
+    if not files and (voxel or label):
+        raise typer.BadParameter("--voxel and --label belong to a cell in a FILE: give one, or leave them out")
+    if files:
+        return _given(kind="uploads", voxel=numbers(voxel, "--voxel"), labels=label or None)
     if cell is not None and job_id is None:
         raise typer.BadParameter("--cell is a cell of --job: give both")
     if job_id is not None:

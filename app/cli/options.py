@@ -136,6 +136,16 @@ Validate = Annotated[
 ]
 FitSeed = Annotated[int | None, typer.Option(help="Seed of the search.")]
 OutCells = Annotated[Path | None, typer.Option("--out", help="Folder for the files; ./MODEL-FILE by default.")]
+VariedFiles = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="[FILE…]",
+        help="A cell of your own: one TIFF of label volumes with all frames, or one file per frame in time order.",
+    ),
+]
+WarpStrength = Annotated[
+    float | None, typer.Option("--warp", help="Strength of a smooth warp, 0 to 0.5: how much lengths change.")
+]
 CellIndex = Annotated[int | None, typer.Option(help="Number of the learned cell that is varied, from 0.")]
 SourceJob = Annotated[str | None, typer.Option("--job", help="Earlier job with the same model, whose cell is varied.")]
 SourceCell = Annotated[int | None, typer.Option("--cell", help="Index of the cell in that job; 0 by default.")]

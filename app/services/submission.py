@@ -23,6 +23,7 @@ from app.services.resources import Resources
 from app.services.trainings import complete_training, keep_model, training_cost
 from model.card import ModelCard
 from model.errors import SpecError
+from model.reconstruction_spec import is_adapted
 from model.spec import Cost
 from model.training_spec import TrainingSpec
 from worker.jobs import BatchJob, Job, JobOptions, JobStatus, Price, Timing
@@ -285,13 +286,14 @@ def _with_cell(resources: Resources, spec: JobSpec, card: ModelCard) -> JobSpec:
         return spec
     job_id, number = spec.cell_of_job
     job = _finished(resources, job_id, card, at="/source/job")
-    if job.spec.get("method") == "adapted":
+    manifest = resources.artifacts.manifest(job_id)
+    if is_adapted(manifest):
         raise SpecError(
             "the cell belongs to an adapted network: upload its fitted/weights.safetensors, make a model of it, and "
             "vary the learned cell 0 of that",
             pointer="/source/job",
         )
-    cells = {cell["index"]: cell for cell in resources.artifacts.manifest(job_id)["cells"]}
+    cells = {cell["index"]: cell for cell in manifest["cells"]}
     if not cells:
         raise SpecError(f"the job made no cells, it is of kind {job.kind}: name another", pointer="/source/job")
     if number not in cells:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from model import __version__
-from model.augmentation import AUGMENTATION_FILE
+from model.augmentation import AUGMENTATION_FILE, warp_of
 from model.card import ModelCard, load_card
 from model.domain import Grid
 from model.errors import DatasetError, SpecError
@@ -176,7 +176,7 @@ def _report(
 def cells_of_result(folder: Path) -> tuple[CodedCell, ...]:
     """Read the cells of a result by their codes, with the variations of an augmentation."""
     manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
-    varied: dict[int, Mapping[str, Any]] = {}
+    seed, varied = manifest["spec"].get("seed", 0), dict[int, Mapping[str, Any]]()
     if (folder / AUGMENTATION_FILE).is_file():
         varied = {row["cell"]: row for row in json.loads((folder / AUGMENTATION_FILE).read_bytes())["cells"]}
     return tuple(
@@ -184,14 +184,17 @@ def cells_of_result(folder: Path) -> tuple[CodedCell, ...]:
             latent=tuple(cell["latent"]),
             times=tuple(frame["time"] for frame in cell["frames"]),
             rejected=cell.get("rejected_codes", 0),
-            variation=_variation(varied[cell["index"]]) if cell["index"] in varied else AS_IT_IS,
+            variation=_variation(varied[cell["index"]], seed) if cell["index"] in varied else AS_IT_IS,
         )
         for cell in manifest["cells"]
     )
 
 
-def _variation(row: Mapping[str, Any]) -> Variation:
-    return Variation(mirrored=row["mirrored"], size=row["size"], speed=row["speed"], begin=row["begins_at"])
+def _variation(row: Mapping[str, Any], seed: int) -> Variation:
+    return Variation(
+        mirrored=row["mirrored"], size=row["size"], speed=row["speed"], begin=row["begins_at"],
+        warp=warp_of(row.get("warp", 0.0), seed=seed, index=row["cell"]),
+    )  # fmt: skip
 
 
 def _uploaded(

@@ -21,7 +21,7 @@ from model.fitting.fit_output import FIT_FILE, fit_model, score_rows, write_docu
 from model.fitting.fit_targets import read_target
 from model.network.checkpoint import Checkpoint
 from model.output.manifest import ModelEntry, WarningEntry, amend_manifest
-from model.reconstruction_spec import ReconstructionSpec
+from model.reconstruction_spec import GivenCell, ReconstructionSpec
 from model.synthesis import Device, Progress, synthesize
 
 ADAPTED_FOLDER = "fitted"  # of the adapted network's weights and card, in the result
@@ -65,13 +65,8 @@ def reconstruct(
         If the files do not show one cell of the model's size.
     """
     card = checkpoint.card
-    doubts: list[str] = []
-    target = read_target(
-        sources, micrometres=card.micrometres, voxel=_triple(spec.voxel), place=spec.place, times=spec.given_times,
-        labels=spec.labels, on_doubt=doubts.append,
-    )  # fmt: skip
-    _check_scale(target, card)
-    plan = FitPlan(orientations=spec.orientations, shift=spec.shift, adapt_steps=spec.adapt_steps, seed=spec.seed)
+    target, doubts = read_given(spec, sources, card)
+    plan = plan_of(spec, seed=spec.seed)
     fits = 2 if spec.held_out else 1
     total = fits * plan.all_steps + spec.written.frame_count
 
@@ -100,6 +95,28 @@ def reconstruct(
         warnings=[WarningEntry(code="doubtful_reading", message=one) for one in doubts],
     )
     return document
+
+
+def read_given(given: GivenCell, sources: list[Path], card: ModelCard) -> tuple[list[TargetFrame], list[str]]:
+    """Read the frames of an uploaded cell, and tell what was doubtful about them.
+
+    Raises
+    ------
+    DatasetError
+        If the files do not show one cell of the model's size.
+    """
+    doubts: list[str] = []
+    target = read_target(
+        sources, micrometres=card.micrometres, voxel=_triple(given.voxel), place=given.place, times=given.given_times,
+        labels=given.labels, on_doubt=doubts.append,
+    )  # fmt: skip
+    _check_scale(target, card)
+    return target, doubts
+
+
+def plan_of(given: GivenCell, *, seed: int) -> FitPlan:
+    """Return how hard to look for the code of an uploaded cell."""
+    return FitPlan(orientations=given.orientations, shift=given.shift, adapt_steps=given.adapt_steps, seed=seed)
 
 
 def _held_out(

@@ -19,7 +19,7 @@ bad one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import pairwise
 from typing import Literal
@@ -167,7 +167,17 @@ def bodies_over_time(
     tuple
         Bodies in each frame, and samples inside in each frame (T,).
     """
-    lives = list(_lives(checkpoint, code, grid=grid, frames=frames))
+    return _counted(list(_lives(checkpoint, code, grid=grid, frames=frames)))
+
+
+def count_bodies(
+    at: Callable[[float], SignedDistance], *, lipschitz: float, grid: Grid = GATE_GRID, frames: int = GATE_FRAMES
+) -> tuple[list[int], NDArray[np.float64]]:
+    """Count the bodies and inside samples of any shape over τ, as :func:`bodies_over_time` does of a code's cell."""
+    return _counted(list(_observe(at, lipschitz=lipschitz, grid=grid, frames=frames)))
+
+
+def _counted(lives: list[tuple[int, float]]) -> tuple[list[int], NDArray[np.float64]]:
     if lives[-1] == (0, 0.0):
         return [0], np.zeros(1)
     return [count for count, _ in lives], np.array([volume for _, volume in lives])
@@ -179,8 +189,14 @@ def _lives(checkpoint: Checkpoint, code: Floats, *, grid: Grid, frames: int) -> 
     def at(time: float) -> SignedDistance:
         return partial(checkpoint.decoder.fold(torch.from_numpy(code), time), threads=1)
 
+    return _observe(at, lipschitz=checkpoint.card.lipschitz, grid=grid, frames=frames)
+
+
+def _observe(
+    at: Callable[[float], SignedDistance], *, lipschitz: float, grid: Grid, frames: int
+) -> Iterator[tuple[int, float]]:
     fields = evaluate_sequence(
-        at, frame_times(frames).tolist(), grid, lipschitz=checkpoint.card.lipschitz, threads=torch.get_num_threads()
+        at, frame_times(frames).tolist(), grid, lipschitz=lipschitz, threads=torch.get_num_threads()
     )
     try:
         for field in fields:

@@ -138,6 +138,7 @@ def amend_manifest(
     spec: Mapping[str, Any],
     beside: Sequence[Path],
     base: ModelEntry | None = None,
+    generated: bool = True,
     warnings: Sequence[WarningEntry] = (),
 ) -> None:
     """Make the manifest of a written folder that of a request of another kind.
@@ -152,6 +153,8 @@ def amend_manifest(
         Files written beside those of the formats.
     base
         The model of the request, where the cells are made by one adapted from it; ``cells_spec`` then says how.
+    generated
+        Whether a spec alone generates the cells; otherwise none is stated.
     warnings
         Further ones.
     """
@@ -164,7 +167,7 @@ def amend_manifest(
         files.append(FileEntry(name=name, bytes=len(content), sha256=sha256, media_type=media_type(name)))
     update = {
         "spec": dict(spec),
-        "cells_spec": written.spec if base else None,
+        "cells_spec": written.spec if base and generated else None,
         "model": base or written.model,
         "files": sorted(files, key=lambda file: file.name),
         "warnings": [*written.warnings, *warnings],

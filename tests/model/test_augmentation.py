@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import trimesh
+from scipy.spatial import KDTree
 
-from model.augmentation import augment, draw_variation
+from model.augmentation import ATTEMPTS, augment, draw_variation
 from model.augmentation_spec import AugmentationSpec
+from model.domain import Grid, frame_times
 from model.errors import SpecError
 from model.living_cell import LivingCell, Variation
 from model.network.checkpoint import Checkpoint
-from model.network.plausibility import bodies_over_time, is_plausible
+from model.network.plausibility import bodies_over_time, count_bodies, is_plausible
 from model.output.verify import verify_result
 
 POINTS = np.random.default_rng(0).uniform(-0.5, 0.5, (200, 3)).astype(np.float32)
+TIMES, GRID = frame_times(3), Grid((40, 40, 40))
 STILL = {"noise": 0.0, "rotation": "none", "mirror": False, "size": [1.0, 1.0], "speed": [1.0, 1.0]}
 
 
@@ -79,3 +84,59 @@ def test_a_cell_that_the_model_cannot_have_is_refused() -> None:
         with pytest.raises(SpecError) as refused:
             spec(source=source).check_fits(latent_codes=3, latent_size=4)
         assert refused.value.pointer == pointer
+
+
+def test_a_warp_bends_the_cell_within_its_bound_and_keeps_its_bodies(tiny_checkpoint: Checkpoint) -> None:
+    still = {**STILL, "warp": 0.3}
+    cell, strength = draw_variation(spec(**still), tiny_checkpoint, 0)
+    warp = cell.variation.warp
+    assert warp is not None
+    assert strength.warp == warp.strength == 0.3
+    plain = LivingCell(tiny_checkpoint, cell.latent, cell.rotation)
+    for bent, straight in zip(cell.frames(TIMES, GRID), plain.frames(TIMES, GRID), strict=True):
+        assert bent.surface.euler_number == straight.surface.euler_number == 2
+        assert 1.3**-3 < bent.surface.volume / straight.surface.volume < 0.7**-3
+        assert abs(bent.surface.volume / straight.surface.volume - 1.0) > 1e-3
+        on_membrane = np.asarray(bent.surface.vertices, dtype=np.float32)
+        assert np.abs(plain.at(bent.time)(warp.moved(on_membrane))).max() < 0.1 * GRID.step.max()
+    again, _ = draw_variation(spec(**still), tiny_checkpoint, 0)
+    other, _ = draw_variation(spec(**still), tiny_checkpoint, 1)
+    values = [one.shape(0.0)(POINTS) for one in (cell, again, other)]
+    np.testing.assert_array_equal(values[0], values[1])
+    assert np.abs(values[0] - values[2]).max() > 1e-3
+
+
+def test_a_cell_without_a_warp_draws_as_before(tiny_checkpoint: Checkpoint) -> None:
+    straight, _ = draw_variation(spec(), tiny_checkpoint, 1)
+    bent, _ = draw_variation(spec(warp=1e-9), tiny_checkpoint, 1)
+    np.testing.assert_array_equal(straight.latent, bent.latent)
+    assert straight.variation.warp is None
+    assert replace(bent.variation, warp=None) == straight.variation
+
+
+def test_distances_of_a_warped_cell_are_those_to_the_surface_that_is_written(
+    tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    augment(spec(warp=0.4, formats=["stl", "sdf-hdf5"], count=1), tiny_checkpoint, tmp_path)
+    assert list(verify_result(tmp_path)) == []
+    cell, _ = draw_variation(spec(warp=0.4, formats=["stl", "sdf-hdf5"], count=1), tiny_checkpoint, 0)
+    micrometres = tiny_checkpoint.card.micrometres
+    mesh = trimesh.load_mesh(tmp_path / "cell_0000" / "frame_0001.stl")
+    *_, frame = cell.frames(frame_times(2), Grid((24, 24, 24)))
+    given = np.abs(cell.distances(frame.time, frame.surface)(POINTS)) * micrometres
+    dense = trimesh.sample.sample_surface(mesh, 400_000, seed=0)[0]
+    truth = KDTree(dense).query(POINTS * micrometres)[0]  # a little more than the distance: the samples lie apart
+    assert np.all(given <= truth + 1e-3)
+    assert np.all(given >= truth - 0.06)
+    bent = np.abs(cell.shape(frame.time)(POINTS)) * micrometres
+    assert np.abs(bent - given).max() > 0.1, "the warped function itself is no distance"
+
+
+def test_the_check_judges_the_cell_as_the_warp_bends_it(tiny_checkpoint: Checkpoint) -> None:
+    for index in range(4):
+        cell, strength = draw_variation(spec(noise=0.0, warp=0.5), tiny_checkpoint, index)
+        assert strength.warp == (0.5 * 0.5**strength.rejected if strength.rejected < ATTEMPTS else 0.0)
+        assert strength.warp == 0.0 or is_plausible(
+            *count_bodies(lambda time, cell=cell: cell.shape(time), lipschitz=10.0),
+            "single",  # type: ignore[misc]
+        )

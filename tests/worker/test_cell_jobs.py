@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from tiny_model import SIDE
+from tiny_model import SIDE, write_masks
 from workbench import Service, eventually
 
 from model.augmentation import augment
@@ -94,6 +94,28 @@ def test_an_augmentation_has_the_bytes_of_the_library(
     rows = json.loads((folder / "augmentation.json").read_bytes())["cells"]
     assert [row["cell"] for row in rows] == [0, 1]
     assert all(row["code_distance"] > 0 for row in rows if row["noise"])
+
+
+def test_an_uploaded_cell_is_fitted_and_varied(
+    service: Service, worker: subprocess.Popen[bytes], tiny: Checkpoint, tmp_path: Path
+) -> None:
+    volume = (tifffile.imread(write_masks(tmp_path / "masks") / "cell_1.tif") > 0).astype(np.uint8)
+    found = uploaded(service, tmp_path, "varied.tif", volume)
+    source = {"kind": "uploads", "uploads": ["varied.tif"], "method": "code"}
+    still = {"noise": 0.0, "rotation": "none", "mirror": False, "size": [1.0, 1.0], "speed": [1.0, 1.0], "frames": 4}
+    spec = augmentation(source=source, **still, count=1, grid=48).with_uploads([found])
+    folder = succeeded(service, submitted(service, tiny, spec))
+    fit = json.loads((folder / "fit.json").read_bytes())
+    assert fit["score"]["dice"] > 0.85
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    assert manifest["model"] == {"id": "tiny", "sha256": tiny.card.sha256}
+    assert manifest["cells"][0]["latent"] == pytest.approx(fit["latent"]["values"], abs=1e-6)
+    # Varied by nothing, the cell is the uploaded one: its volumes are, as far as the code reaches.
+    given = [float((frame > 0).sum()) * STEP**3 for frame in volume]
+    assert [frame["volume_um3"] for frame in manifest["cells"][0]["frames"]] == pytest.approx(given, rel=0.2)
+    few = augmentation(source={**source, "labels": [7]}).with_uploads([found])
+    code, message = failure(service, submitted(service, tiny, few))
+    assert (code, "does not show the cell" in message) == ("bad_dataset", True)
 
 
 def test_a_canceled_augmentation_stops_between_frames(

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 from model.augmentation import augment
-from model.augmentation_spec import AugmentationSpec
+from model.augmentation_spec import AugmentationSpec, UploadedCell
 from model.synthesis import Progress
 from worker.jobs import Job
 from worker.kinds.base import Report
 from worker.kinds.checkpoints import checkpoint_of
+from worker.kinds.uploaded_files import uploaded_files
 from worker.settings import WorkerSettings
 
 
@@ -22,4 +23,7 @@ def run(job: Job, folder: Path, report: Report) -> None:
     def on_progress(progress: Progress) -> None:
         report(stage=progress.stage, frame=progress.frame, frames=progress.frames)
 
-    augment(spec, checkpoint_of(job, settings), folder, on_progress=on_progress, device=settings.device)
+    checkpoint = checkpoint_of(job, settings)
+    checksums = spec.source.upload_sha256 if isinstance(spec.source, UploadedCell) else None
+    with uploaded_files(job, spec.uploads, checksums, settings) as sources:
+        augment(spec, checkpoint, folder, sources=sources, on_progress=on_progress, device=settings.device)

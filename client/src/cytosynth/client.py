@@ -189,6 +189,7 @@ class Client:
         mirror: bool | None = None,
         size: Sequence[float] | None = None,
         speed: Sequence[float] | None = None,
+        warp: float | None = None,
         frames: int | None = None,
         times: Sequence[float] | None = None,
         grid: int | Sequence[int] | None = None,
@@ -203,8 +204,9 @@ class Client:
         model
             Identifier of the model.
         source
-            The cell, such as ``{"kind": "learned", "index": 0}`` or ``{"kind": "job", "job": job.id, "cell": 0}``.
-        count, seed, noise, rotation, mirror, size, speed, frames, times, grid, formats
+            The cell, such as ``{"kind": "learned", "index": 0}``, ``{"kind": "job", "job": job.id, "cell": 0}`` or
+            ``{"kind": "uploads", "uploads": ["cells.tif"]}``.
+        count, seed, noise, rotation, mirror, size, speed, warp, frames, times, grid, formats
             Members of the spec.
         idempotency_key, members
             As in :meth:`generate`.
@@ -216,8 +218,8 @@ class Client:
         """
         spec = {
             "model": model, "source": source, "count": count, "seed": seed, "noise": noise, "rotation": rotation,
-            "mirror": mirror, "size": size, "speed": speed, "frames": frames, "times": times, "grid": grid,
-            "formats": formats, **members,
+            "mirror": mirror, "size": size, "speed": speed, "warp": warp, "frames": frames, "times": times,
+            "grid": grid, "formats": formats, **members,
         }  # fmt: skip
         return self._ask("/v1/augmentations", spec, idempotency_key)
 

@@ -299,8 +299,19 @@ def test_augment_takes_one_source_and_downloads_the_variations(house: Any, run: 
     done = run("augment", "round", "--index", 2, *options, "--out", tmp_path / "varied")
     assert done.exit_code == 0, done.output
     assert files_in(tmp_path / "varied") == {*STL, "augmentation.json", "manifest.json"}
+    file = tmp_path / "own.tif"
+    file.write_bytes(labels_tiff(frames=6))
+    own = {"model": "round", "source": {"kind": "uploads", "uploads": [kept(house, file)], "labels": [1]}, "seed": 78,
+           "warp": 0.2, "frames": 1, "grid": 16}  # fmt: skip
+    played(house, "/v1/augmentations", own, {"augmentation.json": b"{}", "fit.json": b"{}", **STL})
+    options = (file, "--label", 1, "--seed", 78, "--warp", 0.2, "--frames", 1, "--grid", 16)
+    done = run("augment", "round", *options, "--out", tmp_path / "own")
+    assert done.exit_code == 0, done.output
+    assert files_in(tmp_path / "own") >= {"augmentation.json", "fit.json"}
     for wrong, words in (
-        ((), "give one of --index, --job and --values"),
+        ((), "give one of FILE, --index, --job and --values"),
+        (("--index", 1, "--voxel", "1,1,1"), "--voxel and --label belong to a cell in a FILE"),
+        (("--index", 1, "--warp", 0.9), "--warp"),
         (("--index", 1, "--values", "1,2"), "give one of"),
         (("--index", 1, "--cell", 2), "--cell is a cell of --job"),
         (("--index", 99), "index must be at most 4"),
