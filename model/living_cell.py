@@ -46,6 +46,7 @@ PROCESSOR = torch.device("cpu")
 SLOPE_SAMPLES = 2048  # points of a frame at which the slope is measured
 STEEPEST = 1e3  # change of distance per unit of Ω above which a code is refused as noise; a true distance changes by 1
 KEPT = 16  # folded decoders of a cell, of less than a megabyte each; more than frames are computed at once
+SAME_TIME = 1e-6  # difference in τ of two times that are the same: times are float32
 SLOPE_MARGIN = 1.15  # over the largest slope measured, because the largest that exists lies between the points
 
 
@@ -98,7 +99,9 @@ class LivingCell:
     rejected_codes
         Codes rejected as implausible before this one.
     variation
-        Mirror image, size and speed.
+        Mirror image, size, speed and warp.
+    kept
+        Times at which the cell has a given shape instead of the decoder's, and these shapes.
     """
 
     checkpoint: Checkpoint
@@ -106,6 +109,7 @@ class LivingCell:
     rotation: list[float]
     rejected_codes: int = 0
     variation: Variation = AS_IT_IS
+    kept: tuple[tuple[float, CellShape], ...] = ()
 
     def shape(self, time: float, *, threads: int | None = None) -> SignedDistance:
         """Function whose sign tells the cell's inside at a time in τ: the decoder, bent by the variation's warp.
@@ -113,13 +117,18 @@ class LivingCell:
         Without a warp it is as much a distance as the decoder's; with one, within the factors of
         :mod:`model.engine.warp`.
         """
+        if (given := self._kept_at(time)) is not None:
+            return given
         straight = partial(self.at(time), threads=threads)
         return straight if self.variation.warp is None else Warped(straight, self.variation.warp)
+
+    def _kept_at(self, time: float) -> CellShape | None:
+        return next((shape for moment, shape in self.kept if abs(moment - time) < SAME_TIME), None)
 
     def distances(self, time: float, surface: Surface) -> SignedDistance:
         """Signed distances at a time: the decoder's, or, of a warped cell, those from its extracted surface."""
         if self.variation.warp is None:
-            return lambda points: self.at(time)(points)
+            return lambda points: self.shape(time)(points)
         membrane = Membrane(surface.vertices.astype(np.float64), surface.faces)
         exact = cache(lambda: CellShape([membrane]))  # its tree is built on first use
         return lambda points: exact()(points)
@@ -165,7 +174,8 @@ class LivingCell:
                 "from those the model learned; try a lower temperature or another code"
             )
         bend = 0.0 if self.variation.warp is None else self.variation.warp.strength
-        return SLOPE_MARGIN * steepest * (1.0 + bend)
+        least = 1.0 if self.kept else 0.0  # of given shapes, which have exact distances
+        return SLOPE_MARGIN * max(steepest, least) * (1.0 + bend)
 
     def frames(
         self,
@@ -210,7 +220,7 @@ class LivingCell:
         """
         if tracker is None:
             tracker = CellTracker(divides=self.checkpoint.card.topology == "division")
-        bent = self.variation.warp is not None  # accelerators know straight decoders only
+        bent = self.variation.warp is not None or self.kept  # accelerators know straight decoders only
         evaluate = self._on_processor if bent or device.type == "cpu" else partial(self._on_device, device=device)
         yield from evaluate(times, grid, tracker, exact)
 

@@ -31,7 +31,7 @@ from model.spec import (
 ADAPT_STEPS = 600  # as python -m model fit adapts by default
 CODE_SECONDS, ADAPT_SECONDS = 40.0, 25.0  # measured on one core: a549, eight given frames of 32³
 LABEL_MAX = 65_535
-ADAPTED_WEIGHTS = "fitted/weights.safetensors"  # in the result of a network that was adapted to the cell
+ADAPTED = ("fitted/", "/weights.safetensors")  # of the networks that were adapted to the cells of a result
 HELD_OUT_MIN = 3  # frames, so that one in the middle can be left out
 
 UploadName = Annotated[
@@ -43,7 +43,9 @@ Length = Annotated[float, Field(gt=0.0, le=1e9, allow_inf_nan=False)]
 
 def is_adapted(manifest: Mapping[str, Any]) -> bool:
     """Whether a network that was adapted to them made the cells of a result."""
-    return any(file["name"] == ADAPTED_WEIGHTS for file in manifest.get("files", []))
+    begin, end = ADAPTED
+    names = [file["name"] for file in manifest.get("files", [])]
+    return any(name.startswith(begin) and name.endswith(end) for name in names)
 
 
 class GivenCell(Strict):
@@ -154,6 +156,20 @@ class ReconstructionSpec(GivenCell):
         alias="validate",
         description="Fit once more without the frame in the middle, and report how well that frame is predicted.",
     )
+    cells: Literal["one", "all"] = Field(
+        default="one",
+        description="all: every tracked cell of one recording of label volumes, each fitted by itself and written over "
+        "its own life; recording/labels.tif holds all of them where they were, recording/man_track.txt the lineage.",
+    )
+    refine: Annotated[int, Field(ge=1, le=8), WHOLE] = Field(
+        default=2,
+        description="With all cells: how many times finer than the given grid that of recording/labels.tif is.",
+    )
+    keep_given_frames: bool = Field(
+        default=False,
+        description="At times of given frames, write the given shape itself instead of the fitted one: its membrane is "
+        "reproduced exactly, and may jump from the fitted frames beside it by the error that fit.json states.",
+    )
     seed: Annotated[int, Field(ge=0, le=SEED_MAX), WHOLE] = Field(default=0, description="Seed of the search.")
     score_grid: Annotated[int, Field(ge=16, le=256), WHOLE] = Field(
         default=64, description="Samples along each side of the grid on which the fit is scored."
@@ -184,6 +200,14 @@ class ReconstructionSpec(GivenCell):
     def _one_time_resolution(self) -> Self:
         if self.frames is not None and self.times is not None and len(self.times) != self.frames:
             raise ValueError("give frames or times, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _all_cells_are_told_by_their_labels(self) -> Self:
+        if self.cells == "all" and (
+            self.labels or self.given_times or self.times or self.place != "centre" or self.held_out
+        ):
+            raise ValueError("all cells take frames, grid and refine: leave labels, times, place and validate out")
         return self
 
     @property

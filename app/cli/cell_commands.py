@@ -33,6 +33,9 @@ def upsample(
     orientations: options.Orientations = None,
     shift: options.Shift = None,
     validate: options.Validate = None,
+    keep_given_frames: options.KeepGivenFrames = None,
+    all_cells: options.AllCells = False,
+    refine: options.Refine = None,
     seed: options.FitSeed = None,
     folder: options.OutCells = None,
     overwrite: options.Overwrite = False,
@@ -47,7 +50,8 @@ def upsample(
     spec = _given(
         model=model_id, frames=frames, times=numbers(times, "--times"), grid=grid_size(grid), formats=formats or None,
         given_times=numbers(given_times, "--given-times"), voxel=numbers(voxel, "--voxel"), place=place,
-        labels=label or None, method=method, orientations=orientations, shift=shift, validate=validate, seed=seed,
+        labels=label or None, method=method, orientations=orientations, shift=shift, validate=validate,
+        keep_given_frames=keep_given_frames, cells="all" if all_cells else None, refine=refine, seed=seed,
     )  # fmt: skip
     folder = folder or Path(f"{model_id}-{files[0].stem}")
     with connect(server) as client:
@@ -56,9 +60,11 @@ def upsample(
         return
     summarise(job, written)
     fit = json.loads((written / "fit.json").read_bytes())
-    for name, score in (("code", fit["score"]), ("adapted", fit.get("adapted", {}).get("score"))):
-        if score:
-            say(f"{name}: Dice {score['dice']}, distance {score['mean_um']} µm, 95 % {score['p95_um']} µm")
+    for one in fit.get("cells", [fit]):
+        named = f"{one['name']}, " if "name" in one else ""
+        for name, score in (("code", one["score"]), ("adapted", one.get("adapted", {}).get("score"))):
+            if score:
+                say(f"{named}{name}: Dice {score['dice']}, distance {score['mean_um']} µm, 95 % {score['p95_um']} µm")
 
 
 def augment(

@@ -134,6 +134,16 @@ Validate = Annotated[
         show_default=False,
     ),
 ]
+KeepGivenFrames = Annotated[
+    bool | None,
+    typer.Option("--keep-given-frames", help="Write given frames as they are, at their times.", show_default=False),
+]
+AllCells = Annotated[
+    bool, typer.Option("--all-cells", help="Fit every tracked cell of one TIFF, and write them together too.")
+]
+Refine = Annotated[
+    int | None, typer.Option(help="With --all-cells: how many times finer the label volume is; 2 by default.")
+]
 FitSeed = Annotated[int | None, typer.Option(help="Seed of the search.")]
 OutCells = Annotated[Path | None, typer.Option("--out", help="Folder for the files; ./MODEL-FILE by default.")]
 VariedFiles = Annotated[

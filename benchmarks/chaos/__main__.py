@@ -118,6 +118,7 @@ def main() -> None:
     parser.add_argument(
         "--recovery-max", type=float, metavar="SECONDS", default=RECOVERY_MAX_S, help="a slower recovery is a failure"
     )
+    parser.add_argument("--long", action="store_true", help="reconstructions and evaluations take part too")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="no faults; measure growth")
     parser.add_argument("--out", type=Path, default=Path("out/chaos"))
     arguments = parser.parse_args()
@@ -125,7 +126,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True)
     out = arguments.out.resolve()
     print(f"computing {ORDERS} answers without the service")
-    answers = orders(ORDERS, seed=arguments.seed)
+    answers = orders(ORDERS, seed=arguments.seed, long=arguments.long)
     if arguments.soak:
         sys.exit(soak(out, answers, minutes=arguments.soak, workers=arguments.workers))
     sys.exit(chaos(out, answers, arguments))

@@ -78,10 +78,12 @@ class Client(threading.Thread):
     def _submit(self, order: Order) -> tuple[str | None, bool]:
         key, deadline = uuid4().hex, time.monotonic() + GIVE_UP_S
         while time.monotonic() < deadline:
-            answer = self._ask("POST", "/v1/generations", json=order.body, headers={"Idempotency-Key": key})
+            for name, content in order.uploads.items():
+                self._ask("PUT", f"/v1/uploads/{name}", content=content)
+            answer = self._ask("POST", order.path, json=order.body, headers={"Idempotency-Key": key})
             if answer is not None and answer.status_code in (200, 202):
                 job_id = answer.json()["id"]
-                again = self._ask("POST", "/v1/generations", json=order.body, headers={"Idempotency-Key": key})
+                again = self._ask("POST", order.path, json=order.body, headers={"Idempotency-Key": key})
                 if again is not None and again.is_success and again.json()["id"] != job_id:
                     self._ledger.complain("duplicated", f"one key, two jobs: {job_id} and {again.json()['id']}")
                 with self._ledger.lock:

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from model.card import ModelCard
 from model.domain import Grid, frame_times
 from model.errors import DatasetError
 from model.fitting.fit import TargetFrame
@@ -21,6 +22,7 @@ from model.readers.recording import Calibration, Recording
 from model.readers.survey import wrong_size
 
 Place = Literal["centre", "omega"]
+SMALLEST = 0.05  # of Ω's side; a cell that is smaller has another scale than the model's
 
 
 def read_target(
@@ -76,14 +78,23 @@ def read_target(
     if len(times) != len(opened):
         raise DatasetError(f"{len(times)} times were given for {len(opened)} frames")
     return [
-        TargetFrame(time, _shape(recording, frame, micrometres=micrometres, place=place, labels=labels))
+        TargetFrame(time, shape_in_frame(recording, frame, micrometres=micrometres, place=place, labels=labels))
         for (recording, frame), time in zip(opened, times, strict=True)
     ]
 
 
-def _shape(
+def shape_in_frame(
     recording: Recording, frame: int, *, micrometres: float, place: Place, labels: list[int] | None
 ) -> CellShape:
+    """Return the shape of a cell in a frame, in Ω.
+
+    The parameters are those of :func:`read_target`.
+
+    Raises
+    ------
+    DatasetError
+        If the frame does not show the cell, or shows something else.
+    """
     spacing = recording.calibration.spacing
     if spacing is None and place == "centre":
         raise DatasetError(
@@ -114,3 +125,16 @@ def _shape(
     step = Grid(recording.grid_shape).step
     factors = step / np.array(spacing or (1.0, 1.0, 1.0))
     return CellShape([membrane.stretched(factors).placed(np.ones(3), 1.0) for membrane in membranes])
+
+
+def check_scale(target: list[TargetFrame], card: ModelCard) -> None:
+    """Refuse a cell that does not fit into Ω, or is a speck in it."""
+    for number, frame in enumerate(target):
+        points = frame.shape.outline.vertices
+        reach, side = float(np.abs(points).max()), float(np.ptp(points, axis=0).max())
+        if reach > 1.0 or side < 2.0 * SMALLEST:
+            what = "does not fit into" if reach > 1.0 else "is too small for"
+            raise DatasetError(
+                f"frame {number}: the cell is {side * card.micrometres:.3g} µm long and {what} the domain of model "
+                f"{card.id}, {2.0 * card.micrometres:.3g} µm: give the right voxel size, or choose another model"
+            )

@@ -61,6 +61,7 @@ BEYOND_SCHEMA = re.compile(
     "|uploads must be all label volumes, all surfaces or all archives: leave the others out"
     "|voxel and interval belong to uploads: name uploads too, or leave them out"
     "|every frame would be left out: .*"
+    "|all cells take frames, grid and refine: leave labels, times, place and validate out"
     "|uploads must not repeat|give the smallest factor first"
     "|names of labels must not repeat|webhook must be an https address|the port of webhook must be at most 65535"
     "|must be at most 18446744073709551615"  # 2^64 as a floating point number is not above it

@@ -173,6 +173,36 @@ def test_unusable_uploads_fail_with_a_sentence_that_says_what_to_do(
     assert (code, "shows the cells [1, 2]" in message, "labels" in message) == ("bad_dataset", True, True)
 
 
+@pytest.mark.slow
+def test_all_tracked_cells_are_fitted_and_written_back_together(
+    service: Service, worker: subprocess.Popen[bytes], tiny: Checkpoint, recording: Path, tmp_path: Path
+) -> None:
+    one = tifffile.imread(recording)
+    both = np.concatenate([one, np.where(one > 0, 2, 0).astype(one.dtype)], axis=3)
+    path = tmp_path / "both.tif"
+    tifffile.imwrite(
+        path, both, imagej=True, resolution=(1.0 / STEP, 1.0 / STEP),
+        metadata={"axes": "TZYX", "spacing": STEP, "unit": "um"},
+    )  # fmt: skip
+    found = uploaded(service, path, "both.tif", 4)
+    job = submitted(
+        service, tiny, found, uploads=["both.tif"], cells="all", refine=2, frames=7, grid=24, formats=["stl"]
+    )
+    done = service.ended(job, within_s=300)
+    assert done.status is JobStatus.SUCCEEDED, done.error
+    here = service.artifacts.path(job.id, "manifest.json").parent
+    assert list(verify_result(here)) == []
+    assert [cell["index"] for cell in service.artifacts.manifest(job.id)["cells"]] == [0, 1]
+    fit = json.loads((here / "fit.json").read_bytes())
+    assert [cell["labels"] for cell in fit["cells"]] == [[1], [2]]
+    assert {path.parent.name for path in (here / "fitted").glob("*/weights.safetensors")} == {"cell_0000", "cell_0001"}
+    written = tifffile.imread(here / "recording" / "labels.tif")[::2, ::2, ::2, ::2]
+    for label in (1, 2):
+        mine, theirs = written == label, both == label
+        assert 2.0 * (mine & theirs).sum() / (mine.sum() + theirs.sum()) > 0.9
+    assert (here / "recording" / "man_track.txt").read_text() == "1 0 6 0\n2 0 6 0\n"
+
+
 def test_a_removed_or_replaced_upload_fails_the_job(
     service: Service, worker: subprocess.Popen[bytes], tiny: Checkpoint, recording: Path
 ) -> None:

@@ -147,6 +147,9 @@ class Client:
         orientations: int | None = None,
         shift: bool | None = None,
         validate: bool | None = None,
+        keep_given_frames: bool | None = None,
+        cells: str | None = None,
+        refine: int | None = None,
         seed: int | None = None,
         idempotency_key: str | None = None,
         **members: Any,
@@ -159,7 +162,8 @@ class Client:
             Identifier of the model.
         uploads
             Names of uploads, as :meth:`upload` returned them: one TIFF of all frames, or one file for each frame.
-        frames, times, grid, formats, given_times, voxel, place, labels, method, orientations, shift, validate, seed
+        frames, times, grid, formats, given_times, voxel, place, labels, method, orientations, shift, validate,
+        keep_given_frames, cells, refine, seed
             Members of the spec; ``labels`` are those of the cell in the label volumes.
         idempotency_key, members
             As in :meth:`generate`.
@@ -172,8 +176,8 @@ class Client:
         spec = {
             "model": model, "uploads": list(uploads), "frames": frames, "times": times, "grid": grid,
             "formats": formats, "given_times": given_times, "voxel": voxel, "place": place, "labels": labels,
-            "method": method, "orientations": orientations, "shift": shift, "validate": validate, "seed": seed,
-            **members,
+            "method": method, "orientations": orientations, "shift": shift, "validate": validate,
+            "keep_given_frames": keep_given_frames, "cells": cells, "refine": refine, "seed": seed, **members,
         }  # fmt: skip
         return self._ask("/v1/reconstructions", spec, idempotency_key)
 

@@ -46,6 +46,8 @@ def test_an_accepted_spec_holds_the_checksums_of_its_uploads(house: Any) -> None
         ({"voxel": [1.0, 0.0, 1.0]}, "/voxel/1", "greater"),
         ({"grid": 512}, "/grid", "at most 256"),
         ({"method": "magic"}, "/method", "adapted"),
+        ({"cells": "all", "labels": [1]}, "", "leave labels, times, place and validate out"),
+        ({"refine": 9}, "/refine", "at most 8"),
         ({"model": "none"}, "", ""),
         ({"held_out": True}, "/held_out", ""),
     ],
