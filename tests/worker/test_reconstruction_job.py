@@ -184,7 +184,7 @@ def test_all_tracked_cells_are_fitted_and_written_back_together(
         path, both, imagej=True, resolution=(1.0 / STEP, 1.0 / STEP),
         metadata={"axes": "TZYX", "spacing": STEP, "unit": "um"},
     )  # fmt: skip
-    found = uploaded(service, path, "both.tif", 4)
+    found = uploaded(service, path, "both.tif")
     job = submitted(
         service, tiny, found, uploads=["both.tif"], cells="all", refine=2, frames=7, grid=24, formats=["stl"]
     )
