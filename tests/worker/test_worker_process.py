@@ -312,3 +312,15 @@ def test_worker_without_a_fit_broker_says_what_is_missing(tmp_path: Path) -> Non
     assert absent.returncode != 0
     assert "does not answer" in absent.stderr
     assert "Traceback" not in absent.stderr
+
+
+@pytest.mark.slow
+def test_a_worker_compiles_before_it_claims_its_first_job(service: Service) -> None:
+    """The log says that it has warmed up before it says that a job began."""
+    for worker in list(service.workers):
+        service.stop_worker(worker)
+    service.start_worker(CYTOSYNTH_PRELOAD="1")
+    job = submit(service.jobs)
+    service.ended(job, within_s=300)
+    log = service.log()
+    assert 0 <= log.rfind("warmed up in") < log.find(f"job {job.id}: attempt 1")
