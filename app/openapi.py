@@ -108,7 +108,7 @@ PROBLEMS: dict[str, tuple[ProblemType, ...]] = {
     "deleteBatch": (_BATCH, TABLE[job_errors.JobActiveError], _QUEUE),
     "followBatch": (_BATCH, _QUEUE),
     "getWebhookSecret": (WEBHOOKS_OFF,),
-    "getLinkedFile": (LINK_INVALID, *_FILES[1:], RANGE),
+    "getLinkedFile": (LINK_INVALID, NOT_FOUND, *_FILES[1:], RANGE),
     "getLinkedArchive": (LINK_INVALID, *_FILES[1:], RANGE),
     "getModel": (NOT_FOUND,),
     "createModel": (*_BODY, _UPLOAD, _FILE, _DISK),
