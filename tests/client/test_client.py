@@ -92,7 +92,13 @@ def test_members_of_generate_are_members_of_the_spec() -> None:
         "priority",
         "members",
     }
-    assert named <= set(GenerationSpec.model_fields)
+    assert named == set(GenerationSpec.model_fields)
+
+
+def test_part_of_a_larger_request_and_separate_bodies_are_asked_for_by_name(client: Client) -> None:
+    job = ask(client, count=1, first_index=3, formats=["obj"], separate_bodies=True)
+    assert (job.spec["first_index"], job.spec["separate_bodies"]) == (3, True)
+    assert "first_index" not in ask(client).spec
 
 
 def test_every_status_of_a_refusal_has_an_error_of_its_own() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -104,6 +105,45 @@ def test_formats_together_give_the_files_of_each_alone(tmp_path: Path) -> None:
             if row.writes(file.removeprefix("cell_0000/")):
                 together.remove(file)
     assert together == []
+
+
+@pytest.mark.slow
+def test_memory_of_a_job_in_all_formats_does_not_grow_with_frames() -> None:
+    peaks = {}
+    for frames in (12, 48):
+        done = subprocess.run(
+            [sys.executable, "-c", ALL_FORMATS, str(frames)], capture_output=True, text=True, check=True
+        )
+        peaks[frames] = float(done.stdout)
+    # a frame of 64³ kept in any format, as labels, surface or distances, would add 20 MiB and more
+    assert peaks[48] < peaks[12] + 18.0
+
+
+ALL_FORMATS = """
+import sys, tempfile
+from pathlib import Path
+import torch
+from benchmarks.engine.job import resident_mib
+from model.card import SHIPPED_MODELS
+from model.formats import FORMATS
+from model.network.checkpoint import load_checkpoint
+from model.spec import GenerationSpec
+from model.synthesis import synthesize
+
+torch.set_num_threads(1)
+spec = GenerationSpec(model="celegans", seed=7, grid=64, frames=int(sys.argv[1]), formats=list(FORMATS))
+with tempfile.TemporaryDirectory() as folder:
+    synthesize(spec.completed(), load_checkpoint(SHIPPED_MODELS / "celegans"), Path(folder))
+print(resident_mib())
+"""
+
+
+def test_the_documents_say_which_program_opened_each_format_with_its_version() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "formats.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:4] for line in page.partition("## Read by other programs")[2].splitlines() if "|" in line]
+    opened = {name for formats, program, found in rows[2:] for name in re.findall(r"`([a-z0-9-]+)`", formats)}
+    assert opened == set(FORMATS)
+    assert all(re.search(r"\d+\.\d+", program) and found.strip() for _, program, found in rows[2:])
 
 
 def test_rows_do_not_share_names_or_modules() -> None:

@@ -84,12 +84,14 @@ class Client:
         *,
         seed: int | None = None,
         count: int | None = None,
+        first_index: int | None = None,
         frames: int | None = None,
         times: Sequence[float] | None = None,
         grid: int | Sequence[int] | None = None,
         latent: Json | None = None,
         rotation: str | Sequence[float] | None = None,
         formats: Sequence[str] | None = None,
+        separate_bodies: bool | None = None,
         exact: str | None = None,
         on_implausible: str | None = None,
         fragments: str | None = None,
@@ -104,9 +106,11 @@ class Client:
         ----------
         model
             Identifier of the model.
-        seed, count, frames, times, grid, latent, rotation, formats, exact, on_implausible, fragments
+        seed, count, first_index, frames, times, grid, latent, rotation, formats, separate_bodies, exact
             Members of the spec, as the documentation of the HTTP interface says. What is None is left out, and the
             service fills in its default.
+        on_implausible, fragments
+            More of them.
         idempotency_key
             A name of the caller's for this request: the same name and request give the same job, also after this
             program was started again. Without one, a new name is made for each call.
@@ -123,9 +127,10 @@ class Client:
             If it does not answer, or refuses for another reason.
         """
         spec = {
-            "model": model, "seed": seed, "count": count, "frames": frames, "times": times, "grid": grid,
-            "latent": latent, "rotation": rotation, "formats": formats, "exact": exact,
-            "on_implausible": on_implausible, "fragments": fragments, **members,
+            "model": model, "seed": seed, "count": count, "first_index": first_index, "frames": frames, "times": times,
+            "grid": grid, "latent": latent, "rotation": rotation, "formats": formats,
+            "separate_bodies": separate_bodies, "exact": exact, "on_implausible": on_implausible,
+            "fragments": fragments, **members,
         }  # fmt: skip
         spec = {name: value for name, value in spec.items() if value is not None}
         return self.submit("/v1/generations", spec, idempotency_key=idempotency_key, labels=labels, priority=priority)

@@ -187,7 +187,7 @@ def test_pictures_take_time_in_the_estimate(house: Any) -> None:
         house.post({"model": "long", "frames": 3, "grid": 16, "formats": formats}, path="/v1/estimates").json()
         for formats in (["obj"], ["obj", "png"])
     )
-    assert pictured["cost"]["seconds"] > plain["cost"]["seconds"] + 1.0
+    assert pictured["cost"]["seconds"] > plain["cost"]["seconds"] + 0.1
 
 
 def test_a_running_job_shows_its_worker_and_the_leases_it_lost(house: Any) -> None:
@@ -256,6 +256,8 @@ REFUSED = [
     ({"model": "round", "formats": ["stl", "exe"]}, 422, "invalid_spec", "/formats/1", "'stl', 'obj', 'ply'"),
     ({"model": "round", "formats": []}, 422, "invalid_spec", "/formats", "at least 1"),
     ({"model": "round", "formats": ["stl", "stl"]}, 422, "invalid_spec", "/formats", "not repeat"),
+    ({"model": "round", "formats": ["stl-series", "obj"]}, 422, "invalid_spec", "/formats", "stl-series needs stl"),
+    ({"model": "round", "formats": ["stl"], "separate_bodies": True}, 422, "invalid_spec", "", "only obj or ply"),
     ({"model": "round", "rotation": "up"}, 422, "invalid_spec", "/rotation", "'none' or 'random'"),
     ({"model": "round", "rotation": [0, 0, 0, 0]}, 422, "invalid_spec", "/rotation", "zero"),
     ({"model": "round", "latent": {"kind": "zork"}}, 422, "invalid_spec", "/latent", "'sampled'"),
@@ -289,6 +291,19 @@ def test_nothing_refused_leaves_a_job_behind(house: Any) -> None:
     before = house.jobs.admin.counts()
     for body, *_ in REFUSED:
         house.post(body)
+    assert house.jobs.admin.counts() == before
+
+
+def test_files_beyond_the_byte_budget_are_refused_before_they_are_queued(house: Any, serve: Any) -> None:
+    import httpx
+
+    url = serve(house.settings.model_copy(update={"max_bytes": 20_000}))
+    before = house.jobs.admin.counts()
+    body = {"model": "round", "frames": 20, "grid": 64, "formats": ["ome-zarr"]}
+    answer = httpx.post(f"{url}/v1/generations", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+    assert "at most 2e+04 are allowed" in answer.json()["detail"]
+    assert "fewer formats" in answer.json()["detail"]
     assert house.jobs.admin.counts() == before
 
 
