@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tiny_model import write_masks
 
 from model.card import load_card
 from model.errors import DatasetError, SpecError, TooLargeError
+from model.evaluation.novelty import novelty_of_model
 from model.learning.train import adopt_state
 from model.network.checkpoint import load_checkpoint
 from model.output.verify import verify_result
@@ -33,6 +35,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_new_cells() -> Iterator[None]:
+    """The figures draw one new cell instead of 24, which would take most of the time here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model.evaluation.imported.novelty_of_model", partial(novelty_of_model, cells=1))
+        yield
 
 
 @pytest.fixture(scope="module")

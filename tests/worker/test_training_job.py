@@ -110,6 +110,7 @@ def test_data_that_cannot_be_trained_on_end_the_job_with_all_findings(
     assert any(line.startswith("short: error short: 2 frames") for line in lines)
 
 
+@pytest.mark.slow
 def test_a_training_that_is_to_stop_succeeds_with_what_it_has(
     service: Service, worker: subprocess.Popen[bytes], cells: Path
 ) -> None:
