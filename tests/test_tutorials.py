@@ -10,6 +10,8 @@ import pytest
 from documented import run_blocks
 from served import Served, served
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # one of them trains
+
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
@@ -17,7 +19,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield running
 
 
-@pytest.mark.slow
 def test_first_cell(service: Served, tmp_path: Path) -> None:
     said = run_blocks("tutorial/first-cell.md", tmp_path, service)
     assert "(12, 64, 64, 64) uint16" in said[2]
@@ -27,7 +28,6 @@ def test_first_cell(service: Served, tmp_path: Path) -> None:
     assert (mine / "labels.tif").read_bytes() == (theirs / "labels.tif").read_bytes()
 
 
-@pytest.mark.slow
 def test_first_data_set(service: Served, tmp_path: Path) -> None:
     said = run_blocks("tutorial/first-data-set.md", tmp_path, service)
     assert '"within_limits":true' in said[0].replace(" ", "")
@@ -35,7 +35,6 @@ def test_first_data_set(service: Served, tmp_path: Path) -> None:
     assert "cell_0001/labels.tif" in said[3]
 
 
-@pytest.mark.slow
 def test_finer_cell(service: Served, tmp_path: Path) -> None:
     said = run_blocks("tutorial/finer-cell.md", tmp_path, service)
     given, truth = (float(line.rsplit(" ", 1)[1]) for line in said[3].splitlines())
@@ -44,7 +43,6 @@ def test_finer_cell(service: Served, tmp_path: Path) -> None:
     assert (tmp_path / "middle.stl").stat().st_size > 84
 
 
-@pytest.mark.slow
 def test_train_over_http(service: Served, tmp_path: Path) -> None:
     said = run_blocks("tutorial/train-over-http.md", tmp_path, service)
     assert '"within_limits":true' in said[1].replace(" ", "")
@@ -56,7 +54,6 @@ def test_train_over_http(service: Served, tmp_path: Path) -> None:
     assert (tmp_path / "new.stl").stat().st_size > 84
 
 
-@pytest.mark.slow
 def test_own_cells(service: Served, tmp_path: Path) -> None:
     run_blocks("tutorial/own-cells.md", tmp_path, service)
     assert (tmp_path / "models" / "imported" / "card.json").is_file()

@@ -88,7 +88,7 @@ class Service:
             )
         self.workers.append(worker)
         eventually(
-            lambda: any(beat.pid == worker.pid for beat in self.jobs.admin.workers_alive(within_s=5)), within_s=20
+            lambda: any(beat.pid == worker.pid for beat in self.jobs.admin.workers_alive(within_s=5)), within_s=120
         )
         return worker
 
@@ -107,7 +107,7 @@ class Service:
     def computing_process(self, worker: subprocess.Popen[bytes]) -> psutil.Process:
         return psutil.Process(worker.pid).children()[0]
 
-    def ended(self, job: Job, *, within_s: float = 60.0) -> Job:
+    def ended(self, job: Job, *, within_s: float = 300.0) -> Job:
         """Wait for a job to end; return it."""
         done = self.jobs.wait(job.id, timeout_s=within_s)
         assert not done.status.active, self.log()
