@@ -1,4 +1,5 @@
-"""Encodings that several formats share: one mesh file a frame, plain TIFF.
+"""What several formats share: one mesh file a frame, plain TIFF, Zarr arrays, distances in µm, measurements.
 
-Only the formats in ``model.export`` import it; it knows no format. Read :mod:`model.encoding.surface_files` first.
+Only the formats in ``model.export`` import it; they do not import each other. Read :mod:`model.encoding.surface_files`
+first.
 """

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.encoding.measurements import Measurement, digits, measure
 from model.engine.tracking import Track
-from model.export.measurements_csv import Measurement, digits, measure
 from model.output.exporter import CellFiles, ExportFrame, WriteFrame
 from model.output.manifest import WrittenCell
 

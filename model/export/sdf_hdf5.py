@@ -1,6 +1,6 @@
 """Signed distances as HDF5: ``distances.h5`` with a dataset ``sdf_vid``, as the authors of the method publish theirs.
 
-Axes are (z, x, y, t), which MATLAB shows as (t, y, x, z); values are those of :mod:`model.export.sdf_zarr`.
+Axes are (z, x, y, t), which MATLAB shows as (t, y, x, z); values are those of :mod:`model.encoding.distances`.
 :mod:`model.readers.meshes` reads such files.
 
 Promises: one frame in memory; the same distances and version of h5py give the same bytes.
@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 
 from model.domain import Field
-from model.export.sdf_zarr import attributes, clamp_um, distances_um, find_distance_faults
+from model.encoding.distances import attributes, clamp_um, distances_um, find_distance_faults
 from model.output.exporter import CellFiles, ExportFrame, WriteFrame
 from model.output.manifest import WrittenCell
 

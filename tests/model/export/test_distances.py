@@ -15,11 +15,11 @@ import pytest
 import shapes
 
 from model.domain import Grid, frame_times
+from model.encoding.zarr_arrays import decode_shard
 from model.engine.marching_cubes import extract_surface
 from model.engine.narrow_band import NarrowBand, clamp_distance
 from model.engine.sparse import evaluate_dense
 from model.engine.tracking import label_volume
-from model.export.ome_zarr import decode_shard
 from model.export.sdf_hdf5 import find_faults as find_hdf5_faults
 from model.export.sdf_zarr import find_faults as find_zarr_faults
 from model.output.exporter import CellFiles, Exporter, ExportFrame
