@@ -72,9 +72,10 @@ def test_training_ends_with_card_figures_and_picture(workshop: Path) -> None:
     assert card.training.held_out_frames == "2"
     assert card.quality["dice_training_frames"] > 0.85
     assert "dice_left_out_frames" in card.quality
-    assert card.quality["memorisation_rate"] == 1.0
-    assert card.warnings[0].startswith("Learned from 2 sequences, too few for new shapes")
-    assert len(card.warnings) == 2
+    assert card.quality["dice_with_nearest_training_of_held_out"] == 1.0, "both sequences are the same"
+    assert card.quality["memorisation_rate"] == 0.0, "so none is nearer than by chance"
+    assert 0.5 < card.quality["dice_with_nearest_training"] <= 1.0
+    assert [text.partition(":")[0] for text in card.warnings] == ["Learned from 2 sequences, too few for new shapes"]
     rows = json.loads((folder / "figures.json").read_text())["frames"]
     assert len(rows) == 2 * disk.FRAMES
     assert (folder / "figures.png").read_bytes().startswith(b"\x89PNG")
