@@ -31,10 +31,10 @@ REFUSALS = {
     "createReconstructionEstimate": FITTING,
     "createTraining": frozenset({"upload_not_found", "too_large", "body_too_long", "idempotency_mismatch"}),
     "createTrainingEstimate": frozenset({"upload_not_found", "too_large", "body_too_long"}),
-    "createAugmentation": frozenset({"unknown_model", "idempotency_mismatch", "job_not_found", "too_large"}),
+    "createAugmentation": FITTING | {"idempotency_mismatch", "job_not_found"},
     "createEvaluation": FITTING | {"idempotency_mismatch", "job_not_found"},
     "createEvaluationEstimate": FITTING | {"job_not_found"},
-    "createAugmentationEstimate": frozenset({"unknown_model", "job_not_found"}),
+    "createAugmentationEstimate": FITTING | {"job_not_found"},
     **dict.fromkeys(("getJob", "followJob", "cancelJob", "deleteJob", "pinJob", "unpinJob"), JOB),
     **dict.fromkeys(("getManifest", "listFiles", "getArchive"), JOB),
     "getFile": JOB | NOWHERE,  # no route matches a name with a line break
