@@ -258,6 +258,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.containers", description=__doc__)
     parser.add_argument("--engine", choices=("docker", "podman"), help="default: what is installed")
     parser.add_argument("--build-options", default="", help="further options of the engine's build, in one string")
+    parser.add_argument("--no-build", action="store_true", help="take the images of an earlier run")
     parser.add_argument("--out", type=Path, default=Path("out/containers"))
     arguments = parser.parse_args()
     engine = arguments.engine or next(filter(answers, ("docker", "podman")), None)
@@ -276,7 +277,7 @@ def main() -> None:
             return f"{size / 1e6:.0f} MB"
 
         def steps() -> Iterator[tuple[str, Callable[[], str]]]:
-            for image, dockerfile in IMAGES.items():
+            for image, dockerfile in () if arguments.no_build else IMAGES.items():
                 yield f"build {image}", lambda image=image, dockerfile=dockerfile: build(image, dockerfile)
             for step in STEPS:
                 yield step.__name__, lambda step=step: step(stack)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 from celery import signals
@@ -22,6 +24,8 @@ from worker.storage.disk import Storage
 
 log = logging.getLogger(__name__)
 
+BEAT_S = 0.5  # seconds between two heartbeats while the process prepares
+
 _preloading = threading.Lock()  # the first job waits for the thread that began
 
 
@@ -32,12 +36,35 @@ def _preload() -> None:
     before the first lease. Compiling takes about 40 s of a processor where no earlier process has left the machine
     code in numba's cache.
     """
-    with _preloading:
+    with _preloading, _shown_as_busy():
         importlib.import_module("model.synthesis")
         try:
             importlib.import_module("worker.kinds.warm_up").warm_up()
         except Exception as error:  # noqa: BLE001 - the first job compiles, or says what is wrong
             log.warning("not warmed up: %s", error)
+
+
+@contextmanager
+def _shown_as_busy() -> Iterator[None]:
+    """Show this process as busy with no job, and alive.
+
+    Where compiling takes minutes, the watchdog would otherwise take it for one that does not hear its wake-ups.
+    """
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(BEAT_S):
+            STATUS.beat()
+
+    STATUS.hold("", 0)
+    beating = threading.Thread(target=beat, name="beat", daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        over.set()
+        beating.join()
+        STATUS.rest()
 
 
 def _begin_preload(**_: object) -> None:
