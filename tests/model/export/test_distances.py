@@ -110,7 +110,7 @@ def test_a_frame_of_another_volume_is_a_fault(tmp_path: Path) -> None:
         for n, t in enumerate(frame_times(3))
     ]
     entry = CellEntry(index=0, latent=[], rotation=[1.0, 0, 0, 0], seed=1, tracks=[], frames=right)
-    manifest = Manifest.model_construct(units=exporter.units, software=SoftwareEntry(version="1"))
+    manifest = Manifest.model_construct(spec={}, units=exporter.units, software=SoftwareEntry(version="1"))
     names = [file.name.removeprefix("cell_0000/") for file in exporter.files]
     for find, mine in ((find_zarr_faults, "distances.zarr"), (find_hdf5_faults, "distances.h5")):
         files = tuple(name for name in names if name.startswith(mine))
