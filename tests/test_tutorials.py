@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from documented import run_blocks
 from served import Served, served
+from workbench import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # one of them trains
 
@@ -16,6 +18,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # one of them trains
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with served(tmp_path_factory.mktemp("tutorial"), CYTOSYNTH_THREADS="1") as running:
+        # The pages wait 60 s for a job, which is too short while a busy machine compiles the kernels.
+        with httpx.Client(base_url=running.address, timeout=90) as client:
+            small = {"model": "celegans", "seed": 1, "frames": 2, "grid": 32, "formats": ["stl"]}
+            job = client.post("/v1/generations", json=small).raise_for_status().json()["links"]["self"]
+            eventually(lambda: client.get(job).json()["state"] == "succeeded", within_s=600)
         yield running
 
 
