@@ -92,8 +92,8 @@ def test_audit_holds_the_records_to_what_clients_were_told(scene: SimpleNamespac
 @pytest.mark.timeout(1200)
 def test_no_accepted_job_is_lost_whatever_fails(tmp_path: Path) -> None:
     # 24 faults hold each of the fourteen kinds at least once. Other tests run beside this one, so how fast the service
-    # recovers is for `make chaos` to judge. That it recovers from each fault is judged here: the driver gives a fault up
-    # after 120 s.
+    # recovers is for `make chaos` to judge. That it recovers from each fault is judged here: the driver gives up
+    # on a fault after 120 s.
     out = tmp_path / "chaos"
     options = {"jobs": 40, "faults": 24, "seed": 4, "recovery-max": 115, "out": out}
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
