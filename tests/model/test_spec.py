@@ -343,4 +343,4 @@ def test_a_sampled_code_costs_its_plausibility_check() -> None:
     learned = GenerationSpec(
         model="m", count=3, frames=1, grid=16, latent=LearnedLatent(kind="learned", index=0)
     ).cost()
-    assert drawn.cost().evaluations - learned.evaluations == 3 * 75_000
+    assert drawn.evaluations - learned.evaluations == 3 * 75_000

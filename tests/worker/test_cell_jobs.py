@@ -211,9 +211,8 @@ def test_uploads_that_cannot_be_compared_fail_with_a_sentence_that_says_what_to_
     blank[1] = 0
     empty = uploaded(service, tmp_path, "empty.tif", blank)
     code, message = failure(service, submitted(service, tiny, evaluation(empty, "empty.tif")))
-    assert code == "bad_dataset"
-    assert "0 usable cells" in message
-    assert "frames show no cell (frame 1)" in message
+    assert code == "bad_upload"
+    assert "frame 1 holds no label" in message
     whole = uploaded(service, tmp_path, "whole.tif", volume)
     code, message = failure(service, submitted(service, tiny, evaluation(whole, "whole.tif", voxel=[9.0, 9.0, 9.0])))
     assert (code, "give the right voxel size" in message) == ("bad_dataset", True)

@@ -99,14 +99,14 @@ def test_data_that_cannot_be_trained_on_end_the_job_with_all_findings(
     service: Service, worker: subprocess.Popen[bytes], cells: Path, tmp_path: Path
 ) -> None:
     masks = tifffile.imread(cells / "cell_0.tif")
-    for name, volume in (("empty.tif", masks * [[[[1]]], [[[0]]], [[[1]]], [[[1]]]]), ("short.tif", masks[:2])):
+    for name, volume in (("cut.tif", masks[..., masks.shape[-1] // 2 :]), ("short.tif", masks[:2])):
         tifffile.imwrite(tmp_path / name, volume.astype("uint8"))
-    done = service.ended(submitted(service, tmp_path, uploads=["empty.tif", "short.tif"]), within_s=300)
+    done = service.ended(submitted(service, tmp_path, uploads=["cut.tif", "short.tif"]), within_s=300)
     assert done.error is not None
     assert done.error.code == "bad_dataset"
     lines = done.error.message.splitlines()
     assert lines[0] == "none of the 2 sequences can be trained on as it is:"
-    assert "empty: error empty: frames show no cell (frames 1)" in lines
+    assert "cut: error border: the cell is cut by the border of the volume (frames 0-3)" in lines
     assert any(line.startswith("short: error short: 2 frames") for line in lines)
 
 

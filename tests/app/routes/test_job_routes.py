@@ -47,7 +47,9 @@ def test_job_document_follows_the_job(house: Any) -> None:
     house.jobs.leases.renew(lease, progress=JobProgress(fraction=0.5, stage="frames", frame=1, frames=2, eta_s=3.0))
     running = house.get(job["links"]["self"]).json()
     assert (running["state"], running["attempts"]) == ("running", 1)
-    assert running["progress"] == {"fraction": 0.5, "stage": "frames", "frame": 1, "frames": 2, "eta_s": 3.0}
+    assert running["progress"] == {
+        "fraction": 0.5, "stage": "frames", "frame": 1, "frames": 2, "eta_s": 3.0, "loss": None, "dice": None,
+    }  # fmt: skip
     assert running["started_at"].endswith("Z")
     house.jobs.leases.fail(lease, code="empty_surface", message="there is no membrane")
     failed = house.get(job["links"]["self"]).json()

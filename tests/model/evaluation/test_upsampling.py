@@ -79,7 +79,7 @@ def test_the_truth_of_a_cell_known_by_masks_is_those_masks(tmp_path: Path) -> No
     assert first.masks is not None
     assert np.array_equal(first.truth(1, grid), first.masks[1])
     assert dice(shape_of_mask(first.masks[1])(grid.points()).reshape(grid.shape) < 0.0, first.masks[1]) > 0.99
-    with pytest.raises(ValueError, match="no truth on another grid"):
+    with pytest.raises(ValueError, match="has no ground truth on another grid"):
         first.truth(1, Grid((32, 32, 32)))
 
 
