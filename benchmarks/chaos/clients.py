@@ -59,7 +59,7 @@ class Client(threading.Thread):
     """One pipeline with requests of its own, so that no other removes what it still needs."""
 
     def __init__(self, address: str, orders: Sequence[Order], ledger: Ledger, *, seed: int) -> None:
-        super().__init__(name=f"client-{seed}")
+        super().__init__(name=f"client-{seed}", daemon=True)  # a driver that fails must end
         self._http = httpx.Client(base_url=address, timeout=10.0)
         self._orders, self._ledger, self._rng = orders, ledger, random.Random(seed)
 

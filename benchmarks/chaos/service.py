@@ -128,12 +128,12 @@ class Service:
         return None
 
     def busy(self) -> list[int]:
-        """Return the computing processes that hold a job, by what they told the broker."""
+        """Return the computing processes that hold a job, by what they told the broker: host:pid:random."""
         with redis.Redis.from_url(redis_url(self._broker.url), decode_responses=True) as client:
             names = [
                 client.hget(f"{PREFIX}job:{job_id}", "worker") for job_id in client.zrange(f"{PREFIX}leases", 0, -1)
             ]
-        return [pid for name in names if name and _lives(pid := int(name.rpartition(":")[2]))]
+        return [pid for name in names if name and _lives(pid := int(name.split(":")[1]))]
 
     def note_family(self) -> None:
         """Remember every process that is part of the service now."""

@@ -138,7 +138,7 @@ def test_a_canceled_training_leaves_neither_a_model_nor_a_state(
 def test_a_training_goes_on_after_two_kills_a_drain_and_a_lost_broker_to_the_same_weights(
     service: Service, worker: subprocess.Popen[bytes], cells: Path
 ) -> None:
-    members = {"steps": 2000, "seed": 13}
+    members = {"steps": 8000, "seed": 13}  # enough for four disturbances on a fast machine
     undisturbed = submitted(service, cells, **members)
     assert service.ended(undisturbed, within_s=900).status is JobStatus.SUCCEEDED
     job = submitted(service, cells, owner="bob", **members)
