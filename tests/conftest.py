@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Under nohup every process that a test starts would ignore SIGHUP, as it should, and tests that send it would wait.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if config.getoption("--write-durations") and "PYTEST_XDIST_WORKER" not in os.environ:
         config.pluginmanager.register(DurationsWriter())
 
