@@ -109,8 +109,12 @@ def train(
     console.print(f"[green]trained[/green] {checkpoint.card.id}: {models / recipe.id}, {trained.minutes:.1f} minutes")
     if recipe.data.kind == "imported":
         from model.evaluation.imported import write_figures
+        from model.training_spec import new_cells_of
 
-        figures = write_figures(checkpoint, dataset, models / recipe.id, held_out=recipe.held_out.frames)
+        drawn = new_cells_of(steps=trained.steps, width=recipe.network.width, depth=recipe.network.depth)
+        figures = write_figures(
+            checkpoint, dataset, models / recipe.id, held_out=recipe.held_out.frames, new_cells=drawn
+        )
         console.print(", ".join(f"{name} {value:.4f}" for name, value in figures.items()), soft_wrap=True)
     else:
         with_novelty(checkpoint.card, {}).write(models / recipe.id)

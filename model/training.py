@@ -45,7 +45,7 @@ from model.output.manifest import MANIFEST_FILE, FileEntry, Manifest, ModelEntry
 from model.readers.open import open_recordings
 from model.readers.recording import Calibration
 from model.readers.survey import Surveyed, survey
-from model.training_spec import DATASET_BYTES_MAX, POINT_BYTES, TrainingSpec
+from model.training_spec import DATASET_BYTES_MAX, POINT_BYTES, TrainingSpec, new_cells_of
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +142,7 @@ def train_model(
     checkpoint = save_model(trained, recipe, dataset, folder / MODEL_FOLDER, device=device, command=command)
     write_figures(
         checkpoint, dataset, folder / MODEL_FOLDER, held_out=recipe.held_out.frames,
+        new_cells=new_cells_of(steps=trained.steps, width=recipe.network.width, depth=recipe.network.depth),
         on_frame=lambda _score: on_progress(shown),
     )  # fmt: skip
     checkpoint = load_checkpoint(folder / MODEL_FOLDER)

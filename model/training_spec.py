@@ -24,10 +24,17 @@ FRAMES_MIN = 3  # of a sequence, as python -m model validate asks for
 STEPS_MAX, MINUTES_MAX = 10_000_000, 100_000.0  # whatever the operator allows
 POINT_BYTES = 16  # x, y, z and distance, float32
 DATASET_BYTES_MAX = 8 * 2**30  # of the training points of all frames
-# Measured on one core: reading and importing a frame of a mask of 64³; scoring the model and drawing its cells; a step
-# of 8 frames of 512 points with a network of 6 layers of 128 units.
-FRAME_SECONDS, FIGURE_SECONDS, STEP_SECONDS = 0.5, 60.0, 0.05
+# Measured on one core: reading and importing a frame of a mask of 64³ with 32,768 points.
+FRAME_SECONDS = 0.5
+# A step of 8 frames of 512 points, with no layer and for a network of 6 layers of 128 units.
+STEP_BASE_SECONDS, STEP_SECONDS = 0.002, 0.045
 STEP_POINTS, STEP_WEIGHTS = 8 * 512, 6 * 128**2
+# The figures: calibration and pictures; a frame that is scored; the outline of a training cell, a frame of it; a new
+# cell, with no layer and for a network of 6 layers of 128 units.
+FIGURE_SECONDS, SCORE_SECONDS, OUTLINE_SECONDS, CELL_BASE_SECONDS, CELL_SECONDS = 3.0, 0.1, 0.015, 0.2, 0.6
+FRAMES_SCORED = 120  # at most
+NEW_CELLS_MIN, NEW_CELLS_MAX = 4, 24  # drawn for the novelty that the card states
+NEW_CELLS_SHARE = 0.2  # of the time of the training, at most, unless that are fewer than the least
 RESULT_BYTES = 8 * 2**20  # weights, figures and the training state, generously
 
 VOLUMES, MESHES = (".tif", ".tiff"), (".stl", ".obj", ".ply")
@@ -219,15 +226,17 @@ class TrainingSpec(Strict):
 
     def cost_of(self, frames: int) -> Cost:
         """Estimate what the training takes, given the frames of its uploads."""
-        step = STEP_SECONDS * self.depth * self.width**2 / STEP_WEIGHTS
-        training = self.steps * step
+        training = self.steps * _step_seconds(self.width, self.depth)
         if self.minutes is not None:
             training = min(training, 60.0 * self.minutes)
+        drawn = new_cells_of(steps=self.steps, width=self.width, depth=self.depth)
+        figures = FIGURE_SECONDS + SCORE_SECONDS * min(frames, FRAMES_SCORED) + OUTLINE_SECONDS * frames
+        figures += drawn * _cell_seconds(self.width, self.depth)
         return Cost(
             frames=frames,
             points=self.steps * STEP_POINTS,
             bytes=frames * self.points * POINT_BYTES + RESULT_BYTES,
-            seconds=round(frames * FRAME_SECONDS + training + FIGURE_SECONDS, 3),
+            seconds=round(frames * FRAME_SECONDS + training + figures, 3),
         )
 
     def cost(self) -> Cost:
@@ -237,3 +246,28 @@ class TrainingSpec(Strict):
     def digest(self, *, model_sha256: str) -> str:
         """Name the result of the completed spec; see :func:`model.spec.result_digest`."""
         return result_digest(self.KIND, self, model_sha256=model_sha256)
+
+
+def new_cells_of(*, steps: int, width: int, depth: int) -> int:
+    """Return how many new cells are drawn to measure the novelty of a trained model.
+
+    Drawing them takes about a fifth of the time of the training at most, but 4 are always drawn, and never more than
+    24. The number follows from the training's length, not from a clock: the same training draws the same cells.
+
+    Parameters
+    ----------
+    steps
+        That were done, each of 8 frames of 512 points.
+    width, depth
+        Units in a layer of the network, and layers.
+    """
+    within = NEW_CELLS_SHARE * steps * _step_seconds(width, depth) / _cell_seconds(width, depth)
+    return min(max(int(within), NEW_CELLS_MIN), NEW_CELLS_MAX)
+
+
+def _step_seconds(width: int, depth: int) -> float:
+    return STEP_BASE_SECONDS + STEP_SECONDS * depth * width**2 / STEP_WEIGHTS
+
+
+def _cell_seconds(width: int, depth: int) -> float:
+    return CELL_BASE_SECONDS + CELL_SECONDS * depth * width**2 / STEP_WEIGHTS

@@ -36,6 +36,8 @@ from worker.storage.disk import Storage
 
 log = logging.getLogger(__name__)
 
+STOPPED_EARLY = "stopped_early"  # the warning of a long job that its owner or a time limit has ended
+
 # Seconds for which a final update is retried, so that a restart of the broker does not discard a result.
 ACKNOWLEDGEMENT_S = 600.0
 UNWRITTEN = "the files of this job could not be written, several times; ask for a smaller grid, fewer frames or formats"
@@ -291,6 +293,7 @@ def _make(context: WorkerContext, lease: Lease, keeper: LeaseKeeper, content: st
         staged = artifacts.staging(job_id, lease.token)
         price = price_of(lease.job)
         context.storage.check(price.bytes if price else 0)
+        is_long, goes_on = kind_of(lease.job).is_long, artifacts.state(job_id).exists()
         started = time.monotonic()
         if lease.shard == SEAL:
             if missing := _seal(context, lease, keeper, staged):
@@ -300,8 +303,9 @@ def _make(context: WorkerContext, lease: Lease, keeper: LeaseKeeper, content: st
         took_s = time.monotonic() - started
         keeper.check()
         artifacts.publish(job_id, staged)
-        if lease.shard is None and not kind_of(lease.job).is_long:  # an attempt may be the last part of one
-            _record_timing(context, lease.job, price, took_s)
+        # Of a long job, this attempt may be the last part, and an early end tells nothing of the whole.
+        if lease.shard is None and not (is_long and (goes_on or artifacts.warnings(job_id, code=STOPPED_EARLY))):
+            _record_timing(context, lease.job, price, took_s, counts_first=is_long and context.settings.preload)
         return []
     finally:
         artifacts.discard(staged)
@@ -323,17 +327,24 @@ def _copy_existing_result(context: WorkerContext, lease: Lease, staged: Path, co
     return True
 
 
-def _record_timing(context: WorkerContext, job: Job, price: Price | None, took_s: float) -> None:
-    """Record a job's duration for later estimates, except for the first of a process, which compiles the kernels."""
+def _record_timing(
+    context: WorkerContext, job: Job, price: Price | None, took_s: float, *, counts_first: bool = False
+) -> None:
+    """Record a job's duration for later estimates, except for the first of a process, which compiles the kernels.
+
+    ``counts_first``: also for the first, because they were compiled before, and it takes much longer than what is left.
+    A job that makes its model is one of its kind only: no later job has the same model.
+    """
     if price is None:
         return
     if not context.warm.is_set():
         context.warm.set()
-        return
+        if not counts_first:
+            return
     with suppress(QueueUnavailableError):  # only this measurement is missing
         context.jobs.timings.record(
-            kind=job.kind, model_id=job.model_id, formats=job.spec.get("formats", []), estimated_s=price.seconds,
-            took_s=took_s,
+            kind=job.kind, model_id=job.model_id if job.model_sha256 else "", formats=job.spec.get("formats", []),
+            estimated_s=price.seconds, took_s=took_s,
         )  # fmt: skip
 
 

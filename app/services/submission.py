@@ -321,6 +321,7 @@ def _finished(resources: Resources, job_id: str, card: ModelCard, *, at: str) ->
 
 
 def _timing(resources: Resources, kind: Kind, spec: JobSpec | TrainingSpec, cost: Cost) -> Timing:
+    model_id = "" if isinstance(spec, TrainingSpec) else spec.model  # a training makes its model
     return resources.records.timings.expect(
-        kind=kind.name, model_id=spec.model or "", formats=spec.formats, estimated_s=cost.seconds
+        kind=kind.name, model_id=model_id, formats=spec.formats, estimated_s=cost.seconds
     )

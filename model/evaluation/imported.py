@@ -28,9 +28,9 @@ from model.learning.sources import ImportedSource
 from model.membranes.triangle_distance import CellShape
 from model.network.checkpoint import Checkpoint
 from model.rendering.render import Picture, Scene, montage, render_frames, write_png
+from model.training_spec import FRAMES_SCORED, NEW_CELLS_MAX
 
 FIGURES_FILE, PICTURE_FILE = "figures.json", "figures.png"
-FRAMES_SCORED = 120  # at most; takes about a minute
 PICTURED = 3  # sequences in the picture
 MOMENTS = 4  # frames of each sequence in the picture
 SIDE = 240  # pixels of one picture
@@ -83,6 +83,7 @@ def write_figures(
     folder: Path,
     *,
     held_out: Callable[[int], Sequence[int]],
+    new_cells: int = NEW_CELLS_MAX,
     on_frame: Callable[[FrameScore], None] = lambda _score: None,
 ) -> dict[str, float]:
     """Score a model on a part of its cells; write the figures into its card and folder, and a picture beside them.
@@ -93,6 +94,8 @@ def write_figures(
         The model's.
     held_out
         Gives, for a number of frames, those left out of training.
+    new_cells
+        How many are drawn to measure their novelty.
     on_frame
         Called after each frame that was scored.
 
@@ -112,7 +115,7 @@ def write_figures(
 
     scores = score_imported(checkpoint, dataset, held_out=held_out, frames=some, on_frame=on_frame)
     training = RealSequences.of(ImportedSource(kind="imported", folder=dataset.folder), has_protrusions=False)
-    novelty = novelty_of_model(checkpoint, training)
+    novelty = novelty_of_model(checkpoint, training, cells=new_cells)
     figures = summarise(scores) | card_figures(novelty)
     rows = [vars(score) for score in scores]
     document = {"model": checkpoint.card.id, "figures": figures, "frames": rows}

@@ -28,6 +28,7 @@ from model.evaluation.sequence_sources import PhantomSequences, Sequences
 from model.living_cell import LivingCell
 from model.network.checkpoint import Checkpoint
 from model.phantoms import ShapeFrame, make_phantom
+from model.training_spec import NEW_CELLS_MAX
 
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -36,8 +37,9 @@ SAMPLED = 5  # every n-th sample of the grid is used for overlaps; 5 and 64 shar
 USUAL = 0.95  # quantile of the held-out cells' overlaps beyond which a new cell counts as near its training cell
 AT_ONCE = 64  # sequences that are compared at once, to bound memory: 0.2 GB of samples
 FEW = 300  # sequences; models of 96 and 100 repeat them, one of 340 finds unseen cells (docs/explanation/science.md)
-CARD_CELLS = 24  # new cells whose novelty a newly trained model's card states
-CARD_FIGURES = ("memorisation_rate", "dice_with_nearest_training", "dice_with_nearest_training_of_held_out")
+CARD_FIGURES = (
+    "memorisation_rate", "dice_with_nearest_training", "dice_with_nearest_training_of_held_out", "new_cells",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -173,10 +175,10 @@ def novelty_figures(
         ``memorisation_rate``: share of new cells that overlap their nearest training cell more than 95 % of the
         held-out cells overlap theirs. ``dice_with_nearest_training``: that overlap of the new cells, its median, with
         ``…_largest``, the largest, and ``…_of_held_out``, the median of held-out cells. ``dice_above_held_out``: the
-        difference of the medians. ``dice_with_nearest_held_out``: median overlap of new cells with their nearest
-        held-out cell; ``dice_with_as_many_training``: with their nearest of as many training cells, spread over all,
-        to be compared with it. ``training_searched``: number of training cells. Without held-out cells the two that
-        need them are missing.
+        difference of the medians. ``new_cells``: how many were compared. ``dice_with_nearest_held_out``: median overlap
+        of new cells with their nearest held-out cell; ``dice_with_as_many_training``: with their nearest of as many
+        training cells, spread over all, to be compared with it. ``training_searched``: number of training cells.
+        Without held-out cells the two that need them are missing.
     """
     table = overlaps(generated, training)
     near = table.max(axis=1)
@@ -194,6 +196,7 @@ def novelty_figures(
         "dice_with_nearest_training_of_held_out": reference,
         "dice_above_held_out": middle - reference,
         "training_searched": float(len(training)),
+        "new_cells": float(len(generated)),
     }
     if held_out is not None:
         spread = np.unique(np.linspace(0, len(training) - 1, min(len(held_out), len(training))).round().astype(int))
@@ -212,7 +215,7 @@ def card_figures(novelty: Mapping[str, float]) -> dict[str, float]:
     return {name: novelty[name] for name in CARD_FIGURES if name in novelty}
 
 
-def novelty_of_model(checkpoint: Checkpoint, training: Sequences, *, cells: int = CARD_CELLS) -> dict[str, float]:
+def novelty_of_model(checkpoint: Checkpoint, training: Sequences, *, cells: int = NEW_CELLS_MAX) -> dict[str, float]:
     """Draw a few new cells of a model and compare them with its training cells, without held-out ones.
 
     First draws are taken, without the plausibility check, which takes long where a model is poor. Cells without a
@@ -225,7 +228,7 @@ def novelty_of_model(checkpoint: Checkpoint, training: Sequences, *, cells: int 
     training
         What it was trained on.
     cells
-        How many new cells.
+        How many new cells; :func:`model.training_spec.new_cells_of` suits it to a training.
     """
     grid, drawn = Grid((SIDE, SIDE, SIDE)), []
     for index in range(cells):
@@ -255,11 +258,12 @@ def warnings_for(card: ModelCard, novelty: Mapping[str, float]) -> list[str]:
             f"Learned from {sequences} sequences, too few for new shapes: new cells repeat them in other poses, times "
             f"and resolutions. Models of fewer than about {FEW} are better used to vary and restore cells."
         )
+    drawn = f"{novelty['new_cells']:.0f} " if "new_cells" in novelty else ""
     rate, floor = novelty.get("memorisation_rate", 0.0), floor_for(card.cell_type).memorisation_rate
     if rate > floor:
         found.append(
-            f"{rate:.0%} of new cells are nearer to a training cell than 95 % of unseen cells are; at most {floor:.0%} "
-            "should be."
+            f"{rate:.0%} of {drawn}new cells are nearer to a training cell than 95 % of unseen cells are; at most "
+            f"{floor:.0%} should be."
         )
     return found
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,11 @@ from tiny_model import write_masks
 
 from model.card import load_card
 from model.errors import DatasetError, SpecError, TooLargeError
-from model.evaluation.novelty import novelty_of_model
 from model.learning.train import adopt_state
 from model.network.checkpoint import load_checkpoint
 from model.output.verify import verify_result
 from model.training import TrainingProgress, train_model
-from model.training_spec import TrainingLimits, TrainingSpec
+from model.training_spec import NEW_CELLS_MAX, TrainingLimits, TrainingSpec, new_cells_of
 
 STEPS = 60
 SMALL = {
@@ -35,14 +33,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_new_cells() -> Iterator[None]:
-    """The figures draw one new cell instead of 24, which would take most of the time here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("model.evaluation.imported.novelty_of_model", partial(novelty_of_model, cells=1))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +87,7 @@ def test_the_result_is_a_model_with_its_curve_figures_and_report(undisturbed: Wo
     assert (card.id, card.latent_codes, card.latent_size) == (spec.model, 3, 4)
     assert (card.minutes, card.training.steps, card.training.held_out_frames) == (6.0, STEPS, "2")
     assert card.quality.keys() >= {"dice_training_frames", "dice_left_out_frames"}
+    assert 0 < card.quality["new_cells"] <= 4, "drawn after so short a training; those without a membrane do not count"
     rows = (undisturbed.folder / "curve.csv").read_text().splitlines()
     assert rows[0] == "step,loss,dice_left_out_frames"
     assert len(rows) == 1 + STEPS
@@ -199,6 +190,15 @@ def test_the_name_of_the_model_follows_from_the_spec_and_its_owner() -> None:
     assert spec_of().named_for("ada") == spec_of()
     with pytest.raises(SpecError, match="leave model out"):
         spec_of().named_for("bob")
+
+
+def test_new_cells_are_drawn_in_proportion_to_the_training() -> None:
+    counts = [new_cells_of(steps=steps, width=64, depth=4) for steps in (1, 600, 1500, 3000, 24_000)]
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1]) == (4, NEW_CELLS_MAX)
+    assert 4 < counts[2] < counts[3] <= NEW_CELLS_MAX
+    longer, shorter = (spec_of(steps=steps, width=64, depth=4).cost_of(12).seconds for steps in (1500, 10))
+    assert longer > shorter
 
 
 def test_limits_are_filled_in_and_hold() -> None:

@@ -82,6 +82,10 @@ def test_a_trained_model_is_its_owners_and_makes_cells_at_once(
     assert Uploads(service.data_dir).models.installed(OWNER, card)
     assert card.quality.keys() >= {"dice_training_frames", "dice_left_out_frames"}
     assert (installed / "figures.png").is_file()
+    assert 0 < card.quality["new_cells"] <= 4
+    # Its estimate corrects that of the next training, under whatever name.
+    timing = service.jobs.timings.expect(kind="training", model_id="", formats=[], estimated_s=10.0)
+    assert timing.jobs == 1
 
     spec = GenerationSpec(model=card.id, seed=1, frames=2, grid=16, formats=["tiff"]).completed()
     made, _ = service.jobs.submit(
@@ -120,6 +124,8 @@ def test_a_training_that_is_to_stop_succeeds_with_what_it_has(
     assert service.artifacts.ask_to_stop(job.id)
     done = service.ended(job, within_s=300)
     assert (done.status, [one.code for one in done.warnings]) == (JobStatus.SUCCEEDED, ["stopped_early"]), done.error
+    timing = service.jobs.timings.expect(kind="training", model_id="", formats=[], estimated_s=10.0)
+    assert timing.jobs <= 1, "what ended early tells nothing of other trainings"
     assert load_card(service.data_dir / "models" / job.model_id).training.steps < 1_000_000
 
 

@@ -1,7 +1,8 @@
 """Durations of jobs compared with their estimates, kept in the broker, to correct later estimates.
 
 A job belongs to three groups: its kind; its kind and model; its kind, model and formats. The smallest group that has a
-measurement corrects the estimate of a new job by the geometric mean of measured over estimated seconds.
+measurement corrects the estimate of a new job by the geometric mean of measured over estimated seconds. A job that
+makes its model belongs to its kind only; its model's identifier is empty here.
 
 Promises: a broker without measurements (new, or flushed) gives the uncorrected estimate, with a wide spread.
 Does not promise: to include the time a job waits in the queue, or other load of the machine.
@@ -64,6 +65,8 @@ class Timings:
 
 
 def _groups(kind: str, model_id: str, formats: Sequence[str]) -> tuple[str, ...]:
+    if not model_id:
+        return (kind,)
     return kind, f"{kind}:{model_id}", f"{kind}:{model_id}:{','.join(sorted(formats))}"
 
 

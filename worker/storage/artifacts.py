@@ -241,13 +241,13 @@ class Artifacts:
         """
         return self._read(job_id, shard)[0]
 
-    def warnings(self, job_id: str) -> list[dict[str, str]]:
-        """Return the warnings in the manifest of a job's files; none if it cannot be read."""
+    def warnings(self, job_id: str, *, code: str | None = None) -> list[dict[str, str]]:
+        """Return the warnings in the manifest of a job's files, or those of one code; none if it cannot be read."""
         try:
             found: list[dict[str, str]] = self.manifest(job_id).get("warnings", [])
         except (ArtifactNotFoundError, OSError, ValueError):
             return []
-        return found
+        return [one for one in found if code in (None, one["code"])]
 
     def path(self, job_id: str, name: str, *, shard: int | None = None) -> Path:
         """Return the path of a file of a job, or of one shard: ``manifest.json`` or one that the manifest lists.

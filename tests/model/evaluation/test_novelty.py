@@ -65,6 +65,7 @@ def test_the_figures_are_those_of_the_nearest_cells() -> None:
             "dice_with_nearest_training_of_held_out": 0.25,
             "dice_above_held_out": 0.375,
             "training_searched": 3.0,
+            "new_cells": 4.0,
             "dice_with_nearest_held_out": np.median([0.25, 0.35, 0.9, 2 * 10 / 30]),
             "dice_with_as_many_training": np.median([0.0, 0.9, 0.15, 0.0]),
         },
@@ -112,7 +113,7 @@ def test_new_cells_of_few_sequences_are_near_copies(tiny: Path, masks: RealSeque
     found = novelty_of_model(load_checkpoint(tiny / "models" / "tiny"), masks, cells=4)
     assert found["memorisation_rate"] == 1.0
     assert found["dice_with_nearest_training"] > found["dice_with_nearest_training_of_held_out"]
-    assert found["training_searched"] == 3
+    assert (found["training_searched"], found["new_cells"]) == (3, 4)
 
 
 def test_a_pair_is_pictured_from_one_side(tiny: Path, masks: RealSequences) -> None:
@@ -158,5 +159,8 @@ def test_a_card_warns_of_few_sequences_and_of_copies(tiny: Path) -> None:
     ]
     assert stated.quality["memorisation_rate"] == 0.26
     assert "ratio" not in stated.quality
+    counted = with_novelty(many, {"memorisation_rate": 0.5, "new_cells": 4.0})
+    assert counted.warnings[0].startswith("50% of 4 new cells are nearer")
+    assert counted.quality["new_cells"] == 4.0
     celegans = many.model_copy(update={"cell_type": "celegans"})
     assert len(warnings_for(celegans, {"memorisation_rate": 0.11})) == 1

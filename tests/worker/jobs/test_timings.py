@@ -49,7 +49,12 @@ def test_the_most_particular_group_that_was_measured_is_taken(jobs: JobQueue) ->
     other_formats = {**STL, "formats": ["png", "stl"]}
     assert jobs.timings.expect(**other_formats, estimated_s=1.0).expected == pytest.approx(2.0)
     assert jobs.timings.expect(**{**STL, "model_id": "a549"}, estimated_s=1.0).expected == pytest.approx(2.0)
-    assert jobs.timings.expect(**{**STL, "kind": "training"}, estimated_s=1.0).jobs == 0
+    training = {"kind": "training", "model_id": "", "formats": []}
+    assert jobs.timings.expect(**training, estimated_s=1.0).jobs == 0
+    jobs.timings.record(**training, estimated_s=10.0, took_s=30.0)
+    jobs.timings.record(**training, estimated_s=1.0, took_s=3.0)
+    corrected = jobs.timings.expect(**training, estimated_s=5.0)
+    assert (corrected.expected, corrected.jobs) == (pytest.approx(15.0), 2)
     jobs.timings.record(**{**STL, "formats": ["stl", "png"]}, estimated_s=1.0, took_s=8.0)  # in whatever order
     assert jobs.timings.expect(**other_formats, estimated_s=1.0).expected == pytest.approx(8.0)
     assert jobs.timings.expect(**STL, estimated_s=1.0).expected == pytest.approx(2.0)
