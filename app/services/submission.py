@@ -20,7 +20,7 @@ from app.problems.handlers import ProblemError
 from app.problems.types import WEBHOOKS_OFF
 from app.services.budget import ModelSpecific, check_budget, check_fits_model
 from app.services.resources import Resources
-from app.services.trainings import complete_training, keep_model, training_cost
+from app.services.trainings import check_shapes, complete_training, keep_model, training_cost
 from model.card import ModelCard
 from model.errors import SpecError
 from model.reconstruction_spec import is_adapted
@@ -277,6 +277,7 @@ def _with_uploads(resources: Resources, spec: JobSpec) -> JobSpec:
     if not isinstance(spec, OfUploads):
         return spec
     kept = [resources.uploads.get(resources.owner, name) for name in spec.uploads]
+    check_shapes(kept)
     return spec.with_uploads([(upload.sha256, frames_of(upload)) for upload in kept])
 
 

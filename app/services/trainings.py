@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from app.services.resources import Resources
 from app.settings import AppSettings
 from model.card import CARD_FILE, ModelCard
-from model.errors import TooLargeError
+from model.errors import SpecError, TooLargeError
 from model.spec import Cost
 from model.training_spec import ARCHIVE_FRAMES, TrainingLimits, TrainingSpec
 from worker.jobs import Job, JobStatus
-from worker.uploads.store import frames_of
+from worker.uploads.store import Upload, frames_of, is_flat
 
 MODEL_FOLDER = "trained/"  # in the files of a training
 
@@ -69,8 +71,26 @@ def end_with_model(resources: Resources, job: Job) -> bool:
     return wanted and resources.artifacts.ask_to_stop(job.id)
 
 
+def check_shapes(uploads: Sequence[Upload]) -> None:
+    """Refuse uploads of which none shows a cell with a volume: masks of a single slice.
+
+    Raises
+    ------
+    SpecError
+        If there is nothing to fit or to learn.
+    """
+    if uploads and all(is_flat(upload) for upload in uploads):
+        names = ", ".join(upload.name for upload in uploads[:5]) + (" …" if len(uploads) > 5 else "")
+        raise SpecError(
+            f"{names}: the cells are one voxel thick in every frame, so they have no shape in three dimensions: upload "
+            "masks of several slices",
+            pointer="/uploads",
+        )
+
+
 def _with_uploads(resources: Resources, spec: TrainingSpec) -> tuple[TrainingSpec, int]:
     """Return the spec with the checksums of its uploads, and how many frames they probably hold."""
     kept = [resources.uploads.get(resources.owner, name) for name in spec.uploads]
+    check_shapes(kept)
     found = [(upload.sha256, frames_of(upload)) for upload in kept]
     return spec.with_uploads(found), sum(ARCHIVE_FRAMES if frames is None else frames for _, frames in found)

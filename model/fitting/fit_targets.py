@@ -19,7 +19,7 @@ from model.fitting.fit import TargetFrame
 from model.membranes.triangle_distance import CellShape
 from model.readers.open import open_recordings
 from model.readers.recording import Calibration, Recording
-from model.readers.survey import wrong_size
+from model.readers.survey import FLAT, wrong_size
 
 Place = Literal["centre", "omega"]
 SMALLEST = 0.05  # of Ω's side; a cell that is smaller has another scale than the model's
@@ -111,6 +111,8 @@ def shape_in_frame(
     cells = [seen[label] for label in wanted]
     if (why := wrong_size(cells, recording)) is not None:
         raise DatasetError(f"{recording.name}: frame {frame}: {why}")
+    if any(cell.is_flat for cell in cells):
+        raise DatasetError(f"{recording.name}: frame {frame}: {FLAT}")
     if not all(cell.is_closed for cell in cells):
         raise DatasetError(f"{recording.name}: frame {frame}: the surface has holes or loose edges; close it")
     if any(cell.nested for cell in cells):

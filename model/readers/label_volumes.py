@@ -99,6 +99,7 @@ class LabelVolumes:
                     fragments=fragments,
                     samples=int(inside.sum()),
                     cut=bool((low == 0).any() or (high == volume.shape).any()),
+                    layers=int((high - low).min()),
                 )
             )
         return found

@@ -47,6 +47,8 @@ class CellObservation:
         Bodies of a mesh whose triangles faced inward and were turned round.
     nested
         Bodies that lie in another and face outward, so that inside and outside are not known.
+    layers
+        Voxels along its thinnest side; None for meshes and sampled distances.
     """
 
     label: int
@@ -61,6 +63,12 @@ class CellObservation:
     is_closed: bool = True
     turned: int = 0
     nested: int = 0
+    layers: int | None = None
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether it is a mask one voxel thick, which has no shape in three dimensions."""
+        return self.layers == 1
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from model.upload_checks.surface_mesh import LENGTH_MAX, LENGTH_MIN
 
 FRAMES_MIN = 3  # of a sequence
 SAMPLES_MIN = 250  # voxels, a diameter of about 8: fewer show no shape
+FLAT = "the cell is one voxel thick, so it has no shape in three dimensions: give masks of several slices"
 JUMP = 0.5  # change of volume from one frame to the next that is reported, relative
 
 
@@ -216,6 +217,7 @@ def _of_sequence(
         message = f"{len(sequence.frames)} frames; a sequence needs at least {FRAMES_MIN}"
         found.append(Finding(severity="error", code="short", message=message, frames=sequence.frames))
     add("error", "border", "the cell is cut by the border of the volume", where(lambda c: any(s.cut for s in c)))
+    add("error", "flat", FLAT, where(lambda c: any(s.is_flat for s in c)))
     add("error", "open", "the surface has holes or loose edges", where(lambda c: not all(s.is_closed for s in c)))
     nested = "a body lies in another and faces outward too: remove it, or turn it inward if it is the wall of a cavity"
     add("error", "nested", nested, where(lambda c: any(s.nested for s in c)))

@@ -19,7 +19,15 @@ from typing import Any, BinaryIO
 
 from model.errors import UploadError
 from model.upload_checks.archives import FILES_MAX, MEMBER_MAX, UNPACKED_MAX, Member, read_archive, shown
-from model.upload_checks.label_tiff import LABEL_WRITTEN_MAX, LABELS_MAX, ReadLabels, labels_of, numbers_of, renumbering
+from model.upload_checks.label_tiff import (
+    FLAT,
+    LABEL_WRITTEN_MAX,
+    LABELS_MAX,
+    ReadLabels,
+    labels_of,
+    numbers_of,
+    renumbering,
+)
 from model.upload_checks.plain_copies import write_surface
 from model.upload_checks.surface_mesh import Surface, surface_of
 
@@ -63,6 +71,7 @@ class _Contents:
     triangles: int = 0
     tracks: int = 0
     largest: int = 0
+    solid: bool = False  # whether a volume shows cells of more than one layer of voxels
 
 
 def read_file_set(
@@ -85,7 +94,8 @@ def read_file_set(
     -------
         ``files`` (kept), ``volumes``, ``frames`` (of volumes), ``surfaces``, ``triangles``, ``tracks`` (lines of
         lists), ``labels``, ``largest_label``, ``voxel`` (of all volumes, null where they differ or do not say it);
-        ``left_out``, ``renumbered`` and ``notes``, where there are any; ``stored``: path, place and size of each copy.
+        ``left_out``, ``flat``, ``renumbered`` and ``notes``, where there are any; ``stored``: path, place and size of
+        each copy.
 
     Raises
     ------
@@ -108,6 +118,9 @@ def read_file_set(
         "voxel": list(*contents.voxels) if len(contents.voxels) == 1 else None,
     }  # fmt: skip
     notes = [*contents.notes]
+    if contents.labels and not contents.solid and not contents.surfaces:
+        facts["flat"] = True
+        notes.append(FLAT)
     if contents.left_out:
         more = len(contents.left_out) - NAMED_MAX
         facts["left_out"] = contents.left_out[:NAMED_MAX]
@@ -182,6 +195,7 @@ def _add_volume(
     contents.frames += frames
     contents.labels |= read.found
     contents.largest = max([contents.largest, *read.found])
+    contents.solid = contents.solid or read.flat is False
     if len(contents.labels) > LABELS_MAX:
         raise UploadError(f"the files hold more than {LABELS_MAX} different labels (are they images?)")
     contents.voxels.add(read.voxel)

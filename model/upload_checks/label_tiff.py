@@ -39,6 +39,7 @@ DESCRIPTION_MAX = 4 * 2**20  # bytes
 LABEL_MAX = 2**63 - 1
 LABELS_MAX = 65_535  # different ones
 LABEL_WRITTEN_MAX = 65_535  # uint16; files with larger ones are renumbered
+FLAT = "the cells are one voxel thick in every frame, so they have no shape in three dimensions"
 RENUMBERED_SHOWN = 2000  # labels whose new number is told
 SAID_MAX = 64  # characters of a number or a unit that a description gives
 TILE_MIN, TILE_MAX = 16, 4096  # samples along x and y; TIFF 6.0 has multiples of 16
@@ -119,6 +120,8 @@ class ReadLabels:
         The labels, without 0.
     voxel
         (x, y, z) in µm; None where the file does not say.
+    flat
+        Whether in every frame that shows cells they lie in one layer of voxels; None if no frame shows any.
     notes
         What was assumed.
     """
@@ -126,6 +129,7 @@ class ReadLabels:
     shape: tuple[int, int, int, int]
     found: set[int]
     touches_border: bool
+    flat: bool | None
     voxel: tuple[float | None, float | None, float | None]
     notes: tuple[str, ...]
 
@@ -152,8 +156,9 @@ def read_labels(
     Returns
     -------
         ``axes``, ``shape`` (T, Z, Y, X), ``labels`` (how many in all), ``largest_label``, ``touches_border``, ``voxel``
-        ((x, y, z) in µm, null where the file does not say); ``renumbered`` (label → number), where labels are too
-        large; ``notes``, where something was assumed.
+        ((x, y, z) in µm, null where the file does not say); ``flat``, true where cells lie in one layer of voxels in
+        every frame; ``renumbered`` (label → number), where labels are too large; ``notes``, where something was
+        assumed.
 
     Raises
     ------
@@ -166,6 +171,9 @@ def read_labels(
         "largest_label": max(read.found, default=0), "touches_border": read.touches_border, "voxel": list(read.voxel),
     }  # fmt: skip
     notes = [*read.notes]
+    if read.flat:
+        facts["flat"] = True
+        notes += [] if empty_frames else [FLAT]  # one frame of several says nothing of the others
     if (numbers := renumbering(read.found)) is not None:
         if copy is not None:
             copy.seek(0)
@@ -246,7 +254,7 @@ def labels_of(
     values = _Values(code, file, numbers)
     shape = (axes.frames, axes.planes, height, width)
     written = None if copy is None else LabelsCopy(copy, width=width, height=height, item=values.item)
-    labels, border = _labels(planes, axes, width, values, written, empty_frames=empty_frames)
+    labels, border, flat = _labels(planes, axes, width, values, written, empty_frames=empty_frames)
     if written is not None:
         resolution = [tags for tag in (_X_RESOLUTION, _Y_RESOLUTION) if len(tags := first.get(tag, ())) == 2]
         scaled = axes.program == "ImageJ" and len(resolution) == 2
@@ -254,7 +262,7 @@ def labels_of(
     rounded: tuple[str, ...] = ()
     if max(labels, default=0) >= _EXACT.get(code, LABEL_MAX + 1):
         rounded = (f"labels from {_EXACT[code]} on are not exact in floating point; neighbours may have become one",)
-    return ReadLabels(shape, labels, border, axes.voxel, (*axes.notes, *rounded))
+    return ReadLabels(shape, labels, border, flat, axes.voxel, (*axes.notes, *rounded))
 
 
 def _description(axes: _Axes, shape: tuple[int, int, int, int], bits: int) -> str:
@@ -626,15 +634,22 @@ def _ome_order(pixels: ElementTree.Element, frames: int, planes: int) -> tuple[i
 
 def _labels(
     planes: Iterator[bytes], axes: _Axes, width: int, values: _Values, copy: LabelsCopy | None, *, empty_frames: bool
-) -> tuple[set[int], bool]:
-    """Collect the labels of all frames, and copy them; also whether a cell touches the border of its volume."""
+) -> tuple[set[int], bool, bool | None]:
+    """Collect the labels of all frames, and copy them; also whether a cell touches the border of its volume.
+
+    Last, whether cells lie in one layer of voxels in every frame that shows any; None if no frame does.
+    """
     touches = False
+    flat: bool | None = None
     for frame in range(axes.frames):
         labelled = False
+        box = _Box(width * values.sample_bytes, values.sample_bytes)
         for plane in range(axes.planes):
             samples = next(planes)
             here = values.add(samples)
             labelled = labelled or here
+            if here and flat is not False:
+                box.add(samples)
             outer = plane in (0, axes.planes - 1)
             touches = touches or (here and (outer or values.at_edge(samples, width)))
             if len(values.found) > LABELS_MAX + 1:
@@ -646,9 +661,44 @@ def _labels(
                 copy.add(values.written(samples))
         if not labelled and not empty_frames:
             raise UploadError(f"frame {frame} holds no label: all its samples are 0")
+        if labelled and flat is not False:
+            flat = box.is_flat
     if 0 not in values.found:
         raise UploadError("no sample is 0: there is no background")
-    return values.found - {0}, touches
+    return values.found - {0}, touches, flat
+
+
+class _Box:
+    """The box around all cells of a frame, in voxels, as far as it takes to see that it is no single layer.
+
+    Parameters
+    ----------
+    row, item
+        Bytes of a row, and of a sample.
+    """
+
+    def __init__(self, row: int, item: int) -> None:
+        self._row, self._item = row, item
+        self._planes = 0
+        self._rows: set[int] = set()
+        self._columns: set[int] = set()
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the cells lie in one layer along an axis."""
+        return min(self._planes, len(self._rows), len(self._columns)) < 2
+
+    def add(self, samples: bytes) -> None:
+        """Add a plane that shows cells; two rows and two columns are enough to know."""
+        self._planes += 1
+        for number, start in enumerate(range(0, len(samples), self._row)):
+            if len(self._rows) > 1 and len(self._columns) > 1:
+                return
+            row = samples[start : start + self._row]
+            if row.count(0) != len(row):
+                self._rows.add(number)
+                first, last = self._row - len(row.lstrip(b"\0")), len(row.rstrip(b"\0")) - 1
+                self._columns |= {first // self._item, last // self._item}
 
 
 class _Values:
@@ -662,6 +712,11 @@ class _Values:
         self.found: set[int] = set()
         self._code, self._file, self._new_numbers = code, file, numbers
         self._seen: dict[bytes, bool] = {}  # chunk → whether it has a value other than 0
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of a sample in the file."""
+        return array(self._code).itemsize
 
     @property
     def item(self) -> int:

@@ -99,6 +99,19 @@ def labels_tiff(*, frames: int = 1) -> bytes:
     return tiff(pages=frames * SIDE, description=description)
 
 
+def flat_labels_tiff(*, frames: int = 1, along: str = "z") -> bytes:
+    """Frames whose cell is one voxel thick along an axis."""
+    box = {axis: range(3, 4) if axis == along else range(2, SIDE - 2) for axis in "xyz"}
+    planes = [
+        struct.pack(
+            f"<{SIDE * SIDE}H",
+            *(z in box["z"] and y in box["y"] and x in box["x"] for y, x in product(range(SIDE), repeat=2)),
+        )
+        for z in range(SIDE)
+    ]
+    return tiff(planes * frames, description=IMAGEJ.format(pages=frames * SIDE, slices=SIDE, frames=frames))
+
+
 def described(description: str | bytes, **changes: Any) -> bytes:
     return tiff(description=description, **changes)
 

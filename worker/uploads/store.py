@@ -130,6 +130,11 @@ def frames_of(upload: Upload) -> int | None:
     return int(shape[0]) if upload.kind == "tiff" and shape else 1
 
 
+def is_flat(upload: Upload) -> bool:
+    """Return whether all cells of an upload are one voxel thick: nothing can be fitted to them or learned from them."""
+    return bool(upload.facts.get("flat"))
+
+
 class IncomingUpload:
     """A file that is being received: counted, hashed, and refused once it exceeds a limit."""
 
@@ -666,8 +671,20 @@ def _together(sequence: dict[str, Any], file: dict[str, Any], kind: str) -> dict
     for what, most in (("files", FILES_MAX), ("samples", SAMPLES_MAX), ("triangles", TRIANGLES_MAX)):
         if facts[what] > most:
             raise UploadError(f"a sequence has at most {most:,} {what}")
+    flat = _flat_together(sequence, file)
     notes = [*dict.fromkeys([*sequence.get("notes", ()), *file.get("notes", ())])]
-    return facts | ({"notes": notes[:20]} if notes else {})
+    return facts | ({"flat": True} if flat else {}) | ({"notes": notes[:20]} if notes else {})
+
+
+def _flat_together(sequence: dict[str, Any], file: dict[str, Any]) -> bool:
+    """Return whether cells lie in one layer of voxels in all volumes of a sequence with one more file."""
+    flat = bool(sequence.get("flat"))
+    if "triangles" in file:
+        return False
+    if not file.get("labels"):  # a list of tracks, or a frame without cells
+        return flat
+    begun = sequence.get("volumes", 0) + sequence.get("surfaces", 0) > 0
+    return bool(file.get("flat")) and (flat or not begun)
 
 
 def _numbered(number: int) -> str:

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hostile.corpus_files import box_stl, labels_tiff
+from hostile.corpus_files import box_stl, flat_labels_tiff, labels_tiff
 
 from worker.jobs import JobProgress
 
@@ -88,6 +88,31 @@ def test_what_cannot_be_carried_out_is_refused_at_once(
 def test_an_upload_that_is_not_there_is_not_found(house: Any) -> None:
     answer = house.post(SMALL | {"uploads": ["nothing.tif"]}, path=PATH)
     assert (answer.status_code, answer.json()["code"]) == (404, "upload_not_found")
+
+
+@pytest.mark.parametrize("along", ["z", "y", "x"])
+def test_masks_of_a_single_slice_are_refused_before_anything_is_queued(house: Any, along: str) -> None:
+    name = f"flat_{along}"
+    sent = house.client.put(f"/v1/uploads/{name}.tif", content=flat_labels_tiff(frames=4, along=along)).json()
+    assert sent["facts"]["flat"] is True
+    assert "no shape in three dimensions" in sent["facts"]["notes"][0]
+    assert "flat" not in house.get("/v1/uploads/four.tif").json()["facts"]
+    for number in range(3):
+        answer = house.client.put(f"/v1/uploads/{name}/t{number}.tif", content=flat_labels_tiff(along=along))
+        assert answer.status_code == 201, answer.text
+    for uploads in ([f"{name}.tif"], [name]):
+        for path, body in (
+            (PATH, SMALL), (ESTIMATE, SMALL), ("/v1/reconstructions", {"model": "round"}),
+            ("/v1/evaluations", {"model": "round"}),
+            ("/v1/augmentations", {"model": "round", "source": {"kind": "uploads", "uploads": uploads}}),
+        ):  # fmt: skip
+            named = {} if "source" in body else {"uploads": uploads}
+            answer = house.post(body | named, path=path)
+            assert (answer.status_code, answer.json()["code"]) == (422, "invalid_spec"), (path, answer.text)
+            assert f"{uploads[0]}: the cells are one voxel thick in every frame" in answer.text
+    assert house.client.put(f"/v1/uploads/{name}/t3.tif", content=labels_tiff()).json()["facts"].get("flat") is None
+    assert house.post(SMALL | {"uploads": [name]}, path=PATH).status_code == 202
+    assert house.post(SMALL | {"uploads": [f"{name}.tif", "four.tif"]}, path=PATH).status_code == 202
 
 
 @pytest.mark.parametrize("change", [{"steps": 200_001}, {"sequences": 1001}, {"minutes": 1441.0}])

@@ -274,6 +274,21 @@ def test_every_fault_is_found_where_it_is(fault: str, severity: str, frames: lis
     assert other.is_usable == (severity == "warning")
 
 
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_a_mask_of_a_single_slice_is_an_error_that_says_what_to_do(axis: int, tmp_path: Path) -> None:
+    volume = np.zeros((4, 12, 14, 16), np.uint16)
+    box = [slice(None), slice(3, 9), slice(3, 9), slice(3, 9)]
+    box[axis] = slice(5, 6)
+    volume[tuple(box)] = 1
+    (one,) = surveyed(disk.write_imagej(tmp_path / "flat.tif", volume))
+    (finding,) = [finding for finding in one.findings if finding.severity == "error"]
+    assert (finding.code, finding.frames) == ("flat", [0, 1, 2, 3])
+    assert finding.message.endswith("give masks of several slices")
+    volume[1:, 5:7, 5:7, 5:7] = 1
+    (one,) = surveyed(disk.write_imagej(tmp_path / "once.tif", volume))
+    assert [finding.frames for finding in one.findings if finding.code == "flat"] == [[0]]
+
+
 def test_good_cells_have_no_findings(movie: Path) -> None:
     assert codes(surveyed(movie)) == {f"embryo-{label}": set() for label in (disk.MOTHER, disk.OTHER)}
 
