@@ -1,8 +1,9 @@
-"""``python -m model.upload_checks KIND ADDRESS_SPACE CPU_SECONDS [COPY]``: inspect standard input, print JSON.
+"""``python -m model.upload_checks KIND ADDRESS_SPACE CPU_SECONDS [COPY [NUMBERS]]``: inspect standard input.
 
-``COPY`` is the number of an open file that gets a plain copy (:mod:`model.upload_checks.plain_copies`). Exit code 0
-and ``{"facts": …}``, or ``{"refused": "why"}``. Any other end (a signal, another code) means that the file could not be
-read within the limits. The limits apply before the first byte is read.
+``COPY`` is the number of an open file that gets a plain copy (:mod:`model.upload_checks.plain_copies`), ``NUMBERS``
+that of one that holds, as JSON, the number that each label gets in the copy of a file of a sequence. The output is
+JSON: ``{"facts": …}`` or ``{"refused": "why"}``, with exit code 0. Any other end (a signal, another code) means that
+the file could not be read within the limits. The limits apply before the first byte is read.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from model.errors import UploadError
 from model.upload_checks.file_set import ALLOWED as FILES_ALLOWED
 from model.upload_checks.file_set import TRACKS_ALLOWED, copy_tracks, read_file_set
 from model.upload_checks.label_tiff import ALLOWED as LABELS_ALLOWED
-from model.upload_checks.label_tiff import read_labels
+from model.upload_checks.label_tiff import read_frame_labels, read_labels
 from model.upload_checks.plain_copies import COPY_MAX, write_surface
 from model.upload_checks.surface_mesh import ALLOWED as SURFACES_ALLOWED
 from model.upload_checks.surface_mesh import surface_of
@@ -28,12 +29,14 @@ from model.upload_checks.weights import ALLOWED as WEIGHTS_ALLOWED
 from model.upload_checks.weights import read_weights
 
 Reader = Callable[[memoryview, "BinaryIO | None"], dict[str, Any]]
+PartReader = Callable[[memoryview, "BinaryIO | None", "dict[int, int] | None"], dict[str, Any]]
 
 
 def main() -> None:
     """Inspect one file."""
     kind, address_space, cpu_s = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     copy = os.fdopen(int(sys.argv[4]), "wb") if len(sys.argv) > 4 else None
+    numbers = _numbers(int(sys.argv[5])) if len(sys.argv) > 5 else None
     for what, limit in (
         (resource.RLIMIT_AS, address_space),
         (resource.RLIMIT_CPU, cpu_s),
@@ -43,12 +46,18 @@ def main() -> None:
         (resource.RLIMIT_NPROC, 0),  # and starts nobody (root is exempt from this one)
     ):
         _lower(what, limit)
-    sys.stdout.write(json.dumps(_inspected(kind, copy)))
+    sys.stdout.write(json.dumps(_inspected(kind, copy, numbers)))
     sys.stdout.flush()
     os._exit(0)  # what is left of a failed copy is not written
 
 
-def _inspected(kind: str, copy: BinaryIO | None) -> dict[str, Any]:
+def _numbers(descriptor: int) -> dict[int, int]:
+    """Read the number of each label, ascending by label; the service wrote it."""
+    with os.fdopen(descriptor, "rb") as file:
+        return dict(sorted((int(label), number) for label, number in json.load(file).items()))
+
+
+def _inspected(kind: str, copy: BinaryIO | None, numbers: dict[int, int] | None) -> dict[str, Any]:
     allowed = _ALLOWED[kind]
     try:
         if os.fstat(0).st_size == 0:
@@ -57,7 +66,8 @@ def _inspected(kind: str, copy: BinaryIO | None) -> dict[str, Any]:
             facts = read_file_set(0, kind, copy, after_import=_open_nothing_more)
         else:
             # Never closed: a parser that failed may still hold parts of it, and the process ends in a moment.
-            facts = READERS[kind](memoryview(mmap.mmap(0, 0, access=mmap.ACCESS_READ)), copy)
+            data = memoryview(mmap.mmap(0, 0, access=mmap.ACCESS_READ))
+            facts = PARTS[kind](data, copy, numbers) if kind in PARTS else READERS[kind](data, copy)
         if copy is not None:
             copy.flush()
     except UploadError as error:
@@ -69,8 +79,12 @@ def _inspected(kind: str, copy: BinaryIO | None) -> dict[str, Any]:
     return {"facts": facts}
 
 
-def _read_tiff(data: memoryview, copy: BinaryIO | None, *, empty_frames: bool = False) -> dict[str, Any]:
-    return read_labels(data, copy=copy, empty_frames=empty_frames, after_import=_open_nothing_more)
+def _read_tiff(data: memoryview, copy: BinaryIO | None) -> dict[str, Any]:
+    return read_labels(data, copy=copy, after_import=_open_nothing_more)
+
+
+def _read_frame(data: memoryview, copy: BinaryIO | None, numbers: dict[int, int] | None) -> dict[str, Any]:
+    return read_frame_labels(data, copy=copy, numbers=numbers, after_import=_open_nothing_more)
 
 
 def _read_surface(data: memoryview, copy: BinaryIO | None, *, ending: str) -> dict[str, Any]:
@@ -102,11 +116,11 @@ ARCHIVES = ("zip", "tar", "tgz")
 SURFACES = ("stl", "obj", "ply")
 READERS: dict[str, Reader] = {
     "tiff": _read_tiff,
-    "frame": partial(_read_tiff, empty_frames=True),
     **{ending: partial(_read_surface, ending=ending) for ending in SURFACES},
     "safetensors": _read_weights,
-    "tracks": copy_tracks,
 }
+# Of files of a sequence that is sent file by file, whose labels may get other numbers.
+PARTS: dict[str, PartReader] = {"frame": _read_frame, "tracks": copy_tracks}
 _ALLOWED = {
     "tiff": LABELS_ALLOWED, "frame": LABELS_ALLOWED, "safetensors": WEIGHTS_ALLOWED, "tracks": TRACKS_ALLOWED,
     **dict.fromkeys(SURFACES, SURFACES_ALLOWED), **dict.fromkeys(ARCHIVES, FILES_ALLOWED),

@@ -47,6 +47,7 @@ ALLOWED = (
 TRACKS_ALLOWED = (
     f"a list of at most {TRACKS_MAX:,} tracks, four whole numbers a line: label, first frame, last frame, parent"
 )
+_Track = tuple[int, int, int, int]
 _HIDDEN = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 _NUMBER_OF_VIDEO = re.compile(r"\d{2,3}")
 _SLICE = re.compile(r"man_seg_\d+_\d+\.tiff?", re.IGNORECASE)  # gold truth of one slice
@@ -228,21 +229,37 @@ def _add_tracks(
     contents.tracks += len(tracks)
     contents.named |= {label for label, *_ in tracks} | {parent for *_, parent in tracks if parent > 0}
     if numbers is not None:
-        tracks = [(numbers[label], first, last, numbers.get(parent, parent)) for label, first, last, parent in tracks]
+        tracks = _with_numbers(tracks, numbers)
     if copy is not None:
         _write_tracks(copy, tracks)
     _store(contents, path, copy, start)
 
 
-def copy_tracks(data: memoryview, copy: BinaryIO | None) -> dict[str, Any]:
-    """Return how many ``tracks`` a list has, and copy it; raises ``UploadError``."""
+def copy_tracks(data: memoryview, copy: BinaryIO | None, numbers: dict[int, int] | None) -> dict[str, Any]:
+    """Return how many ``tracks`` a list has and which labels are ``found`` in it, and copy it.
+
+    Parameters
+    ----------
+    numbers
+        The new number of each label; None: labels keep theirs.
+
+    Raises
+    ------
+    UploadError
+        If it is no list of tracks.
+    """
     tracks = read_tracks(bytes(data))
     if copy is not None:
-        _write_tracks(copy, tracks)
-    return {"tracks": len(tracks), "largest_label": max((label for label, *_ in tracks), default=0)}
+        _write_tracks(copy, tracks if numbers is None else _with_numbers(tracks, numbers))
+    found = {label for label, *_ in tracks} | {parent for *_, parent in tracks if parent > 0}
+    return {"tracks": len(tracks), "largest_label": max(found, default=0), "found": sorted(found)}
 
 
-def _write_tracks(copy: BinaryIO, tracks: list[tuple[int, int, int, int]]) -> None:
+def _with_numbers(tracks: list[_Track], numbers: dict[int, int]) -> list[_Track]:
+    return [(numbers[label], first, last, numbers.get(parent, parent)) for label, first, last, parent in tracks]
+
+
+def _write_tracks(copy: BinaryIO, tracks: list[_Track]) -> None:
     copy.write("".join(f"{' '.join(map(str, track))}\n" for track in tracks).encode())
 
 

@@ -138,7 +138,6 @@ def read_labels(
     data: memoryview,
     *,
     copy: BinaryIO | None = None,
-    empty_frames: bool = False,
     after_import: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Return what a file of label volumes holds; labels over 65,535 are renumbered in the copy.
@@ -147,8 +146,6 @@ def read_labels(
     ----------
     copy
         Gets a plain copy of the volumes (:mod:`model.upload_checks.plain_copies`).
-    empty_frames
-        Whether a frame may hold no label.
     after_import
         Called once codecs beyond the standard library are imported, before they see the file; from then on nothing is
         imported.
@@ -165,15 +162,9 @@ def read_labels(
     UploadError
         If it holds anything else.
     """
-    read = labels_of(data, copy=copy, empty_frames=empty_frames, after_import=after_import)
-    facts: dict[str, Any] = {
-        "axes": "TZYX", "shape": list(read.shape), "labels": len(read.found),
-        "largest_label": max(read.found, default=0), "touches_border": read.touches_border, "voxel": list(read.voxel),
-    }  # fmt: skip
-    notes = [*read.notes]
-    if read.flat:
-        facts["flat"] = True
-        notes += [] if empty_frames else [FLAT]  # one frame of several says nothing of the others
+    read = labels_of(data, copy=copy, after_import=after_import)
+    facts = _facts(read)
+    notes = [*read.notes, *([FLAT] if read.flat else [])]
     if (numbers := renumbering(read.found)) is not None:
         if copy is not None:
             copy.seek(0)
@@ -182,6 +173,43 @@ def read_labels(
         note, facts["renumbered"] = numbers_of(numbers)
         notes.append(note)
     return facts | ({"notes": notes} if notes else {})
+
+
+def read_frame_labels(
+    data: memoryview,
+    *,
+    copy: BinaryIO | None = None,
+    numbers: dict[int, int] | None = None,
+    after_import: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Return what a file of a sequence holds that is sent file by file; it may show no cell.
+
+    Labels have the same number in all files of the sequence, so the caller gives the numbers.
+
+    Parameters
+    ----------
+    copy, numbers, after_import
+        As of :func:`labels_of`.
+
+    Returns
+    -------
+        As of :func:`read_labels`, and ``found``: the labels, ascending.
+
+    Raises
+    ------
+    UploadError
+        If it holds anything else.
+    """
+    read = labels_of(data, copy=copy, numbers=numbers, empty_frames=True, after_import=after_import)
+    return _facts(read) | ({"notes": [*read.notes]} if read.notes else {}) | {"found": sorted(read.found)}
+
+
+def _facts(read: ReadLabels) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "axes": "TZYX", "shape": list(read.shape), "labels": len(read.found),
+        "largest_label": max(read.found, default=0), "touches_border": read.touches_border, "voxel": list(read.voxel),
+    }  # fmt: skip
+    return facts | ({"flat": True} if read.flat else {})
 
 
 def renumbering(found: set[int]) -> dict[int, int] | None:
@@ -217,7 +245,7 @@ def labels_of(
     copy
         Gets a plain copy where it stands; one that is of no use if a label is larger than 65,535 and has no number.
     numbers
-        The new number of each label.
+        The new number of each label, ascending by label.
     empty_frames
         Whether a frame may hold no label.
     samples_max

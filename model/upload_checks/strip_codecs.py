@@ -94,16 +94,17 @@ def shortened(samples: bytes, code: str, *, order: ByteOrder, numbers: dict[int,
     code
         Type of a sample, as of :mod:`array`.
     numbers
-        The new number of each label, ascending; None: labels keep theirs, which is less than 65,536.
+        The new number of each label, ascending by label; None: labels keep theirs, which is less than 65,536.
     """
     values = np.frombuffer(samples, np.dtype(code).newbyteorder(order)).astype(code)
     if values.dtype.kind == "f":
         values = values.astype(np.int64)
     if numbers is not None:
         labels = np.fromiter(numbers, dtype=np.int64, count=len(numbers))
+        given = np.fromiter(numbers.values(), dtype=np.uint16, count=len(numbers))
         inside = values != 0
         new = np.zeros(values.shape, dtype=np.uint16)
-        new[inside] = np.searchsorted(labels, values[inside].astype(np.int64)) + 1
+        new[inside] = given[np.searchsorted(labels, values[inside].astype(np.int64))]
         values = new
     return values.astype("<u2").tobytes()
 

@@ -21,6 +21,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from model.errors import UploadError
@@ -51,7 +52,7 @@ ADDRESS_SPACE = 2 * 2**30
 # higher, so that a slow or busy machine refuses nothing that is allowed.
 SECONDS = 60
 ARCHIVE_SECONDS = 180  # an archive may hold some times as much as a file
-ANSWER_MAX = 2**20
+ANSWER_MAX = 2**21  # bytes: 65,535 labels of 19 digits and more
 # What a path in an archive may be. The child has checked that, but what it says is not trusted.
 PATH = re.compile(r"(?!\.)[^/\\:\x00-\x1f]{1,100}(?:/(?!\.)[^/\\:\x00-\x1f]{1,100}){0,7}")
 
@@ -78,15 +79,19 @@ def kind_of_member(path: str) -> str:
     return "frame" if kind == "tiff" else kind if kind in ("stl", "obj", "ply") else ""
 
 
-def inspect_and_copy(path: Path, kind: str, copy: Path) -> tuple[dict[str, Any], tuple[Part, ...]]:
+def inspect_and_copy(
+    path: Path, kind: str, copy: Path, *, numbers: dict[int, int] | None = None
+) -> tuple[dict[str, Any], tuple[Part, ...]]:
     """Return what a file holds, and the plain copies that were written to ``copy``, which must not exist.
+
+    ``numbers`` are those of :func:`inspect_file`.
 
     Raises
     ------
     UploadError
         As :func:`inspect_file`.
     """
-    facts = inspect_file(path, kind, copy=copy)
+    facts = inspect_file(path, kind, copy=copy, numbers=numbers)
     stored = facts.pop("stored", None)
     if stored is None:
         return facts, (Part(f"content{PLAIN[kind]}", 0, copy.stat().st_size),)
@@ -96,7 +101,13 @@ def inspect_and_copy(path: Path, kind: str, copy: Path) -> tuple[dict[str, Any],
 
 
 def inspect_file(
-    path: Path, kind: str, *, copy: Path | None = None, address_space: int = ADDRESS_SPACE, seconds: int | None = None
+    path: Path,
+    kind: str,
+    *,
+    copy: Path | None = None,
+    numbers: dict[int, int] | None = None,
+    address_space: int = ADDRESS_SPACE,
+    seconds: int | None = None,
 ) -> dict[str, Any]:
     """Return what a file of ``kind`` (one of :data:`KINDS`) holds.
 
@@ -104,6 +115,8 @@ def inspect_file(
     ----------
     copy
         Gets the plain copies; it must not exist.
+    numbers
+        The number that each label of a file of a sequence (``frame`` or ``tracks``) gets in its copy.
     address_space
         Bytes of memory the child may map, the file included.
     seconds
@@ -130,6 +143,11 @@ def inspect_file(
     ]
     with path.open("rb") as file, ExitStack() as stack:
         passed = [stack.enter_context(copy.open("xb")).fileno()] if copy is not None else []
+        if numbers is not None:
+            given = stack.enter_context(TemporaryFile())
+            given.write(json.dumps(numbers).encode())
+            given.seek(0)
+            passed.append(given.fileno())
         try:
             done = subprocess.run(
                 [*command, *map(str, passed)], stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,

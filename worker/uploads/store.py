@@ -65,6 +65,9 @@ ABANDONED_S = 3600.0
 ARRIVING_MAX = 8  # at once, for one owner
 PARTIAL_MAX, PARTIAL_KEEP_S = 8, 86_400.0  # for one owner; seconds after the last byte
 KEPT_MAX = 10_000
+LABEL_MAX = 65_535  # in plain copies
+RENUMBERED = "labels were renumbered, the same in all files; renumbered gives the number of each"
+RENUMBERED_SHOWN = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +99,8 @@ class Upload:
 
     Times are seconds since 1970; ``bytes`` and ``sha256`` are those of what was sent; ``facts`` is what
     :func:`worker.uploads.sandbox.inspect_file` found; ``files`` are its plain copies. Weights have none, and neither
-    have uploads of versions before 0.2 that kept what was sent.
+    have uploads of versions before 0.2 that kept what was sent. ``numbers`` has the number in the plain copies of each
+    label of a sequence that is sent file by file; None where an earlier version has begun it.
     """
 
     name: str
@@ -107,6 +111,7 @@ class Upload:
     expires_at: float
     facts: dict[str, Any]
     files: tuple[PlainFile, ...] = field(default=())
+    numbers: dict[str, int] | None = None
 
     @property
     def counted_bytes(self) -> int:
@@ -187,6 +192,11 @@ class IncomingUpload:
             return inspect_file(self.path, kind)
         facts, self.parts = inspect_and_copy(self.path, kind, self.copy)
         return facts
+
+    def renumber(self, kind: str, numbers: dict[int, int]) -> None:
+        """Have the plain copy of a file of a sequence made again, with these labels; raises ``UploadError``."""
+        self.copy.unlink(missing_ok=True)
+        _, self.parts = inspect_and_copy(self.path, kind, self.copy, numbers=numbers)
 
 
 class Uploads:
@@ -369,8 +379,9 @@ class Uploads:
             if before is None or before.expires_at <= now:
                 self._discard(folder)
                 before = Upload(
-                    name=name, kind=FOLDER_KIND, bytes=0, sha256="", created_at=now, expires_at=now, facts={}
-                )
+                    name=name, kind=FOLDER_KIND, bytes=0, sha256="", created_at=now, expires_at=now, facts={},
+                    numbers={},
+                )  # fmt: skip
             shown = PurePosixPath(path).with_suffix(PLAIN[kind]).as_posix()
             later = replace(before, expires_at=now + self.rules.keep_s)
             for file in before.files:
@@ -380,6 +391,11 @@ class Uploads:
                 if _collide(file.path.casefold(), shown.casefold()):
                     raise UploadExistsError(f"the sequence {name} has another file {file.path}; use another name")
             arrived.close()
+            facts = dict(facts)
+            found: list[int] = facts.pop("found", [])
+            numbers = _numbers_of(before, found)
+            if numbers is not None and any(numbers[str(label)] != label for label in found):
+                arrived.renumber(kind, {label: numbers[str(label)] for label in found})
             number = len(before.files)
             file = PlainFile(
                 path=shown, bytes=arrived.parts[0].bytes, sha256=checksum(arrived.copy),
@@ -388,7 +404,7 @@ class Uploads:
             files = (*before.files, file)
             later = replace(
                 later, files=files, bytes=sum(file.sent_bytes for file in files), sha256=_sha256_of(files),
-                facts=_together(before.facts, facts, kind),
+                facts=_together(before.facts, facts, kind, numbers or {}), numbers=numbers,
             )  # fmt: skip
             self._check_room(owner, later, counted=before.counted_bytes)
             (folder / FILES).mkdir(parents=True, exist_ok=True)
@@ -641,19 +657,46 @@ def _sha256_of(files: Iterable[PlainFile]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _together(sequence: dict[str, Any], file: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Return the facts of a sequence with one more file.
+def _numbers_of(sequence: Upload, found: Iterable[int]) -> dict[str, int] | None:
+    """Return the number of each label of a sequence with one more file, in whatever order files arrive.
+
+    A label keeps its value if that is at most 65,535 and no other label has got it; else it gets the largest number
+    that is free. What files that have arrived hold never changes.
+
+    Raises
+    ------
+    UploadError
+        If there are too many labels, or an earlier version, which did not note labels, has begun the sequence.
+    """
+    if sequence.numbers is None:
+        if max(found, default=0) > LABEL_MAX:
+            raise UploadError(
+                f"labels reach {max(found)}, and an earlier version of the service has begun this sequence: remove it "
+                "and send it again"
+            )
+        return None
+    numbers, free = dict(sequence.numbers), LABEL_MAX
+    taken = set(numbers.values())
+    new = [label for label in found if str(label) not in numbers]
+    if len(numbers) + len(new) > LABEL_MAX:
+        raise UploadError(f"the files hold more than {LABEL_MAX} different labels (are they images?)")
+    for label in sorted(new):
+        number = label if label <= LABEL_MAX and label not in taken else 0
+        while not number:
+            number, free = (0 if free in taken else free), free - 1
+        numbers[str(label)] = number
+        taken.add(number)
+    return numbers
+
+
+def _together(sequence: dict[str, Any], file: dict[str, Any], kind: str, numbers: dict[str, int]) -> dict[str, Any]:
+    """Return the facts of a sequence with one more file; ``numbers`` has that of each label.
 
     Raises
     ------
     UploadError
         If it would hold more than is allowed.
     """
-    if "renumbered" in file:
-        raise UploadError(
-            f"labels reach {file['largest_label']}; in a sequence that is sent file by file labels are at most 65,535: "
-            "send one zip or tar, in which labels are renumbered together"
-        )
     shape = file.get("shape", [0, 0, 0, 0])
     first = kind == "frame" and not sequence.get("volumes")
     voxel = file.get("voxel") if first or file.get("voxel") == sequence.get("voxel") else None
@@ -673,6 +716,9 @@ def _together(sequence: dict[str, Any], file: dict[str, Any], kind: str) -> dict
             raise UploadError(f"a sequence has at most {most:,} {what}")
     flat = _flat_together(sequence, file)
     notes = [*dict.fromkeys([*sequence.get("notes", ()), *file.get("notes", ())])]
+    if changed := {label: number for label, number in numbers.items() if int(label) != number}:
+        notes = [*(note for note in notes if not note.endswith(RENUMBERED)), f"{len(changed)} {RENUMBERED}"]
+        facts["renumbered"] = dict(list(changed.items())[:RENUMBERED_SHOWN])
     return facts | ({"flat": True} if flat else {}) | ({"notes": notes[:20]} if notes else {})
 
 

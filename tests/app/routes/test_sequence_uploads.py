@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,11 +103,40 @@ def test_only_plain_names_without_an_ending_are_sequences(client: httpx.Client, 
     assert put(client, "t0.stl", box_stl(), name=name).status_code == 415
 
 
-def test_large_labels_are_to_be_sent_together(client: httpx.Client) -> None:
-    answer = put(client, "t0.tif", volume(70_000))
-    assert (answer.status_code, answer.json()["code"]) == (422, "bad_upload")
-    assert "send one zip or tar" in answer.json()["detail"]
-    assert client.get("/v1/uploads/embryo").status_code == 404
+def test_large_labels_have_the_same_number_in_all_files(keyed: Keyed, client: httpx.Client, tmp_path: Path) -> None:
+    wide, huge = 70_000, 2**40
+    frames = {f"mask{number:03}.tif": label for number, label in enumerate((wide, huge, 7, 65_535, wide))}
+    files = {path: volume(label) for path, label in frames.items()}
+    files["man_track.txt"] = f"{wide} 0 4 0\n{huge} 1 1 {wide}\n7 2 2 0\n65535 3 3 0\n".encode()
+    for path, content in files.items():
+        answer = put(client, path, content)
+        assert answer.status_code == 201, answer.text
+    facts = answer.json()["facts"]
+    # 65,535 came after another label had got its number.
+    numbers = {wide: 65_535, huge: 65_534, 7: 7, 65_535: 65_533}
+    assert facts["renumbered"] == {str(label): number for label, number in numbers.items() if label != number}
+    assert facts["notes"] == ["3 labels were renumbered, the same in all files; renumbered gives the number of each"]
+    assert facts["largest_label"] == huge
+    shown = Uploads(keyed.settings.data_dir).lay_out(keyed.owner(client), "embryo", tmp_path)
+    (recording,) = open_recordings(shown, given=Calibration())
+    seen = [[one.label for one in recording.observations(frame)] for frame in recording.frames]
+    assert seen == [[numbers[label]] for label in (wide, huge, 7, 65_535, wide)]
+    assert [(track.label, track.parent) for track in recording.tracks or []] == [
+        (numbers[wide], 0), (numbers[huge], numbers[wide]), (7, 0), (numbers[65_535], 0),
+    ]  # fmt: skip
+    again = put(client, "mask000.tif", files["mask000.tif"])
+    assert (again.status_code, again.json()["facts"]) == (200, facts)
+
+
+def test_a_sequence_of_an_earlier_version_is_added_to_but_not_renumbered(keyed: Keyed, client: httpx.Client) -> None:
+    put(client, "t0.tif", volume(3))
+    record = keyed.settings.data_dir / "uploads" / "kept" / keyed.owner(client) / "embryo" / "upload.json"
+    document = json.loads(record.read_bytes())
+    del document["numbers"]
+    record.write_text(json.dumps(document))
+    assert put(client, "t1.tif", volume(4)).status_code == 201
+    refused = put(client, "t2.tif", volume(70_000))
+    assert (refused.status_code, "send it again" in refused.json()["detail"]) == (422, True)
 
 
 def test_bad_files_are_refused_and_the_sequence_stays(client: httpx.Client) -> None:
