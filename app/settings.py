@@ -39,6 +39,12 @@ class AppSettings(BaseSettings):
     data_dir: Path = Field(
         default=Path("var"), description="Folder for results, requests and the data of the embedded broker."
     )
+    store: str | None = Field(
+        default=None,
+        pattern=r"^s3://[^/]+(/.*)?$",
+        description="Object store for results and records of jobs, shared by all hosts: s3://bucket/prefix. Unset: "
+        "they are in data_dir.",
+    )
     model_dirs: Annotated[list[Path], NoDecode] = Field(
         default_factory=list, description="Folders with further models, separated like PATH or as a JSON list."
     )
@@ -114,6 +120,13 @@ class AppSettings(BaseSettings):
     webhook_private: bool = Field(
         default=False, description="Allow webhooks to addresses of private networks and of this machine."
     )
+    store_redirect_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=604_800,
+        description="With an object store: seconds for which an address in it is valid to which downloads of files are "
+        "redirected. 0: files are sent through the service.",
+    )
     link_key: str | None = Field(
         default=None,
         min_length=32,
@@ -161,6 +174,8 @@ def child_environment(settings: AppSettings, *, workers: int = 1) -> dict[str, s
         "CYTOSYNTH_WEBHOOK_HTTP": str(settings.webhook_http),
         "CYTOSYNTH_WEBHOOK_PRIVATE": str(settings.webhook_private),
     }
+    if settings.store is not None:
+        shared["CYTOSYNTH_STORE"] = settings.store
     if settings.redis_url is not None:
         shared["CYTOSYNTH_REDIS_URL"] = settings.redis_url
     # The code may run from a checkout; the child must import the same code, in any working folder.

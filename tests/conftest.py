@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+from object_server import ObjectServer, object_server
 
 if TYPE_CHECKING:
     from model.network.checkpoint import Checkpoint
@@ -117,3 +118,10 @@ def tiny_checkpoint(tiny_models: Path) -> Checkpoint:
     from model.network.checkpoint import load_checkpoint
 
     return load_checkpoint(tiny_models / "tiny")
+
+
+@pytest.fixture(scope="session")
+def object_storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
+    """A running object store, whose variables the tests that use it set: one for each process of tests."""
+    with object_server(tmp_path_factory.mktemp("object-store")) as server:
+        yield server

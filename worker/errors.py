@@ -16,6 +16,7 @@
     │   └── QueueUnavailableError  the broker does not answer
     ├── BrokerError             the broker cannot start, or may lose jobs
     │   └── BrokerAwayError     it does not answer
+    ├── StoreUnavailableError   the object store does not answer; also an OSError
     ├── DiskFullError, UploadNotFoundError, UploadExistsError, UploadQuotaError, UploadDamagedError
     └── KeysError               the file of API keys cannot be used
 
@@ -46,6 +47,7 @@ __all__ = [
     "LeaseLostError",
     "QueueUnavailableError",
     "SpecError",
+    "StoreUnavailableError",
     "UploadDamagedError",
     "UploadExistsError",
     "UploadNotFoundError",
@@ -194,6 +196,15 @@ class DiskFullError(CytosynthError):
     """Less than the configured reserve would be left free on the disk."""
 
     code = "disk_full"
+
+
+class StoreUnavailableError(CytosynthError, OSError):
+    """The object store does not answer, or refuses a request; what was asked may be tried again.
+
+    An ``OSError`` too, because it is handled as a disk that accepts no write.
+    """
+
+    code = "store_unavailable"
 
 
 class KeysError(CytosynthError):

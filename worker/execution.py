@@ -26,6 +26,7 @@ from worker.errors import (
     JobNotFoundError,
     LeaseLostError,
     QueueUnavailableError,
+    StoreUnavailableError,
 )
 from worker.jobs import SEAL, Job, JobQueue, JobStatus, Lease, Price
 from worker.kinds.table import kind_of, price_of, runner_of, sealer_of, shard_of
@@ -349,8 +350,13 @@ def _record_timing(
 
 
 def _handle_write_error(context: WorkerContext, lease: Lease, cause: OSError) -> GiveBack:
-    """If the disk accepts no write at all, requeue without counting; otherwise count a failed attempt."""
+    """If the disk accepts no write at all, requeue without counting; otherwise count a failed attempt.
+
+    A failure of the object store never counts: it may refuse one request and take the next.
+    """
     log.warning("job %s: cannot write: %s", lease.job_id, cause)
+    if isinstance(cause, StoreUnavailableError):
+        return GiveBack(disk=True)
     return GiveBack(counted=True) if context.storage.is_writable() else GiveBack(disk=True)
 
 

@@ -58,7 +58,7 @@ class Scrub:
         """Yield the damage of each file, or None, after reading it. ``files`` and ``bytes`` count what was read."""
         for sha256 in self._artifacts.blobs.contents():
             yield self._blob(sha256)
-        jobs = stored_jobs(self._artifacts, Journal(self._root))
+        jobs = stored_jobs(self._artifacts, Journal(self._artifacts.records))
         random.shuffle(jobs)  # so that passes that are interrupted do not read the same jobs each time
         for job_id in jobs:
             yield from self._job(job_id)
@@ -101,7 +101,9 @@ class Scrub:
         path, entry = self._artifacts.sized(job_id, name)
         sha256 = entry.get("sha256", "")
         try:
-            return sha256 in self._sound and self._artifacts.blobs.path(sha256).samefile(path)
+            return (
+                isinstance(path, Path) and sha256 in self._sound and self._artifacts.blobs.path(sha256).samefile(path)
+            )
         except FileNotFoundError:
             return False
 

@@ -31,6 +31,12 @@ class WorkerSettings(BaseSettings):
         description="redis://, rediss:// or redis+socket:// of the broker; unset: the embedded broker of data_dir.",
     )
     data_dir: Path = Field(default=Path("var"), description="Results, requests and the embedded broker's data.")
+    store: str | None = Field(
+        default=None,
+        pattern=r"^s3://[^/]+(/.*)?$",
+        description="Object store for results and records of jobs, shared by all hosts: s3://bucket/prefix. Unset: "
+        "they are in data_dir.",
+    )
     model_dirs: Annotated[list[Path], NoDecode] = Field(
         default_factory=list, description="Folders of models besides the shipped ones, separated like PATH or as JSON."
     )

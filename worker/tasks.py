@@ -19,8 +19,8 @@ from worker.jobs.wake_up import TASK
 from worker.kinds.table import KINDS
 from worker.launch import process_name
 from worker.settings import WorkerSettings
-from worker.storage.artifacts import Artifacts
 from worker.storage.disk import Storage
+from worker.storage.stored_artifacts import open_artifacts
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ signals.worker_process_init.connect(_begin_preload)
 @lru_cache(maxsize=1)  # made by the first job of each computing process: connections must not cross a fork
 def _context() -> WorkerContext:
     settings = WorkerSettings()
-    artifacts = Artifacts(settings.data_dir)
+    artifacts = open_artifacts(settings.data_dir, settings.store)
     if settings.preload:
         _preload()  # waits for the thread that began it
     storage = Storage(artifacts, reserve=settings.disk_reserve_bytes, alive=STATUS.beat, stop=draining)

@@ -83,7 +83,7 @@ def rebuild(data_dir: DataDir = None) -> None:
     from worker.broker.embedded import running_broker, start_broker
     from worker.errors import CytosynthError
     from worker.jobs import JobQueue, JobRules
-    from worker.storage.artifacts import Artifacts
+    from worker.storage.stored_artifacts import open_artifacts
 
     settings = AppSettings()
     folder = data_dir or settings.data_dir
@@ -93,7 +93,7 @@ def rebuild(data_dir: DataDir = None) -> None:
             url = settings.redis_url or running_broker(folder / "broker")
             if url is None:  # no service runs; the next one finds the restored records when it starts
                 url = stack.enter_context(start_broker(folder / "broker")).url
-            jobs = JobQueue.connect(url, artifacts=Artifacts(folder), rules=rules)
+            jobs = JobQueue.connect(url, artifacts=open_artifacts(folder, settings.store), rules=rules)
             stack.callback(jobs.close)
             restored = jobs.admin.rebuild()
             states = ", ".join(f"{count} {status}" for status, count in jobs.admin.counts().items() if count)
@@ -108,12 +108,12 @@ def scrub(data_dir: DataDir = None, as_json: ScrubJson = False, drop: Drop = Fal
     It may run beside a service. A job with damaged files is no longer returned for an identical request.
     """
     from worker.scrub import Scrub
-    from worker.storage.artifacts import Artifacts
+    from worker.storage.stored_artifacts import open_artifacts
 
     folder = data_dir or AppSettings().data_dir
     if not folder.is_dir():
         give_up(f"there is no data folder {folder}; name it with --data-dir", USAGE)
-    scrubbing = Scrub(Artifacts(folder), drop=drop)
+    scrubbing = Scrub(open_artifacts(folder, AppSettings().store), drop=drop)
     damages = [damage for damage in scrubbing.steps() if damage is not None]
     if as_json:
         found = [asdict(damage) for damage in damages]

@@ -15,6 +15,7 @@ from worker.errors import (
     BrokerError,
     DiskFullError,
     KeysError,
+    StoreUnavailableError,
     UploadDamagedError,
     UploadExistsError,
     UploadNotFoundError,
@@ -280,6 +281,14 @@ TABLE: dict[type[tree.CytosynthError], ProblemType] = dict(
             "The request would leave less free space than the operator keeps in reserve. Remove finished jobs and "
             "uploads that you no longer need, or ask the operator for more space.",
             60,
+        ),
+        _of(
+            StoreUnavailableError,
+            503,
+            "The object store does not answer",
+            "Files and records of jobs are kept in an object store, which does not answer or refuses the request. Try "
+            "again later.",
+            5,
         ),
     )
 )

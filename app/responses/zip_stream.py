@@ -18,10 +18,10 @@ import zlib
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from worker.errors import ArtifactDamagedError
+from worker.storage.artifacts import StoredFile
 
 CHUNK = 256 * 1024
 
@@ -31,12 +31,12 @@ class Entry:
     """One file of an archive."""
 
     name: str
-    path: Path
+    path: StoredFile
     size: int
     sha256: str | None = None  # the expected checksum; None: not checked
 
     @classmethod
-    def of(cls, name: str, path: Path, *, sha256: str | None = None) -> Entry:
+    def of(cls, name: str, path: StoredFile, *, sha256: str | None = None) -> Entry:
         """Read the size of a file."""
         return cls(name, path, path.stat().st_size, sha256)
 

@@ -22,6 +22,7 @@ from app.services.job_files import MANIFEST, archive_entries, reading_files, rep
 from app.services.resources import CallerResources, Resources
 from model.formats import MEDIA_TYPES, OTHER, media_type
 from model.spec import COUNT_MAX, INDEX_MAX
+from worker.storage.objects import ObjectFile
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["files"], route_class=StrictRoute)
 
@@ -63,6 +64,7 @@ WHOLE_FILE: dict[int | str, dict[str, Any]] = {
         # Generated clients decode by the first media type.
         "content": dict.fromkeys((OTHER, *sorted(set(MEDIA_TYPES.values()))), BINARY),
     },
+    307: {"description": "The file is in an object store, at the address in `Location`, which is valid for a while."},
     **NOT_MODIFIED,
 }
 WHOLE_MANIFEST: dict[int | str, dict[str, Any]] = {
@@ -136,17 +138,21 @@ def get_file(
     job_id: JobId,
     name: FileName,
     resources: CallerResources,
+    request: Request,
     if_none_match: IfNoneMatch = None,
     _range: Range = None,
     _if_range: IfRange = None,
 ) -> Response:
     """Download one file of the manifest. Interrupted downloads can be resumed with `Range` and `If-Range`."""
-    return send_file(resources, job_id, name, if_none_match=if_none_match)
+    return send_file(resources, job_id, name, request, if_none_match=if_none_match)
 
 
-def send_file(resources: Resources, job_id: str, name: str, *, if_none_match: str | None) -> Response:
+def send_file(resources: Resources, job_id: str, name: str, request: Request, *, if_none_match: str | None) -> Response:
     """Answer with one file of a job; raises as :func:`app.services.job_files.find_file`."""
-    path, sha256 = job_files.find_file(resources, job_id, name)
+    valid_s = resources.settings.store_redirect_seconds if resources.settings.store is not None else 0.0
+    path, sha256 = job_files.find_file(resources, job_id, name, unread=valid_s > 0)
+    if isinstance(path, ObjectFile):
+        return _send_object(path, name, sha256, request, if_none_match=if_none_match, valid_s=valid_s)
     with reading_files(resources, job_id) if not path.exists() else nullcontext():  # says why it is missing
         facts = path.stat()
     headers = {"ETag": f'"{sha256}"', **CACHING}
@@ -154,6 +160,29 @@ def send_file(resources: Resources, job_id: str, name: str, *, if_none_match: st
         return not_modified(headers, media_type=media_type(name), length=facts.st_size)
     filename = name.replace("/", "_")
     return RangedFile(path, media_type=media_type(name), filename=filename, headers=headers, stat_result=facts)
+
+
+def _send_object(
+    file: ObjectFile, name: str, sha256: str, request: Request, *, if_none_match: str | None, valid_s: float
+) -> Response:
+    """Answer with a file of the object store: its bytes, or an address from which the client may fetch them."""
+    kind, size = media_type(name), file.stat().st_size
+    headers = {"ETag": f'"{sha256}"', **CACHING}
+    if matches(if_none_match, headers["ETag"]):
+        return not_modified(headers, media_type=kind, length=size)
+    if valid_s > 0 and request.method == "GET" and name != MANIFEST:
+        moved = {"Location": file.url(seconds=valid_s), "Cache-Control": "private, no-store"}
+        return Response(status_code=307, headers=moved)
+    filename = name.replace("/", "_")
+    headers["Content-Disposition"] = f'attachment; filename="{filename}"'
+    if request.method == "HEAD":
+        return Response(media_type=kind, headers=headers | {"Accept-Ranges": "bytes", "Content-Length": str(size)})
+    wanted = request.headers.get("range") if request.headers.get("if-range") in (None, headers["ETag"]) else None
+
+    def content(first: int, last: int) -> Iterator[bytes]:
+        return file.pieces(first, last + 1)
+
+    return ranged_stream(content, size, wanted=wanted, media_type=kind, headers=headers, name="file")
 
 
 @router.get(

@@ -91,10 +91,11 @@ def get_linked_file(
     expires: Expires,
     signature: Signature,
     resources: SharedResources,
+    request: Request,
     if_none_match: IfNoneMatch = None,
     _range: Range = None,
     _if_range: IfRange = None,
 ) -> Response:
     """Download the file that a link was made for; no key is needed."""
     owned = open_link(resources, job_id, file=name, expires=expires, signed=signature)
-    return send_file(owned, job_id, name, if_none_match=if_none_match)
+    return send_file(owned, job_id, name, request, if_none_match=if_none_match)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 from app.problems.handlers import ProblemError
@@ -25,6 +24,7 @@ from worker.errors import (
     JobNotFinishedError,
 )
 from worker.jobs import Job, JobStatus
+from worker.storage.artifacts import StoredFile
 
 MANIFEST = "manifest.json"
 
@@ -100,23 +100,29 @@ def list_files(resources: Resources, job_id: str) -> list[dict[str, Any]]:
         return list(resources.artifacts.manifest(job_id)["files"])
 
 
-def find_file(resources: Resources, job_id: str, name: str) -> tuple[Path, str]:
+def find_file(resources: Resources, job_id: str, name: str, *, unread: bool = False) -> tuple[StoredFile, str]:
     """Return where a verified file of a job lies, and its SHA-256; of a job that runs, if its shard is finished.
+
+    Parameters
+    ----------
+    unread
+        Compare its size only: this process does not send it.
 
     Raises
     ------
     Exception
         As :func:`reading_files`.
     """
+    look = resources.artifacts.sized if unread else resources.artifacts.verified
     job = resources.jobs.get(job_id)
     if job.status.active and job.shards is not None and name != MANIFEST:
         for shard in resources.artifacts.finished_shards(job_id):
             with suppress(ArtifactNotFoundError):
-                path, entry = resources.artifacts.verified(job_id, name, shard=shard)
+                path, entry = look(job_id, name, shard=shard)
                 return path, str(entry["sha256"])
     with reading_files(resources, job_id):
         if name != MANIFEST:
-            path, entry = resources.artifacts.verified(job_id, name)
+            path, entry = look(job_id, name)
             return path, str(entry["sha256"])
         resources.artifacts.manifest(job_id)  # a manifest does not list itself
         path = resources.artifacts.path(job_id, name)
@@ -136,10 +142,9 @@ def archive_entries(resources: Resources, job_id: str, *, cell: int | None) -> t
     manifest = resources.artifacts.path(job_id, MANIFEST)
     entries = [Entry.of(MANIFEST, manifest)]
     folder = "" if cell is None else f"cell_{cell:04d}"
-    for listed in resources.artifacts.manifest(job_id)["files"]:
-        if not folder or listed["name"].startswith(f"{folder}/"):
-            path, _ = resources.artifacts.sized(job_id, listed["name"])
-            entries.append(Entry.of(listed["name"], path, sha256=listed["sha256"]))
+    for name, path, listed in resources.artifacts.all_sized(job_id):
+        if not folder or name.startswith(f"{folder}/"):
+            entries.append(Entry.of(name, path, sha256=listed["sha256"]))
     if folder and len(entries) == 1:
         raise ArtifactNotFoundError(f"this job has no cell {cell}; its list of files shows its cells")
     entries.sort(key=lambda entry: entry.name)

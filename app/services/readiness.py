@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -32,9 +33,17 @@ class Readiness:
     """Checks data folder and broker regularly and keeps the latest results; counts workers when asked."""
 
     def __init__(
-        self, jobs: JobQueue, async_jobs: AsyncJobQueue, folder: Path, *, broker_url: str, reserve: int
+        self,
+        jobs: JobQueue,
+        async_jobs: AsyncJobQueue,
+        folder: Path,
+        *,
+        broker_url: str,
+        reserve: int,
+        probe_store: Callable[[], None],
     ) -> None:
         """Start without results; :meth:`check_storage` and :meth:`check_broker` provide them."""
+        self._probe_store = probe_store
         self._jobs, self._async, self._folder, self._reserve = jobs, async_jobs, folder, reserve
         self._broker_url = broker_url
         self._broker_checked_at = -math.inf
@@ -55,9 +64,10 @@ class Readiness:
                 await self._check_broker_again()
 
     async def check_storage(self) -> None:
-        """Write a file to the data folder, and keep the free space or the error."""
+        """Write to the data folder and to the object store, if any; keep the free space or the error."""
         try:
             free = await to_thread.run_sync(_write, self._folder, self._reserve, limiter=self._threads)
+            await to_thread.run_sync(self._probe_store, limiter=self._threads)
         except (CytosynthError, OSError) as error:
             self._disk_error = error
         else:

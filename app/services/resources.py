@@ -23,6 +23,7 @@ from worker.broker.embedded import Broker, start_broker
 from worker.jobs import AsyncJobQueue, Batch, Job, JobQueue, JobRules
 from worker.jobs.quotas import Quota, Rates
 from worker.storage.artifacts import Artifacts
+from worker.storage.stored_artifacts import open_artifacts
 from worker.uploads.store import UploadRules, Uploads
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.resources")
@@ -95,7 +96,7 @@ async def open_resources(settings: AppSettings) -> AsyncIterator[Resources]:
             broker: Broker = await to_thread.run_sync(start_broker, settings.data_dir / "broker")
             stack.push_async_callback(to_thread.run_sync, broker.close)
             url = broker.url
-        artifacts = Artifacts(settings.data_dir)
+        artifacts = open_artifacts(settings.data_dir, settings.store)
         rules = JobRules.of(settings)
         jobs = await to_thread.run_sync(lambda: JobQueue.connect(url, artifacts=artifacts, rules=rules))
         stack.push_async_callback(to_thread.run_sync, jobs.close)
@@ -105,7 +106,10 @@ async def open_resources(settings: AppSettings) -> AsyncIterator[Resources]:
         stack.push_async_callback(to_thread.run_sync, quota.close)
         stack.push_async_callback(rates.aclose)
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-        readiness = Readiness(jobs, async_jobs, settings.data_dir, broker_url=url, reserve=settings.disk_reserve_bytes)
+        readiness = Readiness(
+            jobs, async_jobs, settings.data_dir, broker_url=url, reserve=settings.disk_reserve_bytes,
+            probe_store=artifacts.probe_store,
+        )  # fmt: skip
         # A broker that may lose jobs stops the start. A broker that does not answer yet does not: it may come later.
         await readiness.check_broker()
         await readiness.check_storage()

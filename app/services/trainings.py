@@ -56,10 +56,13 @@ def keep_model(resources: Resources, job: Job) -> None:
     if job.kind != TrainingSpec.KIND or job.status is not JobStatus.SUCCEEDED or resources.catalogue.has(job.model_id):
         return
     names = [entry["name"] for entry in resources.artifacts.manifest(job.id)["files"]]
-    made = {name: resources.artifacts.verified(job.id, name)[0] for name in names if name.startswith(MODEL_FOLDER)}
-    card = ModelCard.model_validate_json(made.pop(f"{MODEL_FOLDER}{CARD_FILE}").read_bytes())
-    files = [(path, name.removeprefix(MODEL_FOLDER)) for name, path in made.items()]
-    resources.uploads.models.install_files(resources.owner, files, card)
+    made = [name for name in names if name.startswith(MODEL_FOLDER)]
+    with resources.artifacts.laid_out(job.id, made) as folder:
+        card = ModelCard.model_validate_json((folder / MODEL_FOLDER / CARD_FILE).read_bytes())
+        files = [(folder / name, name.removeprefix(MODEL_FOLDER)) for name in made]
+        resources.uploads.models.install_files(
+            resources.owner, [(path, name) for path, name in files if name != CARD_FILE], card
+        )
 
 
 def end_with_model(resources: Resources, job: Job) -> bool:

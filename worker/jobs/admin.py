@@ -30,6 +30,10 @@ class QueueAdmin:
         """Remove files that belong to no job, and return how many; slower than :meth:`sweep`."""
         return self._reconciler.clean()
 
+    def clean_staging(self) -> int:
+        """Remove staging folders of this host that no lease needs, and return how many."""
+        return self._reconciler.clean_staging()
+
     def rebuild(self) -> int:
         """Restore every recorded job after the broker lost its data; returns how many were missing."""
         return self._reconciler.rebuild(suspect=True)

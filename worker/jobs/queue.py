@@ -96,7 +96,7 @@ class JobQueue:
         self._prefix = prefix
         self._artifacts = artifacts
         self._wake_up = wake_up
-        self._journal = Journal(artifacts.root) if artifacts else None
+        self._journal = Journal(artifacts.records) if artifacts else None
         self._reconciler = Reconciler(self._store, artifacts, self._journal, self.rules, wake_up=self.wake_up)
         self.leases = JobLeases(self._store, artifacts, self.rules, reconciler=self._reconciler, wake_up=self.wake_up)
         self.batches = Batches(

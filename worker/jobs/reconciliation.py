@@ -109,6 +109,12 @@ class Reconciler:
         )
         return removed + len(late) - len(unwritten)
 
+    def clean_staging(self) -> int:
+        """Remove staging folders of this host that no lease needs, and return how many."""
+        if self._artifacts is None or self._store.completeness_token() is None:
+            return 0
+        return self._artifacts.discard_abandoned(leased=self._store.leased(), grace_s=self._rules.lease_s)
+
     def record_end(self, job: Job) -> bool:
         """Record the outcome of a job without files on disk; False if that fails, and :meth:`clean` tries again."""
         if self._journal is None or job.status.active or job.status is JobStatus.SUCCEEDED:

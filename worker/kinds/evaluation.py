@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from model.evaluation.request import evaluate_request
@@ -16,7 +18,7 @@ from worker.kinds.base import Report
 from worker.kinds.checkpoints import checkpoint_of, model_folder_of
 from worker.kinds.uploaded_files import uploaded_files
 from worker.settings import WorkerSettings
-from worker.storage.artifacts import Artifacts
+from worker.storage.stored_artifacts import open_artifacts
 
 
 def run(job: Job, folder: Path, report: Report) -> None:
@@ -28,30 +30,34 @@ def run(job: Job, folder: Path, report: Report) -> None:
     def on_progress(progress: Progress) -> None:
         report(stage=progress.stage, frame=progress.frame, frames=progress.frames)
 
-    with uploaded_files(job, spec.uploads, spec.upload_sha256, settings) as sources:
+    with ExitStack() as stack:
+        sources = stack.enter_context(uploaded_files(job, spec.uploads, spec.upload_sha256, settings))
         evaluate_request(
             spec,
             model_folder_of(job, settings),
             folder,
             uploads=sources[0].parent if sources else None,
-            result=_result(spec, settings) if spec.job else None,
+            result=stack.enter_context(_result(spec, settings)) if spec.job else None,
             on_progress=on_progress,
         )
 
 
-def _result(spec: EvaluationSpec, settings: WorkerSettings) -> Path:
-    """Return the folder of the job whose cells are evaluated.
+@contextmanager
+def _result(spec: EvaluationSpec, settings: WorkerSettings) -> Iterator[Path]:
+    """Yield a folder with the files of the job whose cells are evaluated.
 
     Raises
     ------
     SpecError
         If its files were removed or replaced after the evaluation was accepted.
     """
-    try:
-        path = Artifacts(settings.data_dir).path(spec.job or "", MANIFEST_FILE)
-        unchanged = hashlib.sha256(path.read_bytes()).hexdigest() == spec.job_sha256
-    except (ArtifactNotFoundError, FileNotFoundError):
-        unchanged = False
-    if not unchanged:
-        raise SpecError("the files of the job were removed after this request was accepted; submit that job again")
-    return path.parent
+    with ExitStack() as stack:
+        try:
+            artifacts = open_artifacts(settings.data_dir, settings.store)
+            folder = stack.enter_context(artifacts.laid_out(spec.job or ""))
+            unchanged = hashlib.sha256((folder / MANIFEST_FILE).read_bytes()).hexdigest() == spec.job_sha256
+        except (ArtifactNotFoundError, FileNotFoundError):
+            unchanged = False
+        if not unchanged:
+            raise SpecError("the files of the job were removed after this request was accepted; submit that job again")
+        yield folder

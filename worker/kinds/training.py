@@ -20,7 +20,7 @@ from worker.jobs import Job
 from worker.kinds.base import Report
 from worker.kinds.uploaded_files import uploaded_files
 from worker.settings import WorkerSettings
-from worker.storage.artifacts import Artifacts
+from worker.storage.stored_artifacts import open_artifacts
 from worker.uploads.store import Uploads
 
 
@@ -30,7 +30,7 @@ def run(job: Job, folder: Path, report: Report) -> None:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     spec = TrainingSpec.model_validate_json(json.dumps(job.spec))
-    uploads, artifacts = Uploads(settings.data_dir), Artifacts(settings.data_dir)
+    uploads, artifacts = Uploads(settings.data_dir), open_artifacts(settings.data_dir, settings.store)
 
     @contextmanager
     def sources() -> Iterator[Path]:

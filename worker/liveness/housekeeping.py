@@ -25,6 +25,7 @@ from worker.liveness.watchdog import Watchdog, WatchdogLimits
 from worker.scrub import Damage, Scrub
 from worker.settings import WorkerSettings
 from worker.storage.artifacts import Artifacts
+from worker.storage.stored_artifacts import open_artifacts
 from worker.webhooks.delivery import WebhookDelivery
 
 log = logging.getLogger(__name__)
@@ -65,11 +66,12 @@ class Housekeeping:
         self._scrub_thread = threading.Thread(target=self._scrub_for_ever, name="scrub", daemon=True)
         self._notify_thread = threading.Thread(target=self._notify_for_ever, name="webhooks", daemon=True)
         self._unheard_since: float | None = None
+        self._next_local_cleaning = 0.0
 
     @classmethod
     def start(cls, url: str, settings: WorkerSettings, status: SharedStatus) -> None:
         """Start the thread."""
-        artifacts = Artifacts(settings.data_dir)
+        artifacts = open_artifacts(settings.data_dir, settings.store, forks=True)
         jobs = JobQueue.connect(url, artifacts=artifacts, rules=settings.rules)
         cls._running = cls(jobs, artifacts, settings, status)
         cls._running._thread.start()
@@ -152,6 +154,9 @@ class Housekeeping:
             removed := self._jobs.admin.clean()
         ):
             log.info("cleaned: %d things that no job needed", removed)
+        if self._settings.store is not None and time.monotonic() >= self._next_local_cleaning:
+            self._next_local_cleaning = time.monotonic() + self._settings.janitor_seconds
+            self._jobs.admin.clean_staging()  # hosts share a store, but each has staging folders of its own
 
     def _scrub(self) -> None:
         """Read as many stored files as the rate allows; after a large file, later rounds read less."""

@@ -25,6 +25,8 @@ import os
 import shutil
 import tempfile
 import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from secrets import token_hex
@@ -44,6 +46,8 @@ from worker.storage.durable_files import (
     sync_folder,
     write_once,
 )
+from worker.storage.objects import ObjectFile, checksum_of
+from worker.storage.records import FolderRecords, Records
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +57,24 @@ BEGUN, STOP = "attempts", "stop"  # in a job's kept state: there is something to
 MEMBERS = (("name", str), ("bytes", int), ("sha256", str))  # of a file in a manifest
 VERIFIED_MAX = 100_000  # files whose verification is remembered, some 20 MB
 
+StoredFile = Path | ObjectFile
+"""A published file: on disk, or in the object store."""
+
 
 class Artifacts:
-    """The files below one data folder; ``root`` is the service's ``data_dir``."""
+    """The files below one data folder; ``root`` is the service's ``data_dir``.
+
+    :class:`worker.storage.stored_artifacts.StoredArtifacts` keeps what is published in an object store instead.
+
+    Attributes
+    ----------
+    records
+        Where accepted requests and their outcomes are kept: for :class:`worker.storage.journal.Journal`.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.records: Records = FolderRecords(root)
         self._staging = root / "staging"
         self._results = root / "results"
         self._parts = root / "parts"
@@ -67,7 +83,7 @@ class Artifacts:
         self._damaged = root / "damaged"
         self._lock = threading.Lock()
         self._damages = 0
-        self._verified: dict[tuple[int, ...], str] = {}
+        self._verified: dict[tuple[object, ...], str] = {}
         self.blobs = ContentStore(root / "blobs", on_damage=lambda _: self._count_damage())
 
     # ----------------------------------------------------------------------------------------------------- writing
@@ -79,9 +95,17 @@ class Artifacts:
         folder.mkdir(parents=True)
         return folder
 
-    def staged(self) -> list[Path]:
-        """Return the staging folders, named ``<job>.<token>``."""
-        return entries(self._staging)
+    def discard_abandoned(self, *, leased: Collection[str], grace_s: float) -> int:
+        """Remove the staging folders here, ``grace_s`` old, of jobs that are not ``leased``; return how many."""
+        now = file_system_time(self.root)
+        abandoned = [
+            folder
+            for folder in entries(self._staging)
+            if folder.name.partition(".")[0] not in leased and age_s(folder, now=now) > grace_s
+        ]
+        for folder in abandoned:
+            self._discard(folder)
+        return len(abandoned)
 
     def published(self) -> list[str]:
         """Return the ids of the jobs that have a folder of results."""
@@ -202,7 +226,7 @@ class Artifacts:
     def copy(self, source: str, staged: Path) -> bool:
         """Fill a staging folder with the files of another job; False if that job has none (any more)."""
         folder = self._results / checked(source)
-        if (self._damaged / source).exists():
+        if self._is_damaged(source):
             return False
         try:
             link_tree(folder, staged, without=MANIFEST)
@@ -211,6 +235,9 @@ class Artifacts:
         except (FileNotFoundError, shutil.Error):
             complete = False
         return complete
+
+    def probe_store(self) -> None:
+        """Write to the object store, if there is one; raises ``StoreUnavailableError`` if that fails."""
 
     def probe(self) -> None:
         """Write a test file in every folder that a job needs; raises ``OSError`` where that fails."""
@@ -249,7 +276,7 @@ class Artifacts:
             return []
         return [one for one in found if code in (None, one["code"])]
 
-    def path(self, job_id: str, name: str, *, shard: int | None = None) -> Path:
+    def path(self, job_id: str, name: str, *, shard: int | None = None) -> StoredFile:
         """Return the path of a file of a job, or of one shard: ``manifest.json`` or one that the manifest lists.
 
         Raises
@@ -269,7 +296,7 @@ class Artifacts:
             raise ArtifactDamagedError(f"the file {name[:200]!r} of this job is missing; request the job again")
         return path
 
-    def sized(self, job_id: str, name: str, *, shard: int | None = None) -> tuple[Path, dict[str, Any]]:
+    def sized(self, job_id: str, name: str, *, shard: int | None = None) -> tuple[StoredFile, dict[str, Any]]:
         """Return the path of a listed file of a job and its entry in the manifest, after comparing their sizes.
 
         Raises
@@ -296,7 +323,7 @@ class Artifacts:
 
     def verified(
         self, job_id: str, name: str, *, shard: int | None = None, reread: bool = False
-    ) -> tuple[Path, dict[str, Any]]:
+    ) -> tuple[StoredFile, dict[str, Any]]:
         """Return as :meth:`sized`, after hashing the file; a file that has not changed since is not hashed again.
 
         Parameters
@@ -310,23 +337,32 @@ class Artifacts:
             As :meth:`sized`, and if the SHA-256 is not that of the manifest.
         """
         path, entry = self.sized(job_id, name, shard=shard)
-        expected = entry.get("sha256")
-        if expected is None:
-            return path, entry
-        facts = path.stat()
-        key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
-        with self._lock:
-            known = None if reread else self._verified.get(key)
-        if known != expected:
-            if checksum(path, from_disk=reread) != expected:
-                raise ArtifactDamagedError(
-                    f"the file {name[:200]!r} is not what its manifest says; request the job again"
-                )
-            with self._lock:
-                if len(self._verified) >= VERIFIED_MAX:
-                    self._verified.clear()
-                self._verified[key] = expected
+        self._verify(path, entry, name=name, reread=reread)
         return path, entry
+
+    def all_sized(self, job_id: str) -> Sequence[tuple[str, StoredFile, dict[str, Any]]]:
+        """Return name, path and entry of every file of a job, in the order of the manifest; raises as :meth:`sized`."""
+        names = [entry["name"] for entry in self.manifest(job_id)["files"]]
+        return [(name, *self.sized(job_id, name)) for name in names]
+
+    @contextmanager
+    def laid_out(self, job_id: str, names: Collection[str] = ()) -> Iterator[Path]:
+        """Yield a folder that holds the files of a job, for readers that open files by their paths.
+
+        Parameters
+        ----------
+        names
+            Of files that are compared with their checksums before.
+
+        Raises
+        ------
+        ArtifactNotFoundError, ArtifactDamagedError
+            As :meth:`verified`.
+        """
+        self.manifest(job_id)
+        for name in names:
+            self.verified(job_id, name)
+        yield self._results / checked(job_id)
 
     def reusable(self, job_id: str, *, hash_bytes: float = math.inf) -> bool:
         """Whether a job's files may answer another request: all are there, and none is known to be damaged.
@@ -336,7 +372,7 @@ class Artifacts:
         hash_bytes
             Files that take more than this together are compared by size only, because hashing them takes long.
         """
-        if (self._damaged / checked(job_id)).exists():
+        if self._is_damaged(job_id):
             return False
         try:
             entries = self.manifest(job_id)["files"]
@@ -398,6 +434,26 @@ class Artifacts:
 
     # ----------------------------------------------------------------------------------------------------- private
 
+    def _verify(self, path: StoredFile, entry: dict[str, Any], *, name: str, reread: bool) -> None:
+        """Hash a file, unless it was verified before; raises ``ArtifactDamagedError``."""
+        expected = entry.get("sha256")
+        if expected is None:
+            return
+        key = _identity(path)
+        with self._lock:
+            known = None if reread else self._verified.get(key)
+        if known == expected:
+            return
+        if _checksum(path, from_disk=reread) != expected:
+            raise ArtifactDamagedError(f"the file {name[:200]!r} is not what its manifest says; request the job again")
+        with self._lock:
+            if len(self._verified) >= VERIFIED_MAX:
+                self._verified.clear()
+            self._verified[key] = expected
+
+    def _is_damaged(self, job_id: str) -> bool:
+        return (self._damaged / checked(job_id)).exists()
+
     def _settle(self, path: Path, *, name: str, expected: str | None) -> set[Path]:
         """Sync one file to disk; return the folders that must be synced after it."""
         path.chmod(0o444)  # its content may be shared with other jobs
@@ -439,14 +495,33 @@ class Artifacts:
 
 @lru_cache(maxsize=32)  # one download requests every file in turn, and a manifest may have megabytes
 def _read_manifest(path: Path, mtime_ns: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    document: dict[str, Any] = json.loads(path.read_bytes())
+    return parse_manifest(path.read_bytes())
+
+
+def parse_manifest(content: bytes) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return a manifest and its entries by name; raises ``ValueError`` or another error of lookup if it is damaged."""
+    document: dict[str, Any] = json.loads(content)
     for entry in document["files"]:
         kinds = (("name", str), ("bytes", int), ("sha256", str))
         if not isinstance(entry, dict) or any(
             not isinstance(entry.get(member, kind()), kind) for member, kind in kinds
         ):
-            raise ValueError(f"an entry of {path} is malformed")
+            raise ValueError("an entry of the manifest is malformed")
     return document, {entry["name"]: entry for entry in document["files"]}
+
+
+def _identity(path: StoredFile) -> tuple[object, ...]:
+    """Return what changes when the content of a file does."""
+    if isinstance(path, ObjectFile):
+        return (path.info,)
+    facts = path.stat()
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def _checksum(path: StoredFile, *, from_disk: bool) -> str:
+    if isinstance(path, ObjectFile):
+        return checksum_of(path.store, path.info)
+    return checksum(path, from_disk=from_disk)
 
 
 def _expected_sums(staged: Path) -> dict[str, str | None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from worker.storage.artifacts import Artifacts
-from worker.storage.durable_files import age_s
 from worker.storage.journal import Journal
 
 
@@ -29,7 +28,7 @@ def remove_unneeded(
 ) -> int:
     """Remove what no job needs; return how many files and folders were removed.
 
-    Ages are by the clock of the file system, whatever this machine's says.
+    Ages are by the clock of the file system, or of the object store, whatever this machine's says.
 
     Parameters
     ----------
@@ -47,15 +46,11 @@ def remove_unneeded(
     alias_s
         How many seconds an Idempotency-Key is answered with the same job.
     """
-    removed, now = 0, artifacts.now()
-    for folder in artifacts.staged():
-        if folder.name.partition(".")[0] not in leased and age_s(folder, now=now) > grace_s:
-            artifacts.discard(folder)
-            removed += 1
-    for job_id in ended:
-        if artifacts.changed_s(job_id, now=now) is not None:
-            artifacts.remove(job_id)
-            removed += 1
+    removed, now = artifacts.discard_abandoned(leased=leased, grace_s=grace_s), artifacts.now()
+    with_files = {*artifacts.published(), *artifacts.divided(), *artifacts.stateful()}
+    for job_id in with_files.intersection(ended):
+        artifacts.remove(job_id)
+        removed += 1
     for job_id in sealed:
         removed += artifacts.remove_shards(job_id, grace_s=grace_s, now=now) + artifacts.remove_state(job_id)
     for batch_id in unknown_batches:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from worker.errors import CytosynthError, DiskFullError, ExportError
+from worker.errors import CytosynthError, DiskFullError, ExportError, StoreUnavailableError
 from worker.storage.artifacts import Artifacts
 
 log = logging.getLogger(__name__)
@@ -54,12 +54,14 @@ class Storage:
             self._artifacts.probe()
             self.check(0)
         except (OSError, DiskFullError) as error:
-            log.warning("the disk is out of order, jobs wait: %s", error)
+            log.warning("the storage is out of order, jobs wait: %s", error)
             return False
         return True
 
     def storage_error(self, error: CytosynthError | OSError) -> OSError | None:
         """Return the state of the disk that explains ``error``; None if the disk accepts writes."""
+        if isinstance(error, StoreUnavailableError):
+            return error
         cause = error.__cause__ if isinstance(error, ExportError) else error
         if not isinstance(cause, OSError) or cause.errno not in STORAGE_ERRORS:
             return None
