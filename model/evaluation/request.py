@@ -230,7 +230,7 @@ def _uploaded(
 def _fault(one: Surveyed) -> str:
     """Say what is wrong with a sequence, by the names that a request has."""
     finding = next(finding for finding in one.findings if finding.severity == "error")
-    message = finding.message.replace("--voxel X Y Z (µm)", "voxel, [x, y, z] in µm").replace("--voxel", "voxel")
+    message = finding.message.replace("--voxel X Y Z (µm; voxel in a request)", "voxel, [x, y, z] in µm")
     where = f" (frame {', '.join(map(str, finding.frames[:3]))})" if finding.frames else ""
     return f"{message}{where}"
 

@@ -18,7 +18,7 @@ from model.errors import DatasetError
 from model.fitting.fit import TargetFrame
 from model.membranes.triangle_distance import CellShape
 from model.readers.open import open_recordings
-from model.readers.recording import Calibration, Recording
+from model.readers.recording import Calibration, CellObservation, Recording
 from model.readers.survey import FLAT, wrong_size
 
 Place = Literal["centre", "omega"]
@@ -100,10 +100,28 @@ def shape_in_frame(
         raise DatasetError(
             f"{recording.name} does not say how large a voxel is: give --voxel X Y Z (µm; voxel in a request)"
         )
+    cells = _cells_in_frame(recording, frame, labels)
+    wanted = [cell.label for cell in cells]
+    membranes = recording.membranes(frame, wanted)
+    if place == "centre":
+        centre = np.average([cell.centroid for cell in cells], axis=0, weights=[cell.volume for cell in cells])
+        return CellShape([membrane.placed(centre, micrometres) for membrane in membranes])
+    if recording.grid_shape is None:
+        return CellShape([membrane.placed(np.zeros(3), micrometres) for membrane in membranes])
+    step = Grid(recording.grid_shape).step
+    factors = step / np.array(spacing or (1.0, 1.0, 1.0))
+    return CellShape([membrane.stretched(factors).placed(np.ones(3), 1.0) for membrane in membranes])
+
+
+def _cells_in_frame(recording: Recording, frame: int, labels: list[int] | None) -> list[CellObservation]:
+    """Return the bodies of the cell in a frame; raises ``DatasetError`` as :func:`shape_in_frame`."""
     seen = {observation.label: observation for observation in recording.observations(frame)}
     wanted = [label for label in labels if label in seen] if labels else sorted(seen)
     if not wanted:
-        raise DatasetError(f"{recording.name}: frame {frame} does not show the cell")
+        what = "leave the frame out, and give the times of the others with --times (given_times in a request)"
+        if seen:
+            what = f"it shows {sorted(seen)}; name the label that the cell has there with --label (labels in a request)"
+        raise DatasetError(f"{recording.name}: frame {frame} does not show the cell: {what}")
     if labels is None and len(wanted) > 1:
         raise DatasetError(
             f"{recording.name}: frame {frame} shows the cells {wanted}; name one with --label (labels in a request)"
@@ -117,16 +135,7 @@ def shape_in_frame(
         raise DatasetError(f"{recording.name}: frame {frame}: the surface has holes or loose edges; close it")
     if any(cell.nested for cell in cells):
         raise DatasetError(f"{recording.name}: frame {frame}: a body lies in another and faces outward too; remove it")
-    membranes = recording.membranes(frame, wanted)
-    if place == "centre":
-        weights = [seen[label].volume for label in wanted]
-        centre = np.average([seen[label].centroid for label in wanted], axis=0, weights=weights)
-        return CellShape([membrane.placed(centre, micrometres) for membrane in membranes])
-    if recording.grid_shape is None:
-        return CellShape([membrane.placed(np.zeros(3), micrometres) for membrane in membranes])
-    step = Grid(recording.grid_shape).step
-    factors = step / np.array(spacing or (1.0, 1.0, 1.0))
-    return CellShape([membrane.stretched(factors).placed(np.ones(3), 1.0) for membrane in membranes])
+    return cells
 
 
 def check_scale(target: list[TargetFrame], card: ModelCard) -> None:

@@ -81,7 +81,7 @@ def read_contents(path: Path) -> Contents:
         read_as = "TZYX" if layout.has_time else "ZYX"
         axes = read_as if layout.axes == read_as else f"{layout.axes}, read as {read_as}"
         files = dict.fromkeys([path, *(Path(page.parent.filehandle.path) for page in tiff.series[0].pages if page)])
-        if len(files) > 1:
+        if len({one.resolve() for one in files}) > 1:
             axes += f", in {len(files)} files"
         return Contents(
             layout.frames, layout.has_time, axes, read_calibration(tiff, layout.slices), tuple(doubts), tuple(files)

@@ -24,6 +24,8 @@ from model.upload_checks.surface_mesh import LENGTH_MAX, LENGTH_MIN
 
 FRAMES_MIN = 3  # of a sequence
 SAMPLES_MIN = 250  # voxels, a diameter of about 8: fewer show no shape
+PIECES = "the cell is in pieces: give each cell a label of its own, or remove the pieces"
+GIVE_VOXEL = "give the voxel size with --voxel X Y Z (µm; voxel in a request)"
 FLAT = "the cell is one voxel thick, so it has no shape in three dimensions: give masks of several slices"
 JUMP = 0.5  # change of volume from one frame to the next that is reported, relative
 
@@ -142,10 +144,10 @@ def _cells(sequence: CellSequence, seen: dict[int, dict[int, CellObservation]]) 
 def _of_scale(calibration: Calibration) -> list[Finding]:
     spacing = calibration.spacing
     if spacing is None:
-        message = "voxel size unknown: give --voxel X Y Z (µm)"
+        message = f"voxel size unknown: {GIVE_VOXEL}"
         return [Finding(severity="error", code="no_spacing", message=message)]
     if not all(math.isfinite(side) and side > 0 for side in spacing):
-        message = f"voxel sides {spacing} are not positive numbers: give --voxel X Y Z (µm)"
+        message = f"voxel sides {spacing} are not positive numbers: {GIVE_VOXEL}"
         return [Finding(severity="error", code="bad_spacing", message=message)]
     return []
 
@@ -161,7 +163,9 @@ def _of_frames(empty: list[int], unreadable: dict[int, str]) -> list[Finding]:
     if broken := [frame for frame in empty if frame in unreadable]:
         found.append(Finding(severity="error", code="unreadable", message=unreadable[broken[0]], frames=broken))
     if blank := [frame for frame in empty if frame not in unreadable]:
-        found.append(Finding(severity="error", code="empty", message="frames show no cell", frames=blank))
+        found.append(
+            Finding(severity="error", code="empty", message="frames show no cell: leave them out", frames=blank)
+        )
     return found
 
 
@@ -181,9 +185,9 @@ def wrong_size(cells: Sequence[CellObservation], recording: Recording) -> str | 
         return None
     allowed = f"the cell is {length:.3g} µm long; allowed are {LENGTH_MIN:g} to {LENGTH_MAX:g} µm"
     if recording.grid_shape is not None:
-        return f"{allowed}: give the distance of voxels in µm with --voxel X Y Z"
+        return f"{allowed}: {GIVE_VOXEL}"
     unit = "--voxel 1e6 1e6 1e6 for metres" if length < LENGTH_MIN else "--voxel 0.001 0.001 0.001 for nanometres"
-    return f"{allowed}: meshes are taken in µm, and --voxel scales them: {unit}"
+    return f"{allowed}: meshes are taken in µm, and --voxel (voxel in a request) scales them: {unit}"
 
 
 def _of_size(
@@ -223,7 +227,7 @@ def _of_sequence(
     add("error", "nested", nested, where(lambda c: any(s.nested for s in c)))
     turned = "the triangles of a body faced inward; it was turned outward"
     add("warning", "turned", turned, where(lambda c: any(s.turned for s in c)))
-    add("error", "bodies", "the cell is in pieces", _in_pieces(sequence, cells_of))
+    add("error", "bodies", PIECES, _in_pieces(sequence, cells_of))
     missing = [
         f for f in frames if sequence.frames[0] < f < sequence.frames[-1] and f not in sequence.frames and seen[f]
     ]

@@ -688,7 +688,7 @@ def _labels(
             if copy is not None and values.can_be_written:
                 copy.add(values.written(samples))
         if not labelled and not empty_frames:
-            raise UploadError(f"frame {frame} holds no label: all its samples are 0")
+            raise UploadError(f"frame {frame} holds no label, all its samples are 0: leave the frame out")
         if labelled and flat is not False:
             flat = box.is_flat
     if 0 not in values.found:
