@@ -1,4 +1,7 @@
-"""Examples for the API documentation. Each request runs unchanged on a new installation, within seconds."""
+"""Examples for the API documentation. Each request runs unchanged on a new installation, within seconds.
+
+But fits, evaluations and trainings: these take a minute, or as long as their description says.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 from fastapi.openapi.models import Example
 
 from app.problems.types import TABLE, TOO_FAST
+from app.services.example_upload import EXAMPLE_UPLOAD
 from model import __version__
 from model.errors import TooLargeError
 from worker.kinds.table import KINDS
@@ -18,6 +22,8 @@ from worker.kinds.table import KINDS
 def _example(summary: str, description: str, value: dict[str, Any]) -> Example:
     return Example(summary=summary, description=description, value=value)
 
+
+NAMED = f"{EXAMPLE_UPLOAD} comes with the service; PUT /v1/uploads/{{name}} uploads your own TIFF of label volumes."
 
 AUGMENTATIONS: dict[str, Example] = {
     "of-a-learned-cell": _example(
@@ -32,6 +38,13 @@ AUGMENTATIONS: dict[str, Example] = {
         {"model": "a549", "source": {"kind": "learned", "index": 1}, "seed": 4, "count": 3, "noise": 0.0,
          "mirror": False, "size": [1.0, 1.0], "speed": [1.0, 1.0], "frames": 2, "grid": 48, "formats": ["stl"]},
     ),
+    "of-your-cell": _example(
+        "Variations of a cell that you upload",
+        f"{NAMED} The cell is fitted first, then varied.",
+        {"model": "celegans",
+         "source": {"kind": "uploads", "uploads": [EXAMPLE_UPLOAD], "labels": [3], "method": "code"},
+         "seed": 4, "count": 2, "frames": 2, "grid": 48, "formats": ["stl"]},
+    ),
 }  # fmt: skip
 
 EVALUATIONS: dict[str, Example] = {
@@ -42,36 +55,38 @@ EVALUATIONS: dict[str, Example] = {
     ),
     "against-your-cells": _example(
         "New cells of a model against cells that you upload",
-        "Upload a TIFF with at least four tracked cells as cells.tif first: PUT /v1/uploads/{name}.",
-        {"model": "celegans", "uploads": ["cells.tif"], "count": 20},
+        f"{NAMED} At least four tracked cells are needed.",
+        {"model": "celegans", "uploads": [EXAMPLE_UPLOAD], "count": 4, "draws": 200},
     ),
 }
 
 RECONSTRUCTIONS: dict[str, Example] = {
     "finer": _example(
         "A coarse recording, at four times the grid and more frames",
-        "Upload a TIFF of label volumes as cells.tif first: the try-out below takes a file at PUT /v1/uploads/{name}.",
-        {"model": "celegans", "uploads": ["cells.tif"], "frames": 29, "grid": 128, "formats": ["tiff", "stl"]},
+        f"{NAMED} It shows four cells, so labels names one. Fitting takes about a minute.",
+        {"model": "celegans", "uploads": [EXAMPLE_UPLOAD], "labels": [1], "frames": 29, "grid": 128,
+         "formats": ["tiff", "stl"]},
     ),
     "quick": _example(
         "The code alone, evaluated on a frame that was not used",
         "The network is not adapted: faster, and less like the given cell.",
-        {"model": "celegans", "uploads": ["cells.tif"], "method": "code", "validate": True, "frames": 8, "grid": 48,
-         "formats": ["stl"]},
+        {"model": "celegans", "uploads": [EXAMPLE_UPLOAD], "labels": [2], "method": "code", "validate": True,
+         "frames": 8, "grid": 48, "formats": ["stl"]},
     ),
 }  # fmt: skip
 
 TRAININGS: dict[str, Example] = {
     "defaults": _example(
         "The default recipe",
-        "Upload a TIFF of label volumes as cells.tif first: the try-out below takes a file at PUT /v1/uploads/{name}. "
-        "The default 24,000 steps take some 20 to 40 minutes on one core.",
-        {"name": "my-cells", "uploads": ["cells.tif"], "keep_on_cancel": True},
+        f"{NAMED} The default 24,000 steps take some 20 to 40 minutes on one core; POST /v1/jobs/{{id}}/cancel keeps "
+        "the best model so far.",
+        {"name": "my-cells", "uploads": [EXAMPLE_UPLOAD], "keep_on_cancel": True},
     ),
     "quick": _example(
         "A quick look, within some minutes",
-        "A small network and few steps: enough to see whether the files are read as they should be.",
-        {"name": "a-look", "uploads": ["cells.tif"], "voxel": [0.5, 0.5, 0.5], "interval": 5.0, "points": 4096,
+        "A small network and few steps: enough to see whether the files are read as they should be. voxel and interval "
+        "go before what the file says.",
+        {"name": "a-look", "uploads": [EXAMPLE_UPLOAD], "voxel": [0.87, 0.87, 0.87], "interval": 4.3, "points": 4096,
          "latent_size": 8, "width": 64, "depth": 4, "steps": 2000, "minutes": 5.0, "seed": 1},
     ),
 }  # fmt: skip

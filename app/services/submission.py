@@ -19,6 +19,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 from app.problems.handlers import ProblemError
 from app.problems.types import WEBHOOKS_OFF
 from app.services.budget import ModelSpecific, check_budget, check_fits_model
+from app.services.example_upload import find_upload
 from app.services.resources import Resources
 from app.services.trainings import check_shapes, complete_training, keep_model, training_cost
 from model.card import ModelCard
@@ -276,7 +277,7 @@ def _with_uploads(resources: Resources, spec: JobSpec) -> JobSpec:
     """Let a spec that names uploads know their checksums; others are returned as they are."""
     if not isinstance(spec, OfUploads):
         return spec
-    kept = [resources.uploads.get(resources.owner, name) for name in spec.uploads]
+    kept = [find_upload(resources, name) for name in spec.uploads]
     check_shapes(kept)
     return spec.with_uploads([(upload.sha256, frames_of(upload)) for upload in kept])
 

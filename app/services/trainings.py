@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from app.services.example_upload import find_upload
 from app.services.resources import Resources
 from app.settings import AppSettings
 from model.card import CARD_FILE, ModelCard
@@ -93,7 +94,7 @@ def check_shapes(uploads: Sequence[Upload]) -> None:
 
 def _with_uploads(resources: Resources, spec: TrainingSpec) -> tuple[TrainingSpec, int]:
     """Return the spec with the checksums of its uploads, and how many frames they probably hold."""
-    kept = [resources.uploads.get(resources.owner, name) for name in spec.uploads]
+    kept = [find_upload(resources, name) for name in spec.uploads]
     check_shapes(kept)
     found = [(upload.sha256, frames_of(upload)) for upload in kept]
     return spec.with_uploads(found), sum(ARCHIVE_FRAMES if frames is None else frames for _, frames in found)
