@@ -172,6 +172,12 @@ class AugmentationSpec(Strict):
         """Names of the uploads that show the cell, if it is an uploaded one."""
         return self.source.uploads if isinstance(self.source, UploadedCell) else []
 
+    def with_voxel(self, voxel: list[float]) -> Self:
+        """Return the spec with the distance of samples that its uploads state, unless it states one."""
+        if not isinstance(self.source, UploadedCell):
+            return self
+        return self.model_copy(update={"source": self.source.with_voxel(voxel)})
+
     def with_uploads(self, found: Sequence[tuple[str, int | None]]) -> Self:
         """Return the spec with the checksums of its uploads; as :meth:`GivenCell.with_checksums`."""
         if not isinstance(self.source, UploadedCell):

@@ -31,6 +31,8 @@ def _sort_of(name: str) -> str:
     """Return which uploads an upload may be named with."""
     if name.endswith((".tif", ".tiff")):
         return "volume"
+    if name.endswith((".npy", ".npz", ".h5", ".hdf5")):
+        return "distances"
     return "surface" if name.endswith((".stl", ".obj", ".ply")) else "archive"
 
 
@@ -82,7 +84,9 @@ class EvaluationSpec(Strict):
         if len(set(uploads)) != len(uploads):
             raise ValueError("uploads must not repeat")
         if len({_sort_of(name) for name in uploads}) > 1:
-            raise ValueError("uploads must be all label volumes, all surfaces or all archives: leave the others out")
+            raise ValueError(
+                "uploads must be all label volumes, all surfaces, all distances or all archives: leave the others out"
+            )
         return uploads
 
     @model_validator(mode="after")
@@ -113,6 +117,10 @@ class EvaluationSpec(Strict):
                 f"model {self.model} has no reference cells of its own: name uploads to compare with",
                 pointer="/uploads",
             )
+
+    def with_voxel(self, voxel: list[float]) -> Self:
+        """Return the spec with the distance of samples that its uploads state, unless it states one."""
+        return self if self.voxel is not None else self.model_copy(update={"voxel": voxel})
 
     def with_uploads(self, found: Sequence[tuple[str, int | None]]) -> Self:
         """Return the spec with the checksums of its uploads, given SHA-256 and number of frames of each.

@@ -35,7 +35,8 @@ ADAPTED = ("fitted/", "/weights.safetensors")  # of the networks that were adapt
 HELD_OUT_MIN = 3  # frames, so that one in the middle can be left out
 
 UploadName = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}(\.(tif|tiff|stl|obj|ply|zip|tar|tgz|tar\.gz))?$")
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}(\.(tif|tiff|stl|obj|ply|npy|npz|h5|hdf5|zip|tar|tgz|tar\.gz))?$"),
 ]
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Length = Annotated[float, Field(gt=0.0, le=1e9, allow_inf_nan=False)]
@@ -54,8 +55,8 @@ class GivenCell(Strict):
     uploads: Annotated[
         list[UploadName], Field(min_length=1, max_length=FRAMES_MAX, json_schema_extra={"uniqueItems": True})
     ] = Field(
-        description="Names of uploads: one TIFF, archive or sequence of all frames, or one file for each frame in the "
-        "order of time.",
+        description="Names of uploads: one TIFF, array of signed distances, archive or sequence of all frames, or one "
+        "file for each frame in the order of time.",
         examples=[["cells.tif"]],
     )
     upload_sha256: Annotated[list[Checksum], Field(max_length=FRAMES_MAX)] | None = Field(
@@ -110,6 +111,10 @@ class GivenCell(Strict):
     def fit_seconds(self) -> float:
         """Expected time of one fit; it does not depend on the cell."""
         return CODE_SECONDS + (ADAPT_SECONDS if self.adapt_steps else 0.0)
+
+    def with_voxel(self, voxel: list[float]) -> Self:
+        """Return the cell with the distance of samples that its uploads state, unless it states one."""
+        return self if self.voxel is not None else self.model_copy(update={"voxel": voxel})
 
     def with_checksums(self, found: Sequence[tuple[str, int | None]], *, at: str = "") -> Self:
         """Return the cell with the checksums of its uploads.

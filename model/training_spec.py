@@ -37,7 +37,8 @@ NEW_CELLS_MIN, NEW_CELLS_MAX = 4, 24  # drawn for the novelty that the card stat
 NEW_CELLS_SHARE = 0.2  # of the time of the training, at most, unless that are fewer than the least
 RESULT_BYTES = 8 * 2**20  # weights, figures and the training state, generously
 
-VOLUMES, MESHES = (".tif", ".tiff"), (".stl", ".obj", ".ply")
+VOLUMES, MESHES, DISTANCES = (".tif", ".tiff"), (".stl", ".obj", ".ply"), (".npy", ".npz", ".h5", ".hdf5")
+ONE_SORT = "uploads must be all label volumes, all surfaces, all distances or all archives: leave the others out"
 ARCHIVE_FRAMES = 300  # expected in an archive, whose frames are not counted before it is read
 
 
@@ -62,8 +63,9 @@ class TrainingSpec(Strict):
     uploads: Annotated[
         list[UploadName], Field(min_length=1, max_length=UPLOADS_MAX, json_schema_extra={"uniqueItems": True})
     ] = Field(
-        description="Names of uploads: TIFFs of label volumes or masks, one for each recording; surfaces, one for each "
-        "frame, whose names number cells and frames (cell1_t0.stl); or archives of such files, a folder a recording.",
+        description="Names of uploads: TIFFs of label volumes or masks, or arrays of signed distances (.npy, .npz, "
+        ".h5), one for each recording; surfaces, one for each frame, whose names number cells and frames "
+        "(cell1_t0.stl); or archives of label volumes and surfaces, a folder a recording.",
         examples=[["cells.tif"]],
     )
     upload_sha256: Annotated[list[Checksum], Field(max_length=UPLOADS_MAX)] | None = Field(
@@ -142,8 +144,8 @@ class TrainingSpec(Strict):
     def _uploads_are_distinct_and_of_one_sort(cls, uploads: list[str]) -> list[str]:
         if len(set(uploads)) != len(uploads):
             raise ValueError("uploads must not repeat")
-        if len({(name.endswith(VOLUMES), name.endswith(MESHES)) for name in uploads}) > 1:
-            raise ValueError("uploads must be all label volumes, all surfaces or all archives: leave the others out")
+        if len({tuple(map(name.endswith, (VOLUMES, MESHES, DISTANCES))) for name in uploads}) > 1:
+            raise ValueError(ONE_SORT)
         return uploads
 
     @field_validator("left_out_every")

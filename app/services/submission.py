@@ -31,7 +31,7 @@ from worker.jobs import BatchJob, Job, JobOptions, JobStatus, Price, Timing
 from worker.kinds.table import DivisibleSpec, Kind
 from worker.storage.artifacts import MANIFEST
 from worker.storage.disk import check_reserve
-from worker.uploads.store import frames_of
+from worker.uploads.store import frames_of, voxel_of
 from worker.webhooks.addresses import check_url
 
 
@@ -81,6 +81,10 @@ class OfUploads(Protocol):
     @property
     def uploads(self) -> Sequence[str]:
         """Their names."""
+        ...
+
+    def with_voxel(self, voxel: list[float]) -> Self:
+        """Return it with the distance of samples that the uploads state, unless it states one."""
         ...
 
     def with_uploads(self, found: Sequence[tuple[str, int | None]]) -> Self:
@@ -279,6 +283,8 @@ def _with_uploads(resources: Resources, spec: JobSpec) -> JobSpec:
         return spec
     kept = [find_upload(resources, name) for name in spec.uploads]
     check_shapes(kept)
+    if kept and (voxel := voxel_of(kept)) is not None:
+        spec = spec.with_voxel(voxel)
     return spec.with_uploads([(upload.sha256, frames_of(upload)) for upload in kept])
 
 

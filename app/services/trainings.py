@@ -12,7 +12,7 @@ from model.errors import SpecError, TooLargeError
 from model.spec import Cost
 from model.training_spec import ARCHIVE_FRAMES, TrainingLimits, TrainingSpec
 from worker.jobs import Job, JobStatus
-from worker.uploads.store import Upload, frames_of, is_flat
+from worker.uploads.store import Upload, frames_of, is_flat, voxel_of
 
 MODEL_FOLDER = "trained/"  # in the files of a training
 
@@ -96,5 +96,7 @@ def _with_uploads(resources: Resources, spec: TrainingSpec) -> tuple[TrainingSpe
     """Return the spec with the checksums of its uploads, and how many frames they probably hold."""
     kept = [find_upload(resources, name) for name in spec.uploads]
     check_shapes(kept)
+    if spec.voxel is None:
+        spec = spec.model_copy(update={"voxel": voxel_of(kept)})
     found = [(upload.sha256, frames_of(upload)) for upload in kept]
     return spec.with_uploads(found), sum(ARCHIVE_FRAMES if frames is None else frames for _, frames in found)

@@ -15,6 +15,7 @@ import resource
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Any, BinaryIO
 
 from model.errors import UploadError
@@ -94,6 +95,15 @@ def _read_surface(data: memoryview, copy: BinaryIO | None, *, ending: str) -> di
     return surface.facts
 
 
+def _read_distances(data: memoryview, copy: BinaryIO | None, *, kind: str) -> dict[str, Any]:
+    try:
+        reader = import_module("model.upload_checks.distance_arrays")  # which needs NumPy
+    except ImportError:
+        raise UploadError("this installation reads no arrays of distances") from None
+    facts: dict[str, Any] = reader.read_distances(data, kind, copy=copy, after_import=_open_nothing_more)
+    return facts
+
+
 def _read_weights(data: memoryview, _copy: BinaryIO | None) -> dict[str, Any]:
     return read_weights(data)
 
@@ -114,16 +124,24 @@ def _lower(what: int, limit: int) -> None:
 
 ARCHIVES = ("zip", "tar", "tgz")
 SURFACES = ("stl", "obj", "ply")
+DISTANCES = ("npy", "npz", "hdf5")
 READERS: dict[str, Reader] = {
     "tiff": _read_tiff,
     **{ending: partial(_read_surface, ending=ending) for ending in SURFACES},
+    **{kind: partial(_read_distances, kind=kind) for kind in DISTANCES},
     "safetensors": _read_weights,
 }
 # Of files of a sequence that is sent file by file, whose labels may get other numbers.
 PARTS: dict[str, PartReader] = {"frame": _read_frame, "tracks": copy_tracks}
+DISTANCES_ALLOWED = (
+    "signed distances, negative inside, as floating point numbers: (t, x, y, z) or (x, y, z) in a .npy file or alone "
+    "in a .npz, or (z, x, y, t) in the data set sdf_vid of an HDF5 file; 4 to 1024 samples a side, at most 2,000 "
+    "frames and 134,217,728 samples in all"
+)
 _ALLOWED = {
     "tiff": LABELS_ALLOWED, "frame": LABELS_ALLOWED, "safetensors": WEIGHTS_ALLOWED, "tracks": TRACKS_ALLOWED,
-    **dict.fromkeys(SURFACES, SURFACES_ALLOWED), **dict.fromkeys(ARCHIVES, FILES_ALLOWED),
+    **dict.fromkeys(DISTANCES, DISTANCES_ALLOWED), **dict.fromkeys(SURFACES, SURFACES_ALLOWED),
+    **dict.fromkeys(ARCHIVES, FILES_ALLOWED),
 }  # fmt: skip
 
 

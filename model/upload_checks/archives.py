@@ -529,11 +529,14 @@ def _inflated(stream: zlib._Decompress, pieces: Iterator[bytes], size: int, path
     """Return exactly ``size`` unpacked bytes; one more is unpacked at most."""
     content = bytearray()
     for piece in pieces:
-        while piece:
-            content += stream.decompress(piece, min(PIECE, size + 1 - len(content)))
+        filled = True
+        while piece or filled:  # zlib may have taken all of a piece and still hold bytes of it
+            most = min(PIECE, size + 1 - len(content))
+            part = stream.decompress(piece, most)
+            content += part
             if len(content) > size:
                 raise UploadError(f"{shown(path)} holds more than the {size:,} bytes that the archive says")
-            piece = stream.unconsumed_tail
+            piece, filled = stream.unconsumed_tail, len(part) == most
     if len(content) != size:
         raise UploadError(f"{shown(path)} holds fewer than the {size:,} bytes that the archive says")
     return bytes(content)

@@ -58,7 +58,7 @@ BEYOND_SCHEMA = re.compile(
     r"|a rotation quaternion \[w, x, y, z\] must not be zero; it is normalised for you"
     "|format stl-series needs stl: ask for it too"
     "|separate_bodies changes only obj or ply: ask for one of them, or leave it out"
-    "|uploads must be all label volumes, all surfaces or all archives: leave the others out"
+    "|uploads must be all label volumes, all surfaces, all distances or all archives: leave the others out"
     "|voxel and interval belong to uploads: name uploads too, or leave them out"
     "|every frame would be left out: .*"
     "|all cells take frames, grid and refine: leave labels, times, place and validate out"

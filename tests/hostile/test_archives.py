@@ -94,6 +94,17 @@ def packed(folder: Path, ending: str) -> bytes:
     return file.getvalue()
 
 
+def test_what_packs_well_is_unpacked_to_its_last_byte(tmp_path: Path) -> None:
+    """zlib may take all of its input and still hold bytes."""
+    content = bytes(2**26)
+    path = tmp_path / "zeros.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros.tif", content)
+    with path.open("rb") as file:
+        (member,) = read_archive(file.fileno(), "zip")
+        assert member.read() == content
+
+
 @pytest.mark.parametrize("make", [challenge, stacks, meshes, one_folder_a_cell])
 @pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz"])
 def test_readers_find_in_an_archive_what_they_find_in_the_folder(

@@ -46,11 +46,13 @@ from worker.errors import (
 from worker.storage.disk import check_reserve
 from worker.storage.durable_files import checksum, file_system_time, sync_file, sync_folder, write_over
 from worker.uploads.installed_models import InstalledModels, matches_checksum
-from worker.uploads.sandbox import ARCHIVES, PLAIN, Part, inspect_and_copy, inspect_file
+from worker.uploads.sandbox import ARCHIVES, DISTANCES, PLAIN, Part, inspect_and_copy, inspect_file
 
 log = logging.getLogger(__name__)
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\.(?:tiff?|stl|obj|ply|safetensors|zip|tar|tgz|tar\.gz)")
+NAME = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\.(?:tiff?|stl|obj|ply|npy|npz|h5|hdf5|safetensors|zip|tar|tgz|tar\.gz)"
+)
 FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")  # of a sequence that is sent file by file
 MEMBER = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]{0,60}/){0,3}[A-Za-z0-9_-][A-Za-z0-9_.-]{0,60}")
 FOLDER_KIND = "folder"
@@ -128,11 +130,21 @@ class Partial:
 
 
 def frames_of(upload: Upload) -> int | None:
-    """Return how many frames an upload holds: those of a label volume; 1 for a mesh; None for a sequence of files."""
+    """Return how many frames an upload holds: those of its array, 1 for a mesh, None for a sequence of files."""
     if upload.kind in SEQUENCES:
         return None
     shape = upload.facts.get("shape")
-    return int(shape[0]) if upload.kind == "tiff" and shape else 1
+    return int(shape[0]) if upload.kind in ("tiff", *DISTANCES) and shape else 1
+
+
+def voxel_of(uploads: Iterable[Upload]) -> list[float] | None:
+    """Return the distance of samples along x, y and z that arrays of distances state, all the same; else None.
+
+    Their plain copies do not hold it; those of label volumes do.
+    """
+    stated = {tuple(upload.facts.get("voxel") or ()) if upload.kind in DISTANCES else () for upload in uploads}
+    (voxel,) = stated if len(stated) == 1 else ((),)
+    return None if None in voxel or not voxel else list(voxel)
 
 
 def is_flat(upload: Upload) -> bool:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 from hostile.corpus_files import box_stl, flat_labels_tiff, labels_tiff
 
@@ -88,6 +91,33 @@ def test_what_cannot_be_carried_out_is_refused_at_once(
 def test_an_upload_that_is_not_there_is_not_found(house: Any) -> None:
     answer = house.post(SMALL | {"uploads": ["nothing.tif"]}, path=PATH)
     assert (answer.status_code, answer.json()["code"]) == (404, "upload_not_found")
+
+
+def test_arrays_of_distances_are_trained_on_at_the_spacing_that_hdf5_states(house: Any) -> None:
+    axes = np.meshgrid(*[np.linspace(-1.0, 1.0, 12)] * 3, indexing="ij")
+    ball = np.stack([np.sqrt(sum(axis**2 for axis in axes)) - radius for radius in (0.5, 0.55, 0.6, 0.65)])
+    plain, packed, spaced = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    np.save(plain, ball)
+    np.savez_compressed(packed, ball)
+    with h5py.File(spaced, "w") as file:
+        file.create_dataset("sdf_vid", data=ball.transpose(3, 1, 2, 0)).attrs["spacing_um"] = [0.5, 0.5, 1.0]
+    for name, content in (("ball.npy", plain), ("other.npz", packed), ("spaced.h5", spaced), ("again.hdf5", spaced)):
+        sent = house.client.put(f"/v1/uploads/{name}", content=content.getvalue())
+        assert (sent.status_code, sent.json()["facts"]["shape"]) == (201, [4, 12, 12, 12]), sent.text
+    estimate = house.post(SMALL | {"uploads": ["ball.npy", "other.npz"]}, path=ESTIMATE).json()
+    assert estimate["cost"]["frames"] == 8
+    for uploads, voxel, stated in (
+        (["ball.npy", "other.npz"], None, None), (["spaced.h5", "again.hdf5"], None, [0.5, 0.5, 1.0]),
+        (["spaced.h5"], [2.0, 2.0, 2.0], [2.0, 2.0, 2.0]), (["spaced.h5", "ball.npy"], None, None),
+    ):  # fmt: skip
+        named = {"uploads": uploads} | ({"voxel": voxel} if voxel else {})
+        assert house.post(SMALL | named, path=PATH).json()["spec"]["voxel"] == stated
+    fit = house.post({"model": "round", "uploads": ["spaced.h5"], "frames": 2, "grid": 16}, path="/v1/reconstructions")
+    assert (fit.status_code, fit.json()["spec"]["voxel"]) == (202, [0.5, 0.5, 1.0])
+    mixed = house.post(SMALL | {"uploads": ["ball.npy", "four.tif"]}, path=PATH)
+    assert (mixed.status_code, "leave the others out" in mixed.text) == (422, True)
+    wrong = house.client.put("/v1/uploads/wrong.npy", content=plain.getvalue()[:-8])
+    assert (wrong.status_code, wrong.json()["code"]) == (422, "bad_upload")
 
 
 @pytest.mark.parametrize("along", ["z", "y", "x"])
