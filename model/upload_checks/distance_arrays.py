@@ -143,7 +143,8 @@ def _numpy(data: memoryview) -> _Array:
     if length > HEADER_MAX or start + length > len(data):
         raise UploadError("the header of the .npy file is too long or cut off")
     shape, kind, by_column = _described(bytes(data[start : start + length]).decode("utf-8"))
-    whole = shape if len(shape) == 4 else (1, *shape)
+    t, x, y, z = shape if len(shape) == 4 else (1, *shape)
+    whole = (t, x, y, z)
     _check(whole)
     item = np.dtype(kind)
     if len(data) - start - length != math.prod(whole) * item.itemsize:
