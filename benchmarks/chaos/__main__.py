@@ -3,11 +3,11 @@
 ``python -m benchmarks.chaos --jobs 300 --faults 300`` prints its progress and a summary, writes ``summary.json`` and
 ends with 1 if one accepted job was lost, ended twice, or gave other bytes than a direct computation, if anything was
 left behind, or if recovery took longer than a lease and 20 seconds (``--recovery-max``: other seconds, for a machine
-that does other work beside). ``--soak MINUTES`` runs without faults instead, and
-measures whether the processes grow.
+that does other work beside). Jobs of every kind take part, alone and in batches with a webhook. ``--soak MINUTES`` runs
+without faults instead, and measures whether the processes grow.
 
 Faults come one after the other, each when the service has recovered from the one before: the web answers, and every job
-that was running has ended or was taken up again.
+that was running has ended, was taken up again, or goes on. None comes that would end a job by its third lost attempt.
 """
 
 from __future__ import annotations
@@ -18,25 +18,29 @@ import random
 import shutil
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import redis
+
 from benchmarks.chaos.audit import check_ends, settle
-from benchmarks.chaos.clients import GIVE_UP_S, Client, Ledger
+from benchmarks.chaos.clients import BATCH, GIVE_UP_S, Client, Ledger
 from benchmarks.chaos.faults import COSTLY, Fault, deck
+from benchmarks.chaos.receiver import Receiver
 from benchmarks.chaos.service import LEASE_S, Service, data_folder
 from benchmarks.chaos.soak import soak
-from benchmarks.chaos.truth import Order, orders
+from benchmarks.chaos.truth import OWNER, Order, orders
 from worker.errors import CytosynthError, JobNotFoundError
 from worker.jobs import Job, JobStatus
 
 CLIENTS = 6
-ORDERS = 12
+GENERATIONS = 12  # different ones; the other kinds follow from their number
 RECOVERY_MAX_S = LEASE_S + 20.0
 GIVE_UP_AFTER_S = 120.0  # for one fault; then the service counts as not recovered
-CALM_S = 20.0  # to wait for a job that can be hit; a fault that hits none is a fault too
-HITS_MAX = 1  # faults that may cost one job an attempt; the third would end it, rightly
+CALM_S = 20.0  # to wait for a job that was not hit before; a fault that hits none is a fault too
+RENEWALS = 2
+LOST_MAX = 1  # attempts that a job may have lost before the next fault; the third would end it, rightly
 
 
 @dataclass
@@ -44,6 +48,7 @@ class Recovery:
     """How long the service took after each fault, by kind."""
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    hit: Counter[str] = field(default_factory=Counter)  # jobs that were running when a fault came, by kind
 
     def worst(self) -> float:
         """Return the longest."""
@@ -58,21 +63,40 @@ def running(service: Service) -> dict[str, Job]:
         return {}
 
 
-def recovered(service: Service, before: dict[str, Job]) -> bool:
-    """Whether the web answers and what was running has ended, was taken up again, or goes on."""
-    return service.answers() and all(_settled(service, job) for job in before.values())
+class Watch:
+    """Tells whether the service has recovered from a fault, from what was running before it.
 
+    It has when the web answers and every job that was running has ended, was taken up again, or goes on: its lease is
+    renewed. Twice, because the sweeper extends leases once after the broker was away.
+    """
 
-def _settled(service: Service, before: Job) -> bool:
-    try:
-        job = service.jobs.get(before.id)
-    except JobNotFoundError:
-        return True  # it ended, and its client has removed it
-    except CytosynthError:
-        return False
-    if job.shards and before.shards and (job.lost, job.shards.done) != (before.lost, before.shards.done):
-        return True
-    return not job.status.active or (job.status is JobStatus.RUNNING and job.attempts != before.attempts)
+    def __init__(self, service: Service, before: dict[str, Job]) -> None:
+        self._service, self._before = service, before
+        self._held: dict[str, set[float]] | None = None  # of each lease, the ends that it was seen to have
+
+    def has_recovered(self) -> bool:
+        """Look once."""
+        if not self._service.answers():
+            return False
+        try:
+            leases = self._service.leases()
+            if self._held is None:
+                self._held = {lease: set() for lease in leases if lease.partition("/")[0] in self._before}
+            for lease, ends in self._held.items():
+                ends.add(leases.get(lease, 0.0))
+            held = all(lease not in leases or len(ends) > RENEWALS for lease, ends in self._held.items())
+            return held and all(self._is_settled(job_id) for job_id in self._before)
+        except (CytosynthError, redis.RedisError):
+            return False
+
+    def _is_settled(self, job_id: str) -> bool:
+        try:
+            job = self._service.jobs.get(job_id)
+        except JobNotFoundError:
+            return True  # it ended, and its client has removed it
+        if job.shards is not None and job.status is JobStatus.RUNNING:
+            return job.shards.running > 0 or job.shards.open == 0
+        return job.status is not JobStatus.QUEUED
 
 
 def inject(service: Service, faults: list[Fault], recovery: Recovery, rng: random.Random) -> None:
@@ -80,30 +104,37 @@ def inject(service: Service, faults: list[Fault], recovery: Recovery, rng: rando
     for number, fault in enumerate(faults, start=1):
         time.sleep(rng.uniform(0.0, 0.4))
         service.note_family()
-        before = calm(service, hits_max=HITS_MAX if fault in COSTLY else None)
+        before = calm(service, costly=fault in COSTLY)
+        recovery.hit.update(job.kind for job in before.values())
         begun = time.monotonic()
         fault(service, rng)
         damage_s = time.monotonic() - begun
         while not service.answers() and time.monotonic() - begun < GIVE_UP_AFTER_S:
             time.sleep(0.05)
         web_s = time.monotonic() - begun - damage_s
-        while not recovered(service, before) and time.monotonic() - begun < GIVE_UP_AFTER_S:
+        watch = Watch(service, before)
+        while not watch.has_recovered() and time.monotonic() - begun < GIVE_UP_AFTER_S:
             time.sleep(0.05)
         took = time.monotonic() - begun - damage_s
         recovery.seconds[fault.__name__].append(took)
         parts = f"recovered in {took:5.1f} s (the web answered in {web_s:.1f} s)"
-        print(f"{number:4}/{len(faults)}  {fault.__name__:18} {parts}", flush=True)
+        kinds = ", ".join(sorted({job.kind for job in before.values()}))
+        print(f"{number:4}/{len(faults)}  {fault.__name__:18} {parts}  {kinds}", flush=True)
 
 
-def calm(service: Service, *, hits_max: int | None) -> dict[str, Job]:
-    """Wait until jobs run, none of which has been hit too often; return them."""
-    deadline = time.monotonic() + CALM_S
+def calm(service: Service, *, costly: bool) -> dict[str, Job]:
+    """Wait until jobs run, if possible some that were not hit before; return them.
+
+    Before a costly fault it waits, however long that takes, until no running job would end by it.
+    """
+    began = time.monotonic()
     while True:
         now = running(service)
-        fit = bool(now) and (
-            hits_max is None or max(max(job.attempts, job.lost + 1) for job in now.values()) <= hits_max
-        )
-        if fit or time.monotonic() > deadline:
+        lost = max((job.lost for job in now.values()), default=0)
+        waited = time.monotonic() - began
+        if (now and not (costly and lost)) or (waited > CALM_S and not (costly and lost > LOST_MAX)):
+            return now
+        if waited > GIVE_UP_S:
             return now
         time.sleep(0.05)
 
@@ -118,17 +149,17 @@ def main() -> None:
     parser.add_argument(
         "--recovery-max", type=float, metavar="SECONDS", default=RECOVERY_MAX_S, help="a slower recovery is a failure"
     )
-    parser.add_argument("--long", action="store_true", help="reconstructions and evaluations take part too")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="no faults; measure growth")
     parser.add_argument("--out", type=Path, default=Path("out/chaos"))
     arguments = parser.parse_args()
     shutil.rmtree(arguments.out, ignore_errors=True)
     arguments.out.mkdir(parents=True)
     out = arguments.out.resolve()
-    print(f"computing {ORDERS} answers without the service")
-    answers = orders(ORDERS, seed=arguments.seed, long=arguments.long)
+    print("computing the answers without the service", flush=True)
+    answers = orders(GENERATIONS, out / "models", seed=arguments.seed)
+    random.Random(arguments.seed).shuffle(answers)  # so that each client has several kinds
     if arguments.soak:
-        sys.exit(soak(out, answers, minutes=arguments.soak, workers=arguments.workers))
+        sys.exit(soak(out, answers, out / "models", minutes=arguments.soak, workers=arguments.workers))
     sys.exit(chaos(out, answers, arguments))
 
 
@@ -136,10 +167,13 @@ def chaos(out: Path, answers: list[Order], arguments: argparse.Namespace) -> int
     """Run pipelines and faults side by side; return the exit status."""
     rng, ledger, recovery, started = random.Random(arguments.seed), Ledger(arguments.jobs), Recovery(), time.monotonic()
     with data_folder(out / "data") as (data, small):
-        with Service(data, out / "service.log", workers=arguments.workers) as service:
+        service = Service(data, out / "service.log", workers=arguments.workers, models=out / "models")
+        with Receiver(owner=OWNER) as receiver, service:
             while not (service.answers() and len(service.jobs.admin.workers_alive(within_s=5.0)) == arguments.workers):
                 time.sleep(0.1)
-            clients = [Client(service.address, answers[n::CLIENTS], ledger, seed=n) for n in range(CLIENTS)]
+            clients = [
+                Client(service.address, answers[n::CLIENTS], ledger, receiver=receiver, seed=n) for n in range(CLIENTS)
+            ]
             for client in clients:
                 client.start()
             time.sleep(1.0)
@@ -147,13 +181,19 @@ def chaos(out: Path, answers: list[Order], arguments: argparse.Namespace) -> int
             ledger.faults_done.set()
             print(f"all faults done, {len(ledger.accepted)} jobs accepted; waiting for the pipelines", flush=True)
             for client in clients:
-                client.join(4 * GIVE_UP_S)
+                client.join(BATCH * GIVE_UP_S)
             left = settle(service)
             strays = check_ends(service, ledger)
+            if receiver.forged:
+                ledger.complain("wrong_bytes", f"{receiver.forged} webhooks were not signed as they should be")
         left += [f"process {pid}" for pid in service.leftovers()]
         restarts = {kept.name: kept.starts - 1 for kept in service.kept}
     summary = {
         "jobs": len(ledger.accepted),
+        "compared": dict(sorted(ledger.kinds.items())),  # by kind: jobs all of whose files were compared
+        "running_at_faults": dict(sorted(recovery.hit.items())),
+        "batches": ledger.batches,
+        "webhooks": receiver.received.total(),
         "faults": sum(len(times) for times in recovery.seconds.values()),
         "lost": ledger.count("lost"),
         "duplicated": ledger.count("duplicated"),
@@ -181,7 +221,10 @@ def judge(summary: dict[str, object], out: Path, *, recovery_max_s: float) -> in
     broken = [key for key in ("lost", "duplicated", "wrong_bytes", "left_behind") if summary[key]]
     if float(str(summary["max_recovery_s"])) > recovery_max_s:
         broken.append("max_recovery_s")
-    for key in ("jobs", "faults", "lost", "duplicated", "wrong_bytes", "max_recovery_s", "left_behind", "minutes"):
+    for key in (
+        "jobs", "compared", "batches", "faults", "lost", "duplicated", "wrong_bytes", "max_recovery_s", "left_behind",
+        "minutes",
+    ):  # fmt: skip
         print(f"{key:15} {summary[key]}")
     print(f"{'BROKEN: ' + ', '.join(broken) if broken else 'every promise was kept'}; {out / 'summary.json'}")
     return 1 if broken else 0

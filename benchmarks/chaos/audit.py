@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import redis
 
@@ -41,20 +42,27 @@ def untidy(service: Service) -> Iterator[str]:
             if count:
                 yield f"{count} {what}"
     root = service.data_dir
-    for place in ("staging", "trash"):
+    for place in ("staging", "trash", "parts", "states"):
         if left := _names(root / place):
             yield f"{len(left)} in {place}"
-    succeeded = {job.id for job in records.values() if job.status is JobStatus.SUCCEEDED}
-    if odd := _names(root / "results") ^ succeeded:
-        yield f"{len(odd)} results without their job, or jobs without results"
-    requests = {name.removesuffix(".json") for name in _names(root / "requests")}
-    if odd := requests ^ set(records):
-        yield f"{len(odd)} requests without their record, or records without request"
-    ended = {job.id for job in records.values() if job.status in (JobStatus.FAILED, JobStatus.CANCELED)}
-    if odd := {name.removesuffix(".json") for name in _names(root / "verdicts")} ^ ended:
-        yield f"{len(odd)} verdicts without their job, or jobs without verdict"
+    yield from _odd(root, records)
     if alone := [blob for blob in (root / "blobs").glob("*/*") if blob.stat().st_nlink < 2]:
         yield f"{len(alone)} contents that no job has"
+
+
+def _odd(root: Path, records: dict[str, Job]) -> Iterator[str]:
+    """Yield which files and records do not belong together."""
+    succeeded = {job.id for job in records.values() if job.status is JobStatus.SUCCEEDED}
+    ended = {job.id for job in records.values() if job.status in (JobStatus.FAILED, JobStatus.CANCELED)}
+    batches = {job.batch for job in records.values() if job.batch}
+    for place, due, words in (
+        ("results", succeeded, "results without their job, or jobs without results"),
+        ("requests", set(records), "requests without their record, or records without request"),
+        ("verdicts", ended, "verdicts without their job, or jobs without verdict"),
+        ("batches", batches, "records of batches without jobs, or jobs without that of their batch"),
+    ):
+        if odd := {name.removesuffix(".json") for name in _names(root / place)} ^ due:
+            yield f"{len(odd)} {words}"
 
 
 def check_ends(service: Service, ledger: Ledger) -> int:
@@ -88,8 +96,5 @@ def every_job(service: Service) -> Iterator[Job]:
             return
 
 
-def _names(folder: object) -> set[str]:
-    from pathlib import Path
-
-    place = Path(str(folder))
-    return {path.name for path in place.iterdir()} if place.is_dir() else set()
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()

@@ -117,8 +117,8 @@ KINDS: dict[Fault, int] = {
     kill_everything: 1, freeze_worker: 2, freeze_computing: 2, freeze_broker: 2, flush_broker: 2, flush_and_rebuild: 2,
     deny_folder: 2, fill_disk: 2,
 }  # fmt: skip
-# Those that cost the running job an attempt, or may.
-COSTLY = frozenset({kill_computing, kill_worker, kill_everything, freeze_worker, freeze_computing})
+# Those that cost a running job an attempt, or may.
+COSTLY = frozenset({kill_computing, kill_worker, kill_everything, freeze_worker, freeze_computing, deny_folder})
 
 
 def deck(count: int, *, small_disk: bool, rng: random.Random) -> list[Fault]:

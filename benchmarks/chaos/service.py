@@ -33,6 +33,7 @@ from worker.storage.artifacts import Artifacts
 
 ROOT = Path(__file__).parents[2]
 LEASE_S = 3.0
+WEBHOOK_SECRET = "a secret that only this driver and its service know"
 # Everything that is minutes in production is seconds here.
 QUICK = {
     "CYTOSYNTH_LEASE_SECONDS": str(LEASE_S),
@@ -45,6 +46,10 @@ QUICK = {
     "CYTOSYNTH_THREADS": "1",
     "CYTOSYNTH_MAX_RATE": "10000",
     "CYTOSYNTH_MAX_BURST": "10000",
+    "CYTOSYNTH_TRAINING_SAVE_SECONDS": "0.5",
+    "CYTOSYNTH_WEBHOOK_SECRET": WEBHOOK_SECRET,
+    "CYTOSYNTH_WEBHOOK_HTTP": "true",
+    "CYTOSYNTH_WEBHOOK_PRIVATE": "true",  # the receiver is on this machine
     "OMP_NUM_THREADS": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
 }
@@ -67,6 +72,7 @@ class Service:
     data_dir: Path
     log_file: Path
     workers: int = 2
+    models: Path | None = None  # a folder of models beside the shipped ones
     pids: set[int] = field(default_factory=set)  # of every process that was ever part of it
 
     def __enter__(self) -> Self:
@@ -131,9 +137,15 @@ class Service:
         """Return the computing processes that hold a job, by what they told the broker: host:pid:random."""
         with redis.Redis.from_url(redis_url(self._broker.url), decode_responses=True) as client:
             names = [
-                client.hget(f"{PREFIX}job:{job_id}", "worker") for job_id in client.zrange(f"{PREFIX}leases", 0, -1)
+                client.hget(f"{PREFIX}job:{lease.partition('/')[0]}", "worker")
+                for lease in client.zrange(f"{PREFIX}leases", 0, -1)
             ]
         return [pid for name in names if name and _lives(pid := int(name.split(":")[1]))]
+
+    def leases(self) -> dict[str, float]:
+        """Return when each lease ends: of a job, or ``<job>/<token>`` of a shard; raises ``redis.RedisError``."""
+        with redis.Redis.from_url(redis_url(self._broker.url), decode_responses=True) as client:
+            return dict(client.zrange(f"{PREFIX}leases", 0, -1, withscores=True))
 
     def note_family(self) -> None:
         """Remember every process that is part of the service now."""
@@ -153,7 +165,8 @@ class Service:
 
     def environment(self) -> dict[str, str]:
         """Return what the processes get: this process's own environment, and short times."""
-        settings = AppSettings().model_copy(update={"data_dir": self.data_dir, "redis_url": self._broker.url})
+        members = {"data_dir": self.data_dir, "redis_url": self._broker.url}
+        settings = AppSettings().model_copy(update=members | ({"model_dirs": [self.models]} if self.models else {}))
         return child_environment(settings, workers=self.workers) | QUICK
 
     def flush(self) -> None:

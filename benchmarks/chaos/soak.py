@@ -19,11 +19,11 @@ WARM_SHARE = 0.4  # of the time, before caches are full; growth is measured afte
 CLIENTS = 3
 
 
-def soak(out: Path, answers: list[Order], *, minutes: float, workers: int) -> int:
+def soak(out: Path, answers: list[Order], models: Path, *, minutes: float, workers: int) -> int:
     """Run, write ``soak.json`` and print it; return the exit status: 1 if a pipeline complains."""
     (out / "data").mkdir()
     ledger, samples = Ledger(wanted=0), []
-    with Service(out / "data", out / "service.log", workers=workers) as service:
+    with Service(out / "data", out / "service.log", workers=workers, models=models) as service:
         while not (service.answers() and len(service.jobs.admin.workers_alive(within_s=5.0)) == workers):
             time.sleep(0.1)
         clients = [Client(service.address, answers[n::CLIENTS], ledger, seed=n) for n in range(CLIENTS)]

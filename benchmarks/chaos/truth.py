@@ -1,106 +1,109 @@
-"""What the jobs ask for, and the bytes they must give: computed here, without the service."""
+"""What the jobs ask for, and the bytes they must give: computed here, without the service.
+
+Every kind of job takes part. Trainings, reconstructions and evaluations are of ellipsoids and of a network that learns
+them within seconds, so that each of their jobs is over before faults have hit it three times.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import tifffile
+
+from app.services.trainings import training_limits
+from app.settings import AppSettings
+from model.augmentation_spec import AugmentationSpec
 from model.card import SHIPPED_MODELS, find_model
+from model.evaluation_spec import EvaluationSpec
+from model.reconstruction_spec import ReconstructionSpec
 from model.spec import GenerationSpec
+from model.training_spec import TrainingSpec
+from worker.kinds.table import AUGMENTATION, EVALUATION, GENERATION, KINDS, RECONSTRUCTION, TRAINING
 
 MODEL = "celegans"
-DIVIDED = 4  # one request in so many is computed in shards
-AUGMENTED = 1  # number of the first request that is an augmentation, and so is every DIVIDED-th after it
+DIVIDED = 4  # one generation in so many is computed in shards
 FORMATS = (["stl"], ["tiff"], ["stl", "ply"], ["obj", "tiff"])
+OF_A_SORT = 2  # trainings, and reconstructions: of one cell, and of all of a recording
+SIDE, FRAMES, VOXEL, INTERVAL = 20, 4, [0.5, 0.5, 0.5], 2.0  # of the volumes that are uploaded
+CELLS = tuple(f"cell_{number}.tif" for number in range(4))
+TOGETHER = "together.tif"  # two cells in one volume
+LEARNED = {
+    "name": "ellipsoids", "uploads": list(CELLS), "voxel": VOXEL, "interval": INTERVAL, "points": 1024,
+    "left_out_every": 0, "latent_size": 4, "width": 24, "depth": 2, "steps": 300,
+}  # fmt: skip
+OF_TRAINING = ("trained/weights.safetensors", "curve.csv")  # the card has the date and the minutes
+OWNER = ""  # as the service calls a caller without a key
 
 
 @dataclass(frozen=True)
 class Order:
     """A request, the files it names as uploads, and the SHA-256 of each file that it must give."""
 
+    kind: str
     body: dict[str, Any]
     files: dict[str, str]
-    path: str = "/v1/generations"
     uploads: dict[str, bytes] = field(default_factory=dict)
 
+    @property
+    def path(self) -> str:
+        """Address that accepts it."""
+        return KINDS[self.kind].path
 
-def orders(count: int, *, seed: int, long: bool = False) -> list[Order]:
-    """Return different small requests with their answers: generations, augmentations, and with ``long`` all kinds.
 
-    A reconstruction and an evaluation take a minute each, in one piece: two lost workers cost two minutes.
+def orders(generations: int, models: Path, *, seed: int) -> list[Order]:
+    """Return different small requests of every kind with their answers.
+
+    Parameters
+    ----------
+    generations
+        How many of this kind; beside them there are a third as many augmentations, and one or two of each other kind.
+    models
+        Folder that gets the model of which reconstructions and evaluations are; the service must have it too.
+    seed
+        Of the requests.
     """
     import torch
 
     torch.set_num_threads(1)
-    made = _generations(count, seed=seed)
-    made[AUGMENTED::DIVIDED] = [_augmentation(number, seed=seed) for number in range(len(made[AUGMENTED::DIVIDED]))]
-    return [*made, _reconstruction(), _evaluation()] if long else made
+    place, trainings = _trainings(models, seed=seed)
+    return [
+        *_generations(generations, seed=seed),
+        *(_augmentation(number, seed=seed) for number in range(max(1, generations // 3))),
+        *trainings,
+        *(_reconstruction(place, number) for number in range(OF_A_SORT)),
+        _evaluation(place),
+    ]
 
 
 def _answer(write: Callable[[Path], object]) -> dict[str, str]:
     """SHA-256 of each file that is written into a folder."""
     with tempfile.TemporaryDirectory() as place:
         write(Path(place))
-        return {
-            path.relative_to(place).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in Path(place).rglob("*")
-            if path.is_file()
-        }
+        return _sums(Path(place))
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def _checkpoint() -> Any:
     from model.network.checkpoint import load_checkpoint
 
     return load_checkpoint(find_model(MODEL, [SHIPPED_MODELS]))
-
-
-def _augmentation(number: int, *, seed: int) -> Order:
-    from model.augmentation import augment
-    from model.augmentation_spec import AugmentationSpec
-
-    body = {
-        "model": MODEL, "source": {"kind": "learned", "index": number}, "seed": 1000 * seed + number, "count": 6,
-        "frames": 4, "grid": 20, "warp": 0.2, "formats": ["stl", "tiff"],
-    }  # fmt: skip
-    spec = AugmentationSpec.model_validate(body).completed()
-    return Order(body, _answer(lambda folder: augment(spec, _checkpoint(), folder)), path="/v1/augmentations")
-
-
-def _reconstruction() -> Order:
-    from model.fitting.reconstruction import reconstruct
-    from model.reconstruction_spec import ReconstructionSpec
-    from model.synthesis import synthesize
-
-    with tempfile.TemporaryDirectory() as place:
-        given = GenerationSpec(model=MODEL, seed=5, frames=4, grid=32, formats=["tiff"]).completed()
-        synthesize(given, _checkpoint(), Path(place))
-        source = Path(place) / "cell_0000" / "labels.tif"
-        content = source.read_bytes()
-        sha256 = hashlib.sha256(content).hexdigest()
-        # A dividing cell has labels of its daughters: all of them are the cell.
-        body = {
-            "model": MODEL, "uploads": ["given.tif"], "labels": [1, 2, 3], "place": "omega", "method": "code",
-            "frames": 6, "grid": 24, "formats": ["stl"],
-        }  # fmt: skip
-        spec = ReconstructionSpec.model_validate(body).with_uploads([(sha256, 4)]).completed()
-        named = source.rename(Path(place) / "given.tif")
-        files = _answer(lambda folder: reconstruct(spec, _checkpoint(), [named], folder))
-    return Order(body, files, path="/v1/reconstructions", uploads={"given.tif": content})
-
-
-def _evaluation() -> Order:
-    from model.evaluation.request import evaluate_request
-    from model.evaluation_spec import EvaluationSpec
-
-    body = {"model": MODEL, "count": 4, "draws": 100}
-    spec = EvaluationSpec.model_validate(body).completed()
-    place = find_model(MODEL, [SHIPPED_MODELS])
-    return Order(body, _answer(lambda folder: evaluate_request(spec, place, folder)), path="/v1/evaluations")
 
 
 def _generations(count: int, *, seed: int) -> list[Order]:
@@ -116,5 +119,105 @@ def _generations(count: int, *, seed: int) -> list[Order]:
         if number % DIVIDED == DIVIDED - 1:
             body |= {"frames": 6, "grid": 16, "count": 40, "rotation": "random"}
         spec = GenerationSpec.model_validate(body).completed()
-        made.append(Order(body, _answer(partial(synthesize, spec, checkpoint))))
+        made.append(Order(GENERATION.name, body, _answer(partial(synthesize, spec, checkpoint))))
     return made
+
+
+def _augmentation(number: int, *, seed: int) -> Order:
+    from model.augmentation import augment
+
+    body = {
+        "model": MODEL, "source": {"kind": "learned", "index": number}, "seed": 1000 * seed + number, "count": 6,
+        "frames": 4, "grid": 20, "warp": 0.2, "formats": ["stl", "tiff"],
+    }  # fmt: skip
+    spec = AugmentationSpec.model_validate(body).completed()
+    return Order(AUGMENTATION.name, body, _answer(lambda folder: augment(spec, _checkpoint(), folder)))
+
+
+def _trainings(models: Path, *, seed: int) -> tuple[Path, list[Order]]:
+    """Train; return the folder of the first model, and the requests for the same ones."""
+    from model.training import MODEL_FOLDER, train_model
+
+    made, limits = [], training_limits(AppSettings())
+    with _uploaded(CELLS) as (sources, uploads):
+        folder = sources[0].parent.rename(sources[0].parent.with_name(LEARNED["name"]))  # as a worker calls it
+
+        @contextmanager
+        def opened() -> Iterator[Path]:
+            yield folder
+
+        for number in range(OF_A_SORT):
+            body = LEARNED | {"seed": 1000 * seed + number}
+            spec = _with_sums(TrainingSpec.model_validate(body), uploads).within(limits).completed()
+            # The model of this folder has another name than those that the service makes: another owner.
+            with tempfile.TemporaryDirectory() as home, tempfile.TemporaryDirectory() as result:
+                card = train_model(
+                    spec.named_for("chaos"), opened, Path(home) / "state", Path(result), attempt="1"
+                ).card
+                files = {name: sha256 for name, sha256 in _sums(Path(result)).items() if name in OF_TRAINING}
+                if not made:
+                    place = models / card.id
+                    shutil.copytree(Path(result) / MODEL_FOLDER, place)
+            made.append(Order(TRAINING.name, body, files, uploads))
+    return place, made
+
+
+def _reconstruction(place: Path, number: int) -> Order:
+    """One cell; or all of a recording, in shards."""
+    from model.fitting.reconstruction import reconstruct
+    from model.network.checkpoint import load_checkpoint
+
+    body = {
+        "model": place.name, "uploads": [CELLS[number]], "voxel": VOXEL, "method": "code", "frames": 3, "grid": 16,
+        "score_grid": 16, "formats": ["stl"],
+    }  # fmt: skip
+    if number:
+        body |= {"uploads": [TOGETHER], "cells": "all"}
+    with _uploaded(body["uploads"]) as (sources, uploads):
+        spec = _with_sums(ReconstructionSpec.model_validate(body), uploads).completed()
+        files = _answer(lambda folder: reconstruct(spec, load_checkpoint(place), sources, folder))
+    return Order(RECONSTRUCTION.name, body, files, uploads)
+
+
+def _evaluation(place: Path) -> Order:
+    from model.evaluation.request import evaluate_request
+
+    body = {
+        "model": place.name, "uploads": list(CELLS), "voxel": VOXEL, "interval": INTERVAL, "count": 4, "draws": 100,
+    }  # fmt: skip
+    with _uploaded(CELLS) as (sources, uploads):
+        spec = _with_sums(EvaluationSpec.model_validate(body), uploads).completed()
+        files = _answer(lambda folder: evaluate_request(spec, place, folder, uploads=sources[0].parent))
+    return Order(EVALUATION.name, body, files, uploads)
+
+
+@contextmanager
+def _uploaded(names: Any) -> Iterator[tuple[list[Path], dict[str, bytes]]]:
+    """Yield files in a folder of their own, and their contents by name."""
+    contents = {name: _volume([int(name[5])] if name != TOGETHER else [0, 2]) for name in names}
+    with tempfile.TemporaryDirectory() as above:
+        shelf = Path(above) / "uploads"
+        shelf.mkdir()
+        for name, content in contents.items():
+            (shelf / name).write_bytes(content)
+        yield [shelf / name for name in names], contents
+
+
+def _with_sums(spec: Any, uploads: dict[str, bytes]) -> Any:
+    """Return a spec of uploads as the service completes it."""
+    return spec.with_uploads([(hashlib.sha256(content).hexdigest(), FRAMES) for content in uploads.values()])
+
+
+def _volume(cells: list[int]) -> bytes:
+    """Return a label TIFF of ellipsoids side by side, which grow, each of its own axes."""
+    axis = np.linspace(-1.0, 1.0, SIDE)
+    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
+    boxes = []
+    for label, number in enumerate(cells, start=1):
+        radii = 0.3 + 0.08 * np.roll(np.arange(3.0), number) + 0.02 * number
+        inside = [(x / radii[0]) ** 2 + (y / radii[1]) ** 2 + (z / radii[2]) ** 2 < (1.0 + 0.08 * t) ** 2
+                  for t in range(FRAMES)]  # fmt: skip
+        boxes.append(label * np.array(inside, dtype=np.uint8))
+    file = io.BytesIO()
+    tifffile.imwrite(file, np.concatenate(boxes, axis=3), compression="zlib")
+    return file.getvalue()
