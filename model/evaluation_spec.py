@@ -6,6 +6,7 @@ Does not promise: that uploads and jobs exist; the service looks them up and fil
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -16,11 +17,12 @@ from pydantic import Field, field_validator, model_validator
 
 from model.errors import SpecError
 from model.reconstruction_spec import Checksum, Length, UploadName, is_adapted
-from model.spec import GRID_MIN, SEED_MAX, WHOLE, Cost, Strict, result_digest
+from model.spec import GRID_MIN, SEED_MAX, SHARD_SECONDS, WHOLE, Cost, Strict, result_digest
 
 RECIPES = Path(__file__).parent / "recipes"
 CELLS_MIN = 4  # in each set: with fewer, no exchange of cells between two sets gives a p-value below 0.05
 CELLS_MAX = 200
+SETS = 3  # measured: new cells, learned cells, and those compared with
 FRAMES_MIN = 3  # of a job's cells, as of uploaded ones (model.readers.survey)
 UPLOADS_MAX = 1000
 MOMENTS, SIDE = 8, 64  # frames measured of each cell, and samples along each side (model.evaluation.sequence_measures)
@@ -171,13 +173,40 @@ class EvaluationSpec(Strict):
         """Return the spec itself: all defaults are fixed."""
         return self
 
+    @property
+    def cells(self) -> int:
+        """Cells that are measured, at most: new ones, learned ones, and those compared with."""
+        return SETS * self.count
+
+    @property
+    def frame_total(self) -> int:
+        """Steps of the whole: a cell that is measured is one."""
+        return self.cells
+
     def cost(self) -> Cost:
         """Estimate points, bytes and seconds without running anything."""
-        cells = 3 * self.count
+        return self._cost_of(self.cells, beside_s=START_SECONDS)
+
+    def shards(self) -> int:
+        """Return into how many shards the measuring is divided, which several workers may compute at once.
+
+        It follows from the spec alone. Each shard measures the same share of each set.
+        """
+        of_each = max(1, int(SHARD_SECONDS / (SETS * CELL_SECONDS)))
+        return math.ceil(self.count / of_each)
+
+    def shard_cost(self, number: int) -> Cost:
+        """Estimate one shard, numbered from 0."""
+        shards = self.shards()
+        first, last = (number * self.count // shards, (number + 1) * self.count // shards)
+        return self._cost_of(SETS * (last - first))
+
+    @staticmethod
+    def _cost_of(cells: int, *, beside_s: float = 0.0) -> Cost:
         frames = cells * MOMENTS
         return Cost(
             frames=frames, points=frames * SIDE**3, bytes=4 * 2**20,
-            seconds=round(START_SECONDS + CELL_SECONDS * cells, 3),
+            seconds=round(beside_s + CELL_SECONDS * cells, 3),
         )  # fmt: skip
 
     def digest(self, *, model_sha256: str) -> str:

@@ -396,6 +396,10 @@ class GenerationSpec(Strict):
         first = number * size
         return self.model_copy(update={"first_index": self.first_index + first, "count": min(size, self.count - first)})
 
+    def shard_cost(self, number: int) -> Cost:
+        """Estimate one shard, numbered from 0."""
+        return self.shard(number).cost()
+
     def digest(self, *, model_sha256: str) -> str:
         """Name the result of the completed spec; see :func:`result_digest`."""
         return result_digest(self.KIND, self, model_sha256=model_sha256)

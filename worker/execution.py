@@ -29,7 +29,7 @@ from worker.errors import (
     StoreUnavailableError,
 )
 from worker.jobs import SEAL, Job, JobQueue, JobStatus, Lease, Price
-from worker.kinds.table import kind_of, price_of, runner_of, sealer_of, shard_of
+from worker.kinds.table import kind_of, part_runner_of, price_of, runner_of, sealer_of, shard_of
 from worker.liveness.lease_keeper import LeaseKeeper, ShutdownRequestedError
 from worker.settings import WorkerSettings
 from worker.storage.artifacts import Artifacts
@@ -255,16 +255,16 @@ def _make_shard(context: WorkerContext, lease: Lease, keeper: LeaseKeeper, shard
     artifacts, job_id = context.artifacts, lease.job_id
     if artifacts.shard(job_id, shard) is not None:
         return
-    part, keeper.frames_of_job = shard_of(lease.job, shard)
+    price, keeper.frames_of_job = shard_of(lease.job, shard)
     staged = artifacts.staging(job_id, lease.token)
     try:
-        context.storage.check(part.price.bytes if part.price else 0)
+        context.storage.check(price.bytes)
         started = time.monotonic()
-        runner_of(part)(part, staged, keeper.report)
+        part_runner_of(lease.job)(lease.job, shard, staged, keeper.report)
         took_s = time.monotonic() - started
         keeper.check()
         artifacts.publish_shard(job_id, shard, staged)
-        _record_timing(context, part, part.price, took_s)
+        _record_timing(context, lease.job, price, took_s)
     finally:
         artifacts.discard(staged)
 

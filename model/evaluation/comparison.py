@@ -10,10 +10,10 @@ Does not promise: agreement in descriptors that are not listed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ from model.evaluation.sequence_sources import Sequences
 from model.network.plausibility import is_plausible
 
 Doubles = NDArray[np.float64]
+_Row = TypeVar("_Row")
 Topology = Literal["single", "division"]
 
 BODY_NAMES = (
@@ -90,23 +91,46 @@ class Sides:
         }
 
 
-def measure_sides(
+@dataclass(frozen=True)
+class MeasuredSets:
+    """What was measured of the sets of a comparison: of all their sequences, or of a part of each set.
+
+    Attributes
+    ----------
+    generated, training
+        Each as it was measured.
+    held_out
+        None where there is no such set.
+    searched
+        Outlines of the training cells among which the nearest is looked for; None where those of ``training`` serve.
+    """
+
+    generated: list[SequenceMeasures]
+    training: list[SequenceMeasures]
+    held_out: list[SequenceMeasures] | None = None
+    searched: list[Outline] | None = None
+
+
+def measure_sets(
     *,
     generated: Sequences,
     training: Sequences,
     held_out: Sequences | None,
     searched: Sequences | None = None,
+    part: tuple[int, int] = (0, 1),
     workers: int = 1,
     on_sequence: Callable[[str], None] = lambda _name: None,
-) -> Sides:
-    """Measure all sets of a comparison.
+) -> MeasuredSets:
+    """Measure all sets of a comparison, or a part of each.
 
     Parameters
     ----------
     generated, training, held_out
-        Where they come from; without held-out sequences the training set is halved.
+        Where they come from.
     searched
         All sequences that the model was trained on, for the nearest of them; ``training`` when None.
+    part
+        Which part, numbered from 0, of how many: consecutive sequences of each set.
     workers
         Processes.
     on_sequence
@@ -115,16 +139,48 @@ def measure_sides(
     with processes(workers) as mapped:
 
         def measured(source: Sequences) -> list[SequenceMeasures]:
-            return measure_sequences(source, mapped=mapped, on_sequence=lambda sequence: on_sequence(sequence.name))
+            return measure_sequences(
+                source, indices=_share(len(source), part), mapped=mapped,
+                on_sequence=lambda sequence: on_sequence(sequence.name),
+            )  # fmt: skip
 
         made, learned = measured(generated), measured(training)
-        kept = measured(held_out) if held_out is not None else learned[1::2]
-        outlines = [outline_of(sequence) for sequence in learned]
-        if searched is not None and len(searched) > len(outlines):
-            outlines = find_outlines(searched, mapped=mapped, on_sequence=on_sequence)
-    learned = learned if held_out is not None else learned[::2]
-    baseline = draw_baseline(learned, len(made), np.random.default_rng(0))
-    return Sides(made, kept, learned, baseline, outlines, held_out is None)
+        kept = measured(held_out) if held_out is not None else None
+        outlines = None
+        if searched is not None and len(searched) > len(training):
+            share = _share(len(searched), part)
+            outlines = find_outlines(searched, indices=share, mapped=mapped, on_sequence=on_sequence)
+    return MeasuredSets(made, learned, kept, outlines)
+
+
+def _share(count: int, part: tuple[int, int]) -> range:
+    number, total = part
+    return range(number * count // total, (number + 1) * count // total)
+
+
+def put_together(parts: Sequence[MeasuredSets]) -> MeasuredSets:
+    """Return the sets of which all parts were measured, given in order."""
+
+    def joined(lists: list[list[_Row] | None]) -> list[_Row] | None:
+        known = [rows for rows in lists if rows is not None]
+        return [row for rows in known for row in rows] if known else None
+
+    return MeasuredSets(
+        joined([part.generated for part in parts]) or [],
+        joined([part.training for part in parts]) or [],
+        joined([part.held_out for part in parts]),
+        joined([part.searched for part in parts]),
+    )
+
+
+def sides_of(measured: MeasuredSets) -> Sides:
+    """Return what is compared; without held-out sequences the training set is halved."""
+    learned, kept = measured.training, measured.held_out
+    outlines = measured.searched or [outline_of(sequence) for sequence in learned]
+    if kept is None:
+        learned, kept = learned[::2], learned[1::2]
+    baseline = draw_baseline(learned, len(measured.generated), np.random.default_rng(0))
+    return Sides(measured.generated, kept, learned, baseline, outlines, measured.held_out is None)
 
 
 def draw_baseline(sequences: list[SequenceMeasures], count: int, rng: np.random.Generator) -> list[SequenceMeasures]:

@@ -97,12 +97,14 @@ def find_outline(source: Sequences, index: int) -> Outline:
 def find_outlines(
     source: Sequences,
     *,
+    indices: Sequence[int] | None = None,
     mapped: Callable[..., Iterable[Outline]] = map,
     on_sequence: Callable[[str], None] = lambda _name: None,
 ) -> list[Outline]:
-    """Find the outlines of all sequences of a source."""
+    """Find the outlines of the sequences of a source, of all or of those of ``indices``."""
     found = []
-    for outline in mapped(find_outline, [source] * len(source), range(len(source))):
+    wanted = range(len(source)) if indices is None else indices
+    for outline in mapped(find_outline, [source] * len(wanted), wanted):
         found.append(outline)
         on_sequence(outline.name)
     return found

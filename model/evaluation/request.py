@@ -10,53 +10,79 @@ learned codes, as the network reconstructs them, replace them then.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
-
-import numpy as np
 
 from model import __version__
 from model.augmentation import AUGMENTATION_FILE, warp_of
 from model.card import ModelCard, load_card
 from model.domain import Grid
-from model.errors import DatasetError, SpecError
-from model.evaluation.reports.html_report import NEW_CELLS, ModelReport, write_report
-from model.evaluation.reports.model_report import CellSets, Scope, reference_of, report_on_model, report_on_sets
+from model.errors import SpecError
+from model.evaluation.comparison import MeasuredSets, put_together
+from model.evaluation.measured_file import read_measured, write_measured
+from model.evaluation.reports.html_report import NEW_CELLS, write_report
+from model.evaluation.reports.model_report import (
+    CellSets,
+    Scope,
+    further_figures,
+    measure,
+    reference_of,
+    report_on_sets,
+    sets_of_model,
+)
 from model.evaluation.sequence_measures import SIDE
 from model.evaluation.sequence_sources import (
     CodedCell,
     CodedSequences,
     GeneratedSequences,
     LearnedSequences,
-    RealSequences,
     Sequences,
     training_sequences,
 )
-from model.evaluation_spec import CELLS_MIN, EvaluationSpec, recipe_of_reference
-from model.learning.imported_cells import ImportPlan, import_sequences
+from model.evaluation.uploaded_cells import open_uploaded
+from model.evaluation_spec import EvaluationSpec, recipe_of_reference
 from model.learning.recipe import TrainConfig
-from model.learning.sources import ImportedSource
 from model.living_cell import AS_IT_IS, Variation
 from model.output.exporter import Exporter
 from model.output.manifest import MANIFEST_FILE, WarningEntry, amend_manifest
-from model.readers.open import open_recordings
-from model.readers.recording import Calibration
-from model.readers.survey import Surveyed, survey
 from model.synthesis import Progress
-
-POINTS = 1024  # drawn around each membrane at the import; an evaluation uses the membranes only
 
 
 @dataclass(frozen=True)
-class _Reference:
-    """Cells compared with, what to call them, and what was left out of them."""
+class _Plan:
+    """What an evaluation compares.
 
-    sequences: Sequences | None
-    words: str
+    Attributes
+    ----------
+    sets
+        The cells.
+    card
+        Of the model.
+    identifier
+        Begins the names of the files.
+    scope
+        How much is measured.
+    beside
+        Gives further figures.
+    warnings
+        Sentences on cells that were left out.
+    """
+
+    sets: CellSets
+    card: ModelCard
+    identifier: str
+    scope: Scope
+    beside: Callable[[], dict[str, Any]] = dict
     warnings: tuple[str, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """Sequences that are measured."""
+        reference = self.sets.reference[0]
+        return len(self.sets.judged[0]) + len(self.sets.training) + (0 if reference is None else len(reference))
 
 
 def evaluate_request(
@@ -90,15 +116,66 @@ def evaluate_request(
     DatasetError
         If the uploads show too few usable cells, or cells that do not fit into the model's domain.
     """
-    card = load_card(place)
-    with TemporaryDirectory(prefix="cytosynth-") as scratch:
+    plan = _planned(spec, place, uploads=uploads, result=result, on_progress=on_progress)
+    step = _Steps(on_progress, total=plan.steps)
+    _write(spec, plan, measure(plan.sets, on_step=step), folder, on_step=step)
 
-        def after_frame() -> None:
-            on_progress(Progress("reading", 0, 3 * spec.count))
 
-        reference = _uploaded(spec, card, uploads, Path(scratch), on_frame=after_frame) if uploads else None
-        step = _Steps(on_progress, total=_steps(spec, reference))
-        report = _report(spec, place, card, reference=reference, result=result, on_step=step)
+def measure_part(
+    spec: EvaluationSpec,
+    number: int,
+    place: Path,
+    path: Path,
+    *,
+    uploads: Path | None = None,
+    result: Path | None = None,
+    on_progress: Callable[[Progress], None] = lambda _progress: None,
+) -> None:
+    """Measure one shard of an evaluation and write that into a file; other arguments as of :func:`evaluate_request`.
+
+    Parameters
+    ----------
+    number
+        Of the shard, from 0.
+    path
+        Of the file; see :mod:`model.evaluation.measured_file`.
+    """
+    plan = _planned(spec, place, uploads=uploads, result=result, on_progress=on_progress)
+    step = _Steps(on_progress, total=plan.steps)
+    write_measured(measure(plan.sets, part=(number, spec.shards()), on_step=step), path)
+
+
+def evaluate_measured(
+    spec: EvaluationSpec,
+    place: Path,
+    parts: Sequence[Path],
+    folder: Path,
+    *,
+    uploads: Path | None = None,
+    result: Path | None = None,
+    on_progress: Callable[[Progress], None] = lambda _progress: None,
+) -> None:
+    """Compare what :func:`measure_part` has measured, as :func:`evaluate_request` does with the same bytes.
+
+    Parameters
+    ----------
+    parts
+        The files of all shards, in order.
+    """
+    plan = _planned(spec, place, uploads=uploads, result=result, on_progress=on_progress)
+    measured = put_together([read_measured(path) for path in parts])
+    _write(spec, plan, measured, folder, on_step=_Steps(on_progress, total=plan.steps))
+
+
+def _write(
+    spec: EvaluationSpec, plan: _Plan, measured: MeasuredSets, folder: Path, *, on_step: Callable[[str], None]
+) -> None:
+    """Compare, and write the report and the manifest."""
+    card = plan.card
+    report = report_on_sets(
+        plan.sets, card, identifier=plan.identifier, scope=plan.scope, on_step=on_step, beside=plan.beside,
+        measured=measured,
+    )  # fmt: skip
     facts = {
         "command": f"POST /v1/{EvaluationSpec.KIND}s",
         "cells": spec.count,
@@ -111,10 +188,9 @@ def evaluate_request(
         spec=spec.model_dump(mode="json"), model_id=card.id, model_sha256=card.sha256, version=__version__,
         device_class="cpu", cells=[],
     )  # fmt: skip
-    left_out = reference.warnings if reference else ()
     amend_manifest(
         folder, spec=spec.model_dump(mode="json"), beside=written,
-        warnings=[WarningEntry(code="cells_left_out", message=message) for message in left_out],
+        warnings=[WarningEntry(code="cells_left_out", message=message) for message in plan.warnings],
     )  # fmt: skip
 
 
@@ -129,48 +205,50 @@ class _Steps:
         self._tell(Progress("measuring", self._done, self._total))
 
 
-def _steps(spec: EvaluationSpec, reference: _Reference | None) -> int:
-    held = len(reference.sequences) if reference and reference.sequences is not None else spec.count
-    return 2 * spec.count + held
+def _planned(
+    spec: EvaluationSpec,
+    place: Path,
+    *,
+    uploads: Path | None,
+    result: Path | None,
+    on_progress: Callable[[Progress], None],
+) -> _Plan:
+    """Find the cells that are compared, without measuring any."""
+    card = load_card(place)
+    scope, single = _scope(spec), card.topology == "single"
+    path = recipe_of_reference(card.id)
+    recipe = TrainConfig.read(path) if path is not None else None
+    uploaded = None
+    if uploads is not None:
+        uploaded = open_uploaded(spec, card, uploads, on_frame=lambda: on_progress(Progress("reading", 0, spec.cells)))
+    if uploaded is None and recipe is None:
+        raise SpecError(f"model {card.id} has no reference cells of its own: name uploads", pointer="/uploads")
+    if uploaded is None and result is None and recipe is not None:
+        return _Plan(
+            sets_of_model(recipe, place, card, held_out=None, scope=scope, seed=spec.seed), card, recipe.id, scope,
+            beside=partial(further_figures, recipe, place, held_out=None, scope=scope),
+        )  # fmt: skip
+    training: Sequences = LearnedSequences(place, scope.cells, has_protrusions=single)
+    if recipe is not None:
+        training = training_sequences(recipe.data, scope.cells, has_protrusions=single)
+    compared: tuple[Sequences | None, str] = (None, "")
+    if uploaded is not None:
+        compared = uploaded.sequences, f"cells of {', '.join(spec.uploads)}"
+    elif recipe is not None:
+        compared = reference_of(recipe, None, scope.cells, has_protrusions=single)
+    judged: tuple[Sequences, str] = (GeneratedSequences(place, scope.cells, spec.seed, single), NEW_CELLS)
+    if result is not None:
+        judged = (CodedSequences(place, cells_of_result(result)[: scope.cells], single), f"Cells of job {spec.job}")
+    return _Plan(
+        CellSets(judged=judged, training=training, reference=compared), card, card.id, scope,
+        warnings=uploaded.warnings if uploaded is not None else (),
+    )  # fmt: skip
 
 
 def _scope(spec: EvaluationSpec) -> Scope:
     return Scope(
         cells=spec.count, draws=spec.draws, scored=1, every=30, grid_side=SIDE, pictured=1 + spec.count // 10, fits=0
     )
-
-
-def _report(
-    spec: EvaluationSpec,
-    place: Path,
-    card: ModelCard,
-    *,
-    reference: _Reference | None,
-    result: Path | None,
-    on_step: Callable[[str], None],
-) -> ModelReport:
-    scope, single = _scope(spec), card.topology == "single"
-    path = recipe_of_reference(card.id)
-    recipe = TrainConfig.read(path) if path is not None else None
-    if reference is None and recipe is None:
-        raise SpecError(f"model {card.id} has no reference cells of its own: name uploads", pointer="/uploads")
-    if reference is None and result is None and recipe is not None:
-        return report_on_model(recipe, place, held_out=None, scope=scope, seed=spec.seed, on_step=on_step)
-    training: Sequences = LearnedSequences(place, scope.cells, has_protrusions=single)
-    if recipe is not None:
-        training = training_sequences(recipe.data, scope.cells, has_protrusions=single)
-    compared = (
-        reference_of(recipe, None, scope.cells, has_protrusions=single)
-        if reference is None and recipe is not None
-        else (reference.sequences if reference else None, reference.words if reference else "")
-    )
-    judged: tuple[Sequences, str] = (GeneratedSequences(place, scope.cells, spec.seed, single), NEW_CELLS)
-    if result is not None:
-        judged = (CodedSequences(place, cells_of_result(result)[: scope.cells], single), f"Cells of job {spec.job}")
-    return report_on_sets(
-        CellSets(judged=judged, training=training, reference=compared),
-        card, identifier=card.id, scope=scope, on_step=on_step,
-    )  # fmt: skip
 
 
 def cells_of_result(folder: Path) -> tuple[CodedCell, ...]:
@@ -195,53 +273,3 @@ def _variation(row: Mapping[str, Any], seed: int) -> Variation:
         mirrored=row["mirrored"], size=row["size"], speed=row["speed"], begin=row["begins_at"],
         warp=warp_of(row.get("warp", 0.0), seed=seed, index=row["cell"]),
     )  # fmt: skip
-
-
-def _uploaded(
-    spec: EvaluationSpec, card: ModelCard, uploads: Path, scratch: Path, *, on_frame: Callable[[], None]
-) -> _Reference:
-    """Read the uploaded cells as an import does, at the scale of the model.
-
-    Raises
-    ------
-    DatasetError
-        If too few can be used, or one does not fit into the model's domain.
-    """
-    spacing = None if spec.voxel is None else (spec.voxel[0], spec.voxel[1], spec.voxel[2])
-    given = Calibration(spacing=spacing, minutes=spec.interval, spacing_from="voxel", minutes_from="interval")
-    recordings = open_recordings(uploads, given=given)
-    surveyed = survey(recordings, on_frame=lambda _done, _total: on_frame())
-    usable = [one for one in surveyed if one.is_usable]
-    left_out = tuple(f"{one.sequence.name} was left out: {_fault(one)}" for one in surveyed if not one.is_usable)
-    if len(usable) < CELLS_MIN:
-        why = f"; {left_out[0]}" if left_out else ": upload more tracked cells"
-        raise DatasetError(f"the uploads show {len(usable)} usable cells, a comparison needs at least {CELLS_MIN}{why}")
-    _check_scale(usable, card)
-    minutes = next((one.calibration.minutes for one in recordings if one.calibration.minutes), None)
-    plan = ImportPlan(points_per_frame=POINTS, minutes=minutes or 1.0, micrometres=card.micrometres)
-    import_sequences(recordings, surveyed, scratch, plan=plan, on_frame=lambda _done, _total: on_frame())
-    real = RealSequences.of(ImportedSource(kind="imported", folder=scratch), has_protrusions=card.topology == "single")
-    chosen = np.unique(np.linspace(0, len(real.chosen) - 1, min(spec.count, len(real.chosen))).round().astype(int))
-    some = RealSequences(real.source, tuple(int(number) for number in chosen), real.has_protrusions)
-    unknown = () if minutes else ("the minutes between frames are not known, 1 is taken: state them with interval",)
-    return _Reference(some, f"cells of {', '.join(spec.uploads)}", (*left_out, *unknown))
-
-
-def _fault(one: Surveyed) -> str:
-    """Say what is wrong with a sequence, by the names that a request has."""
-    finding = next(finding for finding in one.findings if finding.severity == "error")
-    message = finding.message.replace("--voxel X Y Z (µm; voxel in a request)", "voxel, [x, y, z] in µm")
-    where = f" (frame {', '.join(map(str, finding.frames[:3]))})" if finding.frames else ""
-    return f"{message}{where}"
-
-
-def _check_scale(usable: list[Surveyed], card: ModelCard) -> None:
-    """Refuse cells that do not fit into the model's domain: a wrong voxel size, or another model's cells."""
-    for one in usable:
-        reach = float(one.reaches.max())
-        if reach > card.micrometres:
-            raise DatasetError(
-                f"{one.sequence.name}: the cell reaches {reach:.3g} µm from its middle and does not fit into the "
-                f"domain of model {card.id}, {2.0 * card.micrometres:.3g} µm: give the right voxel size, or choose "
-                "another model"
-            )

@@ -9,7 +9,7 @@ References: distributions of distances as a signature of shape, Osada et al. 200
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -125,21 +125,28 @@ Mapped = Callable[..., Iterable[Any]]
 
 
 def measure_sequences(
-    source: Sequences, *, mapped: Mapped = map, on_sequence: Callable[[SequenceMeasures], None] = lambda _sequence: None
+    source: Sequences,
+    *,
+    indices: Sequence[int] | None = None,
+    mapped: Mapped = map,
+    on_sequence: Callable[[SequenceMeasures], None] = lambda _sequence: None,
 ) -> list[SequenceMeasures]:
-    """Measure every sequence of a source.
+    """Measure sequences of a source.
 
     Parameters
     ----------
     source
         Where the sequences come from; see :mod:`model.evaluation.sequence_sources`.
+    indices
+        Which of them; all when None.
     mapped
         What :func:`processes` gives, to share the work.
     on_sequence
         Called after each.
     """
     sequences = []
-    for sequence in mapped(measure, [source] * len(source), range(len(source))):
+    wanted = range(len(source)) if indices is None else indices
+    for sequence in mapped(measure, [source] * len(wanted), wanted):
         sequences.append(sequence)
         on_sequence(sequence)
     return sequences

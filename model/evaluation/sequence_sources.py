@@ -167,13 +167,13 @@ class RealSequences:
         else:
             shapes = self._shapes(source, index, moments)
         for minute, shape in shapes:
-            yield _sampled(shape, grid, minute)
+            yield sampled(shape, grid, minute)
 
     def _masks(self, source: MaskSource, index: int, moments: int) -> Iterator[tuple[float, CellShape]]:
         masks = mask_frames(mask_files(source)[self.chosen[index]])
         times = frame_times(len(masks))
         step = Grid((masks.shape[1], masks.shape[2], masks.shape[3])).step
-        for frame in _nearest(times, moments):
+        for frame in nearest_frames(times, moments):
             membrane = membrane_of_mask(masks[frame], (float(step[0]), float(step[1]), float(step[2])))
             minute = (float(times[frame]) + 1.0) / 2.0 * source.minutes
             yield minute, CellShape([membrane.placed(np.full(3, -OMEGA[0]), 1.0)])
@@ -181,18 +181,19 @@ class RealSequences:
     def _shapes(self, source: ImportedSource, index: int, moments: int) -> Iterator[tuple[float, CellShape]]:
         dataset = load_dataset(source.folder)
         times = dataset.times(self.chosen[index])
-        for frame in _nearest(times, moments):
+        for frame in nearest_frames(times, moments):
             minute = (float(times[frame]) + 1.0) / 2.0 * dataset.minutes
             yield minute, load_shape(dataset.folder, self.chosen[index], frame)
 
 
-def _nearest(times: NDArray[np.float32], moments: int) -> list[int]:
-    """Frames nearest to ``moments`` times spread over τ, each once."""
+def nearest_frames(times: NDArray[np.float32], moments: int) -> list[int]:
+    """Return the frames nearest to ``moments`` times spread over τ, each once."""
     wanted = frame_times(min(moments, len(times)))
     return sorted({int(np.abs(times - t).argmin()) for t in wanted})
 
 
-def _sampled(shape: SignedDistance, grid: Grid, minute: float) -> Snapshot:
+def sampled(shape: SignedDistance, grid: Grid, minute: float) -> Snapshot:
+    """Return a frame of a cell whose exact distances are known."""
     field = evaluate_sparse(shape, grid, lipschitz=1.02)
     return Snapshot(minute, extract_surface(field, grid), inside(field))
 
@@ -295,7 +296,7 @@ class CodedSequences:
             _loaded(self.folder), np.array(coded.latent, dtype=np.float32), UPRIGHT, coded.rejected, coded.variation
         )
         times = np.array(coded.times, dtype=np.float32)
-        yield from _snapshots(cell, times[_nearest(times, moments)], grid, name=self.name(index))
+        yield from _snapshots(cell, times[nearest_frames(times, moments)], grid, name=self.name(index))
 
 
 def _snapshots(cell: LivingCell, times: NDArray[np.float32], grid: Grid, *, name: str) -> Iterator[Snapshot]:

@@ -42,6 +42,7 @@ from model.readers.recording import Recording
 from model.readers.survey import Surveyed
 
 SURVEY_FILE = "survey.json"
+STORED = np.float32  # of the vertices of membranes
 MEMBRANES = "membranes"  # the folder of membranes: membranes/0003/0017.npz is frame 17 of sequence 3
 
 
@@ -138,7 +139,7 @@ def import_sequences(
             on_frame(done, len(tasks))
     entries = [
         SequenceEntry(
-            name=one.sequence.name, file=path.name, frames=len(one.sequence.frames), times=_times(one.sequence.frames)
+            name=one.sequence.name, file=path.name, frames=len(one.sequence.frames), times=times_of(one.sequence.frames)
         )
         for one, path in zip(usable, arrays, strict=True)
     ]
@@ -168,6 +169,11 @@ def load_shape(folder: Path, sequence: int, frame: int) -> CellShape:
         raise DatasetError(f"{folder} does not hold frame {frame} of sequence {sequence}: {error}") from None
 
 
+def stored_membrane(membrane: Membrane) -> Membrane:
+    """Return a membrane as :func:`load_shape` gives it back."""
+    return Membrane(membrane.vertices.astype(STORED).astype(np.float64), membrane.faces)
+
+
 def _membranes(folder: Path, sequence: int, row: int) -> Path:
     return folder / MEMBRANES / f"{sequence:04d}" / f"{row:04d}.npz"
 
@@ -180,8 +186,8 @@ def _scales(usable: list[Surveyed], plan: ImportPlan) -> list[float]:
     return own if plan.scale == "sequence" else [max(own)] * len(own)
 
 
-def _times(frames: list[int]) -> list[float] | None:
-    """Times in τ of frames with gaps; None when there is none."""
+def times_of(frames: list[int]) -> list[float] | None:
+    """Return the times in τ of frames with gaps; None when there is none."""
     length = frames[-1] - frames[0] + 1
     if length == len(frames):
         return None
@@ -211,7 +217,7 @@ def _make_frame(job: tuple[_Task, Path, ImportPlan]) -> None:
         block.flush()
         arrays: dict[str, NDArray[np.generic]] = {}
         for k, part in enumerate(shape.parts):
-            arrays |= {f"v{k}": part.vertices.astype(np.float32), f"f{k}": part.faces}
+            arrays |= {f"v{k}": part.vertices.astype(STORED), f"f{k}": part.faces}
         path = _membranes(folder, sequence, row)
         partial = path.with_name(f".{path.stem}.{token_hex(4)}.npz")
         np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]

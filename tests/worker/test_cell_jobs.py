@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from workbench import Service, eventually
 
 from model.augmentation import augment
 from model.augmentation_spec import AugmentationSpec
+from model.evaluation.request import evaluate_request
 from model.evaluation_spec import EvaluationSpec
 from model.network.checkpoint import Checkpoint, load_checkpoint
 from model.output.verify import verify_result
 from model.spec import GenerationSpec
 from worker.jobs import Job, JobStatus
+from worker.kinds.table import DivisibleSpec
 from worker.uploads.store import Uploads
 
 OWNER = "ada"
@@ -48,6 +51,7 @@ def submitted(service: Service, tiny: Checkpoint, spec: Any) -> Job:
     job, created = service.jobs.submit(
         kind=spec.KIND, spec=complete.model_dump(mode="json"), model_id="tiny", model_sha256=tiny.card.sha256,
         digest=complete.digest(model_sha256=tiny.card.sha256), owner=OWNER,
+        shards=complete.shards() if isinstance(complete, DivisibleSpec) else 1,
     )  # fmt: skip
     assert created
     return job  # type: ignore[no-any-return]
@@ -218,6 +222,46 @@ def test_uploads_that_cannot_be_compared_fail_with_a_sentence_that_says_what_to_
     assert (code, "give the right voxel size" in message) == ("bad_dataset", True)
     Uploads(service.data_dir).remove(OWNER, "whole.tif")
     assert failure(service, submitted(service, tiny, evaluation(whole, "whole.tif")))[0] == "upload_not_found"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_killed_worker_costs_an_evaluation_one_shard_and_not_a_byte(
+    service: Service, worker: subprocess.Popen[bytes], tiny: Checkpoint, tmp_path: Path
+) -> None:
+    volume = four_cells()
+    found = uploaded(service, tmp_path, "shards.tif", volume)
+    spec = evaluation(found, "shards.tif", seed=9)
+    assert spec.shards() == 2
+    service.stop_worker(worker)  # the jobs of this test are taken by a worker with a short lease
+    mortal = service.start_worker(CYTOSYNTH_PRELOAD="1", CYTOSYNTH_LEASE_SECONDS="10")
+    job = submitted(service, tiny, spec)
+    eventually(lambda: (shards := service.jobs.get(job.id).shards) is not None and shards.done == 1, within_s=600)
+    eventually(lambda: (shards := service.jobs.get(job.id).shards) is not None and shards.running == 1, within_s=60)
+    first = service.artifacts.shard(job.id, 0)
+    assert first is not None
+    made = (first / "part" / "measured.npz").stat()
+    service.stop_worker(mortal, how=signal.SIGKILL)
+    service.start_worker(CYTOSYNTH_PRELOAD="1", CYTOSYNTH_LEASE_SECONDS="60")
+    folder = succeeded(service, job, within_s=900)
+    done = service.jobs.get(job.id)
+    assert (done.lost, done.attempts) == (1, 1)
+    kept = service.artifacts.shard(job.id, 0)  # it was not measured again
+    assert kept is not None
+    assert (kept / "part" / "measured.npz").stat().st_mtime_ns == made.st_mtime_ns
+    assert {path.name for path in folder.iterdir()} == EVALUATED | {"manifest.json"}
+
+    (tmp_path / "given").mkdir()
+    shutil.copyfile(tmp_path / "shards.tif", tmp_path / "given" / "shards.tif")
+    (tmp_path / "alone").mkdir()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the worker computes
+    try:
+        evaluate_request(spec, service.data_dir / "models" / "tiny", tmp_path / "alone", uploads=tmp_path / "given")
+    finally:
+        torch.set_num_threads(before)
+    for path in (tmp_path / "alone").iterdir():
+        assert (folder / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 @pytest.mark.slow

@@ -42,5 +42,8 @@ class Report(Protocol):
 Sealer = Callable[[Job, list[Path], Path, Report], None]
 """Puts the folders of all shards of a job together, in order, as its runner would have written them at once."""
 
+PartRunner = Callable[[Job, int, Path, Report], None]
+"""Carries out one shard of a job, by its number: writes its files and, last, ``manifest.json`` into the folder."""
+
 Runner = Callable[[Job, Path, Report], None]
 """Carries out one kind of job: writes its files and, last, ``manifest.json`` into the folder."""

@@ -6,9 +6,11 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from model.evaluation.request import evaluate_request
+from model.evaluation.request import evaluate_measured, evaluate_request, measure_part
 from model.evaluation_spec import EvaluationSpec
 from model.output.manifest import MANIFEST_FILE
 from model.synthesis import Progress
@@ -16,13 +18,45 @@ from worker.errors import ArtifactNotFoundError, SpecError
 from worker.jobs import Job
 from worker.kinds.base import Report
 from worker.kinds.checkpoints import checkpoint_of, model_folder_of
+from worker.kinds.parts import part_file, write_part_manifest
 from worker.kinds.uploaded_files import uploaded_files
 from worker.settings import WorkerSettings
 from worker.storage.stored_artifacts import open_artifacts
 
+MEASURED = "measured.npz"
+
 
 def run(job: Job, folder: Path, report: Report) -> None:
     """Write the report into ``folder``, a manifest last; a :data:`~worker.kinds.base.Runner`."""
+    with _given(job, report) as given:
+        evaluate_request(given.spec, given.place, folder, **given.sources)
+
+
+def run_part(job: Job, shard: int, folder: Path, report: Report) -> None:
+    """Write what one shard measures; a :data:`~worker.kinds.base.PartRunner`."""
+    with _given(job, report) as given:
+        measure_part(given.spec, shard, given.place, part_file(folder, MEASURED), **given.sources)
+    write_part_manifest(folder)
+
+
+def seal(job: Job, parts: list[Path], folder: Path, report: Report) -> None:
+    """Compare what all shards have measured and write the report; a :data:`~worker.kinds.base.Sealer`."""
+    with _given(job, report) as given:
+        measured = [part_file(part, MEASURED) for part in parts]
+        evaluate_measured(given.spec, given.place, measured, folder, **given.sources)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What an evaluation is made of: its spec, the folder of its model, and where its cells come from."""
+
+    spec: EvaluationSpec
+    place: Path
+    sources: dict[str, Any]
+
+
+@contextmanager
+def _given(job: Job, report: Report) -> Iterator[_Given]:
     settings = WorkerSettings()
     spec = EvaluationSpec.model_validate_json(json.dumps(job.spec))
     checkpoint_of(job, settings)  # the model is still the one that the job was accepted for
@@ -31,15 +65,13 @@ def run(job: Job, folder: Path, report: Report) -> None:
         report(stage=progress.stage, frame=progress.frame, frames=progress.frames)
 
     with ExitStack() as stack:
-        sources = stack.enter_context(uploaded_files(job, spec.uploads, spec.upload_sha256, settings))
-        evaluate_request(
-            spec,
-            model_folder_of(job, settings),
-            folder,
-            uploads=sources[0].parent if sources else None,
-            result=stack.enter_context(_result(spec, settings)) if spec.job else None,
-            on_progress=on_progress,
-        )
+        files = stack.enter_context(uploaded_files(job, spec.uploads, spec.upload_sha256, settings))
+        sources = {
+            "uploads": files[0].parent if files else None,
+            "result": stack.enter_context(_result(spec, settings)) if spec.job else None,
+            "on_progress": on_progress,
+        }
+        yield _Given(spec, model_folder_of(job, settings), sources)
 
 
 @contextmanager

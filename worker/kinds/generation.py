@@ -17,14 +17,12 @@ from worker.storage.durable_files import link_tree
 
 def run(job: Job, folder: Path, report: Report) -> None:
     """Write new cell sequences into ``folder``, a manifest last; a :data:`~worker.kinds.base.Runner`."""
-    settings = WorkerSettings()
-    spec = GenerationSpec.model_validate_json(json.dumps(job.spec))
-    checkpoint = checkpoint_of(job, settings)
+    _synthesize(job, _spec(job), folder, report)
 
-    def on_progress(progress: Progress) -> None:
-        report(stage=progress.stage, frame=progress.frame, frames=progress.frames)
 
-    synthesize(spec, checkpoint, folder, on_progress=on_progress, device=settings.device)
+def run_part(job: Job, shard: int, folder: Path, report: Report) -> None:
+    """Write the cell sequences of one shard; a :data:`~worker.kinds.base.PartRunner`."""
+    _synthesize(job, _spec(job).shard(shard), folder, report)
 
 
 def seal(job: Job, parts: list[Path], folder: Path, report: Report) -> None:
@@ -38,3 +36,17 @@ def seal(job: Job, parts: list[Path], folder: Path, report: Report) -> None:
         link_tree(part, folder, without=MANIFEST_FILE)
         report(stage="sealing", frame=number, frames=len(parts))
     (folder / MANIFEST_FILE).write_bytes(merge_manifests(manifests, job.spec).to_json())
+
+
+def _spec(job: Job) -> GenerationSpec:
+    return GenerationSpec.model_validate_json(json.dumps(job.spec))
+
+
+def _synthesize(job: Job, spec: GenerationSpec, folder: Path, report: Report) -> None:
+    settings = WorkerSettings()
+    checkpoint = checkpoint_of(job, settings)
+
+    def on_progress(progress: Progress) -> None:
+        report(stage=progress.stage, frame=progress.frame, frames=progress.frames)
+
+    synthesize(spec, checkpoint, folder, on_progress=on_progress, device=settings.device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, Self, cast, runtime_checkable
 
 from model.augmentation_spec import AugmentationSpec
@@ -18,7 +18,7 @@ from model.spec import Cost, GenerationSpec
 from model.training_spec import TrainingSpec
 from worker.errors import SpecError
 from worker.jobs import Job, Price
-from worker.kinds.base import Runner, Sealer
+from worker.kinds.base import PartRunner, Runner, Sealer
 
 
 class Spec(Protocol):
@@ -51,8 +51,8 @@ class DivisibleSpec(Spec, Protocol):
         """Return into how many shards it is divided; follows from the spec alone."""
         ...
 
-    def shard(self, number: int) -> Self:
-        """Return the spec of one shard, numbered from 0."""
+    def shard_cost(self, number: int) -> Cost:
+        """Estimate one shard, numbered from 0."""
         ...
 
 
@@ -72,8 +72,9 @@ class Kind:
         Class of its specs; None where specs have no class, and so no price.
     runner
         ``module:function``, a :data:`~worker.kinds.base.Runner`.
-    sealer
-        The same for a :data:`~worker.kinds.base.Sealer`; empty where jobs are not divided.
+    part_runner, sealer
+        The same for a :data:`~worker.kinds.base.PartRunner` and a :data:`~worker.kinds.base.Sealer`; empty where jobs
+        are not divided.
     is_long
         Its jobs take hours, have a time limit of their own, and keep a state from which another attempt goes on.
     """
@@ -83,6 +84,7 @@ class Kind:
     spec: type[Spec] | None
     runner: str
     description: str = ""
+    part_runner: str = ""
     sealer: str = ""
     is_long: bool = False
 
@@ -100,6 +102,7 @@ GENERATION = Kind(
     spec=GenerationSpec,
     description="Request new living-cell sequences, or an estimate of their cost.",
     runner="worker.kinds.generation:run",
+    part_runner="worker.kinds.generation:run_part",
     sealer="worker.kinds.generation:seal",
 )
 RECONSTRUCTION = Kind(
@@ -122,6 +125,8 @@ EVALUATION = Kind(
     spec=EvaluationSpec,
     description="Compare a model's cells, or a job's, with real or reference cells.",
     runner="worker.kinds.evaluation:run",
+    part_runner="worker.kinds.evaluation:run_part",
+    sealer="worker.kinds.evaluation:seal",
 )
 TRAINING = Kind(
     name=TrainingSpec.KIND,
@@ -152,13 +157,18 @@ def runner_of(job: Job) -> Runner:
     return cast(Runner, _named(kind_of(job).runner))
 
 
+def part_runner_of(job: Job) -> PartRunner:
+    """Import and return what carries out shards of a divided job; raises ``SpecError`` as :func:`kind_of`."""
+    return cast(PartRunner, _named(kind_of(job).part_runner))
+
+
 def sealer_of(job: Job) -> Sealer:
     """Import and return the sealer of a divided job's kind; raises ``SpecError`` as :func:`kind_of`."""
     return cast(Sealer, _named(kind_of(job).sealer))
 
 
-def shard_of(job: Job, number: int) -> tuple[Job, int]:
-    """Return one shard of a divided job, as a job of its own, and the frames of all shards.
+def shard_of(job: Job, number: int) -> tuple[Price, int]:
+    """Return the price of one shard of a divided job, and the frames of all shards.
 
     Raises
     ------
@@ -169,10 +179,8 @@ def shard_of(job: Job, number: int) -> tuple[Job, int]:
     spec = kind.spec.model_validate_json(json.dumps(job.spec)) if kind.spec else None
     if not isinstance(spec, DivisibleSpec) or job.shards is None or spec.shards() != job.shards.total:
         raise SpecError("this worker divides the job otherwise than the service that accepted it; send it again")
-    part = spec.shard(number)
-    cost = part.cost()
-    price = Price(bytes=cost.bytes, seconds=cost.seconds)
-    return replace(job, spec=part.model_dump(mode="json"), price=price), spec.frame_total
+    cost = spec.shard_cost(number)
+    return Price(bytes=cost.bytes, seconds=cost.seconds), spec.frame_total
 
 
 def _named(path: str) -> object:

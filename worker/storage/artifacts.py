@@ -52,6 +52,7 @@ from worker.storage.records import FolderRecords, Records
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+PART = "part"  # folder of the files of a shard that are for the sealer of its job only
 PROBED = ("requests", "staging", "results", "parts", "states", "blobs", "verdicts", "trash")
 BEGUN, STOP = "attempts", "stop"  # in a job's kept state: there is something to end with; it is to end
 MEMBERS = (("name", str), ("bytes", int), ("sha256", str))  # of a file in a manifest

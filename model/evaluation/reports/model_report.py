@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from model.card import ModelCard
-from model.evaluation.comparison import BODY_NAMES, Sides, judge, measure_sides
+from model.card import ModelCard, load_card
+from model.evaluation.comparison import BODY_NAMES, MeasuredSets, Sides, judge, measure_sets, sides_of
 from model.evaluation.imported import score_imported
 from model.evaluation.novelty import floor_for, nearest_training
 from model.evaluation.reconstruction import FrameScore, score_reconstruction, summarise
@@ -110,6 +111,7 @@ def report_on_sets(
     workers: int = 1,
     on_step: Callable[[str], None] = lambda _note: None,
     beside: Callable[[], dict[str, Any]] = dict,
+    measured: MeasuredSets | None = None,
 ) -> ModelReport:
     """Compare sets of cells.
 
@@ -125,27 +127,40 @@ def report_on_sets(
         As for :func:`report_on_model`.
     beside
         Gives further figures of the report; called once the sets are measured.
+    measured
+        What was measured of the sets before; they are measured here when None.
     """
     (judged, subject), (reference, words) = sets.judged, sets.reference
-    sides = measure_sides(
-        generated=judged, training=sets.training, held_out=reference, searched=sets.searched, workers=workers,
-        on_sequence=on_step,
-    )  # fmt: skip
-    measured = judge(sides, topology=card.topology, rng=np.random.default_rng(1), draws=scope.draws)
-    measured |= beside()
+    sides = sides_of(measured or measure(sets, workers=workers, on_step=on_step))
+    found = judge(sides, topology=card.topology, rng=np.random.default_rng(1), draws=scope.draws)
+    found |= beside()
     shown = {"held-out": reference or sets.training, "generated": judged}
     return ModelReport(
         identifier=identifier,
         title=card.title,
         subject=subject,
         reference=words,
-        figures=measured,
+        figures=found,
         pictures=[
-            *_pictures(sides, shown, list(measured["descriptors"]), scope, card.cell_type),
+            *_pictures(sides, shown, list(found["descriptors"]), scope, card.cell_type),
             _pairs(sides, judged, sets.searched or sets.training, scope, card.cell_type),
         ],
         floor=floor_for(card.cell_type),
     )
+
+
+def measure(
+    sets: CellSets,
+    *,
+    part: tuple[int, int] = (0, 1),
+    workers: int = 1,
+    on_step: Callable[[str], None] = lambda _note: None,
+) -> MeasuredSets:
+    """Measure sets of cells, or a part of each; see :func:`model.evaluation.comparison.measure_sets`."""
+    return measure_sets(
+        generated=sets.judged[0], training=sets.training, held_out=sets.reference[0], searched=sets.searched, part=part,
+        workers=workers, on_sequence=on_step,
+    )  # fmt: skip
 
 
 def report_on_model(
@@ -177,33 +192,51 @@ def report_on_model(
     on_step
         Called with a note after every sequence and frame.
     """
-    checkpoint = load_checkpoint(folder)
-    single = checkpoint.card.topology == "single"
-    sets = CellSets(
+    card = load_card(folder)
+    further = partial(further_figures, recipe, folder, held_out=held_out, scope=scope, workers=workers, on_step=on_step)
+    return report_on_sets(
+        sets_of_model(recipe, folder, card, held_out=held_out, scope=scope, seed=seed), card, identifier=recipe.id,
+        scope=scope, workers=workers, on_step=on_step, beside=further,
+    )  # fmt: skip
+
+
+def sets_of_model(
+    recipe: TrainConfig, folder: Path, card: ModelCard, *, held_out: Path | None, scope: Scope, seed: int
+) -> CellSets:
+    """Return the sets that a report on one model compares; arguments as of :func:`report_on_model`."""
+    single = card.topology == "single"
+    return CellSets(
         judged=(GeneratedSequences(folder, scope.cells, seed, has_protrusions=single), NEW_CELLS),
         training=training_sequences(recipe.data, scope.cells, has_protrusions=single),
         reference=reference_of(recipe, held_out, scope.cells, has_protrusions=single),
         searched=training_sequences(recipe.data, scope.searched, has_protrusions=single),
     )
 
-    def beside() -> dict[str, Any]:
-        scores = score_learned(
-            checkpoint, recipe, grid_side=scope.grid_side, every=scope.every,
-            sequences=range(min(scope.scored, len(checkpoint.latent_codes))),
-            on_frame=lambda s: on_step(f"{s.dice:.4f}"),
-        )  # fmt: skip
-        figures: dict[str, Any] = {"reconstruction": summarise(scores)}
-        unseen = unseen_source(recipe, held_out)
-        if scope.fits and unseen is not None:
-            figures["fitting"] = compare_fits(
-                folder, unseen_cells(unseen, scope.fits, micrometres=checkpoint.card.micrometres),
-                scope=FitScope(grid_side=scope.grid_side), workers=workers, on_part=on_step,
-            )  # fmt: skip
-        return figures
 
-    return report_on_sets(
-        sets, checkpoint.card, identifier=recipe.id, scope=scope, workers=workers, on_step=on_step, beside=beside
-    )
+def further_figures(
+    recipe: TrainConfig,
+    folder: Path,
+    *,
+    held_out: Path | None,
+    scope: Scope,
+    workers: int = 1,
+    on_step: Callable[[str], None] = lambda _note: None,
+) -> dict[str, Any]:
+    """Score the learned codes of a model, and its fits of unseen cells if the scope has any."""
+    checkpoint = load_checkpoint(folder)
+    scores = score_learned(
+        checkpoint, recipe, grid_side=scope.grid_side, every=scope.every,
+        sequences=range(min(scope.scored, len(checkpoint.latent_codes))),
+        on_frame=lambda s: on_step(f"{s.dice:.4f}"),
+    )  # fmt: skip
+    found: dict[str, Any] = {"reconstruction": summarise(scores)}
+    unseen = unseen_source(recipe, held_out)
+    if scope.fits and unseen is not None:
+        found["fitting"] = compare_fits(
+            folder, unseen_cells(unseen, scope.fits, micrometres=checkpoint.card.micrometres),
+            scope=FitScope(grid_side=scope.grid_side), workers=workers, on_part=on_step,
+        )  # fmt: skip
+    return found
 
 
 def score_learned(

@@ -58,7 +58,10 @@ def test_files_of_finished_shards_are_served_while_the_job_runs(house: Any) -> N
     (staged / STL).write_bytes(b"solid")
     sha256 = hashlib.sha256(b"solid").hexdigest()
     entry = {"name": STL, "bytes": 5, "sha256": sha256, "media_type": "model/stl"}
-    (staged / "manifest.json").write_text(json.dumps({"files": [entry]}))
+    (staged / "part").mkdir()
+    (staged / "part" / "measured.npz").write_bytes(b"solid")  # for the sealer
+    for_sealer = entry | {"name": "part/measured.npz"}
+    (staged / "manifest.json").write_text(json.dumps({"files": [entry, for_sealer]}))
     house.artifacts.publish_shard(job["id"], lease.shard, staged)
     house.jobs.leases.finish_shard(lease)
     now = house.get(job["links"]["self"]).json()
@@ -68,6 +71,7 @@ def test_files_of_finished_shards_are_served_while_the_job_runs(house: Any) -> N
     answer = house.get(listed[0]["href"])
     assert (answer.content, answer.headers["etag"]) == (b"solid", f'"{sha256}"')
     assert house.get(listed[0]["href"] + ".other").status_code == 409
+    assert house.get(f"{job['links']['files']}/part/measured.npz").status_code == 409
     assert house.get(job["links"]["manifest"]).status_code == house.get(job["links"]["archive"]).status_code == 409
     assert house.client.delete(job["links"]["self"]).json()["state"] == "canceled"
     assert house.get(listed[0]["href"]).status_code == 409
