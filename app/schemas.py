@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from app.services.submission import Estimate
 from app.settings import AppSettings
@@ -22,6 +22,7 @@ from worker.webhooks.addresses import URL_MAX, URL_PATTERN
 
 Moment = Annotated[datetime, Field(description="UTC, ISO 8601.")]
 EstimatedKind = Annotated[str, Field(json_schema_extra={"enum": list(KINDS)})]
+TRAININGS_MAX = 20  # in a batch: each may take a worker for hours
 JOB_ID_PATTERN = r"^[0-9a-f]{32}$"
 
 
@@ -244,17 +245,26 @@ class EvaluationItem(_Item):
     spec: EvaluationSpec
 
 
+class TrainingItem(_Item):
+    """A request as to POST /v1/trainings."""
+
+    kind: Literal["training"]
+    spec: TrainingSpec
+
+
 LabelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 LabelValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/@+-]{0,63}$")]
 BatchItem = Annotated[
-    GenerationItem | ReconstructionItem | AugmentationItem | EvaluationItem, Field(discriminator="kind")
+    GenerationItem | ReconstructionItem | AugmentationItem | EvaluationItem | TrainingItem, Field(discriminator="kind")
 ]
 
 
 class BatchRequest(_Item):
     """Many requests, which are accepted together or not at all."""
 
-    jobs: Annotated[list[BatchItem], Field(min_length=1, max_length=BATCH_MAX)]
+    jobs: Annotated[list[BatchItem], Field(min_length=1, max_length=BATCH_MAX)] = Field(
+        description=f"The requests; at most {TRAININGS_MAX} of them may be trainings."
+    )
     labels: Annotated[dict[LabelName, LabelValue], Field(max_length=16)] = Field(
         default_factory=dict,
         description="Labels of every job and of the batch.",
@@ -266,6 +276,16 @@ class BatchRequest(_Item):
     webhook: Annotated[str, Field(pattern=URL_PATTERN, max_length=URL_MAX)] | None = Field(
         default=None, description="https address that gets a signed message when the last job has ended."
     )
+
+    @field_validator("jobs")
+    @classmethod
+    def _trainings_are_few(cls, jobs: list[BatchItem]) -> list[BatchItem]:
+        trainings = sum(isinstance(item, TrainingItem) for item in jobs)
+        if trainings > TRAININGS_MAX:
+            raise ValueError(
+                f"{trainings} requests are trainings; a batch may hold {TRAININGS_MAX}: send several batches"
+            )
+        return jobs
 
 
 class BatchLinks(_View):

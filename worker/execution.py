@@ -29,7 +29,7 @@ from worker.errors import (
     StoreUnavailableError,
 )
 from worker.jobs import SEAL, Job, JobQueue, JobStatus, Lease, Price
-from worker.kinds.table import kind_of, part_runner_of, price_of, runner_of, sealer_of, shard_of
+from worker.kinds.table import install, kind_of, part_runner_of, price_of, runner_of, sealer_of, shard_of
 from worker.liveness.lease_keeper import LeaseKeeper, ShutdownRequestedError
 from worker.settings import WorkerSettings
 from worker.storage.artifacts import Artifacts
@@ -303,6 +303,7 @@ def _make(context: WorkerContext, lease: Lease, keeper: LeaseKeeper, content: st
             runner_of(lease.job)(lease.job, staged, keeper.report)
         took_s = time.monotonic() - started
         keeper.check()
+        install(lease.job, staged)
         artifacts.publish(job_id, staged)
         # Of a long job, this attempt may be the last part, and an early end tells nothing of the whole.
         if lease.shard is None and not (is_long and (goes_on or artifacts.warnings(job_id, code=STOPPED_EARLY))):
@@ -319,6 +320,7 @@ def _copy_existing_result(context: WorkerContext, lease: Lease, staged: Path, co
     if existing is None or not context.artifacts.copy(existing, staged):
         return False
     try:
+        install(lease.job, staged)
         context.artifacts.publish(lease.job_id, staged)
     except ExportError as error:  # the files of this job are computed
         log.warning("job %s: the files of job %s are damaged: %s", lease.job_id, existing, error.message)

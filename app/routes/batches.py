@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterable
+from functools import partial
 from typing import Annotated, Any
 
 from anyio import to_thread
@@ -18,6 +19,7 @@ from app.routes.submissions import IdempotencyKey
 from app.schemas import BatchRequest, BatchView
 from app.services.batch_submission import submit_batch
 from app.services.resources import WAIT_SLICE_S, CallerResources, Resources
+from app.services.trainings import end_with_model
 from worker.jobs import Batch, JobEvent, JobOptions
 from worker.kinds.table import KINDS
 
@@ -81,12 +83,15 @@ async def get_batch(
 @router.post(
     "/{id}/cancel",
     operation_id="cancelBatch",
-    response_description="The batch; none of its jobs is active.",
+    response_description="The batch; none of its jobs is active, but trainings that keep their model.",
     summary="Cancel all jobs of a batch",
 )
 def cancel_batch(batch_id: BatchId, resources: CallerResources) -> BatchView:
-    """Cancel every queued and running job of the batch. Jobs that have ended stay as they are."""
-    return BatchView.of(resources.jobs.cancel_batch(batch_id))
+    """Cancel every queued and running job of the batch. Jobs that have ended stay as they are.
+
+    A training with `keep_on_cancel` ends within minutes with the best model so far, as if it were canceled alone.
+    """
+    return BatchView.of(resources.jobs.cancel_batch(batch_id, ends_itself=partial(end_with_model, resources)))
 
 
 @router.delete(

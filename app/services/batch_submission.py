@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from app.services.resources import Resources
 from app.services.submission import JobSpec, Prepared, check_webhook, digest_of, prepare
 from model.errors import SpecError
+from model.training_spec import TrainingSpec
 from worker.jobs import Batch, JobOptions
 from worker.kinds.table import Kind
 from worker.storage.disk import check_reserve
@@ -14,7 +15,7 @@ from worker.storage.disk import check_reserve
 
 def submit_batch(
     resources: Resources,
-    specs: Sequence[tuple[Kind, JobSpec]],
+    specs: Sequence[tuple[Kind, JobSpec | TrainingSpec]],
     options: JobOptions,
     webhook: str,
     idempotency_key: str | None = None,
@@ -49,7 +50,7 @@ def submit_batch(
     )
 
 
-def _prepare(resources: Resources, kind: Kind, spec: JobSpec, number: int) -> Prepared:
+def _prepare(resources: Resources, kind: Kind, spec: JobSpec | TrainingSpec, number: int) -> Prepared:
     """Prepare one request; an error names its place in the batch."""
     try:
         return prepare(resources, kind, spec)

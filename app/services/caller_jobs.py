@@ -7,7 +7,7 @@ its share. A refusal because of the share or a full queue says when to try again
 from __future__ import annotations
 
 import builtins  # because a method here is called list
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -95,9 +95,11 @@ class CallerJobs:
         """Return one batch; raises ``BatchNotFoundError``."""
         return self._jobs.batches.get(batch_id, owner=self._owner)
 
-    def cancel_batch(self, batch_id: str) -> Batch:
-        """Cancel every job of a batch that has not ended."""
-        batch = self._jobs.batches.cancel(batch_id, owner=self._owner)
+    def cancel_batch(self, batch_id: str, *, ends_itself: Callable[[Job], bool] = lambda _job: False) -> Batch:
+        """Cancel every job of a batch that has not ended, but those that end by themselves."""
+        batch = self._jobs.batches.cancel(
+            batch_id, owner=self._owner, ends_itself=lambda job_id: ends_itself(self._jobs.get(job_id))
+        )
         log.info("batch canceled", batch_id=batch.id)
         return batch
 

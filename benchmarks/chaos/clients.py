@@ -20,7 +20,6 @@ import httpx
 
 from benchmarks.chaos.receiver import Receiver
 from benchmarks.chaos.truth import Order
-from worker.kinds.table import TRAINING
 
 FINAL = frozenset({"succeeded", "failed", "canceled", "expired"})
 POLL_S = 0.25
@@ -79,14 +78,13 @@ class Client(threading.Thread):
         self._http = httpx.Client(base_url=address, timeout=10.0)
         self._orders, self._ledger, self._rng = orders, ledger, random.Random(seed)
         self._receiver = receiver
-        self._batched = [order for order in orders if order.kind != TRAINING.name]
 
     def run(self) -> None:
         """Work until there is enough."""
         with self._http:
             while not self._ledger.enough():
-                if self._receiver is not None and self._batched and self._rng.random() < BATCH_SHARE:
-                    self._send_together(self._rng.choices(self._batched, k=BATCH), self._receiver)
+                if self._receiver is not None and self._rng.random() < BATCH_SHARE:
+                    self._send_together(self._rng.choices(self._orders, k=BATCH), self._receiver)
                 else:
                     self._send(self._rng.choice(self._orders))
 

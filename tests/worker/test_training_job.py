@@ -17,7 +17,7 @@ from model.card import load_card
 from model.output.verify import verify_result
 from model.spec import GenerationSpec
 from model.training_spec import TrainingSpec
-from worker.jobs import Job, JobStatus
+from worker.jobs import BatchJob, Job, JobOptions, JobStatus
 from worker.uploads.installed_models import OWNER_FILE
 from worker.uploads.sandbox import kind_of
 from worker.uploads.store import Uploads, frames_of
@@ -97,6 +97,22 @@ def test_a_trained_model_is_its_owners_and_makes_cells_at_once(
     assert service.artifacts.stateful() == [job.id]
     service.jobs.admin.clean()
     assert service.artifacts.stateful() == []
+
+
+def test_a_training_whose_files_are_there_already_has_its_model_again(
+    service: Service, worker: subprocess.Popen[bytes], cells: Path
+) -> None:
+    job = submitted(service, cells, seed=14)
+    assert service.ended(job, within_s=900).status is JobStatus.SUCCEEDED
+    assert Uploads(service.data_dir).models.uninstall(OWNER, job.model_id)
+    same = BatchJob(kind=job.kind, spec=job.spec, model_id=job.model_id, model_sha256="", digest=job.digest)
+    batch, created = service.jobs.batches.submit([same], owner=OWNER, request_digest="again", options=JobOptions())
+    assert created
+    (again,) = service.jobs.list(batch=batch.id).jobs
+    assert again.id != job.id
+    assert service.ended(again, within_s=300).status is JobStatus.SUCCEEDED
+    assert f"job {again.id}: has the files of job {job.id}" in service.log()
+    assert (service.data_dir / "models" / job.model_id / "weights.safetensors").read_bytes() == weights(service, again)
 
 
 def test_data_that_cannot_be_trained_on_end_the_job_with_all_findings(

@@ -159,11 +159,13 @@ class Batches:
             raise BatchNotFoundError(f"there is no batch {batch_id[:64]!r}")
         return parse_batch(fields, counts={status: statuses.count(status) for status in JobStatus})
 
-    def cancel(self, batch_id: str, *, owner: str | None = None) -> Batch:
-        """Cancel every job that has not ended; return the batch."""
+    def cancel(
+        self, batch_id: str, *, owner: str | None = None, ends_itself: Callable[[str], bool] = lambda _job_id: False
+    ) -> Batch:
+        """Cancel every job that has not ended, but those that end by themselves; return the batch."""
         self.get(batch_id, owner=owner)
         for job_id, status in self._store.statuses(self._store.batch_jobs(batch_id)).items():
-            if status.active:
+            if status.active and not ends_itself(job_id):
                 self._cancel(job_id)
         return self.get(batch_id)
 

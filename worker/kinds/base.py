@@ -47,3 +47,9 @@ PartRunner = Callable[[Job, int, Path, Report], None]
 
 Runner = Callable[[Job, Path, Report], None]
 """Carries out one kind of job: writes its files and, last, ``manifest.json`` into the folder."""
+
+Installer = Callable[[Job, Path], None]
+"""Makes the files of a job usable beyond the job, before they are published, whoever has computed them.
+
+Raises ``ExportError`` if they are not what they should be.
+"""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, Self, cast, runtime_checkable
 
 from model.augmentation_spec import AugmentationSpec
@@ -18,7 +19,7 @@ from model.spec import Cost, GenerationSpec
 from model.training_spec import TrainingSpec
 from worker.errors import SpecError
 from worker.jobs import Job, Price
-from worker.kinds.base import PartRunner, Runner, Sealer
+from worker.kinds.base import Installer, PartRunner, Runner, Sealer
 
 
 class Spec(Protocol):
@@ -75,6 +76,8 @@ class Kind:
     part_runner, sealer
         The same for a :data:`~worker.kinds.base.PartRunner` and a :data:`~worker.kinds.base.Sealer`; empty where jobs
         are not divided.
+    installer
+        The same for an :data:`~worker.kinds.base.Installer`; empty where files are only files.
     is_long
         Its jobs take hours, have a time limit of their own, and keep a state from which another attempt goes on.
     """
@@ -86,6 +89,7 @@ class Kind:
     description: str = ""
     part_runner: str = ""
     sealer: str = ""
+    installer: str = ""
     is_long: bool = False
 
     def price(self, spec: dict[str, Any]) -> Price | None:
@@ -134,6 +138,7 @@ TRAINING = Kind(
     spec=TrainingSpec,
     description="Train a model on cells that you upload.",
     runner="worker.kinds.training:run",
+    installer="worker.kinds.training:install",
     is_long=True,
 )
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (GENERATION, RECONSTRUCTION, AUGMENTATION, EVALUATION, TRAINING)}
@@ -165,6 +170,20 @@ def part_runner_of(job: Job) -> PartRunner:
 def sealer_of(job: Job) -> Sealer:
     """Import and return the sealer of a divided job's kind; raises ``SpecError`` as :func:`kind_of`."""
     return cast(Sealer, _named(kind_of(job).sealer))
+
+
+def install(job: Job, folder: Path) -> None:
+    """Make the files of a job usable beyond the job, where its kind asks for it.
+
+    Raises
+    ------
+    ExportError
+        If they are not what they should be.
+    SpecError
+        As :func:`kind_of`.
+    """
+    if path := kind_of(job).installer:
+        cast(Installer, _named(path))(job, folder)
 
 
 def shard_of(job: Job, number: int) -> tuple[Price, int]:

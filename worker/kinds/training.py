@@ -1,6 +1,7 @@
 """The kind ``training``: a model trained on uploads, private to their owner and usable at once.
 
-The model is installed before the job's files are published: where a job has succeeded, its model is there.
+The model is installed before the job's files are published, also where they are copied from an earlier job: where a job
+has succeeded, its model is there.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 import torch
 
 from model.card import CARD_FILE
+from model.errors import CheckpointError, ExportError
+from model.network.checkpoint import load_checkpoint
 from model.training import MODEL_FOLDER, TrainingProgress, train_model
 from model.training_spec import TrainingSpec
 from worker.jobs import Job
@@ -30,7 +33,7 @@ def run(job: Job, folder: Path, report: Report) -> None:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     spec = TrainingSpec.model_validate_json(json.dumps(job.spec))
-    uploads, artifacts = Uploads(settings.data_dir), open_artifacts(settings.data_dir, settings.store)
+    artifacts = open_artifacts(settings.data_dir, settings.store)
 
     @contextmanager
     def sources() -> Iterator[Path]:
@@ -40,10 +43,19 @@ def run(job: Job, folder: Path, report: Report) -> None:
     def on_progress(progress: TrainingProgress) -> None:
         report(**asdict(progress))
 
-    checkpoint = train_model(
+    train_model(
         spec, sources, artifacts.state(job.id), folder, attempt=folder.name, on_progress=on_progress,
         should_stop=lambda: artifacts.asked_to_stop(job.id), save_every_s=settings.training_save_seconds,
         device=settings.device,
     )  # fmt: skip
-    made = sorted(path for path in (folder / MODEL_FOLDER).iterdir() if path.name != CARD_FILE)
-    uploads.models.install_files(job.owner, [(path, path.name) for path in made], checkpoint.card)
+
+
+def install(job: Job, folder: Path) -> None:
+    """Make the trained model one of the owner's; an :data:`~worker.kinds.base.Installer`."""
+    made = folder / MODEL_FOLDER
+    try:
+        card = load_checkpoint(made).card  # whose weights have the checksum that it states
+    except CheckpointError as error:
+        raise ExportError(f"the trained model cannot be read: {error.message}") from error
+    files = sorted(path for path in made.iterdir() if path.name != CARD_FILE)
+    Uploads(WorkerSettings().data_dir).models.install_files(job.owner, [(path, path.name) for path in files], card)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hostile.corpus_files import labels_tiff
 from keyed import Keyed
 
 from app.settings import AppSettings
@@ -91,7 +92,7 @@ def test_deleting_an_active_batch_cancels_it(house: Any) -> None:
     ("wrong", "pointer"),
     [
         (item(grid=7), "/jobs/1/spec/grid"), (item(unknown=1), "/jobs/1/spec/unknown"),
-        (item("training"), "/jobs/1"), (item(latent={"kind": "learned", "index": 99}), "/jobs/1/spec/latent/index"),
+        (item("origami"), "/jobs/1"), (item(latent={"kind": "learned", "index": 99}), "/jobs/1/spec/latent/index"),
         ({"kind": "generation"}, "/jobs/1/spec"),
     ],
 )  # fmt: skip
@@ -133,3 +134,42 @@ def test_a_share_without_room_for_all_takes_none(
         assert again.json() == batch.json()
         assert client.post("/v1/batches", json={"jobs": [item()]}).status_code == 202
     service.close()
+
+
+TRAINING = {"name": "mine", "uploads": ["four.tif"], "steps": 100}
+
+
+@pytest.fixture(scope="module")
+def four(house: Any) -> None:
+    assert house.client.put("/v1/uploads/four.tif", content=labels_tiff(frames=4)).status_code in (200, 201)
+
+
+def test_trainings_may_be_in_a_batch_with_the_limits_of_each(house: Any, four: None) -> None:
+    specs = [{"kind": "training", "spec": TRAINING | {"seed": seed}} for seed in (1, 2)]
+    first, second, other = jobs_of(house, send(house, *specs, item(seed=21)))
+    assert (first["kind"], second["kind"], other["kind"]) == ("training", "training", "generation")
+    assert first["model"]["id"] == first["spec"]["model"] != second["model"]["id"]
+    assert first["spec"]["minutes"] == 1440.0  # the operator's limit, filled in
+    too_long = {"kind": "training", "spec": TRAINING | {"steps": 200_001}}
+    answer = house.post({"jobs": [item(), too_long]}, path="/v1/batches")
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+    many = {"jobs": [{"kind": "training", "spec": TRAINING | {"seed": seed}} for seed in range(21)]}
+    answer = house.post(many, path="/v1/batches")
+    assert (answer.status_code, "/jobs" in answer.text, "20" in answer.text) == (422, True, True)
+
+
+def test_canceling_a_batch_keeps_the_models_of_trainings_that_ask_for_it(house: Any, four: None) -> None:
+    specs = [
+        {"kind": "training", "spec": TRAINING | {"seed": 3, "keep_on_cancel": True}},
+        {"kind": "training", "spec": TRAINING | {"seed": 4}},
+    ]
+    batch = send(house, *specs)
+    keeping, other = jobs_of(house, batch)
+    for job in (keeping, other):
+        house.claim(job["id"])
+        (house.artifacts.state(job["id"]) / "attempts").mkdir(parents=True)
+    canceled = house.post(path=f"{batch['links']['self']}/cancel").json()
+    assert (canceled["state"], counts(canceled)) == ("active", {"running": 1, "canceled": 1})
+    assert house.artifacts.asked_to_stop(keeping["id"])
+    removed = house.client.delete(batch["links"]["self"])  # at once, and without a model
+    assert (removed.status_code, counts(removed.json())) == (200, {"canceled": 2})
