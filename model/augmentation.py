@@ -27,7 +27,7 @@ from model.domain import TAU
 from model.engine.warp import Warp
 from model.errors import SpecError
 from model.fitting.fit_output import FIT_FILE, fit_model, write_document
-from model.fitting.reconstruction import ADAPTED_FOLDER, plan_of, read_given
+from model.fitting.given_cell import ADAPTED_FOLDER, plan_of, read_given
 from model.living_cell import LivingCell, Variation
 from model.network.checkpoint import Checkpoint
 from model.network.latent import draw_rotation

@@ -30,6 +30,7 @@ from model.spec import (
 
 ADAPT_STEPS = 600  # as python -m model fit adapts by default
 CODE_SECONDS, ADAPT_SECONDS = 40.0, 25.0  # measured on one core: a549, eight given frames of 32³
+ALL_CELLS_SHARDS = 12  # each reads the whole recording again, a tenth of the time that its cells are fitted
 LABEL_MAX = 65_535
 ADAPTED = ("fitted/", "/weights.safetensors")  # of the networks that were adapted to the cells of a result
 HELD_OUT_MIN = 3  # frames, so that one in the middle can be left out
@@ -252,6 +253,19 @@ class ReconstructionSpec(GivenCell):
         return writing.model_copy(
             update={"seconds": round(writing.seconds + fit, 3), "bytes": writing.bytes + 2 * 2**20}
         )
+
+    @property
+    def frame_total(self) -> int:
+        """Steps of the whole; 0, because they follow from the cells of the recording, which the worker counts."""
+        return 0
+
+    def shards(self) -> int:
+        """Return into how many shards it is divided: one cell is not; all cells, however many, into as many."""
+        return ALL_CELLS_SHARDS if self.cells == "all" else 1
+
+    def shard_cost(self, number: int) -> Cost:
+        """Estimate the bytes of one shard; its seconds are not known before its cells are counted, and 0."""
+        return self.cost().model_copy(update={"seconds": 0.0})
 
     def digest(self, *, model_sha256: str) -> str:
         """Name the result of the completed spec; see :func:`model.spec.result_digest`."""

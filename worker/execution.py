@@ -19,6 +19,8 @@ from pathlib import Path
 
 from model import __version__
 from worker.errors import (
+    ArtifactDamagedError,
+    ArtifactNotFoundError,
     CytosynthError,
     DiskFullError,
     ExportError,
@@ -264,7 +266,8 @@ def _make_shard(context: WorkerContext, lease: Lease, keeper: LeaseKeeper, shard
         took_s = time.monotonic() - started
         keeper.check()
         artifacts.publish_shard(job_id, shard, staged)
-        _record_timing(context, lease.job, price, took_s)
+        if price.seconds > 0.0:
+            _record_timing(context, lease.job, price, took_s)
     finally:
         artifacts.discard(staged)
 
@@ -272,7 +275,8 @@ def _make_shard(context: WorkerContext, lease: Lease, keeper: LeaseKeeper, shard
 def _seal(context: WorkerContext, lease: Lease, keeper: LeaseKeeper, staged: Path) -> list[int]:
     """Fill a folder with the files of all shards of a job; return the shards whose files are missing."""
     total = lease.job.shards.total if lease.job.shards else 0
-    found = [context.artifacts.shard(lease.job_id, number) for number in range(total)]
+    laid_out = kind_of(lease.job).reads_parts
+    found = [context.artifacts.shard(lease.job_id, number, laid_out=laid_out) for number in range(total)]
     parts = [folder for folder in found if folder is not None]
     if len(parts) == total:
         sealer_of(lease.job)(lease.job, parts, staged, keeper.report)
@@ -320,9 +324,11 @@ def _copy_existing_result(context: WorkerContext, lease: Lease, staged: Path, co
     if existing is None or not context.artifacts.copy(existing, staged):
         return False
     try:
-        install(lease.job, staged)
+        if kind_of(lease.job).installer:
+            with context.artifacts.laid_out(existing) as folder:
+                install(lease.job, folder)
         context.artifacts.publish(lease.job_id, staged)
-    except ExportError as error:  # the files of this job are computed
+    except (ExportError, ArtifactNotFoundError, ArtifactDamagedError) as error:  # the files of this job are computed
         log.warning("job %s: the files of job %s are damaged: %s", lease.job_id, existing, error.message)
         context.jobs.leases.report_damage(existing)
         return False

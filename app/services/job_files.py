@@ -24,7 +24,7 @@ from worker.errors import (
     JobNotFinishedError,
 )
 from worker.jobs import Job, JobStatus
-from worker.storage.artifacts import PART, StoredFile
+from worker.storage.artifacts import StoredFile, is_for_sealer
 
 MANIFEST = "manifest.json"
 
@@ -94,7 +94,7 @@ def list_files(resources: Resources, job_id: str) -> list[dict[str, Any]]:
         for shard in resources.artifacts.finished_shards(job_id):
             with suppress(ArtifactNotFoundError):  # the job is being sealed
                 files = resources.artifacts.manifest(job_id, shard=shard)["files"]
-                listed += [entry for entry in files if not _is_for_sealer(entry["name"])]
+                listed += [entry for entry in files if not is_for_sealer(entry["name"])]
         if listed:
             return sorted(listed, key=lambda entry: str(entry["name"]))
     with reading_files(resources, job_id):
@@ -116,7 +116,7 @@ def find_file(resources: Resources, job_id: str, name: str, *, unread: bool = Fa
     """
     look = resources.artifacts.sized if unread else resources.artifacts.verified
     job = resources.jobs.get(job_id)
-    if job.status.active and job.shards is not None and name != MANIFEST and not _is_for_sealer(name):
+    if job.status.active and job.shards is not None and name != MANIFEST and not is_for_sealer(name):
         for shard in resources.artifacts.finished_shards(job_id):
             with suppress(ArtifactNotFoundError):
                 path, entry = look(job_id, name, shard=shard)
@@ -128,11 +128,6 @@ def find_file(resources: Resources, job_id: str, name: str, *, unread: bool = Fa
         resources.artifacts.manifest(job_id)  # a manifest does not list itself
         path = resources.artifacts.path(job_id, name)
         return path, hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _is_for_sealer(name: str) -> bool:
-    """Whether a file of a shard is not one of the job."""
-    return name.startswith(f"{PART}/")
 
 
 def archive_entries(resources: Resources, job_id: str, *, cell: int | None) -> tuple[list[Entry], str]:

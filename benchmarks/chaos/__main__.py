@@ -35,7 +35,6 @@ from worker.errors import CytosynthError, JobNotFoundError
 from worker.jobs import Job, JobStatus
 
 CLIENTS = 6
-GENERATIONS = 12  # different ones; the other kinds follow from their number
 RECOVERY_MAX_S = LEASE_S + 20.0
 GIVE_UP_AFTER_S = 120.0  # for one fault; then the service counts as not recovered
 CALM_S = 20.0  # to wait for a job that was not hit before; a fault that hits none is a fault too
@@ -144,6 +143,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__)
     parser.add_argument("--jobs", type=int, default=300, help="at least")
     parser.add_argument("--faults", type=int, default=300)
+    parser.add_argument(
+        "--generations", type=int, metavar="N", default=12, help="different ones; beside them all other kinds take part"
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -156,7 +158,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True)
     out = arguments.out.resolve()
     print("computing the answers without the service", flush=True)
-    answers = orders(GENERATIONS, out / "models", seed=arguments.seed)
+    answers = orders(arguments.generations, out / "models", seed=arguments.seed)
     random.Random(arguments.seed).shuffle(answers)  # so that each client has several kinds
     if arguments.soak:
         sys.exit(soak(out, answers, out / "models", minutes=arguments.soak, workers=arguments.workers))

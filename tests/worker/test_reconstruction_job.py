@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import zipfile
 from pathlib import Path
@@ -17,9 +18,10 @@ from typer.testing import CliRunner
 from workbench import Service, eventually
 
 from model.__main__ import cli
+from model.fitting.reconstruction import reconstruct
 from model.network.checkpoint import Checkpoint, load_checkpoint
 from model.output.verify import verify_result
-from model.reconstruction_spec import ReconstructionSpec
+from model.reconstruction_spec import ALL_CELLS_SHARDS, ReconstructionSpec
 from worker.jobs import Job, JobStatus
 from worker.uploads.sandbox import kind_of
 from worker.uploads.store import Uploads, frames_of
@@ -65,12 +67,14 @@ def uploaded(service: Service, path: Path, name: str) -> tuple[str, int | None]:
     return upload.sha256, frames_of(upload)
 
 
-def submitted(service: Service, tiny: Checkpoint, found: tuple[str, int | None], **members: Any) -> Job:
+def submitted(
+    service: Service, tiny: Checkpoint, found: tuple[str, int | None], *, shards: int = 1, **members: Any
+) -> Job:
     document = {"model": "tiny", "uploads": ["cells.tif"], "grid": 32, "frames": 7, "formats": ["stl", "tiff"]}
     spec = ReconstructionSpec.model_validate(document | members).with_uploads([found]).completed()
     job, created = service.jobs.submit(
         kind="reconstruction", spec=spec.model_dump(mode="json"), model_id="tiny", model_sha256=tiny.card.sha256,
-        digest=spec.digest(model_sha256=tiny.card.sha256), owner=OWNER,
+        digest=spec.digest(model_sha256=tiny.card.sha256), owner=OWNER, shards=shards,
     )  # fmt: skip
     assert created
     return job
@@ -201,6 +205,58 @@ def test_all_tracked_cells_are_fitted_and_written_back_together(
         mine, theirs = written == label, both == label
         assert 2.0 * (mine & theirs).sum() / (mine.sum() + theirs.sum()) > 0.9
     assert (here / "recording" / "man_track.txt").read_text() == "1 0 6 0\n2 0 6 0\n"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_killed_worker_costs_all_cells_one_shard_and_not_a_byte(
+    service: Service, worker: subprocess.Popen[bytes], tiny: Checkpoint, recording: Path, tmp_path: Path
+) -> None:
+    one = tifffile.imread(recording)
+    path = tmp_path / "pair.tif"
+    tifffile.imwrite(
+        path, np.concatenate([one, 2 * one], axis=3), imagej=True, resolution=(1.0 / STEP, 1.0 / STEP),
+        metadata={"axes": "TZYX", "spacing": STEP, "unit": "um", "finterval": 120.0},
+    )  # fmt: skip
+    found = uploaded(service, path, "pair.tif")
+    service.stop_worker(worker)
+    mortal = service.start_worker(CYTOSYNTH_PRELOAD="1", CYTOSYNTH_LEASE_SECONDS="10")
+    members = {"uploads": ["pair.tif"], "cells": "all", "frames": 3, "grid": 16, "formats": ["stl"], "seed": 4}
+    job = submitted(service, tiny, found, shards=ALL_CELLS_SHARDS, **members)
+
+    def fits_the_second_cell() -> bool:
+        now = service.jobs.get(job.id)
+        return (
+            service.artifacts.shard(job.id, 5) is not None
+            and now.shards is not None
+            and (now.shards.done, now.shards.running) == (11, 1)
+        )
+
+    eventually(fits_the_second_cell, within_s=900)
+    first = service.artifacts.shard(job.id, 5)  # has the first cell; other shards have none
+    assert first is not None
+    made = (first / "part" / "fits.json").stat()
+    service.stop_worker(mortal, how=signal.SIGKILL)
+    service.start_worker(CYTOSYNTH_PRELOAD="1", CYTOSYNTH_LEASE_SECONDS="60")
+    done = service.ended(job, within_s=900)
+    assert done.status is JobStatus.SUCCEEDED, done.error
+    assert (done.lost, done.attempts) == (1, 1)
+    assert (first / "part" / "fits.json").stat().st_mtime_ns == made.st_mtime_ns
+    here = service.artifacts.path(job.id, "manifest.json").parent
+    assert list(verify_result(here)) == []
+
+    alone = tmp_path / "alone"
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the worker computes
+    try:
+        reconstruct(ReconstructionSpec.model_validate_json(json.dumps(job.spec)), tiny, [path], alone)
+    finally:
+        torch.set_num_threads(before)
+    names = {path.relative_to(alone) for path in alone.rglob("*") if path.is_file()}
+    assert names == {path.relative_to(here) for path in here.rglob("*") if path.is_file()}
+    assert len([name for name in names if name.name == "weights.safetensors"]) == 2
+    for name in names:
+        assert (here / name).read_bytes() == (alone / name).read_bytes(), name
 
 
 def test_a_removed_or_replaced_upload_fails_the_job(

@@ -6,6 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from model.formats import media_type
 from model.output.manifest import MANIFEST_FILE
 from worker.storage.artifacts import PART
 
@@ -18,15 +19,16 @@ def part_file(folder: Path, name: str) -> Path:
 
 
 def write_part_manifest(folder: Path) -> None:
-    """Name such files, and none else, in the manifest of a shard."""
+    """Write the manifest of a shard: it names every file in the folder."""
     entries = []
-    for path in sorted((folder / PART).iterdir()):
-        content = path.read_bytes()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content, name = path.read_bytes(), path.relative_to(folder).as_posix()
         entries.append(
             {
-                "name": path.relative_to(folder).as_posix(),
+                "name": name,
                 "bytes": len(content),
                 "sha256": hashlib.sha256(content).hexdigest(),
+                "media_type": media_type(name),
             }
         )
     (folder / MANIFEST_FILE).write_text(json.dumps({"files": entries}), encoding="utf-8")

@@ -45,7 +45,7 @@ class DivisibleSpec(Spec, Protocol):
 
     @property
     def frame_total(self) -> int:
-        """Frames of all its sequences."""
+        """Frames of all its sequences; 0 where only the worker can count them."""
         ...
 
     def shards(self) -> int:
@@ -53,7 +53,7 @@ class DivisibleSpec(Spec, Protocol):
         ...
 
     def shard_cost(self, number: int) -> Cost:
-        """Estimate one shard, numbered from 0."""
+        """Estimate one shard, numbered from 0; its seconds are 0 where they are not known."""
         ...
 
 
@@ -76,6 +76,8 @@ class Kind:
     part_runner, sealer
         The same for a :data:`~worker.kinds.base.PartRunner` and a :data:`~worker.kinds.base.Sealer`; empty where jobs
         are not divided.
+    reads_parts
+        Its sealer reads the files of shards, not only their manifests.
     installer
         The same for an :data:`~worker.kinds.base.Installer`; empty where files are only files.
     is_long
@@ -89,6 +91,7 @@ class Kind:
     description: str = ""
     part_runner: str = ""
     sealer: str = ""
+    reads_parts: bool = False
     installer: str = ""
     is_long: bool = False
 
@@ -115,6 +118,9 @@ RECONSTRUCTION = Kind(
     spec=ReconstructionSpec,
     description="Fit a cell that you upload, and write it at another resolution.",
     runner="worker.kinds.reconstruction:run",
+    part_runner="worker.kinds.reconstruction:run_part",
+    sealer="worker.kinds.reconstruction:seal",
+    reads_parts=True,
 )
 AUGMENTATION = Kind(
     name=AugmentationSpec.KIND,
@@ -131,6 +137,7 @@ EVALUATION = Kind(
     runner="worker.kinds.evaluation:run",
     part_runner="worker.kinds.evaluation:run_part",
     sealer="worker.kinds.evaluation:seal",
+    reads_parts=True,
 )
 TRAINING = Kind(
     name=TrainingSpec.KIND,

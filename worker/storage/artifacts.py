@@ -148,10 +148,25 @@ class Artifacts:
         sync_folder(self._parts)
         self._publish(staged, target)
 
-    def shard(self, job_id: str, shard: int) -> Path | None:
-        """Return the folder of a finished shard; None if there is none."""
+    def shard(self, job_id: str, shard: int, *, laid_out: bool = False) -> Path | None:
+        """Return the folder of a finished shard; None if there is none.
+
+        Parameters
+        ----------
+        laid_out
+            Its files are needed, after a comparison with their checksums; otherwise the manifest may be all it holds.
+
+        Raises
+        ------
+        ArtifactDamagedError
+            If a file that is needed is missing or damaged.
+        """
         folder = self._parts / checked(job_id) / str(shard)
-        return folder if (folder / MANIFEST).is_file() else None
+        if not (folder / MANIFEST).is_file():
+            return None
+        for name in self._read(job_id, shard)[1] if laid_out else ():
+            self.verified(job_id, name, shard=shard)
+        return folder
 
     def divided(self) -> list[str]:
         """Return the ids of the jobs that have files of shards."""
@@ -497,6 +512,11 @@ class Artifacts:
 @lru_cache(maxsize=32)  # one download requests every file in turn, and a manifest may have megabytes
 def _read_manifest(path: Path, mtime_ns: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     return parse_manifest(path.read_bytes())
+
+
+def is_for_sealer(name: str) -> bool:
+    """Whether a file of a shard is for the sealer of its job only, and none of the job."""
+    return name.startswith(f"{PART}/")
 
 
 def parse_manifest(content: bytes) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

@@ -23,9 +23,9 @@ import logging
 import math
 import socket
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,7 +34,7 @@ from typing import Any
 from model.formats import media_type
 from worker.errors import ArtifactDamagedError, ArtifactNotFoundError, ExportError
 from worker.job_id import JOB_ID, checked
-from worker.storage.artifacts import BEGUN, MANIFEST, STOP, Artifacts, StoredFile, parse_manifest
+from worker.storage.artifacts import BEGUN, MANIFEST, STOP, Artifacts, StoredFile, is_for_sealer, parse_manifest
 from worker.storage.durable_files import checksum, write_over
 from worker.storage.object_process import ObjectProcess
 from worker.storage.objects import ObjectFile, ObjectInfo, Objects, ObjectStore, fetch
@@ -109,13 +109,16 @@ class StoredArtifacts(Artifacts):
             self._send(job_id, staged, key)
         self._discard(staged)
 
-    def shard(self, job_id: str, shard: int) -> Path | None:
-        """Return a folder with the manifest of a finished shard; None if there is none. Its contents are the job's."""
+    def shard(self, job_id: str, shard: int, *, laid_out: bool = False) -> Path | None:
+        """Return a folder with the manifest of a finished shard, and copies of its files if they are needed."""
         content = self._store.get(_manifest_key(job_id, shard))
         if content is None:
             return None
         folder = self._sealing(job_id) / str(shard)
         write_over(folder / MANIFEST, content)
+        for name in parse_manifest(content)[1] if laid_out else ():
+            file, entry = self.sized(job_id, name, shard=shard)
+            _fetch_into(folder, name, file, entry)
         return folder
 
     def remove_state(self, job_id: str) -> bool:
@@ -144,13 +147,25 @@ class StoredArtifacts(Artifacts):
     def remove_shards(self, job_id: str, *, grace_s: float = 0.0, now: float | None = None) -> bool:
         """Remove the manifests of a job's shards if none has changed for ``grace_s``; return whether it did.
 
-        Without ``now``, at once. Contents stay: they are those of the sealed job.
+        Without ``now``, at once. Contents stay, as those of the sealed job; but what was for its sealer only goes too.
         """
         found = self._store.below(f"parts/{checked(job_id)}/")
         if not found or (now is not None and min(now - info.modified for info in found) < grace_s):
             return False
+        self._store.delete(self._for_sealer(job_id))
         self._store.delete(info.key for info in found)
         return True
+
+    def _for_sealer(self, job_id: str) -> list[str]:
+        """Return the keys of the contents that shards hand over to the sealer of their job."""
+        keys = []
+        for shard in self.finished_shards(job_id):
+            with suppress(ArtifactNotFoundError, ArtifactDamagedError):
+                listed = self._read(job_id, shard)[1]
+                keys += [
+                    _content_key(job_id, _sha256_of(entry)) for name, entry in listed.items() if is_for_sealer(name)
+                ]
+        return keys
 
     def copy(self, source: str, staged: Path) -> bool:
         """Copy the files of another job within the store; False if that job has none, or they are damaged."""
@@ -197,7 +212,7 @@ class StoredArtifacts(Artifacts):
             return ObjectFile(self._store, self._manifest_info(job_id, shard))
         return self.sized(job_id, name, shard=shard)[0]
 
-    def sized(self, job_id: str, name: str, *, shard: int | None = None) -> tuple[StoredFile, dict[str, Any]]:
+    def sized(self, job_id: str, name: str, *, shard: int | None = None) -> tuple[ObjectFile, dict[str, Any]]:
         """Return a listed file of a job and its entry in the manifest, after comparing their sizes; raises as there."""
         entry = self._entry(job_id, name, shard)
         info = self._store.head(_content_key(job_id, _sha256_of(entry)))
@@ -239,16 +254,7 @@ class StoredArtifacts(Artifacts):
             for name, file, entry in self.all_sized(job_id):
                 if names and name not in names:
                     continue
-                path = folder / name
-                if not path.resolve().is_relative_to(folder.resolve()):
-                    raise ArtifactNotFoundError(f"job {job_id} has no file {name[:200]!r}")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    found = fetch(file, path)
-                except FileNotFoundError:
-                    raise _missing(name) from None
-                if found != entry["sha256"]:
-                    raise ArtifactDamagedError(f"the file {name[:200]!r} is damaged; request the job again")
+                _fetch_into(folder, name, file, entry)
             (folder / MANIFEST).write_bytes(content)
             yield folder
 
@@ -357,6 +363,21 @@ def open_artifacts(root: Path, store: str | None, *, forks: bool = False) -> Art
 @lru_cache(maxsize=32)  # one download requests every file in turn; a manifest that changes is another object
 def _read_manifest(manifest: ObjectFile) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     return parse_manifest(manifest.read_bytes())
+
+
+def _fetch_into(folder: Path, name: str, file: ObjectFile, entry: Mapping[str, Any]) -> None:
+    """Copy a file into a folder; raises ``ArtifactDamagedError`` if it is not what its entry in the manifest says."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ArtifactNotFoundError(f"no file of a job is called {name[:200]!r}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # of a sealer that died
+    try:
+        found = fetch(file, path)
+    except FileNotFoundError:
+        raise _missing(name) from None
+    if found != entry["sha256"]:
+        raise ArtifactDamagedError(f"the file {name[:200]!r} is damaged; request the job again")
 
 
 def _manifest_key(job_id: str, shard: int | None = None) -> str:

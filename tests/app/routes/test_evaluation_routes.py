@@ -42,7 +42,7 @@ def test_an_accepted_spec_holds_the_checksums_of_what_it_names(house: Any) -> No
     answer = house.post(body, path=PATH, **{"Idempotency-Key": "evaluation"})
     assert answer.status_code == 202, answer.text
     job = answer.json()
-    assert job["kind"] == "evaluation"
+    assert (job["kind"], job["shards"]["total"]) == ("evaluation", 2)
     assert job["spec"]["upload_sha256"] == [house.get("/v1/uploads/seen.tif").json()["sha256"]]
     assert len(job["spec"]["job_sha256"]) == 64
     assert house.post(body | {"seed": 0}, path=PATH, **{"Idempotency-Key": "evaluation"}).json()["id"] == job["id"]

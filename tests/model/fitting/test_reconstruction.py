@@ -10,7 +10,7 @@ from tiny_model import write_masks
 
 from model.domain import Grid
 from model.fitting.fit_targets import read_target
-from model.fitting.reconstruction import kept_frames
+from model.fitting.given_cell import kept_frames
 from model.living_cell import draw
 from model.network.checkpoint import Checkpoint
 from model.spec import GenerationSpec

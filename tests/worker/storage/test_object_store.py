@@ -257,6 +257,27 @@ def test_sealing_moves_no_content(stored: StoredArtifacts, elsewhere: StoredArti
     assert list((stored.root / "staging").iterdir()) == []
 
 
+def test_what_shards_hand_over_is_laid_out_for_the_sealer_and_goes_with_them(
+    stored: StoredArtifacts, elsewhere: StoredArtifacts, store: ObjectStore
+) -> None:
+    handed, kept = {"part/measured.npz": b"figures"}, {NAME: FILES[NAME]}
+    elsewhere.publish_shard(JOB, 0, stage(elsewhere, handed | kept))
+    folder = stored.shard(JOB, 0, laid_out=True)
+    assert folder == stored.shard(JOB, 0, laid_out=True)  # a sealer before has died
+    assert folder is not None
+    assert {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()} == {
+        **handed, **kept, "manifest.json": (folder / "manifest.json").read_bytes(),
+    }  # fmt: skip
+    stored.publish(JOB, stage(stored, kept, token=2))
+    assert stored.remove_shards(JOB)
+    contents = [info.key for info in store.below(f"results/{JOB}/files/")]
+    assert contents == [f"results/{JOB}/files/{hashlib.sha256(FILES[NAME]).hexdigest()}"]
+    elsewhere.publish_shard(JOB, 1, stage(elsewhere, handed))
+    store.put_over(f"results/{JOB}/files/{hashlib.sha256(handed['part/measured.npz']).hexdigest()}", b"FIGURES")
+    with pytest.raises(ArtifactDamagedError):
+        stored.shard(JOB, 1, laid_out=True)
+
+
 @pytest.mark.parametrize("damage", [b"solid two" * 1000, b"short", None], ids=["flipped", "cut", "removed"])
 def test_damage_is_found_and_the_job_answers_no_other(
     stored: StoredArtifacts, store: ObjectStore, damage: bytes | None
