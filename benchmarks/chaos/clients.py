@@ -80,8 +80,10 @@ class Client(threading.Thread):
         self._receiver = receiver
 
     def run(self) -> None:
-        """Work until there is enough."""
+        """Send each request once, then work until there is enough."""
         with self._http:
+            for order in self._orders:
+                self._send(order)
             while not self._ledger.enough():
                 if self._receiver is not None and self._rng.random() < BATCH_SHARE:
                     self._send_together(self._rng.choices(self._orders, k=BATCH), self._receiver)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.chaos.service import LEASE_S, ROOT, Service
+from benchmarks.chaos.service import ROOT, Service
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 Fault = Callable[[Service, random.Random], None]
@@ -58,7 +58,7 @@ def freeze_worker(service: Service, rng: random.Random) -> None:
     pid = _worker(service, rng)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGSTOP)  # it leads a session of its own
-        time.sleep(LEASE_S + rng.uniform(0.5, 1.5))
+        time.sleep(service.lease_s + rng.uniform(0.5, 1.5))
         os.killpg(pid, signal.SIGCONT)
 
 

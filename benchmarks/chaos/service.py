@@ -36,7 +36,6 @@ LEASE_S = 3.0
 WEBHOOK_SECRET = "a secret that only this driver and its service know"
 # Everything that is minutes in production is seconds here.
 QUICK = {
-    "CYTOSYNTH_LEASE_SECONDS": str(LEASE_S),
     "CYTOSYNTH_HEARTBEAT_SECONDS": "0.5",
     "CYTOSYNTH_SWEEP_SECONDS": "0.5",
     "CYTOSYNTH_HINT_AFTER_SECONDS": "1",
@@ -73,11 +72,12 @@ class Service:
     log_file: Path
     workers: int = 2
     models: Path | None = None  # a folder of models beside the shipped ones
+    lease_s: float = LEASE_S
     pids: set[int] = field(default_factory=set)  # of every process that was ever part of it
 
     def __enter__(self) -> Self:
         self._broker = start_broker(self.data_dir / "broker")
-        self.rules = JobRules(lease_s=LEASE_S)
+        self.rules = JobRules(lease_s=self.lease_s)
         self.artifacts = Artifacts(self.data_dir)
         self.jobs = JobQueue.connect(self._broker.url, artifacts=self.artifacts, rules=self.rules)
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -167,7 +167,8 @@ class Service:
         """Return what the processes get: this process's own environment, and short times."""
         members = {"data_dir": self.data_dir, "redis_url": self._broker.url}
         settings = AppSettings().model_copy(update=members | ({"model_dirs": [self.models]} if self.models else {}))
-        return child_environment(settings, workers=self.workers) | QUICK
+        lease = {"CYTOSYNTH_LEASE_SECONDS": str(self.lease_s)}
+        return child_environment(settings, workers=self.workers) | QUICK | lease
 
     def flush(self) -> None:
         """Make the broker forget everything."""

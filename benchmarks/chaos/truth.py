@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +75,21 @@ def orders(generations: int, models: Path, *, seed: int) -> list[Order]:
     seed
         Of the requests.
     """
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        trained = pool.submit(_trainings, models, seed=seed)
+        made = [pool.submit(_generation, number, seed=seed) for number in range(generations)]
+        made += [pool.submit(_augmentation, number, seed=seed) for number in range(max(1, generations // 3))]
+        place, trainings = trained.result()
+        made += [pool.submit(_evaluation, place)]
+        made += [pool.submit(_reconstruction, place, number) for number in range(OF_A_SORT)]
+        return [*(one.result() for one in made), *trainings]
+
+
+def _one_thread() -> None:
+    """Compute as the service's workers do."""
     import torch
 
     torch.set_num_threads(1)
-    place, trainings = _trainings(models, seed=seed)
-    return [
-        *_generations(generations, seed=seed),
-        *(_augmentation(number, seed=seed) for number in range(max(1, generations // 3))),
-        *trainings,
-        *(_reconstruction(place, number) for number in range(OF_A_SORT)),
-        _evaluation(place),
-    ]
 
 
 def _answer(write: Callable[[Path], object]) -> dict[str, str]:
@@ -106,21 +113,17 @@ def _checkpoint() -> Any:
     return load_checkpoint(find_model(MODEL, [SHIPPED_MODELS]))
 
 
-def _generations(count: int, *, seed: int) -> list[Order]:
+def _generation(number: int, *, seed: int) -> Order:
     from model.synthesis import synthesize
 
-    checkpoint = _checkpoint()
-    made = []
-    for number in range(count):
-        body = {
-            "model": MODEL, "seed": 1000 * seed + number, "frames": 6 + 8 * (number % 4), "grid": 16 + 4 * (number % 3),
-            "formats": FORMATS[number % len(FORMATS)], "latent": {"kind": "learned", "index": number % 5},
-        }  # fmt: skip
-        if number % DIVIDED == DIVIDED - 1:
-            body |= {"frames": 6, "grid": 16, "count": 40, "rotation": "random"}
-        spec = GenerationSpec.model_validate(body).completed()
-        made.append(Order(GENERATION.name, body, _answer(partial(synthesize, spec, checkpoint))))
-    return made
+    body = {
+        "model": MODEL, "seed": 1000 * seed + number, "frames": 6 + 8 * (number % 4), "grid": 16 + 4 * (number % 3),
+        "formats": FORMATS[number % len(FORMATS)], "latent": {"kind": "learned", "index": number % 5},
+    }  # fmt: skip
+    if number % DIVIDED == DIVIDED - 1:
+        body |= {"frames": 6, "grid": 16, "count": 40, "rotation": "random"}
+    spec = GenerationSpec.model_validate(body).completed()
+    return Order(GENERATION.name, body, _answer(partial(synthesize, spec, _checkpoint())))
 
 
 def _augmentation(number: int, *, seed: int) -> Order:

@@ -96,7 +96,8 @@ def test_no_accepted_job_is_lost_whatever_fails(tmp_path: Path) -> None:
     # recovers is for `make chaos` to judge. That it recovers from each fault is judged here: the driver gives up
     # on a fault after 120 s.
     out = tmp_path / "chaos"
-    options = {"jobs": 16, "faults": 14, "generations": 4, "seed": 4, "recovery-max": 115, "out": out}
+    options = {"jobs": 16, "faults": 14, "generations": 4, "seed": 4, "lease": 6, "recovery-max": 115}
+    options |= {"out": out}
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.chaos", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
