@@ -267,8 +267,8 @@ ESTIMATE: dict[str, Any] = {
 }  # fmt: skip
 TRAINING_ESTIMATE: dict[str, Any] = {
     "kind": "training",
-    "cost": {"frames": 30, "points": 98304000, "painted": 0, "evaluations": 0, "bytes": 24117248, "seconds": 1275.0},
-    "seconds": {"expected": 1275.0, "low": 318.75, "high": 5100.0, "jobs": 0},
+    "cost": {"frames": 30, "points": 98304000, "painted": 0, "evaluations": 0, "bytes": 24117248, "seconds": 1163.365},
+    "seconds": {"expected": 1163.365, "low": 290.84, "high": 4653.46, "jobs": 0},
     "limits": {"points": 2013265920, "seconds": 300000.0, "bytes": 8589934592, "steps": 200000, "sequences": 1000,
                "minutes": 1440.0},
     "within_limits": True,

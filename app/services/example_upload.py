@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from app.services.resources import Resources
-from worker.errors import UploadNotFoundError
+from worker.errors import UploadNotFoundError, UploadQuotaError
 from worker.uploads.sandbox import kind_of
 from worker.uploads.store import Upload
 
@@ -26,18 +26,21 @@ def find_upload(resources: Resources, name: str) -> Upload:
     ------
     UploadNotFoundError
         If there is no upload of that name.
-    UploadQuotaError, DiskFullError
-        If there is no room for the example.
+    DiskFullError
+        If there is no room for the example; where the caller's quota has none, it is not there.
     """
     try:
         return resources.uploads.get(resources.owner, name)
     except UploadNotFoundError:
         if name != EXAMPLE_UPLOAD:
             raise
-    with resources.uploads.arriving(resources.owner) as arrived:
-        arrived.write(EXAMPLE_FILE.read_bytes())
-        arrived.close()
-        kind = kind_of(name)
-        facts = arrived.inspect(kind)
-        upload, _ = resources.uploads.keep(resources.owner, arrived, name=name, kind=kind, facts=facts)
+    try:
+        with resources.uploads.arriving(resources.owner) as arrived:
+            arrived.write(EXAMPLE_FILE.read_bytes())
+            arrived.close()
+            kind = kind_of(name)
+            facts = arrived.inspect(kind)
+            upload, _ = resources.uploads.keep(resources.owner, arrived, name=name, kind=kind, facts=facts)
+    except UploadQuotaError as error:
+        raise UploadNotFoundError(f"there is no room for {name}: {error.message}") from None
     return upload

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import tifffile
+from keyed import Keyed
 from numpy.typing import NDArray
 from served import Served, served
 
@@ -72,6 +74,16 @@ def test_the_example_upload_is_there_for_whoever_names_it(house: Any) -> None:
     assert house.post({"name": "x", "uploads": [EXAMPLE_UPLOAD]}, path="/v1/estimates/trainings").status_code == 200
     other = house.post(body | {"uploads": ["cells.tif"]}, path="/v1/reconstructions")
     assert other.json()["code"] == "upload_not_found"
+
+
+def test_without_room_the_example_upload_is_not_there(settings: Any, serve: Any, tmp_path: Path) -> None:
+    keyed = Keyed.start(settings, serve, tmp_path / "full", max_uploads_bytes=10_000)
+    body = {"model": "round", "uploads": [EXAMPLE_UPLOAD], "labels": [1], "frames": 2, "grid": 16}
+    with keyed.caller() as client:
+        answer = client.post("/v1/reconstructions", json=body)
+    keyed.close()
+    assert (answer.status_code, answer.json()["code"]) == (404, "upload_not_found")
+    assert "there is no room" in answer.json()["detail"]
 
 
 @pytest.fixture(scope="module")
