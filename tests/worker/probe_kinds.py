@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -34,8 +35,9 @@ def probe(job: Job, folder: Path, report: Report) -> None:
     for frame in range(frames):
         time.sleep(spec.get("pause_s", 0.0))
         name = f"cell_0000/frame_{frame:04d}.txt"
-        (folder / name).write_text(f"{job.digest} {frame}")
-        files.append({"name": name, "bytes": (folder / name).stat().st_size})
+        content = f"{job.digest} {frame}".encode().ljust(spec.get("bytes", 0))
+        (folder / name).write_bytes(content)
+        files.append({"name": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})
         report(stage="frames", frame=frame + 1, frames=frames)
     (folder / "manifest.json").write_text(json.dumps({"files": files}))
 

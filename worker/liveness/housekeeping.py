@@ -63,6 +63,8 @@ class Housekeeping:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="housekeeping", daemon=True)
         # A thread of its own: reading a large file from a slow disk takes longer than the pause between announcements.
+        # With an object store too: a request to one that does not answer takes longer than that pause.
+        self._sweep_thread = threading.Thread(target=self._sweep_for_ever, name="sweep", daemon=True)
         self._scrub_thread = threading.Thread(target=self._scrub_for_ever, name="scrub", daemon=True)
         self._notify_thread = threading.Thread(target=self._notify_for_ever, name="webhooks", daemon=True)
         self._unheard_since: float | None = None
@@ -75,6 +77,8 @@ class Housekeeping:
         jobs = JobQueue.connect(url, artifacts=artifacts, rules=settings.rules)
         cls._running = cls(jobs, artifacts, settings, status)
         cls._running._thread.start()
+        if settings.store is not None:
+            cls._running._sweep_thread.start()
         if settings.scrub_bytes_per_second > 0:
             cls._running._scrub_thread.start()
         if settings.webhook_secret is not None:
@@ -103,13 +107,18 @@ class Housekeeping:
                 self._try(self._announce)
             if now >= next_sweep:
                 next_sweep = now + settings.sweep_seconds
-                self._try(self._sweep)
+                if settings.store is None:
+                    self._try(self._sweep)
             if now >= next_look:
                 next_look = now + looking_s
                 self._try(self._watchdog.look)
                 if settings.idle_exit_seconds > 0:
                     self._try(self._idle_exit.look)
             self._stopped.wait(max(0.05, min(next_announcement, next_sweep, next_look) - time.monotonic()))
+
+    def _sweep_for_ever(self) -> None:
+        while not self._stopped.wait(self._settings.sweep_seconds):
+            self._try(self._sweep)
 
     def _scrub_for_ever(self) -> None:
         while not self._stopped.wait(SCRUB_S):

@@ -2,11 +2,15 @@
 
 The parent of a worker forks its computing process, again and again, and obstore does not survive a fork
 (:mod:`worker.storage.objects`). The program ends when its input ends, so with the process that started it.
+
+While it is being started, forks wait: a child that is forked in that moment would keep the pipes open by which the
+parent hears that the program has begun, or has ended, and the parent would wait as long as that child lives.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -17,6 +21,9 @@ from typing import Any, BinaryIO, cast
 
 from worker.errors import StoreUnavailableError
 from worker.storage.objects import ObjectInfo, Objects, ObjectStore
+
+_starting = threading.Lock()
+os.register_at_fork(before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_starting.release)
 
 
 class ObjectProcess:
@@ -100,12 +107,13 @@ class ObjectProcess:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._program is None or self._program.poll() is not None:
             self._end()
-            self._program = subprocess.Popen(
-                [sys.executable, "-m", "worker.storage.object_process", self._url],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                start_new_session=True,  # a signal to the worker's group must not end it before the worker has ended
-            )
+            with _starting:
+                self._program = subprocess.Popen(
+                    [sys.executable, "-m", "worker.storage.object_process", self._url],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    start_new_session=True,  # a signal to the worker's group must not end it before the worker
+                )
         return self._program
 
     def _end(self) -> None:

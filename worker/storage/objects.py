@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol, cast
 
@@ -31,7 +32,8 @@ PIECE = 4 * 2**20  # bytes read with one request: what a slow reader delays, and
 PART = 8 * 2**20  # bytes of a part of a multipart upload; shorter files are sent with one request
 PARTS_AT_ONCE = 4
 CONNECT_S = 5.0
-REQUEST_S = 60.0  # of one request: at 140 kB/s a part arrives in that time
+TRANSFER_S = 60.0  # of one request with contents: at 140 kB/s a part arrives in that time
+REQUEST_S = 15.0  # of one request without; a client or the sweeper waits for it
 RETRIES, RETRY_S = 3, 20.0  # repetitions of a request that failed, and the time after which none is begun
 SCHEME = "s3://"
 DELETED_AT_ONCE = 1000  # what the protocol allows
@@ -94,26 +96,32 @@ class Objects:
     """
 
     def __init__(self, url: str, *, backend: Any = None) -> None:
-        self._url, self._opened = url, backend
+        self._url, self._given = url, backend
 
-    @property
+    # Opened late: importing obstore takes time, and a process that forks must not hold one.
+    @cached_property
     def _backend(self) -> Any:
-        if self._opened is None:  # opened late: importing obstore takes time, and a parent must not hold one
-            from obstore.store import S3Store
+        return self._given or self._open(timeout_s=REQUEST_S)
 
-            bucket, prefix = parse_url(self._url)
-            self._opened = S3Store(
-                bucket,
-                prefix=prefix or None,
-                config={"checksum_algorithm": "SHA256"},
-                client_options={
-                    "allow_http": True,  # only where the configured endpoint says http://
-                    "connect_timeout": timedelta(seconds=CONNECT_S),
-                    "timeout": timedelta(seconds=REQUEST_S),
-                },
-                retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_S)},
-            )
-        return self._opened
+    @cached_property
+    def _transfers(self) -> Any:
+        return self._given or self._open(timeout_s=TRANSFER_S)
+
+    def _open(self, *, timeout_s: float) -> Any:
+        from obstore.store import S3Store
+
+        bucket, prefix = parse_url(self._url)
+        return S3Store(
+            bucket,
+            prefix=prefix or None,
+            config={"checksum_algorithm": "SHA256"},
+            client_options={
+                "allow_http": True,  # only where the configured endpoint says http://
+                "connect_timeout": timedelta(seconds=CONNECT_S),
+                "timeout": timedelta(seconds=timeout_s),
+            },
+            retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_S)},
+        )
 
     def put_once(self, key: str, content: bytes) -> bool:
         """Make an object; False, and nothing changed, if there is one."""
@@ -143,7 +151,12 @@ class Objects:
             attributes["Content-Disposition"] = f'attachment; filename="{name}"'
         with _answers("put", key):
             obstore.put(
-                self._backend, key, path, attributes=attributes or None, chunk_size=PART, max_concurrency=PARTS_AT_ONCE
+                self._transfers,
+                key,
+                path,
+                attributes=attributes or None,
+                chunk_size=PART,
+                max_concurrency=PARTS_AT_ONCE,
             )
 
     def copy(self, source: str, target: str) -> None:
@@ -151,7 +164,7 @@ class Objects:
         import obstore
 
         with _answers("copy", source):
-            obstore.copy(self._backend, source, target)
+            obstore.copy(self._transfers, source, target)
 
     def get(self, key: str) -> bytes | None:
         """Return the content of an object; None if there is none."""
@@ -178,7 +191,7 @@ class Objects:
         import obstore
 
         with _answers("read", key):
-            return bytes(obstore.get_range(self._backend, key, start=first, end=stop))
+            return bytes(obstore.get_range(self._transfers, key, start=first, end=stop))
 
     def below(self, prefix: str) -> list[ObjectInfo]:
         """Return all objects below a prefix, in the order of their keys."""
