@@ -22,6 +22,7 @@ from worker.storage.artifacts import Artifacts
 from worker.storage.cleanup import stored_jobs
 from worker.storage.durable_files import DRAFT, checksum
 from worker.storage.journal import Journal, is_alias, is_outcome, is_request
+from worker.uploads.shared import STORED
 from worker.uploads.store import Uploads, stored_files
 
 REMAKE = "request the job again; its spec is in {request}, and GET /v1/jobs/{job} shows it while the record is kept"
@@ -151,6 +152,8 @@ class Scrub:
                 try:
                     found, size = checksum(path, from_disk=True), path.stat().st_size
                 except FileNotFoundError:
+                    if (folder / STORED).exists():
+                        continue  # it is fetched from the object store when it is read
                     found, size = "not there", 0
                 if found != sha256 and folder.is_dir():
                     yield self._damaged("upload", path, f"its SHA-256 is {found}", advice, _removing(folder))

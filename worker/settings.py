@@ -34,7 +34,7 @@ class WorkerSettings(BaseSettings):
     store: str | None = Field(
         default=None,
         pattern=r"^s3://[^/]+(/.*)?$",
-        description="Object store for results and records of jobs, shared by all hosts: s3://bucket/prefix. Unset: "
+        description="Object store for results, records and uploads, shared by all hosts: s3://bucket/prefix. Unset: "
         "they are in data_dir.",
     )
     model_dirs: Annotated[list[Path], NoDecode] = Field(

@@ -286,7 +286,7 @@ TABLE: dict[type[tree.CytosynthError], ProblemType] = dict(
             StoreUnavailableError,
             503,
             "The object store does not answer",
-            "Files and records of jobs are kept in an object store, which does not answer or refuses the request. Try "
+            "Files, records and uploads are kept in an object store, which does not answer or refuses the request. Try "
             "again later.",
             5,
         ),

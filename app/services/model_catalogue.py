@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,6 +12,7 @@ from model.card import CARD_FILE, ModelCard, find_models, load_card
 from model.errors import CheckpointError, UnknownModelError
 from worker.uploads.installed_models import OWNER_FILE
 
+SYNCHRONISE_S = 1.0  # between two looks for models that other hosts have made
 NO_CALLER = "\0"  # owner of a model whose file ``owner`` is damaged: no caller has this name
 
 
@@ -18,9 +22,14 @@ class ModelCatalogue:
     A model whose folder holds a file ``owner`` was made from an upload; only its owner sees it.
     """
 
-    def __init__(self, roots: list[Path]) -> None:
-        """Search ``roots``; of two models with the same id, the one in the earlier folder counts."""
+    def __init__(self, roots: list[Path], *, synchronise: Callable[[], None] = lambda: None) -> None:
+        """Search ``roots``; of two models with the same id, the one in the earlier folder counts.
+
+        ``synchronise`` brings the folders up to date with those of other hosts; it is called before a search, if the
+        last call is a while ago.
+        """
         self._roots = roots
+        self._synchronise, self._synchronised_at = synchronise, -math.inf
         self._read: dict[Path, tuple[int, ModelCard]] = {}
 
     def card(self, model_id: str, *, owner: str) -> ModelCard:
@@ -53,9 +62,16 @@ class ModelCatalogue:
 
     def has(self, model_id: str) -> bool:
         """Return whether a model of that name exists, for any owner."""
+        self._bring_up_to_date()
         return model_id in find_models(self._roots)
 
+    def _bring_up_to_date(self) -> None:
+        if time.monotonic() - self._synchronised_at >= SYNCHRONISE_S:
+            self._synchronised_at = time.monotonic()
+            self._synchronise()
+
     def _visible(self, owner: str) -> dict[str, Path]:
+        self._bring_up_to_date()
         return {name: folder for name, folder in find_models(self._roots).items() if owner_of(folder) in (None, owner)}
 
     def _card(self, folder: Path) -> ModelCard:

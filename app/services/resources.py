@@ -23,6 +23,7 @@ from worker.broker.embedded import Broker, start_broker
 from worker.jobs import AsyncJobQueue, Batch, Job, JobQueue, JobRules
 from worker.jobs.quotas import Quota, Rates
 from worker.storage.artifacts import Artifacts
+from worker.storage.objects import open_store
 from worker.storage.stored_artifacts import open_artifacts
 from worker.uploads.store import UploadRules, Uploads
 
@@ -113,23 +114,25 @@ async def open_resources(settings: AppSettings) -> AsyncIterator[Resources]:
         # A broker that may lose jobs stops the start. A broker that does not answer yet does not: it may come later.
         await readiness.check_broker()
         await readiness.check_storage()
+        uploads = Uploads(
+            settings.data_dir,
+            rules=UploadRules(
+                quota_bytes=settings.max_uploads_bytes,
+                reserve_bytes=settings.disk_reserve_bytes,
+                keep_s=settings.upload_days * 86400.0,
+            ),
+            store=open_store(settings.store),
+        )
         resources = Resources(
             readiness=readiness,
             settings=settings,
             records=jobs,
             async_records=async_jobs,
             artifacts=artifacts,
-            catalogue=ModelCatalogue(settings.model_roots),
+            catalogue=ModelCatalogue(settings.model_roots, synchronise=uploads.models.synchronise),
             quota=quota,
             rates=rates,
-            uploads=Uploads(
-                settings.data_dir,
-                rules=UploadRules(
-                    quota_bytes=settings.max_uploads_bytes,
-                    reserve_bytes=settings.disk_reserve_bytes,
-                    keep_s=settings.upload_days * 86400.0,
-                ),
-            ),
+            uploads=uploads,
         )
         background = await stack.enter_async_context(create_task_group())
         background.start_soon(_expire_uploads, resources)

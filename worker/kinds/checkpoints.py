@@ -12,6 +12,8 @@ from model.errors import CheckpointError
 from model.network.checkpoint import Checkpoint, load_checkpoint
 from worker.jobs import Job
 from worker.settings import WorkerSettings
+from worker.storage.objects import open_store
+from worker.uploads.store import Uploads
 
 CHECKPOINTS_KEPT = 4  # at most 2 MB each
 
@@ -29,6 +31,7 @@ def checkpoint_of(job: Job, settings: WorkerSettings) -> Checkpoint:
 
 def model_folder_of(job: Job, settings: WorkerSettings) -> Path:
     """Return the folder of the model of a job; raises ``UnknownModelError`` if it is gone."""
+    Uploads(settings.data_dir, store=open_store(settings.store)).models.fetch(job.model_id)
     return find_model(job.model_id, [*settings.model_dirs, settings.data_dir / "models", SHIPPED_MODELS])
 
 

@@ -58,4 +58,6 @@ def install(job: Job, folder: Path) -> None:
     except CheckpointError as error:
         raise ExportError(f"the trained model cannot be read: {error.message}") from error
     files = sorted(path for path in made.iterdir() if path.name != CARD_FILE)
-    Uploads(WorkerSettings().data_dir).models.install_files(job.owner, [(path, path.name) for path in files], card)
+    settings = WorkerSettings()
+    uploads = Uploads(settings.data_dir, store=open_store(settings.store))
+    uploads.models.install_files(job.owner, [(path, path.name) for path in files], card)

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from worker.errors import SpecError
 from worker.jobs import Job
 from worker.settings import WorkerSettings
+from worker.storage.objects import open_store
 from worker.uploads.store import Uploads
 
 
@@ -31,7 +32,7 @@ def uploaded_files(
     UploadNotFoundError, UploadDamagedError, SpecError
         If one was removed, damaged or replaced after the job was accepted, or two would have the same name.
     """
-    uploads = Uploads(settings.data_dir)
+    uploads = Uploads(settings.data_dir, store=open_store(settings.store))
     with TemporaryDirectory(prefix="cytosynth-") as above:
         shelf = Path(above) / folder
         shelf.mkdir(exist_ok=True)

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol, cast
 
@@ -232,6 +232,12 @@ class Objects:
 
         with _answers("sign", key):
             return str(obstore.sign(self._backend, "GET", key, timedelta(seconds=seconds)))
+
+
+@cache
+def open_store(url: str | None) -> Objects | None:
+    """Return the store of this process, which shares its connections; None without an address."""
+    return None if url is None else Objects(url)
 
 
 def parse_url(url: str) -> tuple[str, str]:

@@ -16,6 +16,8 @@ from secrets import token_hex
 from model.card import WEIGHTS_FILE, ModelCard, load_card
 from model.errors import CheckpointError
 from worker.storage.durable_files import checksum, entries, link_or_copy, sync_file, sync_folder, write_over
+from worker.storage.objects import ObjectStore
+from worker.uploads.shared import SharedModels
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ class InstalledModels:
         Path of an owner's upload of a name, checked against its checksum.
     discard
         Removes a folder, in one step for a reader.
+    store
+        Where all hosts keep them; None: there is one host.
     """
 
     def __init__(
@@ -48,9 +52,21 @@ class InstalledModels:
         locked: Callable[[str], AbstractContextManager[None]],
         content: Callable[[str, str], Path],
         discard: Callable[[Path], None],
+        store: ObjectStore | None = None,
     ) -> None:
         self._folder, self._incoming = folder, incoming
         self._locked, self._content, self._discard = locked, content, discard
+        self._shared = None if store is None else SharedModels(store, folder=folder, incoming=incoming)
+
+    def synchronise(self) -> None:
+        """With an object store: fetch the models that other hosts have made, and remove those that were removed."""
+        if self._shared:
+            self._shared.synchronise()
+
+    def fetch(self, model_id: str) -> None:
+        """With an object store: fetch a model that another host has made, unless it is here."""
+        if self._shared and MODEL_ID.fullmatch(model_id) and not (self._folder / model_id).is_dir():
+            self._shared.fetch(model_id)
 
     def install(self, owner: str, name: str, card: ModelCard) -> Path:
         """Make a model of uploaded weights; its folder is named after the card and stays when the upload expires.
@@ -87,6 +103,8 @@ class InstalledModels:
                 link_or_copy(path, draft / name)
             write_over(draft / OWNER_FILE, owner.encode("ascii"))
             sync_file(card.write(draft))
+            if self._shared:
+                self._shared.send(card.id, draft)
             sync_folder(draft)
             self._folder.mkdir(parents=True, exist_ok=True)
             draft.rename(folder)
@@ -103,6 +121,8 @@ class InstalledModels:
         folder = self._folder / model_id
         if not MODEL_ID.fullmatch(model_id) or _owner(folder) != owner:
             return False
+        if self._shared:
+            self._shared.drop(model_id)
         self._discard(folder)
         return True
 

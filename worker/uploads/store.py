@@ -45,8 +45,10 @@ from worker.errors import (
 )
 from worker.storage.disk import check_reserve
 from worker.storage.durable_files import checksum, file_system_time, sync_file, sync_folder, write_over
+from worker.storage.objects import ObjectStore
 from worker.uploads.installed_models import InstalledModels, matches_checksum
 from worker.uploads.sandbox import ARCHIVES, DISTANCES, PLAIN, Part, inspect_and_copy, inspect_file
+from worker.uploads.shared import STORED, SharedUploads, mark_stored
 
 log = logging.getLogger(__name__)
 
@@ -214,8 +216,9 @@ class IncomingUpload:
 class Uploads:
     """The uploads below one data folder. Threads and processes may share it."""
 
-    def __init__(self, data_dir: Path, *, rules: UploadRules | None = None) -> None:
+    def __init__(self, data_dir: Path, *, rules: UploadRules | None = None, store: ObjectStore | None = None) -> None:
         self.rules = rules or UploadRules()
+        self._shared = None if store is None else SharedUploads(store)
         self._incoming = data_dir / "uploads" / "incoming"
         self._kept = data_dir / "uploads" / "kept"
         self._partial = data_dir / "uploads" / "partial"
@@ -225,6 +228,7 @@ class Uploads:
             locked=self._owned,
             content=self.content,
             discard=self._discard,
+            store=store,
         )
 
     # ----------------------------------------------------------------------------------------------------- receiving
@@ -343,20 +347,23 @@ class Uploads:
             expires_at=now + self.rules.keep_s, facts=facts,
         )  # fmt: skip
         folder = self._folder(owner, name)
+        self._refresh(owner, name)
         with self._owned(owner):
             before = _read(folder)
+            if before is not None and before.sha256 == upload.sha256:
+                self._fetch(owner, before)
             if before is not None and before.expires_at > now and _intact(folder, before, arrived=upload.sha256):
                 if before.sha256 != upload.sha256:
                     raise UploadExistsError(f"there is another upload called {name}; remove it or use another name")
                 again = replace(before, expires_at=upload.expires_at)
-                _write(folder, again)
+                self._write(owner, folder, again)
                 return again, False
             self._discard(folder)
             draft = self._incoming / f".{token_hex(8)}"
             try:
                 upload = replace(upload, files=self._fill(draft, arrived, name))
                 self._check_room(owner, upload, counted=arrived.bytes if arrived.in_parts else 0)
-                _write(draft, upload)
+                self._write(owner, draft, upload)
                 draft.rename(folder)
             except BaseException:
                 shutil.rmtree(draft, ignore_errors=True)
@@ -386,6 +393,7 @@ class Uploads:
             If there is no room.
         """
         now, folder = time.time(), self._folder(owner, name)
+        self._refresh(owner, name)
         with self._owned(owner):
             before = _read(folder)
             if before is None or before.expires_at <= now:
@@ -398,7 +406,7 @@ class Uploads:
             later = replace(before, expires_at=now + self.rules.keep_s)
             for file in before.files:
                 if file.path.casefold() == shown.casefold() and file.sent_sha256 == arrived.sha256:
-                    _write(folder, later)
+                    self._write(owner, folder, later)
                     return later, False
                 if _collide(file.path.casefold(), shown.casefold()):
                     raise UploadExistsError(f"the sequence {name} has another file {file.path}; use another name")
@@ -423,7 +431,7 @@ class Uploads:
             sync_file(arrived.copy)
             arrived.copy.rename(folder / FILES / _numbered(number))
             sync_folder(folder / FILES)
-            _write(folder, later)
+            self._write(owner, folder, later)
             sync_folder(folder.parent)
         return later, True
 
@@ -461,6 +469,8 @@ class Uploads:
     def get(self, owner: str, name: str) -> Upload:
         """Return one upload; raises ``UploadNotFoundError``."""
         known = NAME.fullmatch(name) or FOLDER.fullmatch(name)
+        if known:
+            self._refresh(owner, name)
         upload = _read(self._folder(owner, name)) if known else None
         if upload is None or upload.expires_at <= time.time():
             raise UploadNotFoundError("there is no upload of that name; GET /v1/uploads lists them")
@@ -479,6 +489,7 @@ class Uploads:
         upload, path = self.get(owner, name), self._folder(owner, name) / CONTENT
         if upload.files:
             raise UploadNotFoundError(f"the upload {name} holds no weights")
+        self._fetch(owner, upload)
         if not matches_checksum(path, upload.sha256):
             raise _damaged(name)
         return path
@@ -514,6 +525,7 @@ class Uploads:
             copy = stem.with_suffix(PLAIN[upload.kind])
             inspect_and_copy(self.content(owner, name), upload.kind, copy)
             return copy
+        self._fetch(owner, upload)
         shown = []
         if upload.kind in SEQUENCES:
             stem.mkdir()
@@ -530,6 +542,8 @@ class Uploads:
     def kept(self, owner: str) -> list[Upload]:
         """Return the owner's uploads, ordered by name."""
         now = time.time()
+        for name in self._shared.names(_folder(owner)) if self._shared else ():
+            self._refresh(owner, name)
         found = (_read(folder) for folder in sorted(_entries(self._kept / _folder(owner))))
         return [upload for upload in found if upload is not None and upload.expires_at > now]
 
@@ -552,6 +566,8 @@ class Uploads:
         if not self.finish_partial(owner, name):
             self.get(owner, name)
         with self._owned(owner):
+            if self._shared:
+                self._shared.drop(_folder(owner), name)
             self._discard(self._folder(owner, name))
 
     def expire(self) -> None:
@@ -564,6 +580,7 @@ class Uploads:
                 for folder in _entries(owner):
                     upload = _read(folder)
                     if upload is None or upload.expires_at <= now:
+                        self._expire_shared(owner.name, folder.name, now=now)
                         self._discard(folder)
         parts = [path for owner in _entries(self._partial) for path in _partials(owner)]
         written_s = file_system_time(self._partial.parent) if parts else 0.0
@@ -577,6 +594,50 @@ class Uploads:
                 shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
     # ------------------------------------------------------------------------------------------------------- private
+
+    def _write(self, owner: str, folder: Path, upload: Upload) -> None:
+        """Write the record of an upload whose files are in ``folder``; the store gets both before."""
+        if self._shared:
+            self._shared.send(_folder(owner), upload.name, _record(upload), stored_files(folder, upload))
+            mark_stored(folder)
+        _write(folder, upload)
+
+    def _refresh(self, owner: str, name: str) -> None:
+        """Make the record of an upload here that of the store; its files are fetched when they are read."""
+        if not self._shared:
+            return
+        content, folder = self._shared.record(_folder(owner), name), self._folder(owner, name)
+        try:
+            if content is not None and (folder / RECORD).read_bytes() == content:
+                return
+        except FileNotFoundError:
+            pass
+        with self._owned(owner):
+            content = self._shared.record(_folder(owner), name)  # it may have been sent from here meanwhile
+            if content is None:
+                if (folder / STORED).exists():
+                    self._discard(folder)
+                return
+            folder.mkdir(exist_ok=True)
+            mark_stored(folder)
+            write_over(folder / RECORD, content)
+
+    def _fetch(self, owner: str, upload: Upload) -> None:
+        """Fetch from the store what is not here of an upload, or is of an earlier one of that name."""
+        if not self._shared:
+            return
+        for path, sha256 in stored_files(self._folder(owner, upload.name), upload):
+            if not matches_checksum(path, sha256):
+                self._shared.fetch(_folder(owner), upload.name, path, sha256)
+
+    def _expire_shared(self, owner: str, name: str, *, now: float) -> None:
+        """Remove an expired upload from the store, unless another host has received it again."""
+        if not self._shared:
+            return
+        content = self._shared.record(owner, name)
+        later = None if content is None else _parsed(content, name)
+        if content is not None and (later is None or later.expires_at <= now):
+            self._shared.drop(owner, name)
 
     def _folder(self, owner: str, name: str) -> Path:
         return self._kept / _folder(owner) / name
@@ -612,17 +673,27 @@ def _folder(owner: str) -> str:
 
 def _read(folder: Path) -> Upload | None:
     try:
-        document = json.loads((folder / RECORD).read_bytes())
-        return Upload(**document | {"files": tuple(PlainFile(**file) for file in document.get("files", ()))})
+        return _parsed((folder / RECORD).read_bytes(), folder.name)
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _parsed(content: bytes, name: str) -> Upload | None:
+    """Return the upload that a record describes; None if it is damaged, which is logged."""
+    try:
+        document = json.loads(content)
+        return Upload(**document | {"files": tuple(PlainFile(**file) for file in document.get("files", ()))})
     except (ValueError, TypeError, AttributeError):
-        log.critical("upload %s: its record is damaged; send the file again", folder.name)
+        log.critical("upload %s: its record is damaged; send the file again", name)
         return None
+
+
+def _record(upload: Upload) -> bytes:
+    return json.dumps(asdict(upload), allow_nan=False).encode()
 
 
 def _write(folder: Path, upload: Upload) -> None:
-    write_over(folder / RECORD, json.dumps(asdict(upload), allow_nan=False).encode())
+    write_over(folder / RECORD, _record(upload))
 
 
 def _intact(folder: Path, upload: Upload, *, arrived: str) -> bool:

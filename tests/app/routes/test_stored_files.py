@@ -17,6 +17,7 @@ from store_proxy import StoreProxy, store_proxy
 from workbench import eventually
 
 from app.settings import AppSettings
+from model.card import SHIPPED_MODELS, WEIGHTS_FILE
 from worker.broker.embedded import start_broker
 from worker.jobs import JobQueue
 from worker.storage.objects import Objects
@@ -212,3 +213,19 @@ def test_readiness_tells_of_the_store(hosts: list[Any], way: StoreProxy, tmp_pat
         eventually(lambda: not storage()["ok"])
         assert "object store" in storage()["detail"]
     eventually(lambda: storage()["ok"])
+
+
+def test_an_upload_and_a_model_of_it_are_known_at_every_host(hosts: list[Any]) -> None:
+    weights = (SHIPPED_MODELS / "a549" / WEIGHTS_FILE).read_bytes()
+    sent = hosts[0].client.put("/v1/uploads/mine.safetensors", content=weights)
+    assert sent.status_code == 201, sent.text
+    assert [upload["name"] for upload in hosts[1].get("/v1/uploads").json()["uploads"]] == ["mine.safetensors"]
+    made = hosts[1].post({"upload": "mine.safetensors", "id": "mine"}, "/v1/models")
+    assert made.status_code == 201, made.text
+    path = f"/v1/models/{made.json()['id']}"
+    eventually(lambda: hosts[0].get(path).status_code == 200)
+    assert hosts[0].get(path).json()["sha256"] == hashlib.sha256(weights).hexdigest()
+    assert hosts[0].client.delete(path).status_code == 204
+    eventually(lambda: hosts[1].get(path).status_code == 404)
+    assert hosts[1].client.delete("/v1/uploads/mine.safetensors").status_code == 204
+    assert hosts[0].get("/v1/uploads").json()["uploads"] == []
