@@ -17,6 +17,7 @@ from served import Served, served
 from workbench import eventually
 
 from model.network.checkpoint import Checkpoint
+from model.output.verify import verify_result
 from model.spec import GenerationSpec
 from model.synthesis import synthesize
 from worker.broker.embedded import Broker, start_broker
@@ -63,6 +64,7 @@ def get(host: Served, path: str) -> httpx.Response:
     return httpx.get(f"{host.address}{path}", timeout=120)
 
 
+@pytest.mark.timeout(1800)
 def test_a_job_shared_by_two_hosts_ends_once_with_the_bytes_of_one(
     hosts: list[Served], broker: Broker, store: Objects, tiny_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
@@ -88,17 +90,23 @@ def test_a_job_shared_by_two_hosts_ends_once_with_the_bytes_of_one(
     assert [now(host)["state"] for host in hosts] == ["succeeded", "succeeded"], (first.log(), second.log())
     assert [len(get(host, "/v1/jobs").json()["jobs"]) for host in hosts] == [1, 1]
 
-    synthesize(spec, tiny_checkpoint, tmp_path)
-    expected = {
-        file.relative_to(tmp_path).as_posix(): file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()
-    }
     archives = [get(host, job["links"]["archive"]).content for host in hosts]
     assert archives[0] == archives[1]
     with zipfile.ZipFile(io.BytesIO(archives[0])) as archive:
-        assert {name: archive.read(name) for name in archive.namelist()} == expected
-    assert get(second, job["links"]["manifest"]).content == expected["manifest.json"]
-    name = "cell_0069/frame_0001.stl"
-    assert get(second, f"{job['links']['files']}/{name}").content == expected[name]
+        archive.extractall(tmp_path / "all")
+    assert list(verify_result(tmp_path / "all")) == []
+    assert len(list((tmp_path / "all").glob("cell_*"))) == BODY["count"]
+    # Cells of the first, a middle and the last shard, computed here.
+    for index in (0, 35, 69):
+        alone = tmp_path / str(index)
+        alone.mkdir()
+        synthesize(spec.model_copy(update={"first_index": index, "count": 1}), tiny_checkpoint, alone)
+        made = [file for file in (alone / f"cell_{index:04d}").iterdir() if file.is_file()]
+        assert len(made) == 3  # two surfaces and the labels
+        for file in made:
+            name = file.relative_to(alone).as_posix()
+            assert (tmp_path / "all" / name).read_bytes() == file.read_bytes()
+            assert get(second, f"{job['links']['files']}/{name}").content == file.read_bytes()
 
     # Nothing is left but what the job needs, in the store and on both hosts.
     eventually(lambda: not store.below("parts/"), within_s=120)
