@@ -23,6 +23,7 @@ from worker.jobs import Job
 from worker.kinds.base import Report
 from worker.kinds.uploaded_files import uploaded_files
 from worker.settings import WorkerSettings
+from worker.storage.objects import open_store
 from worker.storage.stored_artifacts import open_artifacts
 from worker.uploads.store import Uploads
 
