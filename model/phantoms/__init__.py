@@ -15,7 +15,7 @@ from model.phantoms.implicit_distance import ShapeFrame, SignedDistance
 
 __all__ = ["CELL_TYPES", "Phantom", "ShapeFrame", "SignedDistance", "make_phantom"]
 
-CELL_TYPES = ("celegans", "a549", "platynereis")
+CELL_TYPES = ("celegans", "a549", "platynereis", "a549_thin")
 """Names of the cell types that have phantoms; each is a module of this package with a function ``make(seed)``."""
 
 

@@ -34,7 +34,6 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from model.phantoms.filopodia import (
-    NODES,
     REACH,
     TIMES,
     Axis,
@@ -49,20 +48,17 @@ from model.phantoms.star import StarBody, degrees_of, log_semi_axes, star_levels
 from model.phantoms.tubes import union
 from model.phantoms.wandering import smoothstep, wander
 
-__all__ = ["A549", "REACH", "make"]
+__all__ = ["A549", "REACH", "draw_body", "make"]
 
 Doubles = NDArray[np.float64]
 
-BODY_REACH = 0.70  # the same for the body alone, which leaves room for filopodia
 DEGREE = 5  # of the spherical harmonics
-RESOLUTION, COARSE = 128, 64  # of the grid on which the surface is found: tips need it; for training points
-THICK = Style()
 
 # --- the body ---------------------------------------------------------------------------------------------------------
 
 
-def _draw_body(rng: Generator) -> StarBody:
-    """Draw a body; one that reaches too far is made rounder, at the same volume."""
+def draw_body(rng: Generator, radii: tuple[float, float], reach: float) -> StarBody:
+    """Draw a body of a radius between ``radii``; one that reaches too far is made rounder, at the same volume."""
     stretch = rng.uniform(0.1, 0.75)  # log ratio of the longest semi-axis to the mean of the others
     flatness = rng.uniform(0.0, 0.35)
     axes = log_semi_axes(stretch, flatness)
@@ -72,7 +68,7 @@ def _draw_body(rng: Generator) -> StarBody:
     spread = np.concatenate([[0.03], np.full(3, 0.035), np.full(3, 0.07), 0.5 * power])
     relaxation = np.concatenate([[1.5], np.full(3, 1.2), np.full(3, 1.2), 2.0 / (1.0 + degrees / 2.0)])
     knots = typical + spread * wander(rng, relaxation)
-    return StarBody(rng.uniform(0.345, 0.41), knots).within(BODY_REACH, TIMES)
+    return StarBody(rng.uniform(*radii), knots).within(reach, TIMES)
 
 
 # --- the cell ---------------------------------------------------------------------------------------------------------
@@ -85,6 +81,11 @@ class A549:
     cell_type: ClassVar[str] = "a549"
     micrometres: ClassVar[float] = 22.0
     minutes: ClassVar[float] = 14.5  # a frame every 30 s, if there are 30
+    style: ClassVar[Style] = Style()
+    body_radii: ClassVar[tuple[float, float]] = (0.345, 0.41)  # least and most, of the sphere of the same volume
+    body_reach: ClassVar[float] = 0.70  # radius of the ball that holds the body alone: leaves room for filopodia
+    resolution: ClassVar[int] = 128  # of the grid on which the surface is found: tips need it
+    coarse: ClassVar[int] = 64  # the same for training points
 
     seed: int
     body: StarBody
@@ -126,7 +127,7 @@ class A549:
         times = np.array([t])
         pose = self.body.at(times)
         axes: list[Axis] = []
-        chains, blends = [np.zeros((0, NODES + 1, 8))], []
+        chains, blends = [np.zeros((0, self.style.segments + 1, 8))], []
         for filopodium in self.filopodia:
             axis = axis_of(
                 filopodium, times, body=pose, parent=axes[filopodium.parent] if filopodium.level > 1 else None
@@ -134,7 +135,7 @@ class A549:
             axes.append(axis)
             if axis.extent[0] > 0.0:
                 style = filopodium.style
-                width, ramp = (style.blend, 0.11) if filopodium.level == 1 else (style.branch_blend, 0.05)
+                width, ramp = (style.blend, style.depth) if filopodium.level == 1 else (style.branch_blend, 0.05)
                 chains.append(axis.chain())
                 blends.append(width * float(smoothstep(axis.extent / ramp)[0]) + 1e-6)  # none at birth
         return partial(
@@ -146,11 +147,11 @@ class A549:
 
     def frame(self, t: float) -> ShapeFrame:
         """Return the shape of the cell at time ``t`` of τ = [-1, 1]."""
-        return self.shape(t, resolution=RESOLUTION)
+        return self.shape(t, resolution=self.resolution)
 
     def moment(self, t: float) -> ShapeFrame:
         """Return the shape at a time of τ on a coarse mesh, for :meth:`ShapeFrame.projected`."""
-        return self.shape(t, resolution=COARSE)
+        return self.shape(t, resolution=self.coarse)
 
     def shape(self, t: float, *, resolution: int) -> ShapeFrame:
         """Return the shape at a time of τ, found on a grid of ``resolution`` cells along an edge of Ω."""
@@ -182,5 +183,5 @@ def make(seed: int) -> A549:
     About a second, sometimes several, nearly all of it to find room for the filopodia.
     """
     rng = np.random.default_rng([0xA549, seed])
-    body = _draw_body(rng)
-    return A549(seed, body, draw_filopodia(rng, body.at(TIMES), THICK))
+    body = draw_body(rng, A549.body_radii, A549.body_reach)
+    return A549(seed, body, draw_filopodia(rng, body.at(TIMES), A549.style))

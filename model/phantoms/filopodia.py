@@ -34,14 +34,12 @@ FRAME = 2.0 / 29.0  # one frame of a sequence of 30, units of τ
 TIMES = np.linspace(-1.0, 1.0, 59)  # frames and the middles between them: when a cell is checked
 PROBED = slice(None, None, 10)  # of TIMES, looked at first
 
-DEPTH = 0.11  # how far below the membrane filopodia are rooted; at birth they are wholly inside
 LEVELS = 3  # filopodium, branch, branch of a branch
 SEEN = 0.05  # length from which one is seen, units of Ω
 SPEED = 0.05  # of growth and retraction, units of Ω a frame
 SWIFTEST = 5.0  # frames from nothing to full length, at least
-NODES = 11  # segments of an axis
 CURVE = 40  # points at which a full axis is computed
-ALONG_CURVE, ALONG_CHAIN = np.linspace(0.0, 1.0, CURVE), np.linspace(0.0, 1.0, NODES + 1)  # fractions of an axis
+ALONG_CURVE = np.linspace(0.0, 1.0, CURVE)  # fractions of an axis
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,15 @@ class Style:
         Filopodia and branches to be seen at any time.
     crowd
         Least and most of a cell's mean number of filopodia alive at a time.
+    branching
+        Least and most of a cell's mean number of branches per unit of Ω of a filopodium.
+    depth
+        How far below the membrane filopodia are rooted.
+    hidden
+        Depth of the root below the membrane, at every time, from which a filopodium is wholly inside at birth: more
+        than its tip radius, and what the blend adds.
+    segments
+        Number of cubic segments of an axis; they are to be shorter than the foot.
     """
 
     shortest: float = 0.12
@@ -84,6 +91,10 @@ class Style:
     fewest: int = 3
     most: int = 9
     crowd: tuple[float, float] = (3.5, 6.0)
+    branching: tuple[float, float] = (1.0, 10.0)
+    depth: float = 0.11
+    hidden: float = 0.075
+    segments: int = 11
 
 
 class BodyPose(Protocol):
@@ -186,11 +197,12 @@ class Axis:
         return self.style.tip_radius + more * left, -2.0 * past / self.style.foot * foot * left - more / extent
 
     def chain(self) -> Doubles:
-        """Return the nodes of the axis grown so far, (T, NODES + 1, 8): points, radii, and their change a node."""
-        along = self.extent[:, None] * ALONG_CHAIN
+        """Return the nodes of the axis grown so far, (T, segments + 1, 8): points, radii, and their change a node."""
+        segments = self.style.segments
+        along = self.extent[:, None] * np.linspace(0.0, 1.0, segments + 1)
         points, tangents = self.place(along)
         radii, slopes = self.radius(along)
-        changes = np.concatenate([tangents, slopes[..., None]], axis=2) * (self.extent / NODES)[:, None, None]
+        changes = np.concatenate([tangents, slopes[..., None]], axis=2) * (self.extent / segments)[:, None, None]
         return np.concatenate([points, radii[..., None], changes], axis=2)
 
 
@@ -336,13 +348,14 @@ class _Nursery:
 
     def plant(self, length: float, life: _Life) -> bool:
         """Place a filopodium on the body, made shorter until there is room; False if there is none."""
+        style = self._temper.style
         for attempt in range(60):
             walk, sway = _draw_walk(self._rng, self._temper)
             around = self._rng.standard_normal((2, 3))
             anchor = unit(unit(around[0]) + self._temper.front * self._rng.random() * self._front)
-            shorter = max(self._temper.style.shortest, length * 0.98**attempt)
+            shorter = max(style.shortest, length * 0.98**attempt)
             planted = Filopodium(
-                1, -1, anchor, 0.0, 0.0, DEPTH, shorter, walk, sway, beside(around[1], anchor), life, self._temper.style
+                1, -1, anchor, 0.0, 0.0, style.depth, shorter, walk, sway, beside(around[1], anchor), life, style
             )
             if self._admit(planted):
                 return True
@@ -439,7 +452,7 @@ class _Nursery:
         if parent is None:
             if not _departs(gaps, self._temper.style.body_gap):
                 return False
-            return bool(levels[:, 0].max() < -0.075)  # rooted deep enough to be invisible at birth
+            return bool(levels[:, 0].max() < -self._temper.style.hidden)
         tangents = parent.place(np.full((len(chain), 1), filopodium.along))[1][:, 0]
         return bool(np.linalg.norm(np.cross(tangents, filopodium.anchor), axis=1).min() > 0.5)
 
@@ -461,14 +474,14 @@ def draw_filopodia(rng: Generator, body: BodyPose, style: Style) -> tuple[Filopo
         style=style,
         crowd=rng.uniform(*style.crowd),
         median=rng.uniform(*style.median),
-        branching=rng.uniform(1.0, 10.0),
+        branching=rng.uniform(*style.branching),
         curl=rng.uniform(0.2, 0.45),
         restless=rng.uniform(0.08, 0.2),
         front=rng.uniform(0.0, 1.6),
     )
     for _ in range(2000):
         births = _draw_births(rng, temper)
-        lengths = [life.at(TIMES) * (length + DEPTH) - DEPTH for length, life in births]
+        lengths = [life.at(TIMES) * (length + style.depth) - style.depth for length, life in births]
         if len(births) < style.fewest or not _lively(np.stack(lengths, axis=1), style):
             continue
         nursery = _Nursery(rng, temper, body=body)

@@ -32,7 +32,7 @@ from skimage.measure import marching_cubes
 
 from model.domain import OMEGA
 from model.engine.jit import compiled_reordered
-from model.membranes.triangle_tree import TriangleTree
+from model.membranes.triangle_tree import Nearest, TriangleTree
 
 __all__ = ["ShapeFrame", "SignedDistance"]
 
@@ -149,9 +149,9 @@ class ShapeFrame:
         """
         exact = np.ascontiguousarray(points, dtype=np.float64)
         outside = self._implicit(exact) > 0.0  # (n,)
-        distances = self._surface.distance(exact, outside)
+        distances, feet = self._surface.found(exact, outside)
         near = np.flatnonzero(np.abs(distances) < PROJECTED)
-        feet, found = self._surface.feet(exact[near]), np.full(len(near), np.inf)
+        feet, found = feet[near], np.full(len(near), np.inf)
         for step in range(PROJECTIONS):
             for _ in range(2 if step == 0 else 1):
                 levels = self._implicit(feet)
@@ -352,14 +352,17 @@ class _CurvedSurface:
         self._turns = turns[faces]  # (f, 3, 3, 3)
         self._smooth: NDArray[np.bool_] = np.all(smooth[faces], axis=1)  # (f,)
 
-    def feet(self, points: Doubles) -> Doubles:
-        """Return the nearest points of the flat triangles, (n, 3)."""
-        nearest = self._tree.nearest(points, pruning=PRUNING)
-        return np.asarray(np.einsum("ij,ijk->ik", nearest.weights, self._tree.corners[nearest.faces]))
-
     def distance(self, points: Doubles, outside: NDArray[np.bool_]) -> Doubles:
         """Return signed distances (n,), positive where ``outside``."""
+        return self._curved(points, outside, self._tree.nearest(points, pruning=PRUNING))
+
+    def found(self, points: Doubles, outside: NDArray[np.bool_]) -> tuple[Doubles, Doubles]:
+        """Return the same, and the nearest points of the flat triangles, (n, 3)."""
         nearest = self._tree.nearest(points, pruning=PRUNING)
+        feet = np.einsum("ij,ijk->ik", nearest.weights, self._tree.corners[nearest.faces])
+        return self._curved(points, outside, nearest), feet
+
+    def _curved(self, points: Doubles, outside: NDArray[np.bool_], nearest: Nearest) -> Doubles:
         return _curved(
             points,
             outside,

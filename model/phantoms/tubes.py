@@ -13,6 +13,8 @@ from model.engine.jit import compiled
 
 Doubles = NDArray[np.float64]
 
+GROUP = 4  # segments of an axis that a point passes by together, where they are too far to count
+
 
 @compiled
 def _cone(chain: Doubles, k: int, x: float, y: float, z: float) -> tuple[float, float]:
@@ -68,28 +70,45 @@ def _tube(chain: Doubles, place: float, x: float, y: float, z: float) -> float:
 
 
 @compiled
+def _ball(nodes: Doubles) -> tuple[float, float, float, float]:
+    """Return the centre and radius of a ball that holds the round cones between nodes (n, 8)."""
+    cx, cy, cz = nodes[:, 0].mean(), nodes[:, 1].mean(), nodes[:, 2].mean()
+    bound = 0.0
+    for k in range(len(nodes)):
+        dx, dy, dz = nodes[k, 0] - cx, nodes[k, 1] - cy, nodes[k, 2] - cz
+        bound = max(bound, np.sqrt(dx * dx + dy * dy + dz * dz) + nodes[k, 3])
+    return cx, cy, cz, bound
+
+
+@compiled
 def union(values: Doubles, points: Doubles, chains: Doubles, blends: Doubles) -> None:
     """Blend tubes (f, n, 8) into the values (n,) at points (n, 3), one after the other.
 
     The smooth union is a cubic in the difference of both values, and equals the minimum where that is over the width.
     """
+    groups = (chains.shape[1] - 2 + GROUP) // GROUP  # of segments
+    balls = np.empty((groups, 4))
     for f in range(len(chains)):
         chain, blend = chains[f], blends[f]
-        cx, cy, cz = chain[:, 0].mean(), chain[:, 1].mean(), chain[:, 2].mean()
-        bound = 0.0
-        for k in range(len(chain)):
-            dx, dy, dz = chain[k, 0] - cx, chain[k, 1] - cy, chain[k, 2] - cz
-            bound = max(bound, np.sqrt(dx * dx + dy * dy + dz * dz) + chain[k, 3] + 0.02)
+        cx, cy, cz, bound = _ball(chain)
+        bound += 0.02  # what an axis, cubic between nodes, bulges
+        for group in range(groups):
+            balls[group] = _ball(chain[group * GROUP : group * GROUP + GROUP + 1])
         for i in range(len(points)):
             x, y, z = points[i, 0], points[i, 1], points[i, 2]
             if np.sqrt((x - cx) ** 2 + (y - cy) ** 2 + (z - cz) ** 2) - bound > values[i] + blend:
                 continue
-            nearest, place = np.inf, 0.0
-            for k in range(len(chain) - 1):
-                distance, foot = _cone(chain, k, x, y, z)
-                if distance < nearest:
-                    nearest, place = distance, foot
-            if nearest > values[i] + blend + 0.02:
+            limit, nearest, place = values[i] + blend + 0.02, np.inf, 0.0
+            for group in range(groups):
+                reach = min(nearest, limit) + balls[group, 3]
+                dx, dy, dz = x - balls[group, 0], y - balls[group, 1], z - balls[group, 2]
+                if reach < 0.0 or dx * dx + dy * dy + dz * dz > reach * reach:
+                    continue  # no cone of the group is nearer than what is found, or near enough to count
+                for k in range(group * GROUP, min(group * GROUP + GROUP, len(chain) - 1)):
+                    distance, foot = _cone(chain, k, x, y, z)
+                    if distance < nearest:
+                        nearest, place = distance, foot
+            if nearest > limit:
                 continue
             nearest = _tube(chain, place, x, y, z)
             overlap = max(blend - abs(values[i] - nearest), 0.0)
