@@ -38,6 +38,7 @@ THIN = Style(
     branching=(0.3, 2.5),
     depth=0.07,
     hidden=0.04,
+    departure=0.5,
     segments=16,
 )
 

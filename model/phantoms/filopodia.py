@@ -72,6 +72,9 @@ class Style:
     hidden
         Depth of the root below the membrane, at every time, from which a filopodium is wholly inside at birth: more
         than its tip radius, and what the blend adds.
+    departure
+        Least gain of the gap to what a filopodium grows on, per unit of Ω along its axis, until it is clear; without,
+        one may creep along its parent at a gap that a coarse grid cannot resolve.
     segments
         Number of cubic segments of an axis; they are to be shorter than the foot.
     """
@@ -94,6 +97,7 @@ class Style:
     branching: tuple[float, float] = (1.0, 10.0)
     depth: float = 0.11
     hidden: float = 0.075
+    departure: float = 0.0
     segments: int = 11
 
 
@@ -425,13 +429,21 @@ class _Nursery:
             other = self._chains[place][chosen]
             both = (axis.extent > 0.0) & (self._axes[place].extent[chosen] > 0.0)
             if place == filopodium.parent:
-                if not _departs(_gaps(chain, other)[both], style.branch_gap):
+                gaps = _gaps(chain, other)[both]
+                if not (_departs(gaps, style.branch_gap) and self._leaves(gaps, axis.extent[both], style.branch_gap)):
                     return None
             elif _comes_near(
                 chain, other, both, style.branch_gap if stem >= 0 and self._stem(place) == stem else style.gap
             ):
                 return None
         return axis, chain
+
+    def _leaves(self, gaps: Doubles, extent: Doubles, clear: float, *, buried: float = 0.0) -> bool:
+        """Tell whether gaps (T, n) along axes of lengths (T,) grow as fast as the style says until they are clear."""
+        style = self._temper.style
+        past = extent[:, None] * np.linspace(0.0, 1.0, gaps.shape[1]) - buried
+        least = np.minimum(style.departure * past - 2.5 * style.base_radius, clear)
+        return not style.departure or bool((gaps >= least)[past > 0.0].all())
 
     def _stem(self, place: int) -> int:
         """Return the filopodium on the body that one belongs to; -1 for the body."""
@@ -450,7 +462,8 @@ class _Nursery:
         if filopodium.level > 1 and gaps.min(initial=np.inf) < self._temper.style.body_gap:
             return False
         if parent is None:
-            if not _departs(gaps, self._temper.style.body_gap):
+            clear, grown = self._temper.style.body_gap, axis.extent[axis.extent > 0.0]
+            if not (_departs(gaps, clear) and self._leaves(gaps, grown, clear, buried=axis.buried)):
                 return False
             return bool(levels[:, 0].max() < -self._temper.style.hidden)
         tangents = parent.place(np.full((len(chain), 1), filopodium.along))[1][:, 0]

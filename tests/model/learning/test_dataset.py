@@ -159,7 +159,7 @@ def moments_source(**changes: object) -> PhantomSource:
     return PhantomSource.model_validate(values | changes)
 
 
-@pytest.mark.parametrize("cell_type", ["celegans", "a549", "platynereis"])
+@pytest.mark.parametrize("cell_type", ["celegans", "a549", "platynereis", "a549_thin"])
 def test_points_at_random_moments_have_the_phantoms_distances(tmp_path: Path, cell_type: str) -> None:
     """Against the exact path: no sign is wrong, the error near the membrane is far below a voxel of 128³ (0.016)."""
     dataset = build_dataset(moments_source(cell_type=cell_type, sequences=2), tmp_path, workers=1)

@@ -159,10 +159,12 @@ def test_recipes_of_phantoms_are_complete(name: str) -> None:
     assert config.data.frames >= 30
 
 
-def test_the_recipe_of_thousands_draws_random_moments_and_starts_from_shapes() -> None:
-    config = TrainConfig.read(RECIPES / "celegans_thousands.toml")
+@pytest.mark.parametrize("name", ["celegans_thousands", "a549_thousands"])
+def test_recipes_of_thousands_draw_random_moments_and_start_from_shapes(name: str) -> None:
+    config = TrainConfig.read(RECIPES / f"{name}.toml")
     assert config.data.kind == "phantoms"
     assert config.data.sequences >= 2000
+    assert config.data.cell_type in CELL_TYPES
     assert config.data.moments == 8
     assert config.network.rank == 64
     assert config.optimisation.latent_start == "shapes"
