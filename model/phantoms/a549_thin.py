@@ -2,7 +2,7 @@
 
 The cell of :mod:`model.phantoms.a549` with filopodia as thin as a grid of 128³ carries: 1.5 of its steps in radius at
 the base, where a flared foot joins them to the body, and 1.2 at the tip. They are round and taper. Six to eighteen are
-seen at a time, up to 13 µm long, on a body that is a little smaller, so that they have room.
+seen at a time, up to 13 µm long, on a body that is a little smaller, so that they have room. One unit of Ω is 22 µm.
 
 Promises: those of :mod:`model.phantoms.a549`.
 Does not promise: true thickness. Radii are 0.42 to 0.52 µm; real filopodia are 0.1 to 0.3 µm thick and would need

@@ -81,6 +81,25 @@ def _ball(nodes: Doubles) -> tuple[float, float, float, float]:
 
 
 @compiled
+def _nearest_cone(chain: Doubles, balls: Doubles, limit: float, x: float, y: float, z: float) -> tuple[float, float]:
+    """Return the distance from a point to the nearest round cone, and the place of its foot; ∞, 0 beyond ``limit``.
+
+    ``balls`` (g, 4) hold the cones group by group: a group is passed by where its ball is beyond what is found.
+    """
+    nearest, place = np.inf, 0.0
+    for group in range(len(balls)):
+        reach = min(nearest, limit) + balls[group, 3]
+        dx, dy, dz = x - balls[group, 0], y - balls[group, 1], z - balls[group, 2]
+        if reach < 0.0 or dx * dx + dy * dy + dz * dz > reach * reach:
+            continue
+        for k in range(group * GROUP, min(group * GROUP + GROUP, len(chain) - 1)):
+            distance, foot = _cone(chain, k, x, y, z)
+            if distance < nearest:
+                nearest, place = distance, foot
+    return nearest, place
+
+
+@compiled
 def union(values: Doubles, points: Doubles, chains: Doubles, blends: Doubles) -> None:
     """Blend tubes (f, n, 8) into the values (n,) at points (n, 3), one after the other.
 
@@ -98,16 +117,8 @@ def union(values: Doubles, points: Doubles, chains: Doubles, blends: Doubles) ->
             x, y, z = points[i, 0], points[i, 1], points[i, 2]
             if np.sqrt((x - cx) ** 2 + (y - cy) ** 2 + (z - cz) ** 2) - bound > values[i] + blend:
                 continue
-            limit, nearest, place = values[i] + blend + 0.02, np.inf, 0.0
-            for group in range(groups):
-                reach = min(nearest, limit) + balls[group, 3]
-                dx, dy, dz = x - balls[group, 0], y - balls[group, 1], z - balls[group, 2]
-                if reach < 0.0 or dx * dx + dy * dy + dz * dz > reach * reach:
-                    continue  # no cone of the group is nearer than what is found, or near enough to count
-                for k in range(group * GROUP, min(group * GROUP + GROUP, len(chain) - 1)):
-                    distance, foot = _cone(chain, k, x, y, z)
-                    if distance < nearest:
-                        nearest, place = distance, foot
+            limit = values[i] + blend + 0.02
+            nearest, place = _nearest_cone(chain, balls, limit, x, y, z)
             if nearest > limit:
                 continue
             nearest = _tube(chain, place, x, y, z)

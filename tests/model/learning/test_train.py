@@ -16,6 +16,7 @@ from model.learning.recipe import TrainConfig
 from model.learning.sources import mask_frames
 from model.learning.train import Trained, TrainingRun, TrainProgress, train
 from model.network.checkpoint import Checkpoint
+from model.phantoms import CELL_TYPES
 
 RECIPES = Path(__file__).parents[3] / "model" / "recipes"
 

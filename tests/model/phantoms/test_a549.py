@@ -33,8 +33,9 @@ def _grid(samples):
 
 
 def _sampled(implicit, samples):
-    """Values on a grid, (samples, samples, samples); blocks of 4³ samples that are far from the surface share one value."""
-    blocks = _grid(samples).reshape(samples // 4, 4, samples // 4, 4, samples // 4, 4, 3).transpose(0, 2, 4, 1, 3, 5, 6)
+    """Values on a grid of samples³; blocks of 4³ samples that are far from the surface share one value."""
+    side = samples // 4
+    blocks = _grid(samples).reshape(side, 4, side, 4, side, 4, 3).transpose(0, 2, 4, 1, 3, 5, 6)
     centres = blocks.mean(axis=(3, 4, 5))
     coarse = implicit(centres.reshape(-1, 3)).reshape(centres.shape[:3])
     near = np.abs(coarse) < 2.5 * 4.0 / samples * np.sqrt(3.0)

@@ -72,7 +72,7 @@ def test_training_points_reach_every_filopodium_and_their_distances_are_exact(t)
         assert (apart < radii + 0.03).all()
         assert (apart > 0.5 * radii).all(), "triangles of the coarse mesh are chords"
         checked += len(points)
-    assert checked > 30
+    assert checked >= 15
     points = sample_points(coarse.surface_points, 2048, np.random.default_rng(3), bend_share=0.5)
     exact, found = cell.frame(t)(points), coarse.projected(points)
     assert np.array_equal(found < 0.0, exact < 0.0)
