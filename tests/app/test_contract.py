@@ -62,6 +62,10 @@ BEYOND_SCHEMA = re.compile(
     "|voxel and interval belong to uploads: name uploads too, or leave them out"
     "|every frame would be left out: .*"
     "|all cells take frames, grid and refine: leave labels, times, place and validate out"
+    # The examples name an upload that is there.
+    "|the uploads are not those of this spec: leave upload_sha256 out, or upload the same files again"
+    "|given_times holds [0-9]+ times, the uploads hold 8 frames: give one for each"
+    "|the model of this spec is called [a-z0-9_-]+: leave model out"
     "|uploads must not repeat|give the smallest factor first"
     "|names of labels must not repeat|webhook must be an https address|the port of webhook must be at most 65535"
     "|must be at most 18446744073709551615"  # 2^64 as a floating point number is not above it
