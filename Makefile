@@ -107,7 +107,7 @@ arms: $(STAMP) ## The released method beside ours, at equal weights and training
 	$(BIN)/python -m benchmarks.arms $(ARGS)
 
 .PHONY: chaos
-chaos: $(STAMP) ## Kill, freeze and flush a running service for a quarter of an hour; nothing may be lost: out/chaos
+chaos: $(STAMP) ## Kill, freeze and flush a service that does jobs of every kind; nothing may be lost: out/chaos
 	$(BIN)/python -m benchmarks.chaos --jobs 300 --faults 300 --seed 0 --out out/chaos $(ARGS)
 
 .PHONY: soak

@@ -23,7 +23,7 @@ from benchmarks.chaos.truth import Order
 
 FINAL = frozenset({"succeeded", "failed", "canceled", "expired"})
 POLL_S = 0.25
-GIVE_UP_S = 600.0  # on one job, also where other work slows this machine down; then it counts as lost
+GIVE_UP_S = 1800.0  # on one job, also where other work slows this machine down; then it counts as lost
 KEPT_SHARE = 0.3  # of the jobs; the others are removed once checked, so that the same request is carried out again
 BATCH_SHARE = 0.15  # of the requests that are sent together with others
 BATCH = 3  # requests in a batch
