@@ -67,6 +67,7 @@ BEYOND_SCHEMA = re.compile(
     "|given_times holds [0-9]+ times, the uploads hold 8 frames: give one for each"
     "|the model of this spec is called [a-z0-9_-]+: leave model out"
     "|uploads must not repeat|give the smallest factor first"
+    r"|\d+ requests are trainings; a batch may hold 20: send several batches"
     "|names of labels must not repeat|webhook must be an https address|the port of webhook must be at most 65535"
     "|must be at most 18446744073709551615"  # 2^64 as a floating point number is not above it
 )
