@@ -137,16 +137,21 @@ def test_a_job_waits_for_a_store_that_is_away(host: Service, way: StoreProxy) ->
     assert done.lost == 0  # neither the job nor its worker is blamed
 
 
-def test_a_worker_killed_while_it_sends_loses_nothing(host: Service, way: StoreProxy) -> None:
+def test_a_worker_killed_while_it_sends_loses_nothing(
+    host: Service, way: StoreProxy, object_storage: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     worker = host.workers[0] if host.workers else host.start_worker()
-    job = submit(host.jobs, spec={"frames": 6, "bytes": PART // 2})
+    monkeypatch.setenv("AWS_ENDPOINT_URL", object_storage.endpoint)
     objects = Objects(host.artifacts._store._url)  # type: ignore[attr-defined]
-    with way.slow(0.05):
+    assert objects.below("none/") == []  # opened by now, beside the slow way
+    # Eight files are sent at a time, so four are sent once the first has arrived.
+    with way.slow(0.1):
+        job = submit(host.jobs, spec={"frames": 12, "bytes": PART // 2})
         eventually(lambda: objects.below(f"results/{job.id}/"), within_s=120)
         assert not host.artifacts.exists(job.id)
         host.computing_process(worker).kill()
         sent = {info.key: info for info in objects.below(f"results/{job.id}/")}
-    done = assert_succeeded(host, job, frames=6, size=PART // 2)
+    done = assert_succeeded(host, job, frames=12, size=PART // 2)
     assert done.attempts >= 2
     now = {info.key: info for info in objects.below(f"results/{job.id}/")}
     assert {key: now[key] for key in sent} == sent  # what had arrived was not sent again
