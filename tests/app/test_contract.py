@@ -68,6 +68,10 @@ BEYOND_SCHEMA = re.compile(
     "|the model of this spec is called [a-z0-9_-]+: leave model out"
     "|uploads must not repeat|give the smallest factor first"
     r"|\d+ requests are trainings; a batch may hold 20: send several batches"
+    # Of the upload that examples name, which exists.
+    "|the uploads are not those of this spec: leave upload_sha256 out, or upload the same files again"
+    "|upload_sha256 belongs to uploads: leave it out"
+    r"|given_times holds \d+ times, the uploads hold \d+ frames: give one for each"
     "|names of labels must not repeat|webhook must be an https address|the port of webhook must be at most 65535"
     "|must be at most 18446744073709551615"  # 2^64 as a floating point number is not above it
 )
