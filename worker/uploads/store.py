@@ -26,6 +26,7 @@ import math
 import os
 import re
 import shutil
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -219,6 +220,7 @@ class Uploads:
     def __init__(self, data_dir: Path, *, rules: UploadRules | None = None, store: ObjectStore | None = None) -> None:
         self.rules = rules or UploadRules()
         self._shared = None if store is None else SharedUploads(store)
+        self._holding = threading.local()  # whose lock this thread holds
         self._incoming = data_dir / "uploads" / "incoming"
         self._kept = data_dir / "uploads" / "kept"
         self._partial = data_dir / "uploads" / "partial"
@@ -604,8 +606,8 @@ class Uploads:
 
     def _refresh(self, owner: str, name: str) -> None:
         """Make the record of an upload here that of the store; its files are fetched when they are read."""
-        if not self._shared:
-            return
+        if not self._shared or getattr(self._holding, "owner", None) == _folder(owner):
+            return  # who holds the lock has refreshed what it changes, and would wait for itself
         content, folder = self._shared.record(_folder(owner), name), self._folder(owner, name)
         try:
             if content is not None and (folder / RECORD).read_bytes() == content:
@@ -649,7 +651,11 @@ class Uploads:
         (self._kept / _folder(owner)).mkdir(parents=True, exist_ok=True)
         with (self._kept / f"{_folder(owner)}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+            self._holding.owner = _folder(owner)
+            try:
+                yield
+            finally:
+                self._holding.owner = None
 
     def _discard(self, folder: Path) -> None:
         # Renamed first and then removed file by file, so that no reader finds half an upload.
