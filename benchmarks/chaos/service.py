@@ -76,6 +76,7 @@ class Service:
     pids: set[int] = field(default_factory=set)  # of every process that was ever part of it
 
     def __enter__(self) -> Self:
+        self._others = {child.pid for child in psutil.Process().children(recursive=True)}  # of the driver itself
         self._broker = start_broker(self.data_dir / "broker")
         self.rules = JobRules(lease_s=self.lease_s)
         self.artifacts = Artifacts(self.data_dir)
@@ -151,7 +152,8 @@ class Service:
         """Remember every process that is part of the service now."""
         me = psutil.Process()
         for child in me.children(recursive=True):
-            self.pids.add(child.pid)
+            if child.pid not in self._others:
+                self.pids.add(child.pid)
 
     def leftovers(self) -> list[int]:
         """Return processes of the service that still live; for after it was closed."""
