@@ -179,6 +179,7 @@ def save_model(
         folder,
         decoder=trained.decoder,
         prior=prior,
+        half=recipe.stored_precision == "float16",
         card={
             "id": recipe.id,
             "title": recipe.title,

@@ -47,6 +47,9 @@ class Optimisation(_Frozen):
     latent_start: Literal["random", "shapes"] = Field(
         default="random", description="shapes: codes begin at principal components of the sequences' distances."
     )
+    far_weight: float = Field(
+        default=1.0, gt=0, le=1, description="Weight of errors farther than 0.08 from the membrane; those near have 1."
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",
         description="bfloat16 multiplies hidden layers in half precision on devices with units for it: twice as fast.",
@@ -76,6 +79,10 @@ class TrainConfig(_Frozen):
     held_out: HeldOut = HeldOut()
     network: NetworkConfig = NetworkConfig()
     optimisation: Optimisation = Optimisation()
+    stored_precision: Literal["float32", "float16"] = Field(
+        default="float32",
+        description="Of codes and low-rank conditioning in the weights' file; float16 halves it.",
+    )
     prior_bandwidth: float = Field(default=0.35, ge=0, lt=1, description="Share of noise in new codes.")
     density: Literal["bandwidth", "likelihood"] = Field(
         default="bandwidth",

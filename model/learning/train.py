@@ -40,9 +40,10 @@ from model.network.checkpoint import Checkpoint
 
 STATE_INDEX = "state.json"
 # Members of a recipe that may change while a training is interrupted: its steps do not depend on them.
-NOT_OF_THE_TRAINING = {"title", "description", "threads", "prior_bandwidth", "density", "grid_min"}
+NOT_OF_THE_TRAINING = {"title", "description", "threads", "prior_bandwidth", "density", "grid_min", "stored_precision"}
 LOSS_MEMORY = 0.99  # decay of the running mean of the loss in progress reports
 ADOPTIONS = 20  # tries to copy a state that another process replaces meanwhile
+NEAR = 0.08  # distance from the membrane, in Ω, within which errors have full weight
 CURVE_ROWS = 200  # of the loss over a whole training
 MEASURED_EVERY = 10  # rows of the curve between two measurements of left-out frames
 
@@ -342,10 +343,13 @@ class TrainingRun:
         return float(value.detach())
 
     def loss(self, points: Tensor, distances: Tensor, times: Tensor, sequences: Tensor) -> Tensor:
-        """Mean absolute error of the distance, and the pull of the codes toward the origin."""
+        """Mean absolute error of the distance, weighted, and the pull of the codes toward the origin."""
         latents = self.latent_codes[sequences]  # (b, c)
-        error = (self.decoder(points, times, latents) - distances).abs().mean()
-        total: Tensor = error + self.config.optimisation.latent_penalty * latents.square().sum(dim=1).mean()
+        errors = (self.decoder(points, times, latents) - distances).abs()  # (b, n)
+        weight = self.config.optimisation.far_weight
+        if weight < 1.0:
+            errors = errors * torch.where(distances.abs() < NEAR, 1.0, weight)
+        total: Tensor = errors.mean() + self.config.optimisation.latent_penalty * latents.square().sum(dim=1).mean()
         return total
 
     def _draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -468,13 +472,11 @@ class TrainingRun:
                     yield names[parameter], parameter, optimiser.state
 
     def _recipe(self) -> dict[str, Any]:
-        recipe: dict[str, Any] = json.loads(
-            self.config.model_dump_json(
-                exclude={"title", "description", "threads", "prior_bandwidth", "density", "grid_min"}
-            )
-        )
+        recipe: dict[str, Any] = json.loads(self.config.model_dump_json(exclude=NOT_OF_THE_TRAINING))
         if recipe["optimisation"]["latent_start"] == "random":
             del recipe["optimisation"]["latent_start"]  # states from before there was a choice go on
+        if recipe["optimisation"]["far_weight"] == 1.0:
+            del recipe["optimisation"]["far_weight"]
         if not self.config.copies:
             del recipe["copies"]
         if self._start:

@@ -37,6 +37,8 @@ from model.network.latent import Density, Prior
 from model.network.wiesner2022 import ReleasedConfig, ReleasedDecoder
 
 ROTATIONS = "rotations"
+HALVED = ("latent_codes", "decoder.low_rank.")  # beginnings of names of tensors that may be kept in float16
+PRECISIONS = (torch.float32, torch.float16)
 DENSITY_KEY = "cytosynth.density"  # in the metadata, where the density was chosen by likelihood
 
 
@@ -69,6 +71,7 @@ def save_checkpoint(
     prior: Prior,
     card: Mapping[str, Any],
     rotations: NDArray[np.float32] | None = None,
+    half: bool = False,
 ) -> Checkpoint:
     """Write a model's folder: weights first, then the card that names their checksum.
 
@@ -82,6 +85,9 @@ def save_checkpoint(
         The card's members, without those that follow from the weights (sha256, parameters, latent_size, latent_codes).
     rotations
         (s, 4) unit quaternions of the training sequences, if training found them.
+    half
+        Keep the codes and the low-rank conditioning in float16, which are nearly all of the file; the trunk stays in
+        float32.
 
     Returns
     -------
@@ -95,6 +101,8 @@ def save_checkpoint(
     tensors["prior.factor"] = torch.from_numpy(np.asarray(prior.factor, dtype=np.float32))
     if rotations is not None:
         tensors[ROTATIONS] = torch.from_numpy(np.asarray(rotations, dtype=np.float32))
+    if half:
+        tensors |= {name: value.half() for name, value in tensors.items() if name.startswith(HALVED)}
     data = save(
         {name: value.contiguous() for name, value in sorted(tensors.items())},
         metadata={decoder.architecture: decoder.config.model_dump_json()},
@@ -180,10 +188,11 @@ def _assemble(card: ModelCard, decoder: Decoder, tensors: dict[str, Tensor], den
         raise CheckpointError(f"model {card.id!r}: tensor {name!r} is {'missing' if name in expected else 'not known'}")
     for name, shape in expected.items():
         tensor = tensors[name]
-        if tuple(tensor.shape) != shape or tensor.dtype != torch.float32:
+        if tuple(tensor.shape) != shape or tensor.dtype not in PRECISIONS:
             raise CheckpointError(
                 f"model {card.id!r}: tensor {name!r} is {tuple(tensor.shape)} {tensor.dtype}, not {shape} float32"
             )
+        tensors[name] = tensor.float()
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"model {card.id!r}: tensor {name!r} holds NaN or infinity")
     decoder.load_state_dict({name: tensors[f"decoder.{name}"] for name in decoder.state_dict()})

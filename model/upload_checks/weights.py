@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-from array import array
+import struct
 from typing import Any
 
 from model.errors import UploadError
@@ -41,9 +40,11 @@ SIZES = {
 FREQUENCIES = ("frequency", "space_frequency", "time_frequency")
 ALLOWED = (
     f"a safetensors file of at most {FILE_MAX >> 20} MiB, as `python -m model train` writes it: the network's sizes in "
-    f"the metadata under {CONFIG_KEY!r}, and, if anything, what the model is under {CARD_KEY!r}; float32 tensors of "
-    "exactly the names and shapes that follow from them, no NaN and no infinity"
+    f"the metadata under {CONFIG_KEY!r}, and, if anything, what the model is under {CARD_KEY!r}; float32 or "
+    "float16 tensors of exactly the names and shapes that follow from them, no NaN and no infinity"
 )
+LETTERS = {"F32": "f", "F16": "e"}  # type of a tensor → as struct has it
+CHUNK = 2**20  # bytes that are looked at together; a multiple of every number's
 Shape = tuple[int, ...]
 
 
@@ -81,7 +82,7 @@ def read_weights(data: memoryview) -> dict[str, Any]:
     for name, shape in expected.items():
         if tensors[name] != shape or 0 in shape:
             raise UploadError(f"tensor {name} has shape {list(tensors[name])}, not {list(shape)}")
-    _check_finite(data[start:])
+    _check_finite(header, data[start:])
     parameters = sum(math.prod(shape) for name, shape in expected.items() if name.startswith("decoder."))
     return {
         "parameters": parameters, "latent_size": config["latent_size"], "latent_codes": rows, "network": config,
@@ -209,16 +210,20 @@ def _readable(text: str) -> bool:
 
 
 def _tensors(header: dict[str, Any], size: int) -> dict[str, Shape]:
-    """Return the shapes of the tensors, which must be float32 and fill the file exactly."""
+    """Return the shapes of the tensors, which must be float32 or float16 and fill the file exactly."""
     shapes: dict[str, Shape] = {}
     places = []
     for name, entry in header.items():
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if dtype != "F32":
-            raise UploadError("every tensor must be of type F32")
+        if type(dtype) is not str or dtype not in LETTERS:
+            raise UploadError("every tensor must be of type F32 or F16")
         if not 1 <= len(shape) <= 2 or any(type(n) is not int or not 0 <= n <= 2**31 for n in shape):
             raise UploadError("every tensor must have one or two axes")
-        if type(begin) is not int or type(end) is not int or end - begin != 4 * math.prod(shape):
+        if (
+            type(begin) is not int
+            or type(end) is not int
+            or end - begin != struct.calcsize(LETTERS[dtype]) * math.prod(shape)
+        ):
             raise UploadError("a tensor's bytes are not as many as its shape says")
         shapes[name] = tuple(shape)
         places.append((begin, end))
@@ -232,10 +237,12 @@ def _tensors(header: dict[str, Any], size: int) -> dict[str, Shape]:
     return shapes
 
 
-def _check_finite(data: memoryview) -> None:
-    numbers = array("f")
-    numbers.frombytes(data)
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    if not all(map(math.isfinite, numbers)):
-        raise UploadError("a tensor holds NaN or infinity")
+def _check_finite(header: dict[str, Any], data: memoryview) -> None:
+    for entry in header.values():
+        begin, end = entry["data_offsets"]
+        letter = LETTERS[entry["dtype"]]
+        for place in range(begin, end, CHUNK):
+            part = data[place : min(place + CHUNK, end)]
+            numbers = struct.unpack(f"<{len(part) // struct.calcsize(letter)}{letter}", part)
+            if not all(map(math.isfinite, numbers)):
+                raise UploadError("a tensor holds NaN or infinity")

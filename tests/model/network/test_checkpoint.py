@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from model.card import CARRIED, SHIPPED_MODELS, load_card
-from model.errors import CheckpointError
+from model.errors import CheckpointError, UploadError
 from model.network.autodecoder import AutoDecoder, NetworkConfig
 from model.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from worker.uploads.sandbox import inspect_file
@@ -163,3 +163,33 @@ def test_a_network_with_a_rank_is_read_back_exactly_and_passes_the_check_of_uplo
     assert all(value.equal(theirs[name]) for name, value in decoder.state_dict().items())
     facts = inspect_file(tmp_path / "ranked" / "weights.safetensors", "safetensors")
     assert (facts["network"]["rank"], facts["parameters"]) == (5, saved.card.parameters)
+
+
+@pytest.mark.parametrize("broken", [None, np.inf, np.nan])
+def test_codes_and_conditioning_may_be_kept_in_half_precision(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, broken: float | None
+) -> None:
+    config = NetworkConfig(latent_size=4, width=16, depth=3, conditioning_width=32, rank=5, frequency=1.0)
+    decoder = AutoDecoder(config)
+    if broken is not None:
+        decoder.low_rank.third.bias.data[7] = broken
+    card = tiny_checkpoint.card.model_dump(exclude={"sha256", "parameters", "latent_size", "latent_codes"})
+
+    def save(half: bool) -> Checkpoint:
+        return save_checkpoint(tmp_path / str(half), decoder=decoder, prior=tiny_checkpoint.prior, card=card, half=half)
+
+    weights = tmp_path / "True" / "weights.safetensors"
+    if broken is not None:
+        with pytest.raises(CheckpointError, match=r"'decoder\.low_rank\.third\.bias' holds NaN or infinity"):
+            save(True)
+        with pytest.raises(UploadError, match="NaN or infinity"):
+            inspect_file(weights, "safetensors")
+        return
+    full, half = save(False), save(True)
+    assert weights.stat().st_size < 0.7 * (tmp_path / "False" / "weights.safetensors").stat().st_size
+    assert np.array_equal(half.latent_codes, full.latent_codes.astype(np.float16).astype(np.float32))
+    theirs = half.decoder.state_dict()
+    for name, value in full.decoder.state_dict().items():
+        assert theirs[name].equal(value.half().float() if name.startswith("low_rank.") else value)
+    facts = inspect_file(weights, "safetensors")
+    assert (facts["parameters"], facts["latent_codes"]) == (half.card.parameters, len(half.latent_codes))
