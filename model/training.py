@@ -23,6 +23,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from model import __version__
 from model.card import CARD_FILE, WEIGHTS_FILE
 from model.domain import Grid
@@ -54,6 +56,7 @@ MODEL_FOLDER = "trained"  # of the weights, the card and the figures, in the res
 CURVE_FILE, REPORT_FILE, RECIPE_FILE = "curve.csv", "validation.json", "recipe.json"
 READ, IMPORTED, TRAINED = 0.03, 0.12, 0.97  # shares of the whole at the end of each stage, roughly
 FINDINGS_SHOWN = 16_000  # characters of the report in an error
+PROBED = 512  # learned codes at most, and drawn ones, whose steepest slope is looked for
 GRID = Grid((64, 64, 64))  # on which the figures are taken
 
 
@@ -169,11 +172,15 @@ def save_model(
     command
         What repeats the training, for the card.
     """
-    slope = steepest_slope(trained.decoder, trained.latent_codes)
+    codes = trained.latent_codes
+    probed = codes[:: -(-len(codes) // PROBED)]
     if recipe.density == "likelihood":
-        prior, _ = choose_density(trained.latent_codes)
+        prior, _ = choose_density(codes)
+        rng = np.random.default_rng(0)  # new codes may lie farther out than learned ones
+        probed = np.concatenate([probed, *(prior.sample(rng)[None] for _ in range(PROBED))])
     else:
-        prior = fit_prior(trained.latent_codes, bandwidth=recipe.prior_bandwidth)
+        prior = fit_prior(codes, bandwidth=recipe.prior_bandwidth)
+    slope = steepest_slope(trained.decoder, probed)
     left_out = recipe.held_out.frames(len(dataset.samples[0]))
     return save_checkpoint(
         folder,
