@@ -44,17 +44,17 @@ def test_exactly_the_promised_models_are_shipped() -> None:
 def test_model_is_small_and_as_its_card_says(checkpoint: Checkpoint) -> None:
     card = checkpoint.card
     weights = SHIPPED_MODELS / card.id / "weights.safetensors"
-    assert weights.stat().st_size <= 2_000_000
+    assert weights.stat().st_size <= 4_000_000
     assert hashlib.sha256(weights.read_bytes()).hexdigest() == card.sha256
     assert card.training.sequences >= 33
-    assert card.training.frames >= 30
+    assert card.training.sequences * card.training.frames >= 1000
     assert card.latent_codes == card.training.sequences
     assert card.parameters == sum(p.numel() for p in checkpoint.decoder.parameters())
 
 
 @pytest.mark.slow
 def test_card_states_the_dice_that_is_measured(checkpoint: Checkpoint) -> None:
-    """Four sequences, a training and a left-out frame each: near the card's means over all sequences."""
+    """Four sequences, two frames each, one of them left out of training if any is: near the card's means."""
     recipe = TrainConfig.read(RECIPES / f"{checkpoint.card.id}.toml")
     scores = score_reconstruction(
         checkpoint,
@@ -64,7 +64,11 @@ def test_card_states_the_dice_that_is_measured(checkpoint: Checkpoint) -> None:
         grid_side=128,
         sequences=[0, 9, 18, 27],
     )
+    assert len(scores) == 8
     for name, held_out in (("dice_training_frames", False), ("dice_left_out_frames", True)):
+        if held_out and not recipe.held_out.every:
+            assert name not in checkpoint.card.quality
+            continue
         measured = np.mean([score.dice for score in scores if score.held_out == held_out])
         assert measured == pytest.approx(checkpoint.card.quality[name], abs=0.015)
 
