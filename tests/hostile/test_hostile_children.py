@@ -180,14 +180,14 @@ def test_surfaces_that_face_inward_are_turned_as_the_reader_turns_them(tmp_path:
 def test_imagej_leaves_out_a_step_of_one_unit(tmp_path: Path) -> None:
     path = tmp_path / "cells.tif"
     for unit, scale in (("micron", 1.0), ("\\u00B5m", 1.0), ("Micrometers", 1.0), ("UM", 1.0), ("nm", 1e-3)):
-        tifffile.imwrite(path, growing()[0], imagej=True, metadata={"axes": "ZYX", "unit": unit}, resolution=(5, 5))
+        tifffile.imwrite(path, growing()[2], imagej=True, metadata={"axes": "ZYX", "unit": unit}, resolution=(5, 5))
         facts = inspect_file(path, "tiff")
         assert facts["voxel"] == pytest.approx([0.2 * scale, 0.2 * scale, 1.0 * scale])
         assert "step along z was taken to be 1" in facts["notes"][0]
     metadata = {"axes": "ZYX", "unit": "um", "spacing": 0.5}
-    tifffile.imwrite(path, growing()[0], imagej=True, metadata=metadata, resolution=(5, 5))
+    tifffile.imwrite(path, growing()[2], imagej=True, metadata=metadata, resolution=(5, 5))
     assert "notes" not in inspect_file(path, "tiff")
-    tifffile.imwrite(path, growing()[0], imagej=True, metadata={"axes": "ZYX", "unit": "inch"}, resolution=(5, 5))
+    tifffile.imwrite(path, growing()[2], imagej=True, metadata={"axes": "ZYX", "unit": "inch"}, resolution=(5, 5))
     assert inspect_file(path, "tiff")["voxel"] == [None, None, None]
 
 

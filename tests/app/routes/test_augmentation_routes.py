@@ -41,7 +41,7 @@ def test_the_members_are_checked(house: Any) -> None:
 def test_a_job_without_files_or_of_another_model_is_refused(house: Any) -> None:
     missing = house.post(SMALL | {"source": {"kind": "job", "job": "0" * 32}}, path=PATH)
     assert (missing.status_code, missing.json()["code"]) == (404, "job_not_found")
-    job = house.submit(seed=4711)["id"]
+    job = house.submit(seed=471_147)["id"]
     source = {"kind": "job", "job": job, "cell": 0}
     queued = house.post(SMALL | {"source": source}, path=PATH)
     assert (queued.status_code, "no files" in queued.text) == (422, True)

@@ -56,7 +56,11 @@ def test_an_accepted_spec_holds_the_checksums_of_what_it_names(house: Any) -> No
     [
         ({"uploads": []}, "/uploads", "no reference cells of its own: name uploads"),
         ({"uploads": ["mine.safetensors"]}, "/uploads/0", ""),
-        ({"uploads": ["seen.tif", "seen.stl"]}, "/uploads", "all label volumes, all surfaces or all archives"),
+        (
+            {"uploads": ["seen.tif", "seen.stl"]},
+            "/uploads",
+            "all label volumes, all surfaces, all distances or all archives",
+        ),
         ({"uploads": ["seen.tif", "seen.tif"]}, "/uploads", "repeat"),
         ({"upload_sha256": ["0" * 64]}, "/upload_sha256", "not those of this spec"),
         ({"uploads": [], "voxel": [1.0, 1.0, 1.0]}, "", "belong to uploads"),

@@ -304,21 +304,21 @@ def test_a_job_without_files_cannot_be_pinned_and_says_why(house: Any) -> None:
 
 def test_labels_are_shown_found_and_no_part_of_the_spec(house: Any) -> None:
     body = {"model": "round", "frames": 2, "grid": 16, "seed": 4711}
-    first = house.post(body, path="/v1/generations?labels=project=actin,run=7&priority=-1")
+    first = house.post(body, path="/v1/generations?labels=project=keratin,run=7&priority=-1")
     assert first.status_code == 202
     job = first.json()
-    assert (job["labels"], job["priority"]) == ({"project": "actin", "run": "7"}, -1)
+    assert (job["labels"], job["priority"]) == ({"project": "keratin", "run": "7"}, -1)
     house.carry_out(job["id"])
-    again = house.post(body, path="/v1/generations?labels=run=7,project=actin")
+    again = house.post(body, path="/v1/generations?labels=run=7,project=keratin")
     assert (again.status_code, again.json()["id"]) == (200, job["id"])
-    other = house.post(body, path="/v1/generations?labels=project=tubulin").json()
+    other = house.post(body, path="/v1/generations?labels=project=vimentin").json()
     assert other["id"] != job["id"]
     assert other["spec"] == job["spec"]
     for query, found in (
-        ("labels=project=actin", [job["id"]]), ("labels=project=actin,run=7&model=round", [job["id"]]),
-        ("labels=project=actin&model=long", []), ("labels=project=actin,run=8", []),
-        (f"labels=project=actin&created_before={job['created_at']}", []),
-        ("labels=project=actin&created_after=2000-01-01T00:00:00", [job["id"]]),
+        ("labels=project=keratin", [job["id"]]), ("labels=project=keratin,run=7&model=round", [job["id"]]),
+        ("labels=project=keratin&model=long", []), ("labels=project=keratin,run=8", []),
+        (f"labels=project=keratin&created_before={job['created_at']}", []),
+        ("labels=project=keratin&created_after=2000-01-01T00:00:00", [job["id"]]),
     ):  # fmt: skip
         assert [one["id"] for one in house.get(f"/v1/jobs?{query}").json()["jobs"]] == found, query
 

@@ -55,7 +55,7 @@ def test_validation_passes_good_cells_and_fails_bad_ones(workshop: Path, tmp_pat
     found = tmp_path / "report" / "found.json"
     disk.write_challenge(tmp_path / "TRA", name="mask")
     output = text(run("validate", tmp_path / "TRA", "--json", found, status=1))
-    assert "give --voxel" in output
+    assert "--voxel X Y Z" in output
     assert "2 of 2 sequences cannot be trained on as they are" in output
     report = json.loads(found.read_text())
     assert report["errors"] == 2
