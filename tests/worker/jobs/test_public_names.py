@@ -25,8 +25,8 @@ def test_each_side_of_the_queue_offers_what_its_callers_need() -> None:
             "report_damage",
         },
         worker.jobs.QueueAdmin: {
-            "sweep", "clean", "clean_staging", "rebuild", "assure", "counts", "failure_counts", "workers_alive", "announce", "retire",
-            "ping", "try_lock", "wake_ups_waiting", "work",
+            "sweep", "clean", "clean_staging", "rebuild", "assure", "counts", "failure_counts", "workers_alive",
+            "announce", "retire", "ping", "try_lock", "wake_ups_waiting", "work",
         },
     }  # fmt: skip
     for side, names in sides.items():
