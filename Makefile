@@ -20,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help
 help: ## Print this list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: venv
 venv: $(STAMP) ## Make .venv and install everything, pinned (again when the pins change)
@@ -129,6 +129,10 @@ train: $(STAMP) ## Train a model: ARGS="--help" tells how
 .PHONY: evaluate
 evaluate: $(STAMP) ## Judge a model against its reference shapes: ARGS="--help" tells how
 	$(BIN)/python -m model evaluate $(ARGS)
+
+.PHONY: example-upload
+example-upload: $(STAMP) ## Make the upload of the API examples again, after the shipped model celegans has changed
+	$(BIN)/python tests/example_upload.py
 
 .PHONY: up
 up: .env ## Start the containers; workers scale with ARGS="--scale worker=4"

@@ -6,23 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import example_upload
 import httpx
 import numpy as np
 import pytest
 import tifffile
 from keyed import Keyed
-from numpy.typing import NDArray
 from served import Served, served
 
 from app.routes import examples
 from app.services.example_upload import EXAMPLE_FILE, EXAMPLE_UPLOAD
-from model.card import SHIPPED_MODELS
-from model.domain import Grid, frame_times
-from model.living_cell import LivingCell
-from model.network.checkpoint import load_checkpoint
 from worker.kinds.table import KINDS
 
-FRAMES, SIDE = 8, 32
 OF_KIND = {
     "generation": examples.GENERATIONS,
     "reconstruction": examples.RECONSTRUCTIONS,
@@ -34,19 +29,6 @@ ALL = [(kind, name) for kind, shown in OF_KIND.items() for name in shown]
 LONG = "defaults"  # of trainings: it is ended early, as its description says one can
 
 
-def learned_cells() -> NDArray[np.uint8]:
-    """Four learned cells of the shipped C. elegans model side by side, (t, z, y, x), each with one label for life."""
-    checkpoint = load_checkpoint(SHIPPED_MODELS / "celegans")
-    volume = np.zeros((FRAMES, SIDE, 2 * SIDE, 2 * SIDE), np.uint8)
-    for number in range(4):
-        cell = LivingCell(checkpoint, checkpoint.latent_codes[number], [1.0, 0.0, 0.0, 0.0])
-        x, y = number % 2 * SIDE, number // 2 * SIDE
-        for t, frame in enumerate(cell.frames(frame_times(FRAMES), Grid((SIDE, SIDE, SIDE)))):
-            inside = frame.labelled.labels.transpose(2, 1, 0) > 0
-            volume[t, :, y : y + SIDE, x : x + SIDE][inside] = number + 1
-    return volume
-
-
 def test_every_kind_has_examples_and_those_of_uploads_name_the_one_that_is_shipped() -> None:
     assert set(OF_KIND) == set(KINDS)
     for kind, name in ALL:
@@ -55,8 +37,14 @@ def test_every_kind_has_examples_and_those_of_uploads_name_the_one_that_is_shipp
         assert named in ([], [EXAMPLE_UPLOAD]), (kind, name)
 
 
-def test_the_example_upload_shows_cells_of_a_shipped_model() -> None:
-    assert np.array_equal(tifffile.imread(EXAMPLE_FILE), learned_cells())
+def test_the_example_upload_shows_cells_of_a_shipped_model(tmp_path: Path) -> None:
+    made = tmp_path / EXAMPLE_UPLOAD
+    example_upload.write(made)
+    again = "the model has changed; make the upload again: make example-upload"
+    assert np.array_equal(tifffile.imread(EXAMPLE_FILE), tifffile.imread(made)), again
+    with tifffile.TiffFile(EXAMPLE_FILE) as shipped, tifffile.TiffFile(made) as other:
+        assert shipped.imagej_metadata == other.imagej_metadata, again
+    assert example_upload.FILE == EXAMPLE_FILE
     assert EXAMPLE_FILE.stat().st_size < 100_000
 
 
@@ -68,8 +56,10 @@ def test_the_example_upload_is_there_for_whoever_names_it(house: Any) -> None:
     kept = house.get(f"/v1/uploads/{EXAMPLE_UPLOAD}").json()
     assert answer.json()["spec"]["upload_sha256"] == [kept["sha256"]]
     facts = kept["facts"]
-    assert (facts["shape"], facts["labels"]) == ([FRAMES, SIDE, 2 * SIDE, 2 * SIDE], 4)
-    assert facts["voxel"] == pytest.approx([27.0 / (SIDE - 1)] * 3, rel=1e-3)
+    side = example_upload.SIDE
+    shape = [example_upload.FRAMES, side, 2 * side, 2 * side]
+    assert (facts["shape"], facts["labels"]) == (shape, example_upload.CELLS)
+    assert facts["voxel"] == pytest.approx([example_upload.scale()[0]] * 3, rel=1e-3)
     assert house.client.delete(f"/v1/uploads/{EXAMPLE_UPLOAD}").status_code == 204
     assert house.post({"name": "x", "uploads": [EXAMPLE_UPLOAD]}, path="/v1/estimates/trainings").status_code == 200
     other = house.post(body | {"uploads": ["cells.tif"]}, path="/v1/reconstructions")
