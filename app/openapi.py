@@ -37,7 +37,14 @@ from app.schemas import Problem
 from model import __version__
 from model import errors as tree
 from worker import errors as job_errors
-from worker.errors import DiskFullError, UploadExistsError, UploadNotFoundError, UploadOffsetError, UploadQuotaError
+from worker.errors import (
+    DiskFullError,
+    UploadDamagedError,
+    UploadExistsError,
+    UploadNotFoundError,
+    UploadOffsetError,
+    UploadQuotaError,
+)
 from worker.kinds.table import KINDS
 
 TITLE = "cytosynth"
@@ -83,7 +90,7 @@ _BATCH = TABLE[job_errors.BatchNotFoundError]
 # The problems of each operation, besides those that all have: 422 for parameters, and 500. Estimates also have _BODY.
 PROBLEMS: dict[str, tuple[ProblemType, ...]] = {
     "createReconstruction": (_UPLOAD,),
-    "createTraining": (_UPLOAD,),
+    "createTraining": (_UPLOAD, TABLE[tree.DatasetError], TABLE[UploadDamagedError]),
     "createTrainingEstimate": (_UPLOAD, _QUEUE),
     "createAugmentation": (_UPLOAD, _JOB),
     "createEvaluation": (_UPLOAD, _JOB),

@@ -561,7 +561,9 @@ class Problem(BaseModel):
     code: str = Field(description="The kind of problem, for programs.", examples=["too_large"])
     request_id: str | None = Field(description="Identifier of the request in the service's log.")
     errors: list[ValidationIssue] | None = Field(
-        default=None, description="With code invalid_spec: each member or parameter that is not allowed, and why."
+        default=None,
+        description="With code invalid_spec: each member or parameter that is not allowed, and why. With code "
+        "bad_dataset: every finding in the uploads of a training.",
     )
 
 

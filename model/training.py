@@ -33,20 +33,19 @@ from model.evaluation.imported import FIGURES_FILE, PICTURE_FILE, write_figures
 from model.evaluation.left_out_frames import LeftOutFrames
 from model.formats import media_type
 from model.learning.dataset import INDEX_FILE, Dataset, load_dataset
-from model.learning.import_report import as_json, as_sentences, source_rows, taken_rows
+from model.learning.import_report import as_json, taken_rows
 from model.learning.imported_cells import ImportPlan, import_sequences
 from model.learning.recipe import HeldOut, TrainConfig
 from model.learning.recipe_template import write_recipe
 from model.learning.sources import ImportedSource
 from model.learning.train import CurveRow, Trained, TrainProgress, adopt_state, train
+from model.learning.validation import validate
 from model.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.network.density import choose_density
 from model.network.latent import fit_prior
 from model.network.lipschitz import steepest_slope
 from model.output.manifest import MANIFEST_FILE, FileEntry, Manifest, ModelEntry, SoftwareEntry, Units, WarningEntry
-from model.readers.open import open_recordings
-from model.readers.recording import Calibration
-from model.readers.survey import Surveyed, survey
+from model.readers.survey import Surveyed
 from model.training_spec import DATASET_BYTES_MAX, POINT_BYTES, TrainingSpec, new_cells_of
 
 log = logging.getLogger(__name__)
@@ -55,7 +54,6 @@ ATTEMPTS_FOLDER = "attempts"  # of the training state of each attempt, in what i
 MODEL_FOLDER = "trained"  # of the weights, the card and the figures, in the result
 CURVE_FILE, REPORT_FILE, RECIPE_FILE = "curve.csv", "validation.json", "recipe.json"
 READ, IMPORTED, TRAINED = 0.03, 0.12, 0.97  # shares of the whole at the end of each stage, roughly
-FINDINGS_SHOWN = 16_000  # characters of the report in an error
 PROBED = 512  # learned codes at most, and drawn ones, whose steepest slope is looked for
 GRID = Grid((64, 64, 64))  # on which the figures are taken
 
@@ -245,18 +243,12 @@ def _imported(spec: TrainingSpec, folder: Path, home: Path, on_progress: OnProgr
             )
         )
 
-    spacing = (spec.voxel[0], spec.voxel[1], spec.voxel[2]) if spec.voxel else None
-    given = Calibration(spacing, spec.interval, spacing_from="the request", minutes_from="the request")
-    recordings = open_recordings(folder, given=given)
-    surveyed = survey(recordings, on_frame=shown("reading", 0.0, READ))
-    rows = source_rows(surveyed)
-    report = as_json(rows, taken_rows(recordings, surveyed))
-    usable = [one for one in surveyed if one.is_usable]
-    if not usable:
-        raise DatasetError(
-            f"none of the {len(rows)} sequences can be trained on as it is:\n{_short(as_sentences(rows))}"
-        )
-    chosen = usable[: spec.sequences]
+    found = validate(folder, voxel=spec.voxel, interval=spec.interval, on_frame=shown("reading", 0.0, READ))
+    if found.refusal is not None:
+        raise DatasetError(found.refusal)
+    recordings, surveyed = found.recordings, found.surveyed
+    report = as_json(found.rows, taken_rows(recordings, surveyed))
+    chosen = found.usable[: spec.sequences]
     _check_size(spec, chosen)
     minutes = next((one.calibration.minutes for one in recordings if one.calibration.minutes), None)
     report |= {
@@ -354,13 +346,6 @@ def _check_size(spec: TrainingSpec, chosen: Sequence[Surveyed]) -> None:
             f"{len(chosen)} sequences have {frames} frames, whose training points take {size / 2**30:.1f} GiB; at most "
             f"{DATASET_BYTES_MAX / 2**30:g} GiB are allowed: lower points or sequences"
         )
-
-
-def _short(text: str) -> str:
-    if len(text) <= FINDINGS_SHOWN:
-        return text
-    kept = text[:FINDINGS_SHOWN].rpartition("\n")[0]
-    return f"{kept}\n… and {text[len(kept) :].count(chr(10))} more"
 
 
 def _curve(rows: Sequence[CurveRow]) -> str:

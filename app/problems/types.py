@@ -121,7 +121,13 @@ TABLE: dict[type[tree.CytosynthError], ProblemType] = dict(
             "The file cannot be used",
             "detail says what the inspection found and what is allowed.",
         ),
-        _of(tree.DatasetError, 422, "The training data cannot be used", "detail says what is missing or malformed."),
+        _of(
+            tree.DatasetError,
+            422,
+            "The training data cannot be used",
+            "detail says what is missing or malformed. Of a training, each entry of errors is a finding in its "
+            "uploads: an error must be corrected, a warning may be ignored.",
+        ),
         _of(
             tree.ExportError,
             500,

@@ -353,6 +353,8 @@ cytosynth_workers 1.0
 """
 # By code: a detail as the service sends it. Problems of other codes are sent with the help text of their page.
 DETAILS: dict[str, str] = {
+    "bad_dataset": "none of the 1 sequences can be trained on as it is:\ncells: error border: the cell is cut by the "
+    "border of the volume (frames 3-5)",
     "bad_upload": "the surface is open: an edge belongs to one triangle only",
     "batch_not_found": "there is no batch '0197f3a2b4c55d0e8f6a7b1c2d3e4f51'",
     "body_too_long": "the body may have at most 262144 bytes",
@@ -398,6 +400,14 @@ OWN_DETAILS: dict[tuple[str, str], str] = {
 }
 # By code: members besides those that all problems have.
 MEMBERS: dict[str, dict[str, Any]] = {
+    "bad_dataset": {
+        "errors": [
+            {
+                "pointer": "/uploads",
+                "detail": "cells: error border: the cell is cut by the border of the volume (frames 3-5)",
+            }
+        ]
+    },
     "invalid_spec": {"errors": [{"pointer": "/frames", "detail": "must be at least 1"}]},
     "job_expired": {"spec": FINISHED_JOB["spec"], "kind": "generation"},
     "not_ready": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from anyio import to_thread
 from fastapi import APIRouter, Body, Response
 
 from app.middleware.strict_bodies import StrictRoute
@@ -12,7 +13,7 @@ from app.routes.submissions import ACCEPTED, FINISHED, IdempotencyKey, Options, 
 from app.schemas import EstimateView, JobView
 from app.services.resources import CallerResources
 from app.services.submission import estimate
-from app.services.trainings import training_limits
+from app.services.trainings import check_cells, training_limits
 from model.training_spec import TrainingSpec
 from worker.kinds.table import TRAINING
 
@@ -36,10 +37,12 @@ async def create_training(
     """Queue a job that trains a model on your uploads, and return it with 202. `Location` is the address of the job.
 
     `model.id` of the job is the model that it makes: private to you, and usable as soon as the job has succeeded. The
-    cells are checked first, as by `python -m model validate`; if none can be trained on, the job fails with
-    `bad_dataset` and all findings. A training goes on where it was if its worker stops or dies. The uploads must stay
-    until they have been read.
+    cells are checked first, as by `python -m model validate`; if none can be trained on, the request is refused with
+    `bad_dataset` and all findings, or, where the check takes too long for a request, the job fails with them. A
+    training goes on where it was if its worker stops or dies. The uploads must stay until they have been read.
     """
+    resources.submissions.check()
+    await to_thread.run_sync(check_cells, resources, spec, limiter=resources.inspections)
     return await accept(
         TRAINING, spec, resources, response, idempotency_key=idempotency_key, prefer=prefer, options=options
     )

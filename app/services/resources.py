@@ -26,6 +26,7 @@ from worker.storage.artifacts import Artifacts
 from worker.storage.objects import open_store
 from worker.storage.stored_artifacts import open_artifacts
 from worker.uploads.store import UploadRules, Uploads
+from worker.uploads.validation import CellValidation
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("cytosynth.resources")
 
@@ -53,6 +54,7 @@ class Resources:
     quota: Quota
     rates: Rates
     uploads: Uploads
+    validation: CellValidation
     readiness: Readiness
     owner: str = OPEN_OWNER
     submissions: SubmissionLimiter = field(default_factory=SubmissionLimiter)
@@ -133,6 +135,7 @@ async def open_resources(settings: AppSettings) -> AsyncIterator[Resources]:
             quota=quota,
             rates=rates,
             uploads=uploads,
+            validation=CellValidation(uploads),
         )
         background = await stack.enter_async_context(create_task_group())
         background.start_soon(_expire_uploads, resources)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from app.problems.handlers import ProblemError
+from app.problems.types import TABLE
 from app.services.example_upload import find_upload
 from app.services.resources import Resources
 from app.settings import AppSettings
 from model.card import CARD_FILE, ModelCard
-from model.errors import SpecError, TooLargeError
+from model.errors import DatasetError, SpecError, TooLargeError
 from model.spec import Cost
 from model.training_spec import ARCHIVE_FRAMES, TrainingLimits, TrainingSpec
 from worker.jobs import Job, JobStatus
 from worker.uploads.store import Upload, frames_of, is_flat, voxel_of
 
 MODEL_FOLDER = "trained/"  # in the files of a training
+FINDINGS_MAX = 1000  # entries of ``errors`` in one answer
 
 
 def training_limits(settings: AppSettings) -> TrainingLimits:
@@ -50,6 +53,29 @@ def training_cost(resources: Resources, spec: TrainingSpec) -> Cost:
     """Return what a training would take, also where it is over a limit; raises as :func:`complete_training`."""
     spec, frames = _with_uploads(resources, spec)
     return spec.cost_of(frames)
+
+
+def check_cells(resources: Resources, spec: TrainingSpec) -> None:
+    """Refuse a training whose uploads hold nothing to train on, with all findings, as far as that can be told here.
+
+    Blocks for seconds the first time that uploads are named; run it in a thread.
+
+    Raises
+    ------
+    ProblemError
+        422 ``bad_dataset``; ``errors`` has an entry for each finding.
+    SpecError, TooLargeError, UploadNotFoundError, UploadDamagedError
+        As :func:`complete_training`, and if two uploads differ in their ending only.
+    """
+    complete, _ = complete_training(resources, spec)
+    kept = [find_upload(resources, name) for name in complete.uploads]
+    found = resources.validation.validate(
+        resources.owner, kept, folder=complete.name, voxel=complete.voxel, interval=complete.interval
+    )
+    if found is None or found.refused is None:
+        return
+    errors = [{"pointer": "/uploads", "detail": finding} for finding in found.findings[:FINDINGS_MAX]]
+    raise ProblemError(TABLE[DatasetError], found.refused, errors=errors)
 
 
 def keep_model(resources: Resources, job: Job) -> None:

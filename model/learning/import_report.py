@@ -127,14 +127,14 @@ def as_json(rows: list[Row], taken: Sequence[TakenRow] = ()) -> dict[str, Any]:
     }
 
 
-def as_sentences(rows: list[Row]) -> str:
+def as_sentences(rows: list[Row]) -> list[str]:
     """The findings as text, a line each."""
-    return "\n".join(
+    return [
         f"{row.name}: {finding.severity} {finding.code}: {finding.message}"
         + (f" (frames {_frames(finding.frames)})" if finding.frames else "")
         for row in rows
         for finding in row.findings
-    )
+    ]
 
 
 def as_table(rows: list[Row]) -> Table:

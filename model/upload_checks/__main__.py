@@ -23,6 +23,7 @@ from model.upload_checks.file_set import ALLOWED as FILES_ALLOWED
 from model.upload_checks.file_set import TRACKS_ALLOWED, copy_tracks, read_file_set
 from model.upload_checks.label_tiff import ALLOWED as LABELS_ALLOWED
 from model.upload_checks.label_tiff import read_frame_labels, read_labels
+from model.upload_checks.limits import lower
 from model.upload_checks.plain_copies import COPY_MAX, write_surface
 from model.upload_checks.surface_mesh import ALLOWED as SURFACES_ALLOWED
 from model.upload_checks.surface_mesh import surface_of
@@ -46,7 +47,7 @@ def main() -> None:
         (resource.RLIMIT_NOFILE, 8),  # and opens no more than imports need at once
         (resource.RLIMIT_NPROC, 0),  # and starts nobody (root is exempt from this one)
     ):
-        _lower(what, limit)
+        lower(what, limit)
     sys.stdout.write(json.dumps(_inspected(kind, copy, numbers)))
     sys.stdout.flush()
     os._exit(0)  # what is left of a failed copy is not written
@@ -110,16 +111,7 @@ def _read_weights(data: memoryview, _copy: BinaryIO | None) -> dict[str, Any]:
 
 def _open_nothing_more() -> None:
     """Allow no new file and no socket: standard streams and what is open stay."""
-    _lower(resource.RLIMIT_NOFILE, 3)
-
-
-def _lower(what: int, limit: int) -> None:
-    hard = resource.getrlimit(what)[1]
-    value = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-    try:
-        resource.setrlimit(what, (value, value))
-    except (ValueError, OSError):  # macOS knows some of these by name only; the parent's clock holds everywhere
-        return
+    lower(resource.RLIMIT_NOFILE, 3)
 
 
 ARCHIVES = ("zip", "tar", "tgz")

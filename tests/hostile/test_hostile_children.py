@@ -47,7 +47,8 @@ def test_the_child_imports_the_standard_library_only() -> None:
     assert others <= sys.stdlib_module_names | {"__main__", "__mp_main__"}
     assert ours == {
         "model", "model.errors", "model.upload_checks", "model.upload_checks.__main__", "model.upload_checks.archives",
-        "model.upload_checks.file_set", "model.upload_checks.label_tiff", "model.upload_checks.plain_copies",
+        "model.upload_checks.file_set", "model.upload_checks.label_tiff", "model.upload_checks.limits",
+        "model.upload_checks.plain_copies",
         "model.upload_checks.surface_mesh", "model.upload_checks.weights",
     }  # fmt: skip
     assert "runpy" in START

@@ -36,12 +36,8 @@ def uploaded_files(
     with TemporaryDirectory(prefix="cytosynth-") as above:
         shelf = Path(above) / folder
         shelf.mkdir(exist_ok=True)
-        sources = []
+        sources = uploads.lay_out_all(job.owner, names, shelf)
         for name, sha256 in zip(names, checksums or [], strict=True):
-            try:
-                sources.append(uploads.lay_out(job.owner, name, shelf))
-            except FileExistsError:
-                raise SpecError(f"{name} and another upload differ in their ending only: rename one") from None
             if uploads.get(job.owner, name).sha256 != sha256:
                 raise SpecError(f"the upload {name} was replaced after this job was accepted; send the request again")
         yield sources

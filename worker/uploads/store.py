@@ -35,7 +35,7 @@ from pathlib import Path, PurePosixPath
 from secrets import token_hex
 from typing import Any, BinaryIO
 
-from model.errors import UploadError
+from model.errors import SpecError, UploadError
 from worker.errors import (
     DiskFullError,
     UploadDamagedError,
@@ -540,6 +540,26 @@ class Uploads:
             link.symlink_to(stored.resolve())
             shown.append(link)
         return stem if upload.kind in SEQUENCES else shown[0]
+
+    def lay_out_all(self, owner: str, names: Iterable[str], shelf: Path) -> list[Path]:
+        """Show the cells of uploads side by side, as :meth:`lay_out` does.
+
+        Raises
+        ------
+        SpecError
+            If two would have the same name.
+        UploadNotFoundError, UploadDamagedError, UploadError
+            As :meth:`lay_out`.
+        """
+        shown = []
+        for name in names:
+            try:
+                shown.append(self.lay_out(owner, name, shelf))
+            except FileExistsError:
+                raise SpecError(
+                    f"{name} and another upload differ in their ending only: rename one", pointer="/uploads"
+                ) from None
+        return shown
 
     def kept(self, owner: str) -> list[Upload]:
         """Return the owner's uploads, ordered by name."""

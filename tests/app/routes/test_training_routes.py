@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zipfile
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+import tifffile
 from hostile.corpus_files import box_stl, flat_labels_tiff, labels_tiff
 
 from worker.jobs import JobProgress
@@ -107,11 +109,14 @@ def test_arrays_of_distances_are_trained_on_at_the_spacing_that_hdf5_states(hous
     estimate = house.post(SMALL | {"uploads": ["ball.npy", "other.npz"]}, path=ESTIMATE).json()
     assert estimate["cost"]["frames"] == 8
     for uploads, voxel, stated in (
-        (["ball.npy", "other.npz"], None, None), (["spaced.h5", "again.hdf5"], None, [0.5, 0.5, 1.0]),
-        (["spaced.h5"], [2.0, 2.0, 2.0], [2.0, 2.0, 2.0]), (["spaced.h5", "ball.npy"], None, None),
+        (["spaced.h5", "again.hdf5"], None, [0.5, 0.5, 1.0]), (["spaced.h5"], [2.0, 2.0, 2.0], [2.0, 2.0, 2.0]),
     ):  # fmt: skip
         named = {"uploads": uploads} | ({"voxel": voxel} if voxel else {})
         assert house.post(SMALL | named, path=PATH).json()["spec"]["voxel"] == stated
+    for uploads in (["ball.npy", "other.npz"], ["spaced.h5", "ball.npy"]):  # which state no spacing, or not all
+        unscaled = house.post(SMALL | {"uploads": uploads}, path=PATH)
+        assert (unscaled.status_code, unscaled.json()["code"]) == (422, "bad_dataset")
+        assert unscaled.text.count("voxel size unknown") == 4  # once a sequence in detail, and in errors
     fit = house.post({"model": "round", "uploads": ["spaced.h5"], "frames": 2, "grid": 16}, path="/v1/reconstructions")
     assert (fit.status_code, fit.json()["spec"]["voxel"]) == (202, [0.5, 0.5, 1.0])
     mixed = house.post(SMALL | {"uploads": ["ball.npy", "four.tif"]}, path=PATH)
@@ -141,8 +146,62 @@ def test_masks_of_a_single_slice_are_refused_before_anything_is_queued(house: An
             assert (answer.status_code, answer.json()["code"]) == (422, "invalid_spec"), (path, answer.text)
             assert f"{uploads[0]}: the cells are one voxel thick in every frame" in answer.text
     assert house.client.put(f"/v1/uploads/{name}/t3.tif", content=labels_tiff()).json()["facts"].get("flat") is None
-    assert house.post(SMALL | {"uploads": [name]}, path=PATH).status_code == 202
+    partly = house.post(SMALL | {"uploads": [name]}, path=PATH)
+    assert (partly.status_code, "has no shape in three dimensions" in partly.json()["detail"]) == (422, True)
     assert house.post(SMALL | {"uploads": [f"{name}.tif", "four.tif"]}, path=PATH).status_code == 202
+
+
+def test_cells_that_cannot_be_trained_on_are_refused_with_all_findings_and_nothing_is_queued(house: Any) -> None:
+    archive = io.BytesIO()
+    volume = np.zeros((4, 12, 12, 12), np.uint8)
+    volume[:, 2:10, 2:10, 0:8] = 1  # at the border
+    with zipfile.ZipFile(archive, "w") as file:
+        for name, frames in (("cut", volume), ("short", volume[:2])):
+            tiff = io.BytesIO()
+            tifffile.imwrite(tiff, frames, imagej=True, metadata={"axes": "TZYX"})
+            file.writestr(f"{name}.tif", tiff.getvalue())
+    assert house.client.put("/v1/uploads/bad.zip", content=archive.getvalue()).status_code == 201
+    queued = len(house.get("/v1/jobs?limit=100").json()["jobs"])
+    answer = house.post(SMALL | {"uploads": ["bad.zip"]}, path=PATH)
+    problem = answer.json()
+    assert (answer.status_code, problem["code"], problem["type"]) == (422, "bad_dataset", "/problems/bad-dataset")
+    unscaled = "error no_spacing: voxel size unknown: give the voxel size with --voxel X Y Z (µm; voxel in a request)"
+    border = "error border: the cell is cut by the border of the volume (frames 0-"
+    expected = [
+        f"bad/cut: {unscaled}", f"bad/cut: {border}3)", f"bad/short: {unscaled}",
+        "bad/short: error short: 2 frames; a sequence needs at least 3 (frames 0-1)", f"bad/short: {border}1)",
+    ]  # fmt: skip
+    assert problem["detail"].splitlines() == ["none of the 2 sequences can be trained on as it is:", *expected]
+    assert problem["errors"] == [{"pointer": "/uploads", "detail": finding} for finding in expected]
+    scaled = house.post(SMALL | {"uploads": ["bad.zip"], "voxel": [1.0, 1.0, 1.0]}, path=PATH).json()
+    assert [one["detail"] for one in scaled["errors"]] == [text for text in expected if text.find("no_spacing") < 0]
+    assert len(house.get("/v1/jobs?limit=100").json()["jobs"]) == queued
+    assert house.post(SMALL | {"uploads": ["bad.zip", "example-cells.zip"]}, path=PATH).status_code == 404
+    # One sequence that can be trained on is enough.
+    assert house.client.put("/v1/uploads/good.zip", content=_zipped_cell()).status_code == 201
+    assert house.post(SMALL | {"uploads": ["bad.zip", "good.zip"]}, path=PATH).status_code == 202
+
+
+def _zipped_cell() -> bytes:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("cell.tif", labels_tiff(frames=4))
+    return archive.getvalue()
+
+
+def test_an_upload_of_an_earlier_version_is_accepted_and_checked_by_its_job(house: Any) -> None:
+    volume, bad = np.zeros((3, 12, 12, 12), np.uint8), io.BytesIO()
+    volume[:, 2:10, 2:10, :8] = 1  # at the border
+    tifffile.imwrite(bad, volume, imagej=True, metadata={"axes": "TZYX"})
+    assert house.client.put("/v1/uploads/old.tif", content=bad.getvalue()).status_code == 201
+    spec = SMALL | {"uploads": ["old.tif"], "voxel": [1.0, 1.0, 1.0]}
+    assert house.post(spec, path=PATH).json()["code"] == "bad_dataset"
+    folder = house.settings.data_dir / "uploads" / "kept" / "open" / "old.tif"
+    record = json.loads((folder / "upload.json").read_bytes())
+    record["files"] = []
+    (folder / "upload.json").write_text(json.dumps(record))
+    (folder / "content").write_bytes(bad.getvalue())
+    assert house.post(spec, path=PATH).status_code == 202
 
 
 @pytest.mark.parametrize("change", [{"steps": 200_001}, {"sequences": 1001}, {"minutes": 1441.0}])
