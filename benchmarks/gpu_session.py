@@ -1,13 +1,15 @@
 """Train the models of phantoms on an accelerator, test and measure: ``python -m benchmarks.gpu_session``.
 
-The time is divided before it begins. All cores but one draw training sequences, the data of one model after the other,
-while the accelerator trains on those that are ready; each model gets an equal share of the time that is left. How many
-steps fit is measured first, because the learning rates fall over a known number of steps. At the end the tests marked
-``gpu`` and ``benchmarks.gpu`` run.
+All cores but two draw training sequences, the data of one model after the other, while the accelerator trains on those
+that are ready. The time is divided before it begins: each model gets a share of what is left. How many steps fit is
+measured first, because the learning rates fall over a known number of steps. The tests marked ``gpu`` run while the
+first data are drawn, calibration and density of a model on the processor while the next one trains, and
+``benchmarks.gpu`` at the end.
 
-Writes a model's folder for each recipe, with its training curve, and ``session.json`` into ``--out`` (out/gpu). A
-training that is interrupted goes on when the same command is given again. ``--device cpu`` rehearses all of it without
-an accelerator, with few sequences and minutes.
+Writes into ``--out`` (out/gpu) a model's folder for each recipe, with its training curve, the recipe with its number of
+steps, the training state, and ``session.json``. A training that is interrupted goes on when the same command is given
+again; a model whose files were not finished in time is finished by ``--finish NAME``, here or on another machine that
+has the state and the data. ``--device cpu`` rehearses all of it without an accelerator, with few sequences and minutes.
 """
 
 from __future__ import annotations
@@ -25,57 +27,71 @@ from typing import Any
 
 import torch
 
-from model.learning.dataset import Dataset, build_dataset
+from model.learning.code_start import keep_shapes
+from model.learning.dataset import Dataset, build_dataset, load_dataset
 from model.learning.recipe import TrainConfig
 from model.learning.sources import PhantomSource
 from model.learning.train import Trained, TrainProgress, train
 from model.training import save_model
 
 RECIPES = Path(__file__).parents[1] / "model" / "recipes"
-ORDER = ("platynereis", "celegans", "a549")  # quickest data first: the accelerator waits least
 PROBE_STEPS = 60  # whose time is measured, once they are compiled
-TESTS_MINUTES = 1.5  # kept free at the end for tests and measurements
+END_S = 45.0  # kept free at the end for the benchmark and the last model's files
 MOST_STEPS = 400_000
-SAVING_S = 15.0  # of each model's share: slope, density, files
+TESTS = ("-m", "pytest", "-q", "-m", "gpu", "tests/model/engine")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=9.0, help="for everything")
-    parser.add_argument("--sequences", type=int, default=1024, help="of each cell type")
-    parser.add_argument("--frames-per-step", type=int, default=128)
-    parser.add_argument("--points-per-frame", type=int, default=512)
-    parser.add_argument("--recipes", nargs="+", default=list(ORDER), help="names in model/recipes, in this order")
+    parser.add_argument("--recipes", nargs="+", default=["platynereis", "celegans", "a549"], help="names or files")
+    parser.add_argument(
+        "--shares", nargs="+", type=float, help="of the time, one for each recipe; equal ones if absent"
+    )
+    parser.add_argument("--sequences", type=int, help="of each cell type, instead of those of the recipe")
+    parser.add_argument("--frames-per-step", type=int)
+    parser.add_argument("--points-per-frame", type=int)
     parser.add_argument("--out", type=Path, default=Path("out/gpu"))
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--finish", metavar="NAME", help="only write the model of a training that is done")
     arguments = parser.parse_args()
+    if arguments.finish:
+        finish(arguments.finish, arguments.out, arguments.device)
+        return
     if torch.device(arguments.device).type == "cuda" and not torch.cuda.is_available():
         print("no CUDA device on this machine: nothing was trained; --device cpu rehearses it")
         return
+    torch.set_float32_matmul_precision("high")  # TensorFloat-32: the last steps are in full precision otherwise
     deadline = time.monotonic() + 60.0 * arguments.minutes
     arguments.out.mkdir(parents=True, exist_ok=True)
-    recipes = [adapted(TrainConfig.read(RECIPES / f"{name}.toml"), arguments) for name in arguments.recipes]
-    told = train_all(recipes, arguments, deadline - 60.0 * TESTS_MINUTES)
-    told["tests"] = run("-m", "pytest", "-q", "-m", "gpu", "tests/model/engine")
+    recipes = [adapted(TrainConfig.read(path_of(name)), arguments) for name in arguments.recipes]
+    with ThreadPoolExecutor(1) as testing:
+        tests = testing.submit(run, *TESTS)
+        told = train_all(recipes, arguments, deadline - END_S)
+        told["tests"] = tests.result()
     side = "256" if arguments.device == "cuda" else "48"
     told["benchmark"] = run("-m", "benchmarks.gpu", "--device", arguments.device, "--grid", side)
     (arguments.out / "session.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(told, indent=2))
 
 
+def path_of(name: str) -> Path:
+    return Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
+
+
 def adapted(recipe: TrainConfig, arguments: argparse.Namespace) -> TrainConfig:
-    """Return a recipe with sequences at random moments, and steps large enough to keep an accelerator busy."""
+    """Return a recipe with what the command line says otherwise."""
     if not isinstance(recipe.data, PhantomSource):
         raise SystemExit(f"the recipe {recipe.id} does not train on phantoms")
-    data = {"sequences": arguments.sequences, "moments": 8, "points_per_frame": 2048}
-    plan = {
-        "frames_per_step": arguments.frames_per_step, "points_per_frame": arguments.points_per_frame,
-        "latent_start": "shapes", "warm_up": PROBE_STEPS,
-    }  # fmt: skip
+    data = {} if arguments.sequences is None else {"sequences": arguments.sequences}
+    plan: dict[str, Any] = {
+        name: value
+        for name in ("frames_per_step", "points_per_frame")
+        if (value := getattr(arguments, name)) is not None
+    }
     return recipe.model_copy(
         update={
             "data": recipe.data.model_copy(update=data),
-            "held_out": recipe.held_out.model_copy(update={"every": 0}),
             "optimisation": recipe.optimisation.model_copy(update=plan),
             "threads": None,
         }
@@ -85,65 +101,86 @@ def adapted(recipe: TrainConfig, arguments: argparse.Namespace) -> TrainConfig:
 def train_all(recipes: list[TrainConfig], arguments: argparse.Namespace, deadline: float) -> dict[str, Any]:
     """Draw and train, one recipe after the other, until a time of the monotonic clock."""
     told: dict[str, Any] = {"device": arguments.device, "torch": torch.__version__, "cores": os.cpu_count()}
-    workers = max(1, (os.cpu_count() or 2) - 1)
+    if torch.device(arguments.device).type == "cuda":
+        told["accelerator"] = torch.cuda.get_device_name(arguments.device)
+    workers = max(1, (os.cpu_count() or 2) - 2)
+    shares = arguments.shares or [1.0] * len(recipes)
+    finishing: dict[str, subprocess.Popen[bytes]] = {}
     with ThreadPoolExecutor(1) as drawing:
         began = time.monotonic()
         waiting: list[Future[tuple[Dataset, float]]] = [
-            drawing.submit(drawn, recipe, arguments.out / "data" / recipe.id, workers) for recipe in recipes
+            drawing.submit(drawn, recipe, data_folder(arguments.out, recipe), workers) for recipe in recipes
         ]
         for number, (recipe, future) in enumerate(zip(recipes, waiting, strict=True)):
             dataset, seconds = future.result()
-            share = (deadline - time.monotonic()) / (len(recipes) - number) - SAVING_S
+            share = (deadline - time.monotonic()) * shares[number] / sum(shares[number:])
             if share <= 0.0:
                 raise SystemExit(f"no time is left for {recipe.id}: give more --minutes or fewer --sequences")
-            print(f"{recipe.id}: {len(dataset.samples)} sequences drawn, {share:.0f} s to train", flush=True)
-            trained, final = fitted(recipe, dataset, arguments, share)
-            folder = arguments.out / "models" / recipe.id
-            save_model(
-                trained, final, dataset, folder, device=arguments.device, command="python -m benchmarks.gpu_session"
-            )
-            with (folder / "curve.csv").open("w", newline="") as file:
-                csv.writer(file).writerows([("step", "loss"), *((row.step, row.loss) for row in trained.curve)])
+            since = time.monotonic() - began
+            print(f"{since:.0f} s: {len(dataset.samples)} sequences of {recipe.id}; {share:.0f} s to train", flush=True)
+            trained = fitted(recipe, dataset, arguments, share)
+            again = ("-m", "benchmarks.gpu_session", "--finish", recipe.id, "--out", str(arguments.out))
+            finishing[recipe.id] = subprocess.Popen([sys.executable, *again, "--device", arguments.device])
             told[recipe.id] = {
                 "sequences": len(dataset.samples), "drawing_s": round(seconds, 1), "steps": trained.steps,
                 "points": trained.points, "minutes": round(trained.minutes, 2),
                 "points_per_second": round(trained.points / max(60.0 * trained.minutes, 1e-9)),
                 "loss": trained.curve[-1].loss if trained.curve else None,
             }  # fmt: skip
-        told["seconds"] = round(time.monotonic() - began, 1)
+            print(json.dumps(told[recipe.id]), flush=True)
+        told["trained_s"] = round(time.monotonic() - began, 1)
+    for name, process in finishing.items():
+        try:
+            process.wait(max(1.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        told[name]["finished"] = process.returncode == 0
+    told["seconds"] = round(time.monotonic() - began, 1)
     return told
+
+
+def data_folder(out: Path, recipe: TrainConfig) -> Path:
+    return out / "data" / recipe.cell_type
+
+
+def state_folder(out: Path, name: str) -> Path:
+    return out / "states" / name
 
 
 def drawn(recipe: TrainConfig, folder: Path, workers: int) -> tuple[Dataset, float]:
     """Draw the data of a recipe; what is there is kept. Returns them and the seconds it took."""
     began = time.monotonic()
-    return build_dataset(recipe.data, folder, workers=workers), time.monotonic() - began
+    dataset = build_dataset(recipe.data, folder, workers=workers)
+    if recipe.optimisation.latent_start == "shapes":
+        keep_shapes(folder, workers=workers)
+    return dataset, time.monotonic() - began
 
 
-def fitted(
-    recipe: TrainConfig, dataset: Dataset, arguments: argparse.Namespace, seconds: float
-) -> tuple[Trained, TrainConfig]:
+def fitted(recipe: TrainConfig, dataset: Dataset, arguments: argparse.Namespace, seconds: float) -> Trained:
     """Train for about so many seconds; the number of steps is chosen once and kept for a run that goes on."""
-    state = arguments.out / "states" / recipe.id
-    plan = state / "steps"
-    if not plan.is_file():
-        state.mkdir(parents=True, exist_ok=True)
-        rate = steps_per_second(recipe, dataset, state / "probe", arguments.device)
-        plan.write_text(str(max(100, min(MOST_STEPS, int(rate * seconds)))))
-    recipe = recipe.with_plan(steps=int(plan.read_text()))
     began = time.monotonic()
+    state = state_folder(arguments.out, recipe.id)
+    plan = state / "recipe.json"
+    if not plan.is_file():
+        rate = steps_per_second(recipe, dataset, state / "probe", arguments.device)
+        left = seconds - (time.monotonic() - began)
+        recipe = recipe.with_plan(steps=max(2 * PROBE_STEPS, min(MOST_STEPS, int(rate * left))))
+        plan.write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    recipe = TrainConfig.model_validate_json(plan.read_bytes())
+    print(f"{recipe.id}: {recipe.optimisation.steps} steps, after {time.monotonic() - began:.0f} s", flush=True)
+    shown = began
 
     def show(now: TrainProgress) -> None:
-        if now.step % 20 == 0 or now.step == now.steps:
+        nonlocal shown
+        if time.monotonic() - shown > 10.0 or now.step == now.steps:
+            shown = time.monotonic()
             line = f"{recipe.id} {now.step} of {now.steps}, loss {now.loss:.5f}, {now.points_per_second:,.0f} points/s"
             print(line, flush=True)
 
-    return (
-        train(
-            recipe, dataset, state / "run", device=arguments.device, on_progress=show,
-            should_stop=lambda _all: time.monotonic() - began > 1.3 * seconds,
-        ),
-        recipe,
+    return train(
+        recipe, dataset, state / "run", device=arguments.device, on_progress=show,
+        should_stop=lambda _all: time.monotonic() - began > 1.2 * seconds,
     )  # fmt: skip
 
 
@@ -154,6 +191,19 @@ def steps_per_second(recipe: TrainConfig, dataset: Dataset, folder: Path, device
     began = time.monotonic()
     train(short, dataset, folder / "timed", device=device)
     return PROBE_STEPS / (time.monotonic() - began)
+
+
+def finish(name: str, out: Path, device: str) -> None:
+    """Calibrate a network whose training is done, fit the density of its codes, and write the model's folder."""
+    state = state_folder(out, name)
+    recipe = TrainConfig.model_validate_json((state / "recipe.json").read_bytes())
+    dataset = load_dataset(data_folder(out, recipe))
+    # On the processor, where no step is left; one, where time ended the training.
+    trained = train(recipe, dataset, state / "run", should_stop=lambda _seconds: True)
+    folder = out / "models" / name
+    save_model(trained, recipe, dataset, folder, device=device, command="python -m benchmarks.gpu_session")
+    with (folder / "curve.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("step", "loss"), *((row.step, row.loss) for row in trained.curve)])
 
 
 def run(*command: str) -> str:

@@ -41,7 +41,7 @@ INDEX_FILE = "dataset.json"
 # Share of the points, standard deviation of their offset from the membrane in units of Ω; the rest is uniform in Ω.
 BANDS = ((0.45, 0.015), (0.30, 0.06))
 SURFACE_POINTS = 8192  # of a frame, from which its bands are drawn
-BLOCK = 64  # sequences in a file, where they have random moments: 8 MB for 8 moments of 2,048 points
+BLOCK = 16  # sequences in a file, where they have random moments: 2 MB for 8 moments of 2,048 points
 NEIGHBOURS = 16  # points of the membrane whose spread tells how it bends; 8192 on a cell: within about 0.04 of Ω
 
 

@@ -34,6 +34,7 @@ from model.learning.copies import with_copies
 from model.learning.dataset import Dataset
 from model.learning.fresh import Epochs
 from model.learning.optimisers import multiplies_bfloat16, optimisers
+from model.learning.point_batches import Batches
 from model.learning.recipe import TrainConfig
 from model.network.autodecoder import AutoDecoder
 from model.network.checkpoint import Checkpoint
@@ -46,6 +47,7 @@ ADOPTIONS = 20  # tries to copy a state that another process replaces meanwhile
 NEAR = 0.08  # distance from the membrane, in Ω, within which errors have full weight
 CURVE_ROWS = 200  # of the loss over a whole training
 MEASURED_EVERY = 10  # rows of the curve between two measurements of left-out frames
+READ_EVERY = 32  # steps after which an accelerator is asked for the losses; each time it waits for the steps before
 
 Measure = Callable[[AutoDecoder, Tensor], float]
 """Agreement with left-out frames, from a network and its codes (s, c); larger is better."""
@@ -168,11 +170,12 @@ def _train(
     started = saved = shown = time.monotonic()
     first, mean, stopped = run.step, math.nan, False
     while run.step < plan.steps and not stopped:
-        value = run.advance(step_loss)
-        if not math.isfinite(value):
-            raise SpecError(f"the loss is {value} at step {run.step}: lower optimisation.learning_rate and start again")
-        run.note(value, measure)
-        mean = value if math.isnan(mean) else LOSS_MEMORY * mean + (1 - LOSS_MEMORY) * value
+        run.advance(step_loss)
+        if run.unread < READ_EVERY and not run.reads_at_once and not run.row_is_due:
+            continue
+        for value in run.read_losses():
+            mean = value if math.isnan(mean) else LOSS_MEMORY * mean + (1 - LOSS_MEMORY) * value
+        run.note(measure)
         now = time.monotonic()
         if now - saved > save_every_s:
             run.save(state_folder, seconds=now - started)
@@ -297,6 +300,8 @@ class TrainingRun:
         self.curve: list[CurveRow] = []
         self.dice: float | None = None
         self._losses: list[float] = []  # of the steps since the last row of the curve
+        self._unread: list[Tensor] = []  # losses of the last steps, still on the device
+        self.reads_at_once = torch.device(device).type == "cpu"
         self._best: tuple[float, int, dict[str, Tensor]] | None = None  # agreement, step, tensors by name
         self._halves = plan.precision == "bfloat16" and multiplies_bfloat16(device)
         self._frames = [
@@ -306,6 +311,7 @@ class TrainingRun:
         ]
         if not self._frames:
             raise DatasetError("every frame is held out; nothing is left to train on")
+        self._batches = self._batches_of(dataset)
         self._optimisers = optimisers(
             self.decoder, self.latent_codes, rate=plan.learning_rate, latent_rate=plan.latent_learning_rate,
             hidden_rate=plan.hidden_learning_rate, fused=True,
@@ -321,26 +327,56 @@ class TrainingRun:
             codes[:known] = torch.from_numpy(start.latent_codes[:known])
         return codes
 
-    def advance(self, loss: Callable[..., Tensor]) -> float:
-        """Take one step and return its loss."""
+    def _batches_of(self, dataset: Dataset) -> Batches:
+        plan = self.config.optimisation
+        return Batches(
+            dataset, self._frames, frames_per_step=plan.frames_per_step, points_per_frame=plan.points_per_frame,
+            device=self.device,
+        )  # fmt: skip
+
+    def advance(self, loss: Callable[..., Tensor]) -> None:
+        """Take one step; its loss is unread."""
         plan = self.config.optimisation
         rng = np.random.default_rng([self.config.seed, self.step])
         if self._epochs and self._drawn is not (drawn := self._epochs.at(self.step)):
             self._drawn, self.dataset = drawn, with_copies(drawn, self.config.copies, seed=self.config.seed)
-        points, distances, times, sequences = self._draw(rng)
+            self._batches = self._batches_of(self.dataset)
+        batch = self._batches.draw(rng)
         half = self._halves and self.step < plan.full_precision_after * plan.steps
         for optimiser in self._optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = group["highest"] * self._schedule()
             optimiser.zero_grad(set_to_none=True)
         with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=half):
-            value = loss(points, distances, times, sequences)
+            value = loss(*batch)
         value.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), plan.clip)
         for optimiser in self._optimisers:
             optimiser.step()
         self.step += 1
-        return float(value.detach())
+        self._unread.append(value.detach())
+
+    @property
+    def unread(self) -> int:
+        """Steps whose losses have not been read."""
+        return len(self._unread)
+
+    def read_losses(self) -> list[float]:
+        """Return the losses of the steps since the last reading, which waits until they are done.
+
+        Raises
+        ------
+        SpecError
+            If one of them is no number.
+        """
+        values: list[float] = torch.stack(self._unread).tolist()
+        self._unread.clear()
+        for behind, value in enumerate(reversed(values)):
+            if not math.isfinite(value):
+                step = self.step - behind
+                raise SpecError(f"the loss is {value} at step {step}: lower optimisation.learning_rate and start again")
+        self._losses += values
+        return values
 
     def loss(self, points: Tensor, distances: Tensor, times: Tensor, sequences: Tensor) -> Tensor:
         """Mean absolute error of the distance, weighted, and the pull of the codes toward the origin."""
@@ -352,27 +388,6 @@ class TrainingRun:
         total: Tensor = errors.mean() + self.config.optimisation.latent_penalty * latents.square().sum(dim=1).mean()
         return total
 
-    def _draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        plan = self.config.optimisation
-        chosen = rng.integers(len(self._frames), size=plan.frames_per_step)
-        samples = np.empty((plan.frames_per_step, plan.points_per_frame, 4), dtype=np.float32)
-        times = np.empty(plan.frames_per_step, dtype=np.float32)
-        sequences = np.empty(plan.frames_per_step, dtype=np.int64)
-        for row, index in enumerate(chosen):
-            sequence, frame = self._frames[index]
-            block = self.dataset.samples[sequence][frame]
-            start = rng.integers(max(len(block) - plan.points_per_frame, 0) + 1)
-            samples[row] = np.resize(block[start : start + plan.points_per_frame], samples[row].shape)
-            times[row] = self.dataset.times(sequence)[frame]
-            sequences[row] = sequence
-        batch = torch.from_numpy(samples).to(self.device)
-        return (
-            batch[..., :3].contiguous(),
-            batch[..., 3].contiguous(),
-            torch.from_numpy(times).to(self.device),
-            torch.from_numpy(sequences).to(self.device),
-        )
-
     def _schedule(self) -> float:
         """Factor on the learning rates: linear warm-up, then cosine decay."""
         plan = self.config.optimisation
@@ -381,13 +396,20 @@ class TrainingRun:
         done = (self.step - plan.warm_up) / max(plan.steps - plan.warm_up, 1)
         return plan.final + (1.0 - plan.final) * 0.5 * (1.0 + math.cos(math.pi * done))
 
-    def note(self, loss: float, measure: Measure | None) -> None:
-        """Add a step to the curve, and measure where it is due."""
-        self._losses.append(loss)
-        every = max(1, self.config.optimisation.steps // CURVE_ROWS)
-        last = self.step == self.config.optimisation.steps
-        if self.step % every and not last:
+    @property
+    def _row_every(self) -> int:
+        return max(1, self.config.optimisation.steps // CURVE_ROWS)
+
+    @property
+    def row_is_due(self) -> bool:
+        """Whether the curve gets a row after this step."""
+        return self.step % self._row_every == 0 or self.step == self.config.optimisation.steps
+
+    def note(self, measure: Measure | None) -> None:
+        """Add a row to the curve, and measure, where it is due; all losses have been read."""
+        if not self.row_is_due:
             return
+        every, last = self._row_every, self.step == self.config.optimisation.steps
         dice = None
         if measure is not None and (last or self.step % (every * MEASURED_EVERY) == 0):
             self.dice = dice = self._measure(measure)

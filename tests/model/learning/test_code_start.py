@@ -1,13 +1,24 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_model import recipe, write_masks
 
-from model.learning.code_start import CLAMP, TIMES, anchors, codes_by_shape, distances_at, principal_codes, shape_of
-from model.learning.dataset import Dataset, build_dataset
+from model.learning.code_start import (
+    CLAMP,
+    SHAPES_FILE,
+    TIMES,
+    anchors,
+    codes_by_shape,
+    distances_at,
+    keep_shapes,
+    principal_codes,
+    shape_of,
+)
+from model.learning.dataset import Dataset, build_dataset, load_dataset
 from model.learning.train import TrainingRun
 
 RNG = np.random.default_rng(8)
@@ -71,6 +82,18 @@ def test_one_sequence_and_equal_sequences_have_the_code_zero() -> None:
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     masks = write_masks(tmp_path_factory.mktemp("masks"))
     return build_dataset(recipe(masks).data, tmp_path_factory.mktemp("data") / "set", workers=1)
+
+
+def test_estimates_that_are_kept_give_the_same_codes(dataset: Dataset, tmp_path: Path) -> None:
+    shutil.copytree(dataset.folder, tmp_path / "set")
+    keep_shapes(tmp_path / "set", workers=1)
+    copied = load_dataset(tmp_path / "set")
+    expected = codes_by_shape(dataset, 4)
+    assert np.array_equal(codes_by_shape(copied, 4), expected)
+    np.save(tmp_path / "set" / SHAPES_FILE, np.zeros((len(copied.samples), 5), dtype=np.float32))
+    assert (codes_by_shape(copied, 4) == 0).all()  # they are read
+    np.save(tmp_path / "set" / SHAPES_FILE, np.zeros((1, 5), dtype=np.float32))
+    assert np.array_equal(codes_by_shape(copied, 4), expected)  # and not those of another number of sequences
 
 
 def test_a_training_can_begin_there(dataset: Dataset) -> None:

@@ -94,7 +94,7 @@ def test_a_trained_model_is_gone_on_from(
     fresh = TrainingRun(config, dataset, "cpu")
     run = TrainingRun(config, dataset, "cpu", tiny_checkpoint)
     assert np.array_equal(run.latent_codes.detach().numpy(), tiny_checkpoint.latent_codes)
-    first = [float(one.loss(*one._draw(np.random.default_rng(0))).detach()) for one in (fresh, run)]
+    first = [float(one.loss(*one._batches.draw(np.random.default_rng(0))).detach()) for one in (fresh, run)]
     assert first[1] < 0.3 * first[0]
     whole = weights(train(config, dataset, tmp_path / "one", start=tiny_checkpoint))
     assert weights(train(config, dataset, tmp_path / "two", start=tiny_checkpoint)) == whole
@@ -107,7 +107,7 @@ def test_errors_far_from_the_membrane_may_weigh_less(masks: Path, dataset: Datas
     config = recipe(masks)
     plan = config.optimisation.model_copy(update={"far_weight": 0.25, "latent_penalty": 0.0})
     run = TrainingRun(config.model_copy(update={"optimisation": plan}), dataset, "cpu")
-    points, distances, times, sequences = run._draw(np.random.default_rng(0))
+    points, distances, times, sequences = run._batches.draw(np.random.default_rng(0))
     with torch.no_grad():
         errors = (run.decoder(points, times, run.latent_codes[sequences]) - distances).abs().numpy()
         found = float(run.loss(points, distances, times, sequences))
