@@ -11,10 +11,13 @@ from fastapi.openapi.utils import get_openapi
 from app.middleware.authentication import is_public
 from app.problems.handlers import PROBLEM_JSON
 from app.problems.types import (
+    ADDRESS_TOO_LONG,
+    BAD_REQUEST,
     BODY_TOO_LONG,
     BUSY,
     CLOSED,
     DIGEST_MISMATCH,
+    HEAD_TOO_LONG,
     INTERNAL,
     LINK_INVALID,
     LINKS_OFF,
@@ -26,6 +29,7 @@ from app.problems.types import (
     RANGE,
     TABLE,
     TOO_FAST,
+    TOO_MANY_CONNECTIONS,
     TOO_SLOW,
     UNAUTHORIZED,
     UNSUPPORTED,
@@ -87,6 +91,8 @@ _FILES = (_JOB, _UNFINISHED, _EXPIRED, _QUEUE)
 # Of every operation that submits a job.
 SUBMISSION_PROBLEMS = (*_BODY, _LARGE, _QUEUE, OVER_SHARE, BUSY, _DISK, WEBHOOKS_OFF)
 _BATCH = TABLE[job_errors.BatchNotFoundError]
+# Of every operation: what app.server answers before the application sees a request.
+SERVER_PROBLEMS = (BAD_REQUEST, TOO_SLOW, ADDRESS_TOO_LONG, HEAD_TOO_LONG, TOO_MANY_CONNECTIONS)
 # The problems of each operation, besides those that all have: 422 for parameters, and 500. Estimates also have _BODY.
 PROBLEMS: dict[str, tuple[ProblemType, ...]] = {
     "createReconstruction": (_UPLOAD,),
@@ -281,8 +287,7 @@ def _document_problems(operation: dict[str, Any], *, guarded: bool, strict_query
     name = operation["operationId"]
     body = _BODY if name.endswith("Estimate") else ()
     kinds = [*body, *PROBLEMS.get(name, ()), *(SUBMISSION_PROBLEMS if submits else ()), INTERNAL]
-    if not strict_query and not any(400 <= kind.status < 500 for kind in kinds):
-        kinds.append(MALFORMED)  # sent by the server for a request that is not HTTP
+    kinds += [kind for kind in SERVER_PROBLEMS if kind not in kinds]
     if guarded:
         kinds += [UNAUTHORIZED, CLOSED, TOO_FAST]
     if (

@@ -353,14 +353,17 @@ cytosynth_workers 1.0
 """
 # By code: a detail as the service sends it. Problems of other codes are sent with the help text of their page.
 DETAILS: dict[str, str] = {
+    "address_too_long": "the request line may have at most 16384 bytes",
     "bad_dataset": "none of the 1 sequences can be trained on as it is:\ncells: error border: the cell is cut by the "
     "border of the volume (frames 3-5)",
+    "bad_request": "this is not an HTTP/1.1 request",
     "bad_upload": "the surface is open: an edge belongs to one triangle only",
     "batch_not_found": "there is no batch '0197f3a2b4c55d0e8f6a7b1c2d3e4f51'",
     "body_too_long": "the body may have at most 262144 bytes",
     "busy": "5 requests are being submitted at the moment, which is the most the service takes",
     "digest_mismatch": "the SHA-256 of the body differs from the one in Content-Digest",
     "disk_full": "1.2 GiB are free and 1.0 GiB are kept free; this takes about 0.50 GiB",
+    "head_too_long": "request line and headers may have at most 16384 bytes",
     "invalid_spec": "/frames must be at least 1",
     "job_active": f"job {FINISHED_JOB['id']} has not ended; cancel it before removing it",
     "job_canceled": "the job was canceled and has no files",

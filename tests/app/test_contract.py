@@ -29,7 +29,10 @@ REFUSALS = {
     # The operator's limits: a list of a thousand uploads may be longer than a body, a thousand variations too large.
     "createReconstruction": FITTING | {"idempotency_mismatch"},
     "createReconstructionEstimate": FITTING,
-    "createTraining": frozenset({"upload_not_found", "too_large", "body_too_long", "idempotency_mismatch"}),
+    # A size of voxels that no cell can have is found in the example.
+    "createTraining": frozenset(
+        {"upload_not_found", "too_large", "body_too_long", "idempotency_mismatch", "bad_dataset"}
+    ),
     "createTrainingEstimate": frozenset({"upload_not_found", "too_large", "body_too_long"}),
     "createAugmentation": FITTING | {"idempotency_mismatch", "job_not_found"},
     "createEvaluation": FITTING | {"idempotency_mismatch", "job_not_found"},

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from keyed import Keyed
 
 from app.settings import AppSettings
+from worker.webhooks.addresses import URL_MAX
 from worker.webhooks.signing import secret_of
 
 URL = "https://lab.example/hooks?team=a"
@@ -39,6 +41,25 @@ def test_a_job_shows_its_webhook_until_it_is_delivered(house: Any) -> None:
 def test_unfit_addresses_are_refused(house: Any, url: str) -> None:
     answer = house.client.post("/v1/generations", json=SMALL, params={"webhook": url})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_spec")
+
+
+def test_the_longest_address_fits_however_it_is_written_and_longer_ones_are_refused_as_described(house: Any) -> None:
+    def ask(url: str, labels: str = "run=1") -> httpx.Response:
+        every = "".join(f"%{byte:02X}" for byte in url.encode())  # three bytes for each
+        return house.client.post(f"/v1/generations?labels={labels}&webhook={every}", json=SMALL)  # type: ignore[no-any-return]
+
+    start = "https://lab.example/"
+    longest = start + '"' * (URL_MAX - len(start))  # a mark that is never sent as it is
+    labels = ",".join(f"{'n' * 60}{k:02}={'v' * 63}" for k in range(16))
+    accepted = ask(longest, "".join(f"%{byte:02X}" for byte in labels.encode()))
+    assert (accepted.status_code, accepted.json()["webhook"]["url"]) == (202, longest), accepted.text
+    documented = house.get("/openapi.json").json()["paths"]["/v1/generations"]["post"]["responses"]
+    for length, status, code in ((URL_MAX + 1, 422, "invalid_spec"), (20_000, 414, "address_too_long")):
+        answer = ask(start + "a" * (length - len(start)))
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+        assert code in documented[str(status)]["content"]["application/problem+json"]["examples"]
+    member = house.post({"jobs": [{"kind": "generation", "spec": SMALL}], "webhook": longest + "a"}, path="/v1/batches")
+    assert (member.status_code, member.json()["errors"][0]["pointer"]) == (422, "/webhook")
 
 
 def test_each_key_has_a_secret_of_its_own(
