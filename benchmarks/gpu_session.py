@@ -67,10 +67,17 @@ def main() -> None:
     recipes = [adapted(TrainConfig.read(path_of(name)), arguments) for name in arguments.recipes]
     with ThreadPoolExecutor(1) as testing:
         tests = testing.submit(run, *TESTS)
-        told = train_all(recipes, arguments, deadline - END_S)
+        told, finishing = train_all(recipes, arguments, deadline - END_S)
         told["tests"] = tests.result()
     side = "256" if arguments.device == "cuda" else "48"
     told["benchmark"] = run("-m", "benchmarks.gpu", "--device", arguments.device, "--grid", side)
+    for name, process in finishing.items():
+        try:
+            process.wait(max(1.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        told[name]["finished"] = process.returncode == 0
     (arguments.out / "session.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(told, indent=2))
 
@@ -98,8 +105,13 @@ def adapted(recipe: TrainConfig, arguments: argparse.Namespace) -> TrainConfig:
     )
 
 
-def train_all(recipes: list[TrainConfig], arguments: argparse.Namespace, deadline: float) -> dict[str, Any]:
-    """Draw and train, one recipe after the other, until a time of the monotonic clock."""
+def train_all(
+    recipes: list[TrainConfig], arguments: argparse.Namespace, deadline: float
+) -> tuple[dict[str, Any], dict[str, subprocess.Popen[bytes]]]:
+    """Draw and train, one recipe after the other, until a time of the monotonic clock.
+
+    Returns what was done, and the processes that write the models' files.
+    """
     told: dict[str, Any] = {"device": arguments.device, "torch": torch.__version__, "cores": os.cpu_count()}
     if torch.device(arguments.device).type == "cuda":
         told["accelerator"] = torch.cuda.get_device_name(arguments.device)
@@ -129,15 +141,7 @@ def train_all(recipes: list[TrainConfig], arguments: argparse.Namespace, deadlin
             }  # fmt: skip
             print(json.dumps(told[recipe.id]), flush=True)
         told["trained_s"] = round(time.monotonic() - began, 1)
-    for name, process in finishing.items():
-        try:
-            process.wait(max(1.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        told[name]["finished"] = process.returncode == 0
-    told["seconds"] = round(time.monotonic() - began, 1)
-    return told
+    return told, finishing
 
 
 def data_folder(out: Path, recipe: TrainConfig) -> Path:
