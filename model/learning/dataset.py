@@ -19,10 +19,11 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,7 +133,7 @@ def build_dataset(
     epoch
         Numbers that name another draw of moments and points, where the source has random moments.
     workers
-        Processes; all cores when None.
+        Processes; all cores when None. With one, the work is done in this process.
     on_sequence
         Called with (sequences done, sequences in all).
 
@@ -151,20 +152,30 @@ def build_dataset(
         return dataset
     scale, minutes = _physical(source)
     entries: list[SequenceEntry] = []
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+    with _processes(workers or os.cpu_count() or 1) as mapped:
         if isinstance(source, PhantomSource) and source.moments:
             firsts = range(0, source.sequences, BLOCK)
             blocks = [(source, folder, first, min(BLOCK, source.sequences - first), epoch) for first in firsts]
-            for block in pool.map(_build_block, blocks):
+            for block in mapped(_build_block, blocks):
                 entries.extend(block)
                 on_sequence(len(entries), source.sequences)
         else:
             jobs = _jobs(source)
-            for entry in pool.map(_build_sequence, [(source, folder, *job) for job in jobs]):
+            for entry in mapped(_build_sequence, [(source, folder, *job) for job in jobs]):
                 entries.append(entry)
                 on_sequence(len(entries), len(jobs))
     write_index(DatasetIndex(source=source, micrometres=scale, minutes=minutes, sequences=entries), folder)
     return load_dataset(folder)
+
+
+@contextmanager
+def _processes(count: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """Give a ``map`` over processes; with one, the ordinary one."""
+    if count == 1:
+        yield map
+        return
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+        yield pool.map
 
 
 def write_index(index: DatasetIndex, folder: Path) -> None:

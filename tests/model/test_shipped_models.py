@@ -115,7 +115,9 @@ LATENTS: list[dict[str, object]] = [
 ]
 
 
-@pytest.mark.parametrize("shape", [(8, 8, 8), (31, 17, 24), (64, 64, 64), (80, 75, 91)])
+@pytest.mark.parametrize(
+    "shape", [(8, 8, 8), (31, 17, 24), (64, 64, 64), pytest.param((80, 75, 91), marks=pytest.mark.slow)], ids=str
+)
 @pytest.mark.parametrize("latent", LATENTS)
 def test_sparse_evaluation_equals_dense_on_real_cells(
     checkpoint: Checkpoint, latent: dict[str, object], shape: tuple[int, int, int]

@@ -78,8 +78,8 @@ def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     return call
 
 
-def test_help_names_every_verb() -> None:
-    text = run("--help")
+def test_help_names_every_verb(ended: Ended) -> None:
+    text = ended("--help")[1]
     for verb in ("train", "evaluate", "synthesize", "verify"):
         assert verb in text
 
@@ -91,7 +91,8 @@ def test_from_masks_to_a_model_to_files_that_verify(tmp_path: Path, ended: Ended
     recipe.write_text(RECIPE.format(steps=90_000))
     models, work = tmp_path / "models", tmp_path / "work"
     steps = ("--steps", "150", "--workers", "1")
-    run("train", "--config", recipe, "--data", masks, "--models", models, "--work", work, *steps)
+    command = ("train", "--config", recipe, "--data", masks, "--models", models, "--work", work, *steps)
+    assert ended(*command)[0] == 0
     card = load_card(models / "ellipsoids")
     assert card.training.held_out_frames == "1"
     assert card.training.steps == 150

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,20 @@ import pytest
 
 from model.evaluation.comparison import MeasuredSets, judge, measure_sets, put_together, sides_of
 from model.evaluation.measured_file import read_measured, write_measured
-from model.evaluation.sequence_sources import PhantomSequences
-
-SETS = {
-    "generated": PhantomSequences("a549", 5, 2, has_protrusions=True),
-    "training": PhantomSequences("a549", 0, 1, has_protrusions=True),
-    "held_out": PhantomSequences("a549", 9, 1, has_protrusions=True),
-    "searched": PhantomSequences("a549", 0, 2, has_protrusions=True),
-}
+from model.evaluation.sequence_sources import RealSequences
+from model.learning.sources import MaskSource
 
 
-@cache
-def whole() -> MeasuredSets:
-    return measure_sets(**SETS)
+@pytest.fixture(scope="module")
+def sets(tiny_training: Path) -> dict[str, RealSequences]:
+    source = MaskSource(kind="masks", folder=tiny_training / "masks", micrometres=10.0, minutes=6.0)
+    chosen = {"generated": (0, 1), "training": (2,), "held_out": (1,), "searched": (2, 0)}
+    return {name: RealSequences(source, some, has_protrusions=True) for name, some in chosen.items()}
+
+
+@pytest.fixture(scope="module")
+def whole(sets: dict[str, RealSequences]) -> MeasuredSets:
+    return measure_sets(**sets)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -40,31 +40,30 @@ def same(one: Any, other: Any) -> bool:
     return repr(one) == repr(other)  # repr: NaN is the same as NaN
 
 
-def test_parts_put_together_are_the_whole() -> None:
-    parts = [measure_sets(**SETS, part=(number, 2)) for number in range(2)]
+def test_parts_put_together_are_the_whole(sets: dict[str, RealSequences], whole: MeasuredSets) -> None:
+    parts = [measure_sets(**sets, part=(number, 2)) for number in range(2)]
     assert [len(part.generated) for part in parts] == [1, 1]
-    assert same(put_together(parts), whole())
+    assert same(put_together(parts), whole)
 
 
-def test_a_file_keeps_every_bit_and_the_comparison(tmp_path: Path) -> None:
-    measured = whole()
-    write_measured(measured, tmp_path / "one.npz")
-    write_measured(measured, tmp_path / "other.npz")
+def test_a_file_keeps_every_bit_and_the_comparison(whole: MeasuredSets, tmp_path: Path) -> None:
+    write_measured(whole, tmp_path / "one.npz")
+    write_measured(whole, tmp_path / "other.npz")
     read = read_measured(tmp_path / "one.npz")
-    assert same(read, measured)
+    assert same(read, whole)
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "other.npz").read_bytes()
     judged = [
-        judge(sides_of(sets), topology="single", rng=np.random.default_rng(1), draws=100) for sets in (read, measured)
+        judge(sides_of(sets), topology="single", rng=np.random.default_rng(1), draws=100) for sets in (read, whole)
     ]
     assert repr(judged[0]) == repr(judged[1])
 
 
-def test_sets_that_there_are_not_stay_apart_from_empty_ones(tmp_path: Path) -> None:
-    some = MeasuredSets(whole().generated, [], None, None)
+def test_sets_that_there_are_not_stay_apart_from_empty_ones(whole: MeasuredSets, tmp_path: Path) -> None:
+    some = MeasuredSets(whole.generated, [], None, None)
     write_measured(some, tmp_path / "some.npz")
     read = read_measured(tmp_path / "some.npz")
     assert (read.training, read.held_out, read.searched) == ([], None, None)
-    halves = put_together([some, MeasuredSets([], whole().training, None, None)])
+    halves = put_together([some, MeasuredSets([], whole.training, None, None)])
     assert (len(halves.generated), len(halves.training), halves.held_out) == (2, 1, None)
 
 

@@ -131,7 +131,7 @@ def test_an_evaluation_writes_the_novelty_into_the_card_where_it_is_asked_to(tin
     config.write_text(_toml(document), encoding="utf-8")
     evaluate(
         config=config, models=tiny / "models", data=None, grid=24, every=30, sequences=1, samples=0, out=None,
-        keep=True, report=tmp_path / "report", held_out=None, cells=4, fits=0, quick=True, workers=1,
+        keep=True, report=tmp_path / "report", held_out=None, cells=2, fits=0, quick=True, workers=1,
     )  # fmt: skip
     summary = json.loads((tmp_path / "report" / "summary.json").read_text())
     quality = load_card(tiny / "models" / "tiny").quality

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,7 @@ SCOPE = FitScope(
 )  # fmt: skip
 
 
+@cache
 def slow_phantom() -> UnseenCell:
     return UnseenCell(PhantomSource(cell_type="celegans", first_seed=1_000_001, sequences=1, frames=5), 0, 14.0)
 

@@ -8,19 +8,23 @@ from skimage.measure import marching_cubes
 from model.phantoms import a549, a549_thin
 from model.phantoms.star import sphere
 
-CELLS = (("a549", 0), ("a549", 2), ("a549", 3), ("a549_thin", 0), ("a549_thin", 1))
+QUICK, MORE = (("a549", 0), ("a549_thin", 1)), (("a549", 2), ("a549", 3), ("a549_thin", 0))
+CELLS = (*QUICK, *MORE)
+MAKERS = {"a549": a549.make, "a549_thin": a549_thin.make}
 VOXEL = 2.0 / 127.0  # of a grid of 128³
 FRAMES = np.linspace(-1.0, 1.0, 30)
 
 
-@pytest.fixture(scope="module", params=CELLS, ids=str)
+@pytest.fixture(
+    scope="module", params=[*QUICK, *(pytest.param(cell, marks=pytest.mark.slow) for cell in MORE)], ids=str
+)
 def cell(request):
-    return _cells()[request.param]
+    return _cell(*request.param)
 
 
 @cache
-def _cells():
-    return {(name, seed): {"a549": a549, "a549_thin": a549_thin}[name].make(seed) for name, seed in CELLS}
+def _cell(name, seed):
+    return MAKERS[name](seed)
 
 
 def _is_thin(cell):
@@ -142,8 +146,9 @@ def test_a_branch_lives_only_where_its_parent_has_grown(cell):
         assert (grown[filopodium.parent][extent > 0.0] > filopodium.along).all()
 
 
+@pytest.mark.slow
 def test_branches_have_at_most_three_levels():
-    levels = [cell.levels for cell in _cells().values()]
+    levels = [_cell(*cell).levels for cell in CELLS]
     assert max(map(max, levels)) in (2, 3)
     assert min(map(min, levels)) == 1
 
@@ -159,27 +164,30 @@ def test_nothing_jumps_when_filopodia_and_branches_are_born_or_vanish(cell):
         assert np.abs(after(points) - before(points)).max() < 1e-3
 
 
-@pytest.mark.parametrize(("name", "make"), [("a549", a549.make), ("a549_thin", a549_thin.make)])
-def test_the_same_seed_gives_the_same_cell(name, make):
-    first, second = _cells()[name, 0], make(0)
+@pytest.mark.parametrize(("name", "seed"), QUICK)
+def test_the_same_seed_gives_the_same_cell(name, seed):
+    first, second = _cell(name, seed), MAKERS[name](seed)
     points = np.random.default_rng(4).uniform(-1.0, 1.0, (2000, 3))
     for t in (-1.0, 0.21, 1.0):
         assert np.array_equal(first.implicit(t)(points), second.implicit(t)(points))
 
 
+@pytest.mark.slow
 def test_seeds_give_different_cells():
     grid = _grid(40).reshape(-1, 3)
-    inside = [cell.implicit(0.0)(grid) < 0.0 for cell in _cells().values()]
+    cells = [_cell(*cell) for cell in CELLS]
+    inside = [cell.implicit(0.0)(grid) < 0.0 for cell in cells]
     for i in range(len(inside)):
         for j in range(i):
             dice = 2.0 * np.count_nonzero(inside[i] & inside[j]) / (inside[i].sum() + inside[j].sum())
             assert dice < 0.88
-    assert len({cell.levels for cell in _cells().values()}) == len(CELLS)
+    assert len({cell.levels for cell in cells}) == len(CELLS)
 
 
+@pytest.mark.slow
 def test_cells_lie_along_the_x_axis_on_the_whole():
     spread = np.zeros(3)
-    for cell in _cells().values():
+    for cell in (_cell(*cell) for cell in CELLS):
         for t in (-1.0, 0.0, 1.0):
             spread += (cell.shape(t, resolution=48).surface_points ** 2).mean(axis=0)
     assert spread.argmax() == 0
