@@ -12,6 +12,7 @@ Does not promise: to keep the position of a cell in Ω; its path is in ``survey.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -127,9 +128,7 @@ def import_sequences(
     for one, path in zip(usable, arrays, strict=True):
         shape = (len(one.sequence.frames), plan.points_per_frame, 4)
         if not (resume and path.exists()):
-            partial = path.with_name(f".{path.stem}.{token_hex(4)}")
-            np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape).flush()
-            partial.replace(path)
+            _reserve(path, shape)
         (folder / MEMBRANES / path.stem[-4:]).mkdir(parents=True, exist_ok=True)
     tasks = _tasks(recordings, usable, scales)
     if resume:
@@ -151,6 +150,26 @@ def import_sequences(
     )
     write_index(index, folder)
     return load_dataset(folder)
+
+
+def _reserve(path: Path, shape: tuple[int, ...]) -> None:
+    """Make an array of zeros in a file that has its space on the disk: a map of a file without it ends the process.
+
+    Raises
+    ------
+    OSError
+        If there is no space.
+    """
+    partial = path.with_name(f".{path.stem}.{token_hex(4)}")
+    try:
+        np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape).flush()
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            with partial.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    partial.replace(path)
 
 
 def load_shape(folder: Path, sequence: int, frame: int) -> CellShape:

@@ -19,13 +19,14 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from model.errors import DatasetError, SpecError
@@ -187,7 +188,8 @@ def _train(
             try:
                 on_progress(TrainProgress(run.step, plan.steps, mean, rate * samples, eta_s, run.dice, run.saved))
             except BaseException:
-                run.save(state_folder, seconds=time.monotonic() - started)
+                with suppress(OSError):  # on a full disk the state that was saved last stays, and the reason to stop
+                    run.save(state_folder, seconds=time.monotonic() - started)
                 raise
             stopped = run.step < plan.steps and should_stop(run.earlier_seconds + now - started)
             shown = now
@@ -439,7 +441,7 @@ class TrainingRun:
             self.latent_codes.copy_(weights["latent_codes"])
 
     def save(self, folder: Path, *, seconds: float) -> None:
-        """Save weights, codes, the optimisers' moments and the curve, whole or not at all."""
+        """Save weights, codes, the optimisers' moments and the curve, whole or not at all; raises ``OSError``."""
         self.seconds = self.earlier_seconds + seconds
         tensors = self._weights()
         for name, parameter, state in self._moments():
@@ -453,7 +455,16 @@ class TrainingRun:
             tensors |= {f"best.{key}": value for key, value in self._best[2].items()}
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f"{name}.partial"
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, partial)
+        # Written here: safetensors reports a full disk as an error of its own, not as an OSError.
+        content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
         partial.replace(folder / name)
         _write_index(index, folder)
         self.saved = self.step

@@ -409,3 +409,18 @@ def test_flat_images_and_channels_are_refused_by_their_axes(tmp_path: Path) -> N
     tifffile.imwrite(tmp_path / "colour.tif", volume, imagej=True, metadata={"axes": "TZCYX"})
     with pytest.raises(DatasetError, match="axes TZCYX"):
         open_recordings(tmp_path / "colour.tif", given=NOTHING)
+
+
+def test_the_space_of_the_samples_is_taken_before_they_are_computed(tmp_path: Path) -> None:
+    recordings = open_recordings(disk.write_challenge(tmp_path / "cells"), given=GIVEN)
+    missing: list[int] = []
+
+    def look(_done: int, _total: int) -> None:
+        for path in (tmp_path / "set").glob("sequence_*.npy"):
+            stat = path.stat()
+            missing.append(max(0, stat.st_size - 512 * stat.st_blocks))
+
+    plan = ImportPlan(points_per_frame=2048)
+    import_sequences(recordings, survey(recordings), tmp_path / "set", plan=plan, on_frame=look)
+    assert missing
+    assert set(missing) == {0}

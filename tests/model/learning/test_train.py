@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,30 @@ def test_a_run_stopped_halfway_equals_one_that_was_not(
         train(config, dataset, tmp_path / "half", save_every_s=0.0)
     monkeypatch.undo()
     assert weights(train(config, dataset, tmp_path / "half")) == whole
+
+
+def test_a_full_disk_is_an_error_of_the_system_and_keeps_the_last_state_and_the_reason_to_stop(
+    masks: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    config = recipe(masks, steps=40)
+    whole = weights(train(config, dataset, tmp_path / "whole"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(_progress: TrainProgress) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # a file of this process takes no more
+
+    def fill_and_stop(progress: TrainProgress) -> None:
+        fill(progress)
+        raise KilledError
+
+    for name, on_progress, expected in (("stopped", fill_and_stop, KilledError), ("full", fill, OSError)):
+        try:
+            with pytest.raises(expected):
+                train(config, dataset, tmp_path / name, save_every_s=0.0, on_progress=on_progress)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert list((tmp_path / name).glob("*.partial")) == []
+        assert weights(train(config, dataset, tmp_path / name)) == whole
 
 
 def test_state_of_another_recipe_is_refused(masks: Path, dataset: Dataset, tmp_path: Path) -> None:
