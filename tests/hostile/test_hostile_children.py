@@ -278,7 +278,7 @@ def test_label_volumes_of_laboratories_are_read(tmp_path: Path, codec: str | Non
     volumes[2, 2:4, 3:5, 2:5] = 9
     path = tmp_path / "cells.tif"
     predictors = (False, True) if codec is not None and np.dtype(kind) not in (np.uint64, np.int64) else (False,)
-    for predictor, tile, order in itertools.product(predictors, (None, (16, 32)), "<>"):
+    for predictor, (tile, order) in itertools.product(predictors, ((None, "<"), ((16, 32), ">"))):
         tifffile.imwrite(
             path, volumes, compression=codec, predictor=predictor, tile=tile, byteorder=order,
             photometric="minisblack", metadata={"axes": "TZYX"},

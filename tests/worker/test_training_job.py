@@ -60,20 +60,24 @@ def submitted(service: Service, folder: Path, *, owner: str = OWNER, **members: 
     return job
 
 
+@pytest.fixture(scope="module")
+def trained(service: Service, worker: subprocess.Popen[bytes], cells: Path) -> Job:
+    """A training of an archive that has succeeded."""
+    with zipfile.ZipFile(cells / "cells.zip", "w") as archive:
+        for name in UPLOADS:
+            archive.write(cells / name, name)
+    job = service.ended(submitted(service, cells, uploads=["cells.zip"]), within_s=900)
+    assert job.status is JobStatus.SUCCEEDED, (job.error, service.log())
+    return job
+
+
 def weights(service: Service, job: Job) -> bytes:
     return service.artifacts.verified(job.id, "trained/weights.safetensors")[0].read_bytes()
 
 
 @pytest.mark.timeout(1200)
-def test_a_trained_model_is_its_owners_and_makes_cells_at_once(
-    service: Service, worker: subprocess.Popen[bytes], cells: Path
-) -> None:
-    with zipfile.ZipFile(cells / "cells.zip", "w") as archive:
-        for name in UPLOADS:
-            archive.write(cells / name, name)
-    job = submitted(service, cells, uploads=["cells.zip"])
-    done = service.ended(job, within_s=900)
-    assert done.status is JobStatus.SUCCEEDED, (done.error, service.log())
+def test_a_trained_model_is_its_owners_and_makes_cells_at_once(service: Service, trained: Job) -> None:
+    job = trained
     assert list(verify_result(service.artifacts.path(job.id, "manifest.json").parent)) == []
     installed = service.data_dir / "models" / job.model_id
     assert (installed / OWNER_FILE).read_text() == OWNER
@@ -99,11 +103,8 @@ def test_a_trained_model_is_its_owners_and_makes_cells_at_once(
     assert service.artifacts.stateful() == []
 
 
-def test_a_training_whose_files_are_there_already_has_its_model_again(
-    service: Service, worker: subprocess.Popen[bytes], cells: Path
-) -> None:
-    job = submitted(service, cells, seed=14)
-    assert service.ended(job, within_s=900).status is JobStatus.SUCCEEDED
+def test_a_training_whose_files_are_there_already_has_its_model_again(service: Service, trained: Job) -> None:
+    job = trained
     assert Uploads(service.data_dir).models.uninstall(OWNER, job.model_id)
     same = BatchJob(kind=job.kind, spec=job.spec, model_id=job.model_id, model_sha256="", digest=job.digest)
     batch, created = service.jobs.batches.submit([same], owner=OWNER, request_digest="again", options=JobOptions())
