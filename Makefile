@@ -127,7 +127,7 @@ train: $(STAMP) ## Train a model: ARGS="--help" tells how
 	$(BIN)/python -m model train $(ARGS)
 
 .PHONY: evaluate
-evaluate: $(STAMP) ## Judge a model against its reference shapes: ARGS="--help" tells how
+evaluate: $(STAMP) ## Evaluate a model against its reference shapes: ARGS="--help" tells how
 	$(BIN)/python -m model evaluate $(ARGS)
 
 .PHONY: example-upload

@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.gate [--draws 80]``. The check skips grid blocks by the Lipschitz bound in a model's card, which
 was measured on learned codes. A new code may have steeper distances, so that a block with a membrane in it may be
-skipped. Every code here is drawn as a spec with a temperature draws it and is judged three times: with the card's
+skipped. Every code here is drawn as a spec with a temperature draws it and is checked three times: with the card's
 bound, as the check does; with the bound measured for this code (``LivingCell.lipschitz``); from every sample of the
 check's grid. The last one skips nothing and is the truth. Prints a table and writes ``out/bench/gate.json``. Nothing is
 asserted.
@@ -38,7 +38,7 @@ Life = tuple[list[int], list[float]]
 
 
 def main() -> None:
-    """Judge draws of both shipped models and print what the card's bound misses."""
+    """Check draws of both shipped models and print what the card's bound misses."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--draws", type=int, default=80, help="codes of each model at each temperature")
     parser.add_argument("--out", type=Path, default=Path("out/bench/gate.json"))
@@ -47,8 +47,8 @@ def main() -> None:
     for name in MODELS:
         checkpoint = load_checkpoint(SHIPPED_MODELS / name)
         for temperature in TEMPERATURES:
-            judged = [judge(checkpoint, code) for code in codes(checkpoint, temperature, draws=arguments.draws)]
-            rows.append({"model": name, "temperature": temperature, **compared(judged)})
+            checked = [check_code(checkpoint, code) for code in codes(checkpoint, temperature, draws=arguments.draws)]
+            rows.append({"model": name, "temperature": temperature, **compared(checked)})
             print(json.dumps(rows[-1]), flush=True)
     print(table(rows))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -64,8 +64,8 @@ def codes(checkpoint: Checkpoint, temperature: float, *, draws: int) -> Iterator
         yield checkpoint.prior.sample(rng, temperature=temperature, around=around)
 
 
-def judge(checkpoint: Checkpoint, code: Floats) -> dict[str, Any]:
-    """Judge one code three times.
+def check_code(checkpoint: Checkpoint, code: Floats) -> dict[str, Any]:
+    """Check one code three times.
 
     Returns
     -------
@@ -80,12 +80,12 @@ def judge(checkpoint: Checkpoint, code: Floats) -> dict[str, Any]:
         "measured": _life(*bodies_over_time(exact, code)),
         "dense": dense_life(checkpoint, code),
     }
-    verdicts = {
+    found = {
         name: is_plausible(counts, np.array(volumes), checkpoint.card.topology)
         for name, (counts, volumes) in lives.items()
     }
     slope = bound / checkpoint.card.lipschitz
-    return verdicts | {f"{name}_life": life for name, life in lives.items()} | {"slope": slope}
+    return found | {f"{name}_life": life for name, life in lives.items()} | {"slope": slope}
 
 
 def dense_life(checkpoint: Checkpoint, code: Floats) -> Life:
@@ -101,18 +101,18 @@ def dense_life(checkpoint: Checkpoint, code: Floats) -> Life:
     return counts, volumes
 
 
-def compared(judged: list[dict[str, Any]]) -> dict[str, Any]:
+def compared(checked: list[dict[str, Any]]) -> dict[str, Any]:
     """Count where the card's bound, and the measured one, give another result or another life than every sample."""
     return {
-        "draws": len(judged),
-        "slope_over_card": round(max(row["slope"] for row in judged), 3),
-        "steeper_than_card": sum(row["slope"] > 1.0 for row in judged),
-        "refused": sum(not row["dense"] for row in judged),
-        "card_passes_wrongly": sum(row["card"] and not row["dense"] for row in judged),
-        "card_refuses_wrongly": sum(row["dense"] and not row["card"] for row in judged),
-        "card_other_counts": sum(row["card_life"][0] != row["dense_life"][0] for row in judged),
-        "card_other_samples": sum(row["card_life"] != row["dense_life"] for row in judged),
-        "measured_other_samples": sum(row["measured_life"] != row["dense_life"] for row in judged),
+        "draws": len(checked),
+        "slope_over_card": round(max(row["slope"] for row in checked), 3),
+        "steeper_than_card": sum(row["slope"] > 1.0 for row in checked),
+        "refused": sum(not row["dense"] for row in checked),
+        "card_passes_wrongly": sum(row["card"] and not row["dense"] for row in checked),
+        "card_refuses_wrongly": sum(row["dense"] and not row["card"] for row in checked),
+        "card_other_counts": sum(row["card_life"][0] != row["dense_life"][0] for row in checked),
+        "card_other_samples": sum(row["card_life"] != row["dense_life"] for row in checked),
+        "measured_other_samples": sum(row["measured_life"] != row["dense_life"] for row in checked),
     }
 
 

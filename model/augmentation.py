@@ -38,7 +38,7 @@ from model.synthesis import Device, Progress, synthesize
 
 AUGMENTATION_FILE = "augmentation.json"
 SCORE_GRID = 64  # samples along each side on which the fit of an uploaded cell is scored
-ATTEMPTS = 6  # codes judged, each with half the noise of the one before
+ATTEMPTS = 6  # codes checked, each with half the noise of the one before
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 BODY = {"model": "tiny", "seed": 3, "count": 70, "frames": 2, "grid": 32, "formats": ["stl", "tiff"]}
 SHORT = {
-    "CYTOSYNTH_LEASE_SECONDS": "30", "CYTOSYNTH_HEARTBEAT_SECONDS": "2", "CYTOSYNTH_SWEEP_SECONDS": "1",
+    "CYTOSYNTH_LEASE_SECONDS": "10", "CYTOSYNTH_HEARTBEAT_SECONDS": "1", "CYTOSYNTH_SWEEP_SECONDS": "1",
     "CYTOSYNTH_HINT_AFTER_SECONDS": "2", "CYTOSYNTH_JANITOR_SECONDS": "10", "CYTOSYNTH_THREADS": "1",
 }  # fmt: skip
 

@@ -114,7 +114,7 @@ def augment(
 def evaluate(
     model_id: options.Model,
     files: options.ReferenceFiles = None,
-    job_id: options.JudgedJob = None,
+    job_id: options.EvaluatedJob = None,
     count: options.CellsPerSet = None,
     draws: options.Draws = None,
     voxel: options.Voxel = None,

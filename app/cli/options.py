@@ -181,7 +181,7 @@ ReferenceFiles = Annotated[
         "default the reference cells of the model.",
     ),
 ]
-JudgedJob = Annotated[
+EvaluatedJob = Annotated[
     str | None, typer.Option("--job", help="Job whose cells are evaluated; by default new cells of the model.")
 ]
 CellsPerSet = Annotated[int | None, typer.Option("--count", help="Cells in each set, 4 to 200.")]

@@ -1,6 +1,6 @@
 """The released method against ours: ``python -m benchmarks.arms [--minutes M] [--data …] [--arms …] [--quick]``.
 
-Trains arms with equal numbers of weights for equal times, two at once, one core each, and judges them by the same
+Trains arms with equal numbers of weights for equal times, two at once, one core each, and evaluates them by the same
 frames, cells and seeds. Prints tables and writes ``out/arms/summary.json`` after each data set. Training points are
 kept in ``out/arms/data`` for the next run. Nothing is asserted. Models trained on real cells stay in ``out``: their
 masks may not be passed on, nor what was learned from them.
@@ -20,7 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arms.judging import judge_arm, one_thread
+from benchmarks.arms.evaluation import evaluate_arm, one_thread
 from benchmarks.arms.measures import Effort, Seen, apart, look_at_known
 from benchmarks.arms.methods import ARMS, Arm
 from benchmarks.arms.report import better, rows, table
@@ -140,7 +140,7 @@ def describe(name: str, folder: Path, *, real_folder: Path, size: Size) -> Seque
 
 
 def compare_arms(arms: list[Arm], sequences: Sequences, out: Path, *, clock: Clock, effort: Effort) -> dict[str, Any]:
-    """Train and judge every arm on one data set, two at once."""
+    """Train and evaluate every arm on one data set, two at once."""
     build(sequences, workers=AT_ONCE, say=say)
     folder = out / "models" / sequences.name
     for start in range(0, len(arms), AT_ONCE):
@@ -155,10 +155,10 @@ def compare_arms(arms: list[Arm], sequences: Sequences, out: Path, *, clock: Clo
             for group, cells in groups.items()
         }
         known: dict[str, list[Seen]] = {group: [look.result() for look in looks[group]] for group in groups}
-        judged = pool.map(judge_arm, [(arm, sequences, folder / arm.name, effort, known) for arm in arms])
+        evaluated = pool.map(evaluate_arm, [(arm, sequences, folder / arm.name, effort, known) for arm in arms])
         found: dict[str, Any] = {
             "cells": {group: len(cells) for group, cells in known.items()},
-            "arms": dict(zip((arm.name for arm in arms), judged, strict=True)),
+            "arms": dict(zip((arm.name for arm in arms), evaluated, strict=True)),
             "training_cells": apart(known["training"], known["held-out"]),
         }
     return {**found, "ours_ahead_by": better(found)}

@@ -18,7 +18,7 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def judge_arm(job: tuple[Arm, Sequences, Path, Effort, dict[str, list[Seen]]]) -> dict[str, Any]:
+def evaluate_arm(job: tuple[Arm, Sequences, Path, Effort, dict[str, list[Seen]]]) -> dict[str, Any]:
     """Measure one trained arm: itself, its cells, the folder of its model, how hard to look, and what is known."""
     arm, sequences, folder, effort, known = job
     checkpoint = load_checkpoint(folder)

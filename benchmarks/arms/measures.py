@@ -1,7 +1,7 @@
-"""What a trained arm is judged by: frames it saw and did not see, cells it never saw, and new cells.
+"""What a trained arm is evaluated by: frames it saw and did not see, cells it never saw, and new cells.
 
-Promises: every arm meets the same frames, cells, grids and seeds; new cells are judged without the gate, so the prior
-alone answers for them; distances of surfaces are in steps of the grid.
+Promises: every arm meets the same frames, cells, grids and seeds; new cells are evaluated without the gate, so the
+prior alone answers for them; distances of surfaces are in steps of the grid.
 Does not promise: a small D where few cells are held out; the training cells' own D says what to expect.
 """
 
@@ -231,7 +231,7 @@ def overlap(cell: Seen, others: list[Seen]) -> float:
 def new_cells(
     arm: Arm, checkpoint: Checkpoint, sequences: Sequences, effort: Effort, known: dict[str, list[Seen]]
 ) -> dict[str, Any]:
-    """Judge draws from an arm's prior: whether they live, are new, and are distributed as held-out cells are.
+    """Evaluate draws from an arm's prior: whether they live, are new, and are distributed as held-out cells are.
 
     Parameters
     ----------

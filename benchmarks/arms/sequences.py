@@ -79,7 +79,7 @@ class Sequences:
         return PhantomSequences(source.cell_type, source.first_seed, source.sequences)
 
     def target(self, cell: int) -> list[TargetFrame]:
-        """All frames of a held-out cell, to fit to and to judge the fit by."""
+        """All frames of a held-out cell, to fit to and to score the fit by."""
         source = self.held_out
         if isinstance(source, MaskSource):
             masks = mask_frames(mask_files(source)[cell])

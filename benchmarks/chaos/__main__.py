@@ -224,10 +224,10 @@ def chaos(out: Path, answers: list[Order], arguments: argparse.Namespace) -> int
         "complaints": [f"{kind}: {what}" for kind, what in ledger.complaints],
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    return judge(summary, out, recovery_max_s=arguments.recovery_max or arguments.lease + RECOVERY_MAX_S)
+    return exit_status(summary, out, recovery_max_s=arguments.recovery_max or arguments.lease + RECOVERY_MAX_S)
 
 
-def judge(summary: dict[str, object], out: Path, *, recovery_max_s: float) -> int:
+def exit_status(summary: dict[str, object], out: Path, *, recovery_max_s: float) -> int:
     """Print what came of it; return the exit status."""
     broken = [key for key in ("lost", "duplicated", "wrong_bytes", "left_behind") if summary[key]]
     if float(str(summary["max_recovery_s"])) > recovery_max_s:

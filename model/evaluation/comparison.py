@@ -222,7 +222,7 @@ def _star_sequence(name: str, radial: Doubles, path: Doubles, like: SequenceMeas
     )
 
 
-def judge(sides: Sides, *, topology: Topology, rng: np.random.Generator, draws: int = DRAWS) -> dict[str, Any]:
+def compare_sides(sides: Sides, *, topology: Topology, rng: np.random.Generator, draws: int = DRAWS) -> dict[str, Any]:
     """Compare every set with the held-out one.
 
     Returns

@@ -82,7 +82,7 @@ class _Plan:
     def steps(self) -> int:
         """Sequences that are measured."""
         reference = self.sets.reference[0]
-        return len(self.sets.judged[0]) + len(self.sets.training) + (0 if reference is None else len(reference))
+        return len(self.sets.evaluated[0]) + len(self.sets.training) + (0 if reference is None else len(reference))
 
 
 def evaluate_request(
@@ -236,11 +236,11 @@ def _planned(
         compared = uploaded.sequences, f"cells of {', '.join(spec.uploads)}"
     elif recipe is not None:
         compared = reference_of(recipe, None, scope.cells, has_protrusions=single)
-    judged: tuple[Sequences, str] = (GeneratedSequences(place, scope.cells, spec.seed, single), NEW_CELLS)
+    evaluated: tuple[Sequences, str] = (GeneratedSequences(place, scope.cells, spec.seed, single), NEW_CELLS)
     if result is not None:
-        judged = (CodedSequences(place, cells_of_result(result)[: scope.cells], single), f"Cells of job {spec.job}")
+        evaluated = (CodedSequences(place, cells_of_result(result)[: scope.cells], single), f"Cells of job {spec.job}")
     return _Plan(
-        CellSets(judged=judged, training=training, reference=compared), card, card.id, scope,
+        CellSets(evaluated=evaluated, training=training, reference=compared), card, card.id, scope,
         warnings=uploaded.warnings if uploaded is not None else (),
     )  # fmt: skip
 

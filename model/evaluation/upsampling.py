@@ -56,16 +56,16 @@ class FitScope:
     cells
         How many unseen cells.
     grid_side
-        Samples along each side of Ω of the grid that is judged on; masks keep their own.
-    judged
-        Frames of each part that are judged, at most, spread over those that could be.
+        Samples along each side of Ω of the grid that is scored on; masks keep their own.
+    scored
+        Frames of each part that are scored, at most, spread over those that could be.
     plan
         How hard to look; the default is that of the verb ``fit``.
     """
 
     cells: int = 2
     grid_side: int = 128
-    judged: int = 11
+    scored: int = 11
     plan: FitPlan = field(default_factory=lambda: FitPlan(adapt_steps=600))
 
 
@@ -78,7 +78,7 @@ class Restored:
     cell
         Its name.
     methods
-        Scores of the judged frames by the name of the method.
+        Scores of the scored frames by the name of the method.
     """
 
     cell: str
@@ -103,7 +103,7 @@ def compare_fits(
     cells
         That it was not trained on.
     scope
-        How much to fit and to judge.
+        How much to fit and to score.
     workers
         Processes.
     on_part
@@ -116,7 +116,7 @@ def compare_fits(
 
     Notes
     -----
-    Each part of each cell is a fit, about a minute on one core, and about as long again to judge at 128³.
+    Each part of each cell is a fit, about a minute on one core, and about as long again to score at 128³.
     """
     jobs = [(cell, part) for cell in cells for part in parts_of(cell)]
     found = []
@@ -124,12 +124,12 @@ def compare_fits(
         restore_one = partial(_restore, folder, scope)
         one: Any
         for one in mapped(restore_one, *zip(*jobs, strict=True)):
-            judged = [score.dice for score in one.methods["adapted"]]
-            if not judged:  # the cell has too few frames for one to lie between those given
-                on_part(f"{one.cell}, {one.part}: nothing to judge")
+            scored = [score.dice for score in one.methods["adapted"]]
+            if not scored:  # the cell has too few frames for one to lie between those given
+                on_part(f"{one.cell}, {one.part}: nothing to score")
                 continue
             found.append(one)
-            on_part(f"{one.cell}, {one.part}: {np.mean(judged):.4f}")
+            on_part(f"{one.cell}, {one.part}: {np.mean(scored):.4f}")
     return summarise_fits(found)
 
 
@@ -159,29 +159,29 @@ def restore(checkpoint: Checkpoint, cell: UnseenCell, part: Part, *, scope: FitS
     part
         What of it is given.
     scope
-        How hard to look and where to judge.
+        How hard to look and where to score.
     """
     grid = cell.grid(scope.grid_side)
     frames = range(len(cell.times))
     if part == "time":
         given = frames[::EVERY]
-        judged = _spread([frame for frame in range(given[-1]) if frame not in given], scope.judged)
+        scored = _spread([frame for frame in range(given[-1]) if frame not in given], scope.scored)
         target = [TargetFrame(float(cell.times[frame]), cell.shape(frame)) for frame in given]
         rivals = _in_time(target, grid)
     elif part == "space":
-        judged = _spread(frames, scope.judged)
+        scored = _spread(frames, scope.scored)
         coarse = Grid((COARSE, COARSE, COARSE))
         masks = {frame: cell.truth(frame, coarse) for frame in frames}
         target = [TargetFrame(float(cell.times[frame]), shape_of_mask(masks[frame])) for frame in frames]
-        rivals = _in_space({float(cell.times[frame]): masks[frame] for frame in judged}, target, grid)
+        rivals = _in_space({float(cell.times[frame]): masks[frame] for frame in scored}, target, grid)
     else:
-        judged = _spread(frames, scope.judged)
+        scored = _spread(frames, scope.scored)
         target = [TargetFrame(float(cell.times[frame]), cell.shape(frame)) for frame in frames]
         rivals = {}
     fit = fit_cell(checkpoint, target, plan=scope.plan)
     methods = {"code": _fitted(fit.before or fit, grid), "adapted": _fitted(fit, grid), **rivals}
     scores: dict[str, list[FrameScore]] = {name: [] for name in methods}
-    for frame in judged:
+    for frame in scored:
         truth = cell.truth(frame, grid)
         for name, method in methods.items():
             found = method(float(cell.times[frame]))
@@ -196,7 +196,7 @@ def _spread(frames: Sequence[int], count: int) -> list[int]:
 
 
 Way = Callable[[float], Mask]
-"""Gives, for a time in τ, which samples of the judged grid are inside."""
+"""Gives, for a time in τ, which samples of the scored grid are inside."""
 
 
 def _sampled(sdf: SignedDistance, grid: Grid, lipschitz: float) -> Mask:
@@ -289,7 +289,7 @@ def summarise_fits(found: Sequence[Restored]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``cells``: names. For each part, ``frames`` judged of each cell; for each method its means over frames, then
+        ``cells``: names. For each part, ``frames`` scored of each cell; for each method its means over frames, then
         over cells, and the Dice of the worst cell; ``ahead``: for each plain rival, the differences of the adapted
         network to it in Dice (mean and least over cells) and in the mean distance of the surfaces, positive where the
         adapted network is better.

@@ -173,7 +173,7 @@ def _reserve(path: Path, shape: tuple[int, ...]) -> None:
 
 
 def load_shape(folder: Path, sequence: int, frame: int) -> CellShape:
-    """Shape of a cell of an imported data set, in units of Ω: the truth that a model is judged by.
+    """Shape of a cell of an imported data set, in units of Ω: the truth that a model is evaluated against.
 
     Raises
     ------

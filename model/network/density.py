@@ -3,7 +3,7 @@
 Four families are compared. All are mixtures of Gaussians of one covariance: one Gaussian with the codes' covariance;
 the same with the covariance shrunk toward the mean variance; Gaussians around the means of groups of codes; and a
 Gaussian around each code (a kernel estimate, as a smoothed bootstrap draws it). Each is fitted to four fifths of the
-codes and judged by the mean logarithm of its density at the other fifth, for all five fifths.
+codes and scored by the mean logarithm of its density at the other fifth, for all five fifths.
 
 Promises: the same codes give the same choice. A constant direction of the codes stays constant.
 Does not promise: that likelier codes give better cells; an evaluation tells.

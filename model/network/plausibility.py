@@ -40,10 +40,10 @@ from model.spec import GenerationSpec, SampledLatent
 GATE_GRID = Grid((40, 40, 40))
 GATE_FRAMES = 16  # evenly spaced over τ; more find shorter faults and take longer
 ATTEMPTS = 16  # codes drawn before the check gives up; the last one is kept and the count reported
-REMEMBERED = 4096  # verdicts a process keeps, of some 100 bytes each
+REMEMBERED = 4096  # results a process keeps, of some 100 bytes each
 LARGEST_JUMP = 0.25  # largest plausible change of volume between its frames, relative; twice as far apart as 30 frames
 
-_VERDICTS: dict[tuple[str, float, str, bytes], bool] = {}
+_KNOWN: dict[tuple[str, float, str, bytes], bool] = {}
 
 
 def is_plausible(
@@ -97,35 +97,35 @@ def draw_plausible_code(
     """
     code = checkpoint.prior.sample(rng, temperature=latent.temperature, around=around)
     for rejected in range(ATTEMPTS):
-        if judge(checkpoint, code):
+        if is_plausible_code(checkpoint, code):
             return code, rejected
         code = checkpoint.prior.sample(rng, temperature=latent.temperature)
     return code, ATTEMPTS
 
 
-def judge(checkpoint: Checkpoint, code: Floats) -> bool:
+def is_plausible_code(checkpoint: Checkpoint, code: Floats) -> bool:
     """Whether a code gives a plausible sequence: :func:`is_plausible` of :func:`bodies_over_time`, at less cost.
 
-    The evaluation stops at the first frame that settles a rejection. The verdicts of the last :data:`REMEMBERED` codes
+    The evaluation stops at the first frame that settles a rejection. The results of the last :data:`REMEMBERED` codes
     are kept, for a cell is often asked for again with another grid or other times. A field with values that are not
     finite after that frame is not noticed.
     """
     key = (checkpoint.card.sha256, checkpoint.card.lipschitz, checkpoint.card.topology, code.tobytes())
-    if key not in _VERDICTS:
-        lives = _lives(checkpoint, code, grid=GATE_GRID, frames=GATE_FRAMES)
-        verdict = first_fault(lives, checkpoint.card.topology) is None
-        while len(_VERDICTS) >= REMEMBERED:
-            _VERDICTS.pop(next(iter(_VERDICTS)), None)
-        _VERDICTS[key] = verdict
-    return _VERDICTS[key]
+    if key not in _KNOWN:
+        observed = _bodies_by_frame(checkpoint, code, grid=GATE_GRID, frames=GATE_FRAMES)
+        plausible = first_fault(observed, checkpoint.card.topology) is None
+        while len(_KNOWN) >= REMEMBERED:
+            _KNOWN.pop(next(iter(_KNOWN)), None)
+        _KNOWN[key] = plausible
+    return _KNOWN[key]
 
 
-def first_fault(lives: Iterable[tuple[int, float]], topology: Literal["single", "division"]) -> int | None:
+def first_fault(observed: Iterable[tuple[int, float]], topology: Literal["single", "division"]) -> int | None:
     """Return the number of the first frame with which a sequence is implausible, and read no further.
 
     Parameters
     ----------
-    lives
+    observed
         Bodies and inside samples of each frame, from the first.
 
     Returns
@@ -135,7 +135,7 @@ def first_fault(lives: Iterable[tuple[int, float]], topology: Literal["single", 
     """
     counts: list[int] = []
     volumes: list[float] = []
-    for frame, (count, volume) in enumerate(lives):
+    for frame, (count, volume) in enumerate(observed):
         counts.append(count)
         volumes.append(volume)
         # What is_plausible refuses of the first frames, it refuses of all; only a division may still come.
@@ -146,28 +146,29 @@ def first_fault(lives: Iterable[tuple[int, float]], topology: Literal["single", 
 
 
 def implausible(rejected: int, *, spec: GenerationSpec, cell: int, topology: str) -> str | None:
-    """Say in a sentence that every code judged for a sequence was rejected; None if one was accepted."""
+    """Say in a sentence that every code checked for a sequence was rejected; None if one was accepted."""
     if rejected < ATTEMPTS or spec.latent.kind != "sampled":
         return None
-    lives = "one body throughout" if topology == "single" else "one body that divides in two once"
+    allowed = "one body throughout" if topology == "single" else "one body that divides in two once"
     return (
         f"cell {cell}: the {ATTEMPTS} codes drawn at temperature {spec.latent.temperature:g} were all rejected as "
-        f"implausible; the model's topology is {topology!r}, which allows {lives} without jumps in volume. Try another "
-        "seed or a lower temperature; if most cells are rejected, check topology and lipschitz in the model's card"
+        f"implausible; the model's topology is {topology!r}, which allows {allowed} without jumps in volume. Try "
+        "another seed or a lower temperature; if most cells are rejected, check topology and lipschitz in the model's "
+        "card"
     )
 
 
 def bodies_over_time(
     checkpoint: Checkpoint, code: Floats, *, grid: Grid = GATE_GRID, frames: int = GATE_FRAMES
 ) -> tuple[list[int], NDArray[np.float64]]:
-    """Count the bodies, fragments left out, and the inside samples of a cell over its life.
+    """Count the bodies, fragments left out, and the inside samples of a cell over its sequence.
 
     Returns
     -------
     tuple
         Bodies in each frame, and samples inside in each frame (T,).
     """
-    return _counted(list(_lives(checkpoint, code, grid=grid, frames=frames)))
+    return _counted(list(_bodies_by_frame(checkpoint, code, grid=grid, frames=frames)))
 
 
 def count_bodies(
@@ -177,13 +178,13 @@ def count_bodies(
     return _counted(list(_observe(at, lipschitz=lipschitz, grid=grid, frames=frames)))
 
 
-def _counted(lives: list[tuple[int, float]]) -> tuple[list[int], NDArray[np.float64]]:
-    if lives[-1] == (0, 0.0):
+def _counted(observed: list[tuple[int, float]]) -> tuple[list[int], NDArray[np.float64]]:
+    if observed[-1] == (0, 0.0):
         return [0], np.zeros(1)
-    return [count for count, _ in lives], np.array([volume for _, volume in lives])
+    return [count for count, _ in observed], np.array([volume for _, volume in observed])
 
 
-def _lives(checkpoint: Checkpoint, code: Floats, *, grid: Grid, frames: int) -> Iterator[tuple[int, float]]:
+def _bodies_by_frame(checkpoint: Checkpoint, code: Floats, *, grid: Grid, frames: int) -> Iterator[tuple[int, float]]:
     """Yield bodies and inside samples of each frame; a frame without a membrane has none, and is the last."""
 
     def at(time: float) -> SignedDistance:

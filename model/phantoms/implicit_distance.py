@@ -242,7 +242,7 @@ class ShapeFrame:
 def _sample(implicit: Implicit, *, resolution: int, lipschitz: float) -> Doubles:
     """Sample an implicit function on a grid of Ω, in full only in blocks that may meet its zero set.
 
-    Blocks are judged by their centres' values, first those of ``BLOCK`` cells a side, then halves of those that are
+    Blocks are tested by their centres' values, first those of ``BLOCK`` cells a side, then halves of those that are
     left. Samples elsewhere get a value of the right sign: that of their block's centre.
     """
     side, step = BLOCK, 2.0 / resolution

@@ -1,4 +1,4 @@
-"""Promises of benchmarks.arms: that the baseline is the released method, and that both arms are judged alike."""
+"""Promises of benchmarks.arms: that the baseline is the released method, and that both arms are evaluated alike."""
 
 from __future__ import annotations
 
@@ -247,22 +247,22 @@ def test_an_arm_trains_for_its_time_and_no_longer(trained: dict[str, Checkpoint]
         assert len(checkpoint.latent_codes) == 2
 
 
-def test_every_arm_is_judged_by_every_measure(
+def test_every_arm_is_evaluated_by_every_measure(
     trained: dict[str, Checkpoint], ellipsoids: Sequences, known: dict[str, list[Seen]]
 ) -> None:
-    judged = {}
+    evaluated = {}
     for name, checkpoint in trained.items():
         arm = ARMS[name]
-        judged[name] = {
+        evaluated[name] = {
             "training": {"steps": checkpoint.card.training.steps},
             "reconstruction": reconstruction(checkpoint, ellipsoids, EFFORT),
             "fits": fits(arm, checkpoint, ellipsoids, EFFORT),
             "new_cells": new_cells(arm, checkpoint, ellipsoids, EFFORT, known),
         }
-    assert 0.0 <= judged["ours"]["reconstruction"]["dice_left_out_frames"] <= 1.0
-    assert "dice_adapted" in judged["ours"]["fits"]
-    assert "dice_adapted" not in judged["released"]["fits"]
-    document = {"arms": judged, "training_cells": apart(known["training"], known["held-out"])}
+    assert 0.0 <= evaluated["ours"]["reconstruction"]["dice_left_out_frames"] <= 1.0
+    assert "dice_adapted" in evaluated["ours"]["fits"]
+    assert "dice_adapted" not in evaluated["released"]["fits"]
+    document = {"arms": evaluated, "training_cells": apart(known["training"], known["held-out"])}
     found = rows(document)
     assert [row["arm"] for row in found] == ["released", "ours", "(training cells)"]
     assert len(table(found).splitlines()) == 5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.gate import codes, compared, judge
+from benchmarks.gate import check_code, codes, compared
 from model import living_cell
 from model.network.checkpoint import Checkpoint
 from model.spec import GenerationSpec
@@ -17,14 +17,14 @@ def test_codes_are_those_that_a_spec_draws_first(tiny_checkpoint: Checkpoint) ->
     assert (list(codes(tiny_checkpoint, 0.0, draws=2))[1] == cell.latent).all()
 
 
-def test_a_code_is_judged_alike_by_both_bounds_and_by_every_sample(tiny_checkpoint: Checkpoint) -> None:
-    judged = judge(tiny_checkpoint, tiny_checkpoint.latent_codes[0])
-    assert judged["card_life"] == judged["measured_life"] == judged["dense_life"]
-    assert judged["card"] is judged["dense"] is True
-    assert len(judged["dense_life"][0]) == 16
+def test_a_code_is_checked_alike_by_both_bounds_and_by_every_sample(tiny_checkpoint: Checkpoint) -> None:
+    checked = check_code(tiny_checkpoint, tiny_checkpoint.latent_codes[0])
+    assert checked["card_life"] == checked["measured_life"] == checked["dense_life"]
+    assert checked["card"] is checked["dense"] is True
+    assert len(checked["dense_life"][0]) == 16
 
 
-def test_verdicts_are_counted_by_the_way_they_are_wrong() -> None:
+def test_mistakes_are_counted_by_the_way_they_are_wrong() -> None:
     life, other = ([1], [5.0]), ([2], [6.0])
     right = {"card": True, "dense": True, "card_life": life, "measured_life": life, "dense_life": life, "slope": 0.9}
     passed = right | {"dense": False, "dense_life": other, "slope": 1.5}

@@ -123,9 +123,13 @@ def test_the_other_requests_send_what_is_given(house: Any, client: Client, tmp_p
     assert (fitted.document["kind"], fitted.spec["frames"], fitted.spec["validate"]) == ("reconstruction", 5, True)
     varied = client.augment("round", {"kind": "learned", "index": 1}, count=3, mirror=False, frames=1, grid=16)
     assert (varied.document["kind"], varied.spec["count"], varied.spec["mirror"]) == ("augmentation", 3, False)
-    judged = client.evaluate("round", uploads=[upload], count=5, idempotency_key=f"k{next(SEEDS)}")
-    assert (judged.document["kind"], judged.spec["uploads"], judged.spec["draws"]) == ("evaluation", [upload], 1000)
-    for job in (fitted, varied, judged):
+    evaluated = client.evaluate("round", uploads=[upload], count=5, idempotency_key=f"k{next(SEEDS)}")
+    assert (evaluated.document["kind"], evaluated.spec["uploads"], evaluated.spec["draws"]) == (
+        "evaluation",
+        [upload],
+        1000,
+    )
+    for job in (fitted, varied, evaluated):
         job.cancel()
 
 

@@ -122,7 +122,7 @@ def test_a_reconstruction_has_the_bytes_of_the_command_line(
     assert len(fit["adapted"]["score"]["frames"]) == 4
 
 
-def test_a_held_out_frame_is_judged_and_the_code_alone_suffices(
+def test_a_held_out_frame_is_scored_and_the_code_alone_suffices(
     service: Service, worker: subprocess.Popen[bytes], tiny: Checkpoint, recording: Path
 ) -> None:
     found = uploaded(service, recording, "cells.tif")

@@ -53,7 +53,7 @@ class ModelReport:
     reference
         What the evaluated cells were compared with, in words.
     figures
-        As :func:`model.evaluation.comparison.judge` returns them, with ``reconstruction`` and
+        As :func:`model.evaluation.comparison.compare_sides` returns them, with ``reconstruction`` and
         ``fitting`` (:func:`model.evaluation.upsampling.summarise_fits`) if they were measured.
     pictures
         In the order of the page.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from model.card import ModelCard, load_card
-from model.evaluation.comparison import BODY_NAMES, MeasuredSets, Sides, judge, measure_sets, sides_of
+from model.evaluation.comparison import BODY_NAMES, MeasuredSets, Sides, compare_sides, measure_sets, sides_of
 from model.evaluation.imported import score_imported
 from model.evaluation.novelty import floor_for, nearest_training
 from model.evaluation.reconstruction import FrameScore, score_reconstruction, summarise
@@ -86,7 +86,7 @@ class CellSets:
 
     Attributes
     ----------
-    judged
+    evaluated
         The evaluated cells, and their name at the beginning of a sentence.
     training
         Cells that the model learned.
@@ -96,7 +96,7 @@ class CellSets:
         All cells that the model learned, for the nearest of them; ``training`` when None.
     """
 
-    judged: tuple[Sequences, str]
+    evaluated: tuple[Sequences, str]
     training: Sequences
     reference: tuple[Sequences | None, str]
     searched: Sequences | None = None
@@ -130,11 +130,11 @@ def report_on_sets(
     measured
         What was measured of the sets before; they are measured here when None.
     """
-    (judged, subject), (reference, words) = sets.judged, sets.reference
+    (evaluated, subject), (reference, words) = sets.evaluated, sets.reference
     sides = sides_of(measured or measure(sets, workers=workers, on_step=on_step))
-    found = judge(sides, topology=card.topology, rng=np.random.default_rng(1), draws=scope.draws)
+    found = compare_sides(sides, topology=card.topology, rng=np.random.default_rng(1), draws=scope.draws)
     found |= beside()
-    shown = {"held-out": reference or sets.training, "generated": judged}
+    shown = {"held-out": reference or sets.training, "generated": evaluated}
     return ModelReport(
         identifier=identifier,
         title=card.title,
@@ -143,7 +143,7 @@ def report_on_sets(
         figures=found,
         pictures=[
             *_pictures(sides, shown, list(found["descriptors"]), scope, card.cell_type),
-            _pairs(sides, judged, sets.searched or sets.training, scope, card.cell_type),
+            _pairs(sides, evaluated, sets.searched or sets.training, scope, card.cell_type),
         ],
         floor=floor_for(card.cell_type),
     )
@@ -158,8 +158,8 @@ def measure(
 ) -> MeasuredSets:
     """Measure sets of cells, or a part of each; see :func:`model.evaluation.comparison.measure_sets`."""
     return measure_sets(
-        generated=sets.judged[0], training=sets.training, held_out=sets.reference[0], searched=sets.searched, part=part,
-        workers=workers, on_sequence=on_step,
+        generated=sets.evaluated[0], training=sets.training, held_out=sets.reference[0], searched=sets.searched,
+        part=part, workers=workers, on_sequence=on_step,
     )  # fmt: skip
 
 
@@ -206,7 +206,7 @@ def sets_of_model(
     """Return the sets that a report on one model compares; arguments as of :func:`report_on_model`."""
     single = card.topology == "single"
     return CellSets(
-        judged=(GeneratedSequences(folder, scope.cells, seed, has_protrusions=single), NEW_CELLS),
+        evaluated=(GeneratedSequences(folder, scope.cells, seed, has_protrusions=single), NEW_CELLS),
         training=training_sequences(recipe.data, scope.cells, has_protrusions=single),
         reference=reference_of(recipe, held_out, scope.cells, has_protrusions=single),
         searched=training_sequences(recipe.data, scope.searched, has_protrusions=single),

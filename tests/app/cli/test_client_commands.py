@@ -348,9 +348,9 @@ def test_evaluate_compares_with_files_and_names_the_report(house: Any, run: Any,
     file.write_bytes(labels_tiff(frames=5))
     body = {"model": "round", "uploads": [kept(house, file)], "count": 6, "draws": 150}
     played(house, "/v1/evaluations", body, {"report.html": b"<p>", "summary.json": b"{}"})
-    done = run("evaluate", "round", file, "--count", 6, "--draws", 150, "--out", tmp_path / "judged")
+    done = run("evaluate", "round", file, "--count", 6, "--draws", 150, "--out", tmp_path / "evaluated")
     assert done.exit_code == 0, done.output
-    assert f"report: {tmp_path / 'judged' / 'report.html'}" in done.stdout
+    assert f"report: {tmp_path / 'evaluated' / 'report.html'}" in done.stdout
     refused = run("evaluate", "round", "--out", tmp_path / "none")
     assert (refused.exit_code, "FILE model round has no reference cells" in refused.stderr) == (2, True)
     missing = run("evaluate", "round", tmp_path / "nothing.tif", "--out", tmp_path / "none")

@@ -95,8 +95,8 @@ def test_a_report_has_no_cell_to_vary_or_to_evaluate(house: Any) -> None:
     report = finished(house, 0)
     varied = house.post({"model": "round", "source": {"kind": "job", "job": report}}, path="/v1/augmentations")
     assert (varied.status_code, "made no cells" in varied.text) == (422, True)
-    judged = house.post(SMALL | {"job": report}, path=PATH)
-    assert (judged.status_code, "made 0 cells" in judged.text) == (422, True)
+    evaluated = house.post(SMALL | {"job": report}, path=PATH)
+    assert (evaluated.status_code, "made 0 cells" in evaluated.text) == (422, True)
 
 
 def test_an_upload_that_is_not_there_is_not_found(house: Any) -> None:

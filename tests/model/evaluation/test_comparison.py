@@ -14,7 +14,7 @@ import pytest
 from tiny_model import recipe
 
 from model.domain import Grid
-from model.evaluation.comparison import Sides, draw_baseline, judge, novelty
+from model.evaluation.comparison import Sides, compare_sides, draw_baseline, novelty
 from model.evaluation.reports.html_report import write_report
 from model.evaluation.reports.model_report import Scope, report_on_model
 from model.evaluation.sequence_measures import MOMENTS, SequenceMeasures, measure
@@ -65,7 +65,7 @@ def test_filopodia_of_phantoms_are_found() -> None:
 
 def test_a_set_agrees_with_itself_and_its_copies_are_no_news() -> None:
     sequences = [phantom(0), phantom(1)]
-    found = judge(
+    found = compare_sides(
         Sides(sequences, sequences, sequences, sequences), topology="single", rng=np.random.default_rng(0), draws=50
     )
     assert {rows["generated"]["distance"] for rows in found["descriptors"].values()} == {0.0}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.evaluation.comparison import MeasuredSets, judge, measure_sets, put_together, sides_of
+from model.evaluation.comparison import MeasuredSets, compare_sides, measure_sets, put_together, sides_of
 from model.evaluation.measured_file import read_measured, write_measured
 from model.evaluation.sequence_sources import RealSequences
 from model.learning.sources import MaskSource
@@ -52,10 +52,11 @@ def test_a_file_keeps_every_bit_and_the_comparison(whole: MeasuredSets, tmp_path
     read = read_measured(tmp_path / "one.npz")
     assert same(read, whole)
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "other.npz").read_bytes()
-    judged = [
-        judge(sides_of(sets), topology="single", rng=np.random.default_rng(1), draws=100) for sets in (read, whole)
+    compared = [
+        compare_sides(sides_of(sets), topology="single", rng=np.random.default_rng(1), draws=100)
+        for sets in (read, whole)
     ]
-    assert repr(judged[0]) == repr(judged[1])
+    assert repr(compared[0]) == repr(compared[1])
 
 
 def test_sets_that_there_are_not_stay_apart_from_empty_ones(whole: MeasuredSets, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_the_truth_of_a_cell_known_by_masks_is_those_masks(tmp_path: Path) -> No
 
 
 SCOPE = FitScope(
-    cells=1, grid_side=48, judged=3,
+    cells=1, grid_side=48, scored=3,
     plan=FitPlan(restarts=1, steps=30, draws=8, points=128, frames=4, adapt_steps=60, adapt_rate=2e-3),
 )  # fmt: skip
 
@@ -95,7 +95,7 @@ def slow_phantom() -> UnseenCell:
     return UnseenCell(PhantomSource(cell_type="celegans", first_seed=1_000_001, sequences=1, frames=5), 0, 14.0)
 
 
-def test_in_time_only_frames_between_given_ones_are_judged(tiny_checkpoint: Checkpoint) -> None:
+def test_in_time_only_frames_between_given_ones_are_scored(tiny_checkpoint: Checkpoint) -> None:
     cell = slow_phantom()
     found = restore(tiny_checkpoint, cell, "time", scope=SCOPE)
     assert {score.frame for score in found.methods["adapted"]} == {1, 2, 3}

@@ -1,4 +1,4 @@
-"""The plausibility check gives the verdict of the whole sequence, and reads no more of it than it must."""
+"""The plausibility check gives the result of the whole sequence, and reads no more of it than it must."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from model.card import SHIPPED_MODELS
 from model.network.checkpoint import load_checkpoint
 from model.network.latent import balanced_centre
-from model.network.plausibility import GATE_FRAMES, bodies_over_time, first_fault, is_plausible, judge
+from model.network.plausibility import GATE_FRAMES, bodies_over_time, first_fault, is_plausible, is_plausible_code
 from model.spec import GenerationSpec
 
 Topology = Literal["single", "division"]
@@ -24,15 +24,15 @@ LIVES = st.one_of(
 )
 
 
-@given(lives=LIVES, topology=st.sampled_from(["single", "division"]))
+@given(observed=LIVES, topology=st.sampled_from(["single", "division"]))
 def test_the_first_fault_is_one_of_the_whole_and_there_is_none_before_it(
-    lives: list[tuple[int, float]], topology: Topology
+    observed: list[tuple[int, float]], topology: Topology
 ) -> None:
     read = 0
 
     def frames() -> Iterator[tuple[int, float]]:
         nonlocal read
-        for life in lives:
+        for life in observed:
             read += 1
             yield life
 
@@ -40,10 +40,10 @@ def test_the_first_fault_is_one_of_the_whole_and_there_is_none_before_it(
         return is_plausible([count for count, _ in part], np.array([volume for _, volume in part]), topology)
 
     fault = first_fault(frames(), topology)
-    assert (fault is None) == plausible(lives)
+    assert (fault is None) == plausible(observed)
     if fault is not None:
-        assert read == min(fault + 1, len(lives))
-        before = lives[:fault]
+        assert read == min(fault + 1, len(observed))
+        before = observed[:fault]
         late = topology == "division" and before and before[-1][0] == 1  # the division may still come
         assert not before or plausible([*before, (2, before[-1][1])] if late else before)
 
@@ -55,7 +55,7 @@ def test_the_first_fault_is_one_of_the_whole_and_there_is_none_before_it(
         *(pytest.param(name, range(3, 43), marks=pytest.mark.slow) for name in ("celegans", "a549")),
     ],
 )  # fmt: skip
-def test_verdicts_are_those_of_all_frames(name: str, seeds: range) -> None:
+def test_results_are_those_of_all_frames(name: str, seeds: range) -> None:
     """Codes of temperature 2, of which many are implausible."""
     checkpoint = load_checkpoint(SHIPPED_MODELS / name)
     for seed in seeds:
@@ -63,6 +63,6 @@ def test_verdicts_are_those_of_all_frames(name: str, seeds: range) -> None:
         code = checkpoint.prior.sample(np.random.default_rng([seed, 0]), temperature=2.0, around=around)
         counts, volumes = bodies_over_time(checkpoint, code)
         assert len(counts) in (1, GATE_FRAMES)
-        assert judge(checkpoint, code) == judge(checkpoint, code) == is_plausible(
+        assert is_plausible_code(checkpoint, code) == is_plausible_code(checkpoint, code) == is_plausible(
             counts, volumes, checkpoint.card.topology
         ), seed  # fmt: skip
