@@ -1,5 +1,5 @@
-# The web image: HTTP in, JSON and files out. Holds no numerical library but NumPy, which
-# imagecodecs and h5py need in the process that inspects uploads; tests/test_containers.py keeps it so.
+# The web image: HTTP in, JSON and files out. Holds no numerical library but NumPy, which imagecodecs, h5py and tifffile
+# need in the processes that inspect uploads; tests/test_containers.py keeps it so.
 #
 #   docker build --file docker/app.Dockerfile --tag cytosynth-web .
 

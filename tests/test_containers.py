@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -277,7 +278,8 @@ def test_command_line_without_web_libraries_says_where_it_runs() -> None:
 def test_web_image_holds_what_inspects_uploads_only_and_a_job_sent_to_it_starts_by_its_hint(tmp_path: Path) -> None:
     recipe = Recipe.read("docker/app.Dockerfile")
     python = install(recipe, tmp_path)
-    assert installed(python) & NUMERICAL == {"numpy"}  # of imagecodecs, for the child that inspects uploads
+    # For the children that inspect uploads and check cells before a training.
+    assert installed(python) & NUMERICAL == {"numpy", "tifffile"}
     assert {"imagecodecs", "h5py"} <= installed(python)
     assert wrong_files(tmp_path) == set()
 
@@ -307,6 +309,15 @@ def test_web_image_holds_what_inspects_uploads_only_and_a_job_sent_to_it_starts_
                 assert answer.status == 202
             wait_until(lambda: jobs.admin.wake_ups_waiting() == 1)
             jobs.close()
+
+            # Label volumes are checked here before a training is queued.
+            training = {"name": "huge", "uploads": ["example-cells.tif"], "voxel": [1e6, 1e6, 1e6]}
+            request = urllib.request.Request(
+                f"{base}/v1/trainings", data=json.dumps(training).encode(), headers={"Content-Type": "application/json"}
+            )
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(request, timeout=60)
+            assert (refused.value.code, json.load(refused.value)["code"]) == (422, "bad_dataset")
 
 
 @pytest.mark.slow

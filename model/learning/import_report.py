@@ -16,8 +16,6 @@ from rich.text import Text
 
 from model.domain import OMEGA
 from model.errors import DatasetError
-from model.learning.dataset import load_dataset
-from model.learning.imported_cells import SURVEY_FILE
 from model.readers.recording import Calibration, Recording
 from model.readers.survey import Finding, Surveyed
 
@@ -94,6 +92,9 @@ def imported_rows(folder: Path) -> list[Row]:
     DatasetError
         If the folder is no imported data set, or damaged.
     """
+    from model.learning.dataset import load_dataset
+    from model.learning.imported_cells import SURVEY_FILE
+
     dataset = load_dataset(folder)
     try:
         known = {row["name"]: row for row in json.loads((folder / SURVEY_FILE).read_bytes())["sequences"]}

@@ -1,7 +1,8 @@
 """Label volumes in TIFF or NumPy files: stacks over time, one stack a frame, and Cell Tracking Challenge folders.
 
 Promises: any integer type is read, and floating point where all values are whole. Value 0 is background; every other
-value is a cell. Frames are read one by one, also from files that are larger than memory.
+value is a cell. Frames are read one by one, also from files that are larger than memory. Measuring cells needs NumPy
+and tifffile only; finding their membranes imports SciPy and more.
 Does not promise: multi-channel images.
 
 Formats: ImageJ and OME hyperstacks; https://celltrackingchallenge.net/datasets (mask and man_track files, and the text
@@ -13,15 +14,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from model.errors import DatasetError
-from model.membranes.mask_surface import membrane_of_mask
-from model.membranes.triangle_distance import Membrane
+from model.readers.bodies import measure_labels
 from model.readers.lineage import read_tracks
 from model.readers.naming import Ordered
 from model.readers.planes import Contents, read_contents, read_frame
@@ -36,6 +35,9 @@ from model.readers.recording import (
     Track,
     count_bodies,
 )
+
+if TYPE_CHECKING:
+    from model.membranes.triangle_distance import Membrane
 
 TIFF = (".tif", ".tiff")
 TRACK_FILES = ("man_track.txt", "res_track.txt")
@@ -79,34 +81,35 @@ class LabelVolumes:
 
     def observations(self, frame: int) -> list[CellObservation]:
         """Measure all cells of a frame."""
-        (volume, labels), spacing = self._read(frame), np.array(self.calibration.spacing or _SPACE_UNKNOWN)
+        volume, spacing = self._values(frame), np.array(self.calibration.spacing or _SPACE_UNKNOWN)
+        sides = np.array(volume.shape[::-1])
         found = []
-        for number, (label, box) in enumerate(zip(labels, ndimage.find_objects(volume), strict=True), start=1):
-            inside = volume[box] == number
-            low = np.array([side.start for side in box])
-            high = np.array([side.stop for side in box])
-            numbers, count = ndimage.label(inside, _TOUCHING)
-            bodies, fragments = count_bodies(np.bincount(numbers.reshape(-1), minlength=count + 1)[1:].astype(float))
-            centre = np.array(ndimage.center_of_mass(inside)) + low
+        for cell in measure_labels(volume):
+            bodies, fragments = count_bodies(cell.bodies.astype(float))
             found.append(
                 CellObservation(
-                    label=label,
-                    volume=float(inside.sum() * spacing.prod()),
-                    centroid=centre * spacing,
-                    low=(low - 0.5) * spacing,
-                    high=(high - 0.5) * spacing,
+                    label=cell.label,
+                    volume=float(cell.voxels * spacing.prod()),
+                    centroid=(cell.sums / cell.voxels + cell.low) * spacing,
+                    low=(cell.low - 0.5) * spacing,
+                    high=(cell.high - 0.5) * spacing,
                     bodies=bodies,
                     fragments=fragments,
-                    samples=int(inside.sum()),
-                    cut=bool((low == 0).any() or (high == volume.shape).any()),
-                    layers=int((high - low).min()),
+                    samples=cell.voxels,
+                    cut=bool((cell.low == 0).any() or (cell.high == sides).any()),
+                    layers=int((cell.high - cell.low).min()),
                 )
             )
         return found
 
     def membranes(self, frame: int, labels: list[int]) -> list[Membrane]:
         """Find the membranes of some cells of a frame, fragments left out."""
-        (volume, known), spacing = self._read(frame), self.calibration.spacing or _SPACE_UNKNOWN
+        from scipy import ndimage
+
+        from model.membranes.mask_surface import membrane_of_mask
+        from model.membranes.triangle_distance import Membrane
+
+        (volume, known), spacing = self._numbered(frame), self.calibration.spacing or _SPACE_UNKNOWN
         boxes = ndimage.find_objects(volume)
         found = []
         for label in labels:
@@ -120,14 +123,15 @@ class LabelVolumes:
             found.append(Membrane(membrane.vertices + first, membrane.faces))
         return found
 
-    def _read(self, frame: int) -> tuple[NDArray[np.int32], list[int]]:
-        """Cells of a frame, (x, y, z), numbered from 1, and the label of each."""
+    def _values(self, frame: int) -> NDArray[Any]:
+        """Labels of a frame, (z, y, x)."""
         path, number = self.places[frame]
         volume = _labels_of(read_frame(path, number), f"{path.name}: frame {number}")
-        volume = np.ascontiguousarray(volume.transpose(2, 1, 0))
-        if not self.labelled:
-            volume = np.where(volume != 0, np.int32(ONLY_CELL), np.int32(0))
-        return _numbered(volume)
+        return volume if self.labelled else np.where(volume != 0, np.int32(ONLY_CELL), np.int32(0))
+
+    def _numbered(self, frame: int) -> tuple[NDArray[np.int32], list[int]]:
+        """Cells of a frame, (x, y, z), numbered from 1, and the label of each."""
+        return _numbered(np.ascontiguousarray(self._values(frame).transpose(2, 1, 0)))
 
 
 def _opened(
@@ -255,6 +259,8 @@ def _numbered(volume: NDArray[Any]) -> tuple[NDArray[np.int32], list[int]]:
 
 
 def _without_fragments(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    from scipy import ndimage
+
     numbers, count = ndimage.label(inside, _TOUCHING)
     if count <= 1:
         return inside

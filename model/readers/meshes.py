@@ -29,8 +29,6 @@ from model.membranes.triangle_distance import Membrane
 from model.readers.recording import ONLY_CELL, UNREMARKABLE, Calibration, CellObservation, Taken, Track, count_bodies
 from model.readers.winding import Facing, facing_outward
 
-MESHES = (".stl", ".obj", ".ply")
-FIELDS = (".npy", ".mat", ".h5", ".hdf5")
 HDF5 = (".h5", ".hdf5")
 FIELD_NAME = "sdf_vid"
 MICROMETRES = Calibration(spacing=(1.0, 1.0, 1.0), spacing_from="meshes are in µm")

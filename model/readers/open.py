@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from model.errors import DatasetError
 from model.readers.challenge import MARKERS, masks_and_tracks, parts_of_dataset
@@ -23,10 +24,12 @@ from model.readers.label_volumes import (
     open_stack,
 )
 from model.readers.lineage import read_tracks
-from model.readers.meshes import FIELDS, MESHES, FieldSequence, MeshSequence, open_field
 from model.readers.naming import in_order_of_time, is_image_name, is_mask_name, one_a_frame, without_images
 from model.readers.planes import ARRAY, is_label_array, leading_files
-from model.readers.recording import Calibration, Doubt, Recording, Taken
+from model.readers.recording import FIELDS, MESHES, Calibration, Doubt, Recording, Taken
+
+if TYPE_CHECKING:
+    from model.readers.meshes import FieldSequence, MeshSequence
 
 _MARKERS = Doubt(
     "markers",
@@ -69,7 +72,8 @@ def open_recordings(source: Path, *, given: Calibration, tracks: Path | None = N
     return [replace(recording, calibration=recording.calibration.known(given)) for recording in found]
 
 
-_Opened = LabelVolumes | MeshSequence | FieldSequence
+if TYPE_CHECKING:
+    _Opened = LabelVolumes | MeshSequence | FieldSequence
 
 
 def _open_file(path: Path) -> list[_Opened]:
@@ -78,11 +82,11 @@ def _open_file(path: Path) -> list[_Opened]:
         return [open_stack(path)]
     if suffix == ARRAY and is_label_array(path):
         return [open_stack(path)]
-    if suffix in FIELDS:
-        return [open_field(path)]
-    if suffix in MESHES:
-        return [MeshSequence(path.stem, {0: path})]
-    return []
+    if suffix not in (*FIELDS, *MESHES):
+        return []
+    from model.readers.meshes import MeshSequence, open_field  # which needs more libraries than label volumes
+
+    return [open_field(path) if suffix in FIELDS else MeshSequence(path.stem, {0: path})]
 
 
 def _open_folder(folder: Path, above: tuple[Path, ...]) -> list[_Opened]:
@@ -110,6 +114,8 @@ def _open_folder(folder: Path, above: tuple[Path, ...]) -> list[_Opened]:
 
 
 def _open_meshes(meshes: list[Path], folder: Path) -> list[_Opened]:
+    from model.readers.meshes import MeshSequence
+
     chosen, taken = one_a_frame(meshes, MESHES)
     return [
         MeshSequence(ordered.name or folder.name, ordered.files, taken=taken.also(ordered.taken))

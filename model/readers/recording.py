@@ -7,16 +7,19 @@ Does not promise: that the cells are usable; :mod:`model.readers.survey` checks 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.membranes.triangle_distance import Membrane
+if TYPE_CHECKING:
+    from model.membranes.triangle_distance import Membrane
 
 Doubles = NDArray[np.float64]
 Spacing = tuple[float, float, float]
 
+MESHES = (".stl", ".obj", ".ply")
+FIELDS = (".npy", ".mat", ".h5", ".hdf5")  # sampled signed distances
 FRAGMENT = 0.02  # of a cell's volume: smaller detached bodies are errors of the segmentation and are left out
 ONLY_CELL = 1  # the label of the cell where files hold no labels
 

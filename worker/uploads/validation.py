@@ -1,9 +1,10 @@
 """Whether anything can be trained on in uploads, found out in a child process before a training is queued.
 
 The child runs :mod:`model.learning.validation` on the plain copies: the code that the training itself begins with, so
-the findings are the same, for every kind of upload and every voxel size. It needs the library's requirements, which a
-web image does not hold. Where they are missing, and for what takes longer to check than a request may, the answer is
-that it is not known; the training then checks the cells itself, and fails with its findings.
+the findings are the same, for every kind of upload and every voxel size. Label volumes need NumPy and tifffile, which a
+web image holds; surfaces and distances need more of the library's requirements, which it does not. Where they are
+missing, and for what takes longer to check than a request may, the answer is that it is not known; the training then
+checks the cells itself, and fails with its findings.
 
 Promises: an answer after about ``SECONDS`` of one core at the latest. The child has limits on memory, time and files,
 no environment and no path but that of the copies. The same uploads and scale are checked once in a process.
@@ -35,7 +36,7 @@ START = (
     "runpy.run_module('model.learning.validation', run_name='__main__')"
 )
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # one core
-NEEDED = ("numpy", "scipy", "skimage", "tifffile", "trimesh", "numba", "rich")
+NEEDED = ("numpy", "tifffile")  # of all kinds
 SECONDS = 20  # of processor time: twenty cells of 30 frames of 64³ voxels take 5
 WALL_SECONDS = 60  # on a busy machine
 BYTES_MAX = 2**28  # of plain copies; more takes too long

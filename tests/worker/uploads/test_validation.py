@@ -228,6 +228,17 @@ def test_what_cannot_be_told_here_is_left_to_the_training(uploads: Uploads, monk
     assert ask(bad) is None
 
 
+@pytest.mark.parametrize(("files", "told"), [("labels", True), ("surfaces", False)])
+def test_label_volumes_are_checked_with_what_a_web_image_holds(
+    uploads: Uploads, monkeypatch: pytest.MonkeyPatch, files: str, told: bool
+) -> None:
+    missing = ("scipy", "trimesh", "numba", "skimage", "torch", "matplotlib", "PIL", "safetensors", "networkx")
+    monkeypatch.setattr(validation, "START", f"import sys; sys.modules |= dict.fromkeys({missing}); {validation.START}")
+    sent = {"labels": {"a.zip": zipped({"b.tif": tiff(in_pieces())})}, "surfaces": {"a.stl": box_stl()}}
+    answer = CellValidation(uploads).validate(OWNER, keep(uploads, sent[files]), folder=NAME, voxel=None, interval=None)
+    assert (answer is not None and answer.refused is not None) is told
+
+
 def test_uploads_that_differ_in_their_ending_only_are_refused(uploads: Uploads) -> None:
     kept = keep(uploads, {"a.tif": tiff(cell()), "a.tiff": tiff(cell())})
     with pytest.raises(SpecError, match=r"a\.tiff and another upload differ in their ending only: rename one"):
