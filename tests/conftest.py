@@ -12,12 +12,13 @@ import os
 import signal
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
-from object_server import ObjectServer, object_server
+from object_server import ObjectServer, find_weed, object_server
 
 if TYPE_CHECKING:
     from model.network.checkpoint import Checkpoint
@@ -91,15 +92,22 @@ def empty_working_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     os.chdir(before)
 
 
+@contextmanager
+def once_a_run(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """Give the place of something that all processes of a run share, to one of them at a time."""
+    mine = factory.getbasetemp()
+    shared = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / name
+    with shared.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process that holds it
+        yield shared
+
+
 @pytest.fixture(scope="session")
 def tiny_training(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What ``build_tiny_model`` makes, once a run: the first process that asks trains. Tests change nothing in it."""
     from tiny_model import build_tiny_model
 
-    mine = tmp_path_factory.getbasetemp()
-    shared = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "tiny-training"
-    with shared.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process that holds it
+    with once_a_run(tmp_path_factory, "tiny-training") as shared:
         if not shared.exists():
             folder = tmp_path_factory.mktemp("tiny")
             build_tiny_model(folder)
@@ -123,5 +131,7 @@ def tiny_checkpoint(tiny_models: Path) -> Checkpoint:
 @pytest.fixture(scope="session")
 def object_storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
     """A running object store, whose variables the tests that use it set: one for each process of tests."""
-    with object_server(tmp_path_factory.mktemp("object-store")) as server:
+    with once_a_run(tmp_path_factory, "weed-environment") as shared:
+        weed = find_weed(shared)
+    with object_server(tmp_path_factory.mktemp("object-store"), weed) as server:
         yield server

