@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from model.errors import CheckpointError, UnknownModelError
 
@@ -25,6 +25,7 @@ CARRIED = (
     "grid_max",
 )  # fmt: skip
 """Members of a card that do not follow from the weights; they travel in the weights' metadata."""
+FINEST, FINEST_ONCE = 2048, 512  # samples a side of a model without a limit of its own: today, and at first
 SHIPPED_MODELS = Path(__file__).parent / "checkpoints"
 
 
@@ -47,6 +48,11 @@ class TrainingFacts(_Frozen):
     recipe: str = Field(description="The command that repeats the training.")
 
 
+def _finest(grid_max: int) -> int:
+    """Return the finest grid of a card; cards of before there were finer ones state the finest of then."""
+    return FINEST if grid_max == FINEST_ONCE else grid_max
+
+
 class ModelCard(_Frozen):
     """Plain description of a trained auto-decoder."""
 
@@ -65,7 +71,7 @@ class ModelCard(_Frozen):
     lipschitz: Annotated[float, Field(gt=0)] = Field(description="Largest observed change of the SDF per unit of Ω.")
     topology: Literal["single", "division"] = Field(description="single: always one body; division: one, then two.")
     grid_min: int = Field(default=32, description="Coarsest grid that keeps the finest parts of the cells.")
-    grid_max: int = 512
+    grid_max: Annotated[int, BeforeValidator(_finest)] = Field(default=FINEST, description="Finest grid.")
     training: TrainingFacts
     quality: dict[str, float] = Field(default_factory=dict, description="Measured figures, named.")
     warnings: list[str] = Field(

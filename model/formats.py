@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import PurePosixPath
 
+USUAL_FINEST = 512  # samples a side
+
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
@@ -57,6 +59,8 @@ class Format:
         The same over N².
     frames_shown
         The most frames of a cell that it shows; 0: all.
+    finest
+        The most samples a side of a grid, that of a cube of as many samples.
     """
 
     name: str
@@ -77,6 +81,7 @@ class Format:
     seconds_per_frame: float = 0.0
     seconds_per_face: float = 0.0
     frames_shown: int = 0
+    finest: int = USUAL_FINEST
 
     def writes(self, name: str) -> bool:
         """Whether a file of a cell, by its name relative to the cell's folder, is one of this format."""
@@ -112,60 +117,62 @@ FORMATS: dict[str, Format] = {
     for row in (
         Format(
             name="stl", title="STL", description=_MESH, suffix=".stl", media_type="model/stl",
-            files=r"frame_\d{4}\.stl", module="model.export.stl", bytes_per_face=75.0,
+            files=r"frame_\d{4}\.stl", module="model.export.stl", bytes_per_face=75.0, finest=2048,
         ),
         Format(
             name="obj", title="OBJ", description=_MESH, suffix=".obj", media_type="model/obj",
             files=r"frame_\d{4}\.obj", module="model.export.obj", bytes_per_face=55.0,
-            text=True, separates=True,
+            text=True, separates=True, finest=2048,
         ),
         Format(
             name="ply", title="PLY", description=_MESH, suffix=".ply", media_type="application/ply",
             files=r"frame_\d{4}\.ply", module="model.export.ply", bytes_per_face=32.0,
-            separates=True,
+            separates=True, finest=2048,
         ),
         Format(
             name="tiff", title="TIFF labels", description="one file of label volumes of all frames", suffix=".tif",
             media_type="image/tiff", files=r"labels\.tif", module="model.export.imagej_tiff", bytes_per_voxel=1 / 40,
+            finest=1024,
         ),
         Format(
             name="tiff-frames", title="TIFF a frame", description="a label volume of each frame", suffix=".tif",
             media_type="image/tiff", files=r"frames/t\d{4}\.tif", module="model.export.tiff_frames",
-            bytes_per_voxel=2.0,
+            bytes_per_voxel=2.0, finest=1024,
         ),
         Format(
             name="ctc", title="Cell Tracking Challenge",
             description="tracking and segmentation truth in the Cell Tracking Challenge's layout", suffix=".tif",
             media_type="image/tiff", files=r"ctc/01_GT/(TRA|SEG)/man_[a-z]+\d*\.(tif|txt)", module="model.export.ctc",
-            media_types={".txt": "text/plain"}, bytes_per_voxel=4.0,
+            media_types={".txt": "text/plain"}, bytes_per_voxel=4.0, finest=1024,
         ),
         Format(
             name="ome-tiff", title="OME-TIFF",
             description="one OME-TIFF of label volumes of all frames, BigTIFF where it could exceed 4 GiB",
             suffix=".tif", media_type="image/tiff", files=r"labels\.ome\.tif",
-            module="model.export.ome_tiff", bytes_per_voxel=1 / 40,
+            module="model.export.ome_tiff", bytes_per_voxel=1 / 40, finest=1024,
         ),
         Format(
             name="ome-zarr", title="OME-Zarr",
             description="an OME-Zarr label image with a pyramid, a shard of each frame", suffix=".json",
             media_type="application/json", files=r"labels\.ome\.zarr/.+", module="model.export.ome_zarr",
-            bytes_per_voxel=1 / 30, bytes_per_cell=4e3,
+            bytes_per_voxel=1 / 30, bytes_per_cell=4e3, finest=1024,
         ),
         Format(
             name="glb", title="glTF", description="one binary glTF of all frames, which plays in viewers",
             suffix=".glb", media_type="model/gltf-binary", files=r"cell\.glb",
-            module="model.export.glb", bytes_per_face=24.0,
+            module="model.export.glb", bytes_per_face=24.0, finest=2048,
         ),
         Format(
             name="vtk", title="VTK / ParaView",
             description="a labelled mesh of each frame as VTK PolyData, and a collection with their times",
             suffix=".vtp", media_type="application/octet-stream", files=r"frame_\d{4}\.vtp|cell\.pvd",
             module="model.export.vtk", media_types={".pvd": "application/octet-stream"}, bytes_per_face=31.0,
+            finest=2048,
         ),
         Format(
             name="stl-series", title="STL series", description="the times of the STL files, for ParaView",
             suffix=".series", media_type="application/json", files=r"frames\.stl\.series",
-            module="model.export.stl_series", needs=("stl",), bytes_per_cell=2e3,
+            module="model.export.stl_series", needs=("stl",), bytes_per_cell=2e3, finest=2048,
         ),
         Format(
             name="sdf", title="Signed distances (Zarr)",
@@ -182,7 +189,7 @@ FORMATS: dict[str, Format] = {
         Format(
             name="csv", title="Measurements", description="a table of volume, area, sphericity and centroid",
             suffix=".csv", media_type="text/csv", files=r"measurements\.csv", module="model.export.measurements_csv",
-            bytes_per_cell=4e3,
+            bytes_per_cell=4e3, finest=2048,
         ),
         Format(
             name="geff", title="GEFF lineage",
@@ -222,3 +229,11 @@ def describe_formats() -> str:
     """Say what files each format gives: ``stl, obj: a mesh a frame; tiff: …``."""
     groups = groupby(FORMATS.values(), key=lambda row: row.description)
     return "; ".join(f"{', '.join(row.name for row in rows)}: {text}" for text, rows in groups) + "."
+
+
+def describe_finest() -> str:
+    """Say which formats go beyond the usual finest grid: ``Over 512 samples a side: stl up to 2048; …``."""
+    rows = sorted((row for row in FORMATS.values() if row.finest > USUAL_FINEST), key=lambda row: -row.finest)
+    groups = groupby(rows, key=lambda row: row.finest)
+    said = "; ".join(f"{', '.join(row.name for row in some)} up to {side}" for side, some in groups)
+    return f"Over {USUAL_FINEST} samples a side: {said}."

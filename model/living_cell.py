@@ -45,6 +45,7 @@ from model.spec import GenerationSpec
 PROCESSOR = torch.device("cpu")
 SLOPE_SAMPLES = 2048  # points of a frame at which the slope is measured
 STEEPEST = 1e3  # change of distance per unit of Ω above which a code is refused as noise; a true distance changes by 1
+DEVICE_SIDE = 512  # samples a side up to which accelerators evaluate
 KEPT = 16  # folded decoders of a cell, of less than a megabyte each; more than frames are computed at once
 SAME_TIME = 1e-6  # difference in τ of two times that are the same: times are float32
 SLOPE_MARGIN = 1.15  # over the largest slope measured, because the largest that exists lies between the points
@@ -200,7 +201,7 @@ class LivingCell:
         exact
             As :func:`model.engine.sparse.evaluate_sparse` takes it. On an accelerator it is always ``certified``.
         device
-            Where to compute.
+            Where to compute; grids over 512 samples a side on the processor.
 
         Yields
         ------
@@ -221,7 +222,8 @@ class LivingCell:
         if tracker is None:
             tracker = CellTracker(divides=self.checkpoint.card.topology == "division")
         bent = self.variation.warp is not None or self.kept  # accelerators know straight decoders only
-        evaluate = self._on_processor if bent or device.type == "cpu" else partial(self._on_device, device=device)
+        alone = bent or device.type == "cpu" or max(grid.shape) > DEVICE_SIDE
+        evaluate = self._on_processor if alone else partial(self._on_device, device=device)
         yield from evaluate(times, grid, tracker, exact)
 
     def _on_processor(

@@ -29,9 +29,11 @@ from pydantic import (
 
 from model import __version__
 from model.errors import SpecError
-from model.formats import FORMATS, describe_formats
+from model.formats import FORMATS, describe_finest, describe_formats
 
 GRID_MIN, GRID_MAX = 8, 512  # samples a side: coarser grids show no cell; time and memory grow with N²
+FINEST_GRID = 2048  # samples a side of new cells, in formats that go so far
+FRAGMENTS_KEPT = 512  # samples a side up to which fragments can be kept: each sample is then labelled alone
 FRAMES_MAX = 1000  # of one sequence
 COUNT_MAX = 10_000  # sequences of one spec; its manifest, which lists them all, is about 8 kB a sequence
 INDEX_MAX = 10**9  # of a sequence among those of one seed
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
 else:
     Format = Literal[tuple(FORMATS)]
 GridSize = Annotated[int, Field(ge=GRID_MIN, le=GRID_MAX), WHOLE]
+FineGridSize = Annotated[int, Field(ge=GRID_MIN, le=FINEST_GRID), WHOLE]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 # The validators below check these rules with clearer messages; the JSON Schema states them too.
 Moment = Annotated[Finite, Field(json_schema_extra={"minimum": -1.0, "maximum": 1.0})]
@@ -206,8 +209,8 @@ class GenerationSpec(Strict):
     times: Annotated[list[Moment], Field(min_length=1, max_length=FRAMES_MAX)] | None = Field(
         default=None, description="Times of the frames in τ = [-1, 1], increasing; instead of frames."
     )
-    grid: GridSize | Annotated[list[GridSize], Field(min_length=3, max_length=3)] = Field(
-        default=64, description="Number of samples along each side of Ω, or [x, y, z]."
+    grid: FineGridSize | Annotated[list[FineGridSize], Field(min_length=3, max_length=3)] = Field(
+        default=64, description=f"Number of samples along each side of Ω, or [x, y, z]. {describe_finest()}"
     )
     latent: Latent = Field(default_factory=SampledLatent)
     rotation: Literal["none", "random"] | Quaternion = Field(
@@ -281,6 +284,17 @@ class GenerationSpec(Strict):
         if self.separate_bodies and not any(FORMATS[name].separates for name in self.formats):
             able = " or ".join(name for name, row in FORMATS.items() if row.separates)
             raise ValueError(f"separate_bodies changes only {able}: ask for one of them, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _everything_goes_so_far(self) -> Self:
+        samples = math.prod(self.grid_shape)
+        for name in self.formats:
+            side = FORMATS[name].finest
+            if samples > side**3:
+                raise ValueError(f"the format {name} goes up to {side} x {side} x {side} samples. {describe_finest()}")
+        if samples > FRAGMENTS_KEPT**3 and self.fragments == "keep":
+            raise ValueError(f"fragments can be kept up to {FRAGMENTS_KEPT} samples a side: leave fragments out")
         return self
 
     @property

@@ -55,8 +55,8 @@ class ModelSpec(BaseModel):
     topology: Literal["single", "division"] | None = Field(
         default=None, description="single: one body in all frames; division: one body, later two."
     )
-    grid_min: Annotated[int, Field(ge=8, le=512), WHOLE] | None = None
-    grid_max: Annotated[int, Field(ge=8, le=512), WHOLE] | None = None
+    grid_min: Annotated[int, Field(ge=8, le=2048), WHOLE] | None = None
+    grid_max: Annotated[int, Field(ge=8, le=2048), WHOLE] | None = None
     data: Annotated[str, Field(max_length=1000)] = Field(default="unstated", description="The training data, in words.")
 
 

@@ -24,8 +24,8 @@ ROUNDED = 5e-4  # µm³: manifests state volumes with three decimals
 class EncodeSurface(Protocol):
     """Encodes a surface, given in Ω, as a whole file with vertices in µm."""
 
-    def __call__(self, surface: Surface, *, micrometres: float) -> bytes:
-        """Return the file; ``micrometres`` is the length of one unit of Ω."""
+    def __call__(self, surface: Surface, *, micrometres: float) -> bytes | Iterator[bytes]:
+        """Return the file, or its pieces in order; ``micrometres`` is the length of one unit of Ω."""
         ...
 
 
@@ -43,7 +43,9 @@ def surface_files(cell: CellFiles, encode: EncodeSurface, suffix: str) -> Iterat
 
     def write(frame: ExportFrame) -> None:
         content = encode(frame.surface, micrometres=cell.exporter.micrometres)
-        cell.exporter.write_bytes(cell.frame_file(frame.number, suffix), content)
+        with cell.exporter.open(cell.frame_file(frame.number, suffix)) as file:
+            for piece in [content] if isinstance(content, bytes) else content:
+                file.write(piece)
 
     yield write
 
@@ -64,7 +66,7 @@ def body_files(cell: CellFiles, encode: EncodeBodies, suffix: str) -> Iterator[W
 
 def frame_vertex_labels(frame: ExportFrame, grid: Grid) -> NDArray[np.uint16]:
     """Label of each vertex of a frame's surface, (v,), as :func:`model.rendering.render.vertex_labels`."""
-    return vertex_labels(frame.surface, frame.labelled.labels, grid)
+    return vertex_labels(frame.surface, frame.labelled.runs, grid)
 
 
 def in_micrometres(surface: Surface, micrometres: float) -> NDArray[np.float32]:

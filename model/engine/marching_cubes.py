@@ -19,7 +19,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from model.domain import OMEGA, Field, Grid, Points
-from model.engine.bricks import BEFORE, CELL, KNOWN, PARTS, SAMPLES, SIDE, WHAT, Bricks, claim, locate
+from model.engine.bricks import BEFORE, CELL, KNOWN, PARTS, SAMPLES, SIDE, WHAT, Bricks, claim_brick, locate
 from model.engine.case_table import EDGES, triangle_table
 from model.engine.jit import compiled
 from model.engine.runs import Runs, bodies
@@ -141,7 +141,7 @@ def extract_surface(
         raise EmptySurfaceError("no sample of the grid lies inside the cell; try a finer grid or another code")
     if closed:
         _close(
-            bricks.table, bricks.values, bricks.state, bricks.crossed, bricks.used, bricks.shape,
+            bricks.table, bricks.values, bricks.bounds, bricks.state, bricks.crossed, bricks.used, bricks.shape,
             runs.rows, runs.first, runs.stop, runs.labels,
         )  # fmt: skip
     surface = _march(bricks, grid)
@@ -189,8 +189,8 @@ def _measure(vertices: Any, faces: Any) -> tuple[float, float]:
 
 @compiled
 def _close(
-    table: Any, values: Any, state: Any, crossed: Any, used: Any, shape: Any, rows: Any, first: Any, stop: Any,
-    labels: Any,
+    table: Any, values: Any, bounds: Any, state: Any, crossed: Any, used: Any, shape: Any, rows: Any, first: Any,
+    stop: Any, labels: Any,
 ) -> None:  # fmt: skip
     """Put outside samples around the inside samples on the border of Ω, and mark the cells between them."""
     nx, ny, nz = shape
@@ -202,18 +202,20 @@ def _close(
                 continue
             if wall:
                 for k in range(first[run], stop[run]):
-                    _wrap(table, values, state, crossed, used, shape, i, j, k)
+                    _wrap(table, values, bounds, state, crossed, used, shape, i, j, k)
             else:
                 if first[run] == 0:
-                    _wrap(table, values, state, crossed, used, shape, i, j, 0)
+                    _wrap(table, values, bounds, state, crossed, used, shape, i, j, 0)
                 if stop[run] == nz:
-                    _wrap(table, values, state, crossed, used, shape, i, j, nz - 1)
+                    _wrap(table, values, bounds, state, crossed, used, shape, i, j, nz - 1)
 
 
 @compiled
-def _wrap(table: Any, values: Any, state: Any, crossed: Any, used: Any, shape: Any, i: int, j: int, k: int) -> None:
+def _wrap(
+    table: Any, values: Any, bounds: Any, state: Any, crossed: Any, used: Any, shape: Any, i: int, j: int, k: int
+) -> None:
     value, what = values.reshape(-1), state.reshape(-1)
-    at = claim(table, state, used, i, j, k)
+    at = claim_brick(table, values, bounds, state, used, i, j, k)
     if what[at] & WHAT != KNOWN:  # deep inside
         value[at] = -1.0
         what[at] |= KNOWN
@@ -222,14 +224,14 @@ def _wrap(table: Any, values: Any, state: Any, crossed: Any, used: Any, shape: A
         if 0 <= x < shape[0] - 1 and 0 <= y < shape[1] - 1 and 0 <= z < shape[2] - 1:
             continue
         for e, f, g in np.ndindex(2, 2, 2):
-            at = claim(table, state, used, x + e, y + f, z + g)
+            at = claim_brick(table, values, bounds, state, used, x + e, y + f, z + g)
             crossed[at // SAMPLES] = 1
             within = 0 <= x + e < shape[0] and 0 <= y + f < shape[1] and 0 <= z + g < shape[2]
             if what[at] & WHAT != KNOWN:
                 # a corner on the border that is not known has the sign of this one: else the cell beside were crossed
                 value[at] = -1.0 if within else 1.0
                 what[at] |= KNOWN
-        what[claim(table, state, used, x, y, z)] |= CELL
+        what[claim_brick(table, values, bounds, state, used, x, y, z)] |= CELL
 
 
 @compiled

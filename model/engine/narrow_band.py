@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.domain import Field, Grid
-from model.engine.bricks import BEFORE, KNOWN, PARTS, SAMPLES, SIDE, WHAT
+from model.engine.bricks import BEFORE, KNOWN, SAMPLES, SIDE, WHAT, locate
 from model.engine.jit import compiled
 from model.engine.sparse import SignedDistance, SparseField
 from model.errors import InvalidFieldError
@@ -195,21 +195,21 @@ def _give_signs(values: Any, seen: Any, inside: Any, clamp: Any, least: Any) -> 
 @compiled
 def _list_known(table: Any, values: Any, state: Any, shape: Any, index: Any, found: Any) -> int:
     """List positions and distances of the samples of a storage that are known; return how many there are."""
+    value, what = values.reshape(-1), state.reshape(-1)
     count = 0
     for bx in range(table.shape[0]):
         for by in range(table.shape[1]):
             for bz in range(table.shape[2]):
-                brick = table[bx, by, bz]
-                if brick < 0:
+                if table[bx, by, bz] == -1:
                     continue
                 for n in range(SAMPLES):
                     i, j, k = n >> 6, n >> 3 & 7, n & 7
                     x, y, z = bx * SIDE + i - BEFORE, by * SIDE + j - BEFORE, bz * SIDE + k - BEFORE
                     if x < 0 or y < 0 or z < 0 or x >= shape[0] or y >= shape[1] or z >= shape[2]:
                         continue
-                    at = PARTS[0, i] | PARTS[1, j] | PARTS[2, k]
-                    if state[brick, at] & WHAT == KNOWN:
+                    at = locate(table, x, y, z)
+                    if at >= 0 and what[at] & WHAT == KNOWN:
                         index[count] = (x * shape[1] + y) * shape[2] + z
-                        found[count] = values[brick, at]
+                        found[count] = value[at]
                         count += 1
     return count

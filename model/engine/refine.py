@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from model.engine.bricks import BOUND, CELL, KNOWN, SAMPLES, UNKNOWN, WHAT, claim, locate
+from model.engine.bricks import BOUND, CELL, KNOWN, SAMPLES, UNKNOWN, WHAT, claim, claim_brick, locate
 from model.engine.jit import compiled
 
 _SLACK = 1.25  # factor on the slope measured at a block's corners; larger evaluates more and misses less
@@ -33,19 +33,19 @@ def coordinates(samples: Any, x: Any, y: Any, z: Any, out: Any) -> None:
 
 
 @compiled
-def claim_all(table: Any, state: Any, used: Any, samples: Any, addresses: Any) -> None:
-    """Addresses of samples (n, 3)."""
+def claim_all(table: Any, values: Any, bounds: Any, state: Any, used: Any, samples: Any) -> None:
+    """Give samples (n, 3) a place."""
     for q in range(len(samples)):
-        addresses[q] = claim(table, state, used, samples[q, 0], samples[q, 1], samples[q, 2])
+        claim(table, values, bounds, state, used, samples[q, 0], samples[q, 1], samples[q, 2])
 
 
 @compiled
-def store(values: Any, bounds: Any, state: Any, addresses: Any, found: Any) -> int:
-    """Store evaluated distances; return how many contradict the bound that stood in their place."""
+def store(table: Any, values: Any, bounds: Any, state: Any, samples: Any, found: Any) -> int:
+    """Store the distances (n,) of samples (n, 3) that have a place; return how many contradict the bound there."""
     value, bound, what = values.reshape(-1), bounds.reshape(-1), state.reshape(-1)
     refuted = 0
-    for q in range(len(addresses)):
-        at = addresses[q]
+    for q in range(len(samples)):
+        at = locate(table, samples[q, 0], samples[q, 1], samples[q, 2])
         if what[at] & WHAT == BOUND and (abs(found[q]) < abs(bound[at]) or (found[q] < 0) != (bound[at] < 0)):
             refuted += 1
         value[at] = bound[at] = found[q]
@@ -56,7 +56,7 @@ def store(values: Any, bounds: Any, state: Any, addresses: Any, found: Any) -> i
 @compiled
 def split_blocks(
     table: Any, values: Any, bounds: Any, state: Any, used: Any, shape: Any, step: Any, blocks: Any, side: int,
-    usual: float, lipschitz: float, wanted: Any, addresses: Any, parts: Any, slopes: Any,
+    usual: float, lipschitz: float, wanted: Any, parts: Any, slopes: Any,
 ) -> tuple[int, int, int]:  # fmt: skip
     """Split blocks.
 
@@ -99,7 +99,7 @@ def split_blocks(
         kept += 1
         _interpolate(corner, fraction, count, guess)
         if side == 2 and flat > (_FLAT if inside == 0 or inside == 8 else _PLANAR):
-            asked, made = _sheet(table, state, used, node, count, guess, wanted, addresses, asked, parts, made)
+            asked, made = _sheet(table, value, bound, state, used, node, count, guess, wanted, asked, parts, made)
             continue
         _choose(guess, count, reach if flat > _FLAT else np.inf, part, need)
         asked = _nodes(
@@ -117,7 +117,6 @@ def split_blocks(
             slope,
             usual == np.inf,
             wanted,
-            addresses,
             asked,
         )
         for a in range(count[0] - 1):
@@ -126,7 +125,7 @@ def split_blocks(
                     if part[a, b, c]:
                         parts[made, 0], parts[made, 1], parts[made, 2] = node[0, a], node[1, b], node[2, c]
                         made += 1
-    return _still_asked(state, wanted, addresses, asked), made, kept
+    return _still_asked(table, state, wanted, asked), made, kept
 
 
 @compiled
@@ -173,7 +172,7 @@ def _choose(guess: Any, count: Any, margin: float, part: Any, need: Any) -> None
 @compiled
 def _nodes(
     table: Any, value: Any, bound: Any, state: Any, used: Any, node: Any, count: Any, need: Any, guess: Any,
-    sure: Any, away: Any, slope: float, certain: bool, wanted: Any, addresses: Any, asked: int,
+    sure: Any, away: Any, slope: float, certain: bool, wanted: Any, asked: int,
 ) -> int:  # fmt: skip
     """Give every new node that a part needs a bound from its corners, or ask for its distance.
 
@@ -185,7 +184,7 @@ def _nodes(
         a, b, c = n // (count[1] * count[2]), n // count[2] % count[1], n % count[2]
         if not need[a, b, c]:
             continue
-        at = claim(table, state, used, node[0, a], node[1, b], node[2, c])
+        at = claim(table, value, bound, state, used, node[0, a], node[1, b], node[2, c])
         if what[at] & WHAT != UNKNOWN and not (certain and (what[at] & WHAT == BOUND or what[at] & _ASKED)):
             continue
         best, sign = 0.0, 1.0
@@ -204,30 +203,28 @@ def _nodes(
             # as soon as this step's samples are evaluated, unless a later block has a bound; no cell is marked yet
             what[at] = KNOWN | _ASKED
             wanted[asked, 0], wanted[asked, 1], wanted[asked, 2] = node[0, a], node[1, b], node[2, c]
-            addresses[asked] = at
             asked += 1
     return asked
 
 
 @compiled
-def _still_asked(state: Any, wanted: Any, addresses: Any, asked: int) -> int:
+def _still_asked(table: Any, state: Any, wanted: Any, asked: int) -> int:
     """Leave out of a list the samples that a later block has found a bound for; returns how many stay, each once."""
     what = state.reshape(-1)
     left = 0
     for q in range(asked):
-        at = addresses[q]
+        at = locate(table, wanted[q, 0], wanted[q, 1], wanted[q, 2])
         if what[at] & _ASKED:
             what[at] = KNOWN
             wanted[left, 0], wanted[left, 1], wanted[left, 2] = wanted[q, 0], wanted[q, 1], wanted[q, 2]
-            addresses[left] = at
             left += 1
     return left
 
 
 @compiled
 def _sheet(
-    table: Any, state: Any, used: Any, node: Any, count: Any, guess: Any, wanted: Any, addresses: Any, asked: int,
-    parts: Any, made: int,
+    table: Any, value: Any, bound: Any, state: Any, used: Any, node: Any, count: Any, guess: Any, wanted: Any,
+    asked: int, parts: Any, made: int,
 ) -> tuple[int, int]:  # fmt: skip
     """Ask for the corners of those cells alone that a sheet seems to cross; the continuation finds the others."""
     what = state.reshape(-1)
@@ -240,11 +237,10 @@ def _sheet(
             continue
         for n in range(8):
             i, j, k = node[0, a + (n >> 2)], node[1, b + (n >> 1 & 1)], node[2, c + (n & 1)]
-            at = claim(table, state, used, i, j, k)
+            at = claim(table, value, bound, state, used, i, j, k)
             if what[at] & WHAT != KNOWN:
                 what[at] = KNOWN | _ASKED
                 wanted[asked, 0], wanted[asked, 1], wanted[asked, 2] = i, j, k
-                addresses[asked] = at
                 asked += 1
         parts[made, 0], parts[made, 1], parts[made, 2] = node[0, a], node[1, b], node[2, c]
         made += 1
@@ -331,28 +327,31 @@ def keep_crossed(table: Any, values: Any, state: Any, cells: Any, found: Any) ->
 
 
 @compiled
-def list_corners(table: Any, state: Any, crossed: Any, used: Any, cells: Any, wanted: Any, addresses: Any) -> int:
+def list_corners(
+    table: Any, values: Any, bounds: Any, state: Any, crossed: Any, used: Any, cells: Any, wanted: Any
+) -> int:
     """List the corners of crossed cells whose distance is not known."""
     what = state.reshape(-1)
     asked = 0
     for q in range(len(cells)):
         for corner in range(8):
             i, j, k = cells[q, 0] + (corner >> 2), cells[q, 1] + ((corner >> 1) & 1), cells[q, 2] + (corner & 1)
-            at = claim(table, state, used, i, j, k)
+            at = claim_brick(table, values, bounds, state, used, i, j, k)
             crossed[at // SAMPLES] = 1
             if what[at] & WHAT == KNOWN or what[at] & _ASKED:
                 continue
             what[at] |= _ASKED
             wanted[asked, 0], wanted[asked, 1], wanted[asked, 2] = i, j, k
-            addresses[asked] = at
             asked += 1
     for q in range(asked):
-        what[addresses[q]] &= ~np.uint8(_ASKED)
+        what[locate(table, wanted[q, 0], wanted[q, 1], wanted[q, 2])] &= ~np.uint8(_ASKED)
     return asked
 
 
 @compiled
-def list_neighbours(table: Any, values: Any, state: Any, used: Any, shape: Any, cells: Any, found: Any) -> int:
+def list_neighbours(
+    table: Any, values: Any, bounds: Any, state: Any, used: Any, shape: Any, cells: Any, found: Any
+) -> int:
     """List the cells not seen before behind the crossed faces of cells."""
     what = state.reshape(-1)
     count = 0
@@ -376,7 +375,7 @@ def list_neighbours(table: Any, values: Any, state: Any, used: Any, shape: Any, 
                     c += move
                 if a < 0 or b < 0 or c < 0 or a >= shape[0] - 1 or b >= shape[1] - 1 or c >= shape[2] - 1:
                     continue
-                at = claim(table, state, used, a, b, c)
+                at = claim(table, values, bounds, state, used, a, b, c)
                 if what[at] & CELL == 0:
                     what[at] |= CELL
                     found[count, 0], found[count, 1], found[count, 2] = a, b, c
@@ -385,11 +384,12 @@ def list_neighbours(table: Any, values: Any, state: Any, used: Any, shape: Any, 
 
 
 @compiled
-def take_field(table: Any, values: Any, state: Any, crossed: Any, used: Any, field: Any) -> None:
+def take_field(table: Any, values: Any, bounds: Any, state: Any, crossed: Any, used: Any, field: Any) -> None:
     """Store the corners of the cells of a dense field that differ in sign."""
     value, what = values.reshape(-1), state.reshape(-1)
-    value[claim(table, state, used, 0, 0, 0)] = field[0, 0, 0]
-    what[claim(table, state, used, 0, 0, 0)] |= KNOWN
+    at = claim_brick(table, values, bounds, state, used, 0, 0, 0)
+    value[at] = field[0, 0, 0]
+    what[at] |= KNOWN
     for i, j, k in np.ndindex(field.shape[0] - 1, field.shape[1] - 1, field.shape[2] - 1):
         inside = 0
         for a, b, c in np.ndindex(2, 2, 2):
@@ -397,8 +397,8 @@ def take_field(table: Any, values: Any, state: Any, crossed: Any, used: Any, fie
         if inside == 0 or inside == 8:
             continue
         for a, b, c in np.ndindex(2, 2, 2):
-            at = claim(table, state, used, i + a, j + b, k + c)
+            at = claim_brick(table, values, bounds, state, used, i + a, j + b, k + c)
             value[at] = field[i + a, j + b, k + c]
             what[at] |= KNOWN
             crossed[at // SAMPLES] = 1
-        what[claim(table, state, used, i, j, k)] |= CELL
+        what[claim_brick(table, values, bounds, state, used, i, j, k)] |= CELL

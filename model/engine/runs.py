@@ -21,6 +21,7 @@ from model.engine.jit import compiled
 from model.engine.sparse import SparseField
 
 Labels = NDArray[np.uint16]
+LABEL_MAX = 65_535  # the largest of a label volume
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,53 @@ class Runs:
         """Give label n the number ``names[n]``."""
         return replace(self, labels=np.asarray(names, dtype=np.int32)[self.labels])
 
-    def volume(self) -> Labels:
-        """Label volume (nx, ny, nz) uint16, 0 outside; labels above 65,535 have no number and become 0."""
-        painted = np.zeros(self.shape, dtype=np.uint16)
-        _paint(self.rows, self.first, self.stop, self.labels, painted)
+    def volume(self, *, every: int = 1) -> Labels:
+        """Label volume (nx, ny, nz) uint16, 0 outside; labels above 65,535 have no number and become 0.
+
+        ``every``: of each axis only every so many samples, from the first on.
+        """
+        nx, ny, nz = (-(-n // every) for n in self.shape)
+        painted = np.zeros((nx, ny, nz), dtype=np.uint16)
+        _paint(self.shape[1], self.rows, self.first, self.stop, self.labels, every, painted)
         return painted
+
+    def turned_volume(self) -> Labels:
+        """Return :meth:`volume` with its axes in the opposite order, (nz, ny, nx), as image files have them."""
+        painted = np.zeros(self.shape[::-1], dtype=np.uint16)
+        _paint_turned(self.rows, self.first, self.stop, self.labels, painted)
+        return painted
+
+    def present(self) -> tuple[int, ...]:
+        """Labels that some sample of the volume has, ascending."""
+        return tuple(int(label) for label in np.unique(self.labels) if 0 < label <= LABEL_MAX)
+
+    def at(self, samples: NDArray[np.int64]) -> Labels:
+        """Labels (n,) of samples (n, 3) as :meth:`volume` has them."""
+        found = np.zeros(len(samples), dtype=np.uint16)
+        _look_up(self.shape[1], self.rows, self.first, self.stop, self.labels, samples, found)
+        return found
+
+    def overlaid(self, labels: Labels, *, every: int, owner: NDArray[np.int64], within: Runs) -> Runs:
+        """Take labels over from a coarser volume, run by run.
+
+        Parameters
+        ----------
+        labels
+            As :meth:`volume` gives them with the same ``every``.
+        owner
+            The body to which each label belongs, −1 for those that are not taken over.
+        within
+            These runs with the numbers of their bodies: a sample takes the label of the coarse sample beside it if that
+            belongs to its own body, else it keeps its own.
+        """
+        size = np.empty(1, dtype=np.int64)
+        empty = np.empty(0, dtype=np.int32)
+        rows = np.empty_like(self.rows)
+        given = (self.shape[1], self.rows, self.first, self.stop, self.labels, within.labels, labels, every, owner)
+        _overlay(*given, rows, empty, empty, empty, size)
+        first, stop, names = (np.empty(int(size[0]), dtype=np.int32) for _ in range(3))
+        _overlay(*given, rows, first, stop, names, size)
+        return Runs(self.shape, rows, first, stop, names)
 
 
 def bodies(field: SparseField | Field) -> Runs:
@@ -254,9 +297,59 @@ def _overlap(
 
 
 @compiled
-def _paint(rows: Any, first: Any, stop: Any, labels: Any, volume: Any) -> None:
+def _paint(ny: int, rows: Any, first: Any, stop: Any, labels: Any, every: int, volume: Any) -> None:
+    for row in range(len(rows) - 1):
+        i, j = row // ny, row % ny
+        if i % every or j % every:
+            continue
+        for run in range(rows[row], rows[row + 1]):
+            if labels[run] <= LABEL_MAX:
+                low, high = -(-first[run] // every), -(-stop[run] // every)
+                volume[i // every, j // every, low:high] = labels[run]
+
+
+@compiled
+def _paint_turned(rows: Any, first: Any, stop: Any, labels: Any, volume: Any) -> None:
     ny = volume.shape[1]
     for row in range(len(rows) - 1):
         for run in range(rows[row], rows[row + 1]):
-            if labels[run] <= 65535:
-                volume[row // ny, row % ny, first[run] : stop[run]] = labels[run]
+            if labels[run] <= LABEL_MAX:
+                volume[first[run] : stop[run], row % ny, row // ny] = labels[run]
+
+
+@compiled
+def _look_up(ny: int, rows: Any, first: Any, stop: Any, labels: Any, samples: Any, found: Any) -> None:
+    for q in range(len(samples)):
+        row, k = samples[q, 0] * ny + samples[q, 1], samples[q, 2]
+        for run in range(rows[row], rows[row + 1]):
+            if first[run] <= k < stop[run] and labels[run] <= LABEL_MAX:
+                found[q] = labels[run]
+
+
+@compiled
+def _overlay(
+    ny: int, rows: Any, first: Any, stop: Any, labels: Any, bodies: Any, coarse: Any, every: int, owner: Any,
+    new_rows: Any, new_first: Any, new_stop: Any, new_labels: Any, size: Any,
+) -> None:  # fmt: skip
+    """Divide runs where the label beside them changes; without room only their number is found."""
+    count = 0
+    for row in range(len(rows) - 1):
+        new_rows[row] = count
+        i = min((row // ny + every // 2) // every, coarse.shape[0] - 1)
+        j = min((row % ny + every // 2) // every, coarse.shape[1] - 1)
+        for run in range(rows[row], rows[row + 1]):
+            begin, name = first[run], -1
+            for k in range(first[run], stop[run]):
+                beside = coarse[i, j, min((k + every // 2) // every, coarse.shape[2] - 1)]
+                label = beside if owner[beside] == bodies[run] else labels[run]
+                if name < 0:
+                    name = label
+                elif label != name:
+                    if len(new_first):
+                        new_first[count], new_stop[count], new_labels[count] = begin, k, name
+                    count, begin, name = count + 1, k, label
+            if len(new_first):
+                new_first[count], new_stop[count], new_labels[count] = begin, stop[run], name
+            count += 1
+    new_rows[len(rows) - 1] = count
+    size[0] = count

@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.domain import Field, Grid, Points
-from model.engine.bricks import SIDE, Bricks
+from model.engine.bricks import Bricks, reserve
 from model.engine.refine import (
     claim_all,
     coordinates,
@@ -57,7 +57,7 @@ _COARSE = 7  # least number of blocks along the longest side of Ω at the first 
 _LOCAL = 4  # grid cells a side: blocks up to this size are judged by the slopes at their corners in adaptive mode
 _FINE = 64  # samples along the longest side: coarser grids are always certified, adaptive saves little there
 _MEMORY = 2.7e9  # bytes of all storages of a sequence together; larger allows more frames at once on fine grids
-_TOUCHED = 2900.0  # bytes of a storage for each possible brick: the largest measured
+_TOUCHED = 1200.0  # bytes of a storage over N²; 900 is the most that a shipped model takes
 _BATCH = 2**18  # points in one call of the dense path; bounds its memory
 
 
@@ -97,7 +97,7 @@ class SparseField:
             raise InvalidFieldError(f"a field of shape {field.shape} does not belong to a grid of shape {grid.shape}")
         bricks = Bricks(grid)
         take_field(
-            bricks.table, bricks.values, bricks.state, bricks.crossed, bricks.used,
+            bricks.table, bricks.values, bricks.bounds, bricks.state, bricks.crossed, bricks.used,
             _finite(np.ascontiguousarray(field, dtype=np.float32)),
         )  # fmt: skip
         return cls(bricks, evaluations=field.size, refuted=0)
@@ -187,8 +187,12 @@ def evaluate_sparse(
 
 def cpu_frame_batch(grid: Grid, threads: int) -> int:
     """Number of frames of a sequence to evaluate at the same time: one a thread, as memory allows."""
-    places = math.prod(-(-n // SIDE) + 1 for n in grid.shape)
-    return max(1, min(threads, int(_MEMORY // (_TOUCHED * places)) - 1))
+    return max(1, min(threads, _storages(grid) - 1))
+
+
+def _storages(grid: Grid) -> int:
+    """Storages that memory allows."""
+    return max(1, int(_MEMORY // (_TOUCHED * math.prod(grid.shape) ** (2.0 / 3.0))))
 
 
 def evaluate_sequence(
@@ -226,7 +230,8 @@ def evaluate_sequence(
     def evaluate(time: float, bricks: Bricks) -> SparseField:
         return evaluate_sparse(at(time), grid, lipschitz=lipschitz, exact=exact, bricks=bricks)
 
-    idle = [Bricks(grid) for _ in range(min(threads + 1, len(times)))]  # one more: a frame is used meanwhile
+    # One more than threads, for a frame is used meanwhile; on the finest grids they take turns.
+    idle = [Bricks(grid) for _ in range(min(threads + 1, len(times), max(threads, _storages(grid))))]
     ahead: deque[Future[SparseField]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="frames") as pool:
         try:
@@ -261,23 +266,23 @@ class SparseEvaluation:
         starts = [np.arange(0, n - 1, side) for n in shape]
         nodes = [np.append(a, n - 1) for a, n in zip(starts, shape, strict=True)]
         lattice = np.stack(np.meshgrid(*nodes, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.int32)
-        addresses = np.empty(len(lattice), dtype=np.int64)
-        claim_all(self.bricks.table, self.bricks.state, self.bricks.used, lattice, addresses)
-        self._evaluate(lattice, addresses)
+        b = self.bricks
+        claim_all(b.table, b.values, b.bounds, b.state, b.used, lattice)
+        self._evaluate(lattice)
         blocks = np.stack(np.meshgrid(*starts, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.int32)
         return blocks, side
 
     def split(self, blocks: NDArray[np.int32], side: int, *, lipschitz: float, adaptive: bool) -> NDArray[np.int32]:
         """Skip blocks that cannot meet the membrane; return the parts of the others that may."""
         b = self.bricks
-        wanted, addresses = np.empty((27 * len(blocks), 3), dtype=np.int32), np.empty(27 * len(blocks), dtype=np.int64)
-        parts, slopes = np.empty((8 * len(blocks), 3), dtype=np.int32), np.empty(len(blocks), dtype=np.float32)
+        wanted, parts = reserve(27 * len(blocks), 3, np.int32), reserve(8 * len(blocks), 3, np.int32)
+        slopes = np.empty(len(blocks), dtype=np.float32)
         usual = self._slope if adaptive else np.inf
         asked, made, kept = split_blocks(
             b.table, b.values, b.bounds, b.state, b.used, b.shape, b.grid.step, blocks, side, usual, lipschitz,
-            wanted, addresses, parts, slopes,
+            wanted, parts, slopes,
         )  # fmt: skip
-        self._evaluate(wanted[:asked], addresses[:asked])
+        self._evaluate(wanted[:asked])
         if kept:
             self._slope = float(np.median(slopes[:kept]))
         return parts[:made]
@@ -294,24 +299,25 @@ class SparseEvaluation:
         """Return the cells not seen before behind the crossed faces of these, and evaluate their corners."""
         b = self.bricks
         found = np.empty((6 * len(cells), 3), dtype=np.int32)
-        count = list_neighbours(b.table, b.values, b.state, b.used, b.shape, cells, found)
+        count = list_neighbours(b.table, b.values, b.bounds, b.state, b.used, b.shape, cells, found)
         self._corners(found[:count])
         return found[:count]
 
     def _corners(self, cells: NDArray[np.int32]) -> None:
         b = self.bricks
-        wanted, addresses = np.empty((8 * len(cells), 3), dtype=np.int32), np.empty(8 * len(cells), dtype=np.int64)
-        asked = list_corners(b.table, b.state, b.crossed, b.used, cells, wanted, addresses)
-        self._evaluate(wanted[:asked], addresses[:asked])
+        wanted = reserve(8 * len(cells), 3, np.int32)
+        asked = list_corners(b.table, b.values, b.bounds, b.state, b.crossed, b.used, cells, wanted)
+        self._evaluate(wanted[:asked])
 
-    def _evaluate(self, samples: NDArray[np.int32], addresses: NDArray[np.int64]) -> None:
+    def _evaluate(self, samples: NDArray[np.int32]) -> None:
         if len(samples) == 0:
             return
         points = np.empty((len(samples), 3), dtype=np.float32)
         coordinates(samples, *self._axes, points)
         values = _finite(self.sdf(points))
         self.evaluations += len(samples)
-        self.refuted += store(self.bricks.values, self.bricks.bounds, self.bricks.state, addresses, values)
+        b = self.bricks
+        self.refuted += store(b.table, b.values, b.bounds, b.state, samples, values)
 
 
 def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -27,7 +27,7 @@ def open_writer(cell: CellFiles) -> Iterator[WriteFrame]:
     frames: list[dict[str, Any]] = []
 
     def write(frame: ExportFrame) -> None:
-        inside = int(np.count_nonzero(frame.labelled.labels))
+        inside = int(frame.labelled.runs.sizes()[1:].sum())
         frames.append({"frame": frame.number, **measure(frame.surface), "voxel_volume_um3": round(inside * voxel, 3)})
 
     yield write

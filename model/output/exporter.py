@@ -18,12 +18,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Concatenate, ParamSpec, Protocol, TypeVar
 
-import numpy as np
-
 from model.domain import TAU, Field, Grid
 from model.engine.marching_cubes import Surface
 from model.engine.narrow_band import NarrowBand
-from model.engine.runs import Labels
+from model.engine.runs import Labels, Runs
 from model.engine.tracking import Track
 from model.errors import ExportError
 from model.formats import media_type
@@ -43,11 +41,11 @@ _Arguments = ParamSpec("_Arguments")
 
 
 class Labelled(Protocol):
-    """A frame with labelled cells; its label volume is computed on first use."""
+    """A frame with labelled cells."""
 
     @property
-    def labels(self) -> Labels:
-        """Label of each sample, (nx, ny, nz) uint16; 0 is background."""
+    def runs(self) -> Runs:
+        """The samples inside, row by row, with their labels."""
         ...
 
 
@@ -79,12 +77,12 @@ class ExportFrame:
     @cached_property
     def label_volume(self) -> Labels:
         """Labels (nz, ny, nx) uint16, as image files have them: the one transposition, [x, y, z] → z, y, x."""
-        return np.ascontiguousarray(self.labelled.labels.T)
+        return self.labelled.runs.turned_volume()
 
     @cached_property
     def labels_present(self) -> tuple[int, ...]:
         """Labels that some voxel has, ascending."""
-        return tuple(int(label) for label in np.flatnonzero(np.bincount(self.label_volume.reshape(-1))) if label)
+        return self.labelled.runs.present()
 
     def once(
         self,

@@ -26,7 +26,7 @@ from scipy import ndimage
 
 from model.domain import Grid
 from model.engine.marching_cubes import Surface
-from model.engine.runs import Labels
+from model.engine.runs import Runs
 from model.errors import ExportError
 
 Picture = NDArray[np.uint8]
@@ -114,7 +114,7 @@ class Scene:
     vertex_labels: NDArray[np.uint16] | None = None
 
 
-def vertex_labels(surface: Surface, labels: Labels, grid: Grid) -> NDArray[np.uint16]:
+def vertex_labels(surface: Surface, labels: Runs, grid: Grid) -> NDArray[np.uint16]:
     """Cell label of each vertex: that of the inside end of the grid edge it lies on.
 
     Parameters
@@ -122,7 +122,7 @@ def vertex_labels(surface: Surface, labels: Labels, grid: Grid) -> NDArray[np.ui
     surface
         Extracted from a field on ``grid``.
     labels
-        (nx, ny, nz) uint16 of the same field.
+        Of the same field.
 
     Returns
     -------
@@ -135,7 +135,7 @@ def vertex_labels(surface: Surface, labels: Labels, grid: Grid) -> NDArray[np.ui
     index = np.where(np.abs(index - nearest) < 1e-4, nearest, index)
     last = np.array(grid.shape) - 1
     low, high = (np.clip(end(index), 0, last).astype(np.int64) for end in (np.floor, np.ceil))
-    return np.asarray(np.maximum(labels[tuple(low.T)], labels[tuple(high.T)]), dtype=np.uint16)
+    return np.maximum(labels.at(low), labels.at(high))
 
 
 def render_frames(

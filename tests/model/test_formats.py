@@ -18,6 +18,7 @@ from workbench import ROOT
 from model.domain import Grid, frame_times
 from model.engine.marching_cubes import extract_surface
 from model.engine.narrow_band import NarrowBand
+from model.engine.runs import runs_of
 from model.engine.sparse import evaluate_dense
 from model.engine.tracking import Track, label_volume
 from model.formats import FORMATS, MEDIA_TYPES, OTHER, Format, describe_formats, media_type
@@ -44,7 +45,7 @@ def written(folder: Path, *names: str) -> list[str]:
     cell_files = CellFiles(exporter=exporter, name="cell_0000", times=times, tracks=lambda: tracks)
     with open_writers(names, cell_files) as write:
         for number, time in enumerate(times):
-            labelled = SimpleNamespace(labels=LABELS)
+            labelled = SimpleNamespace(runs=runs_of(LABELS))
             write(ExportFrame(number=number, time=time, surface=SURFACE, labelled=labelled, band=BAND))
     frames = [
         {"frame": number, "minutes": exporter.minutes_at(time), "labels": [1], "volume_um3": SURFACE.volume * UNIT**3}

@@ -26,7 +26,7 @@ PUBLIC = {
         "with_kind",
     ],
     "model.card": ["ModelCard", "TrainingFacts", "find_model", "find_models", "load_card"],
-    "model.formats": ["Format", "describe_formats", "media_type"],
+    "model.formats": ["Format", "describe_finest", "describe_formats", "media_type"],
     "model.domain": ["Grid", "frame_times", "frame_to_time"],
     "model.synthesis": ["Progress", "compute_device", "synthesize"],
     "model.living_cell": ["CellFrame", "LivingCell", "Variation", "draw"],

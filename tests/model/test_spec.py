@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from model.augmentation_spec import AugmentationSpec
 from model.errors import SpecError
-from model.spec import COUNT_MAX, FRAMES_MAX, GRID_MAX, GRID_MIN, SEED_MAX, GenerationSpec, LearnedLatent
+from model.formats import FORMATS
+from model.spec import COUNT_MAX, FINEST_GRID, FRAMES_MAX, GRID_MAX, GRID_MIN, SEED_MAX, GenerationSpec, LearnedLatent
 
 ROOT = Path(__file__).parents[2]
 SHA = "0" * 64
@@ -108,7 +110,6 @@ def test_digest_names_the_weights_too() -> None:
         ("seed", 0, SEED_MAX),
         ("count", 1, COUNT_MAX),
         ("frames", 1, FRAMES_MAX),
-        ("grid", GRID_MIN, GRID_MAX),
     ],
 )
 def test_bounds_are_included_and_what_lies_beyond_is_refused(member: str, least: int, most: int) -> None:
@@ -139,10 +140,39 @@ def test_bounds_of_latents(latent: dict[str, Any], good: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "grid", [[64, 64], [64, 64, 64, 64], [64, 64, GRID_MAX + 1], [GRID_MIN - 1, 64, 64], 64.5, "64"]
+    "grid",
+    [[64, 64], [64, 64, 64, 64], [64, 64, FINEST_GRID + 1], [GRID_MIN - 1, 64, 64], 64.5, "64", FINEST_GRID + 1, 7],
 )
 def test_grids_of_another_shape_are_refused(grid: object) -> None:
     assert place(refusal(grid=grid)) == {"grid"}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_each_format_goes_as_far_as_its_row_says(name: str) -> None:
+    row = FORMATS[name]
+    formats = [*row.needs, name]
+    assert spec(grid=row.finest, formats=formats).grid_shape == (row.finest,) * 3
+    # That many samples, however they are arranged.
+    assert spec(grid=[min(FINEST_GRID, 4 * row.finest), row.finest, 16], formats=formats)
+    if row.finest < FINEST_GRID:
+        refused = refusal(grid=row.finest + 1, formats=formats)
+        assert place(refused) == {None}
+        assert f"the format {name} goes up to {row.finest}" in str(refused)
+        assert "stl" in str(refused)
+    with pytest.raises(ValidationError):
+        spec(grid=FINEST_GRID + 1, formats=formats)
+
+
+def test_fragments_are_kept_on_usual_grids_only() -> None:
+    assert spec(grid=GRID_MAX, formats=["stl"], fragments="keep")
+    assert place(refusal(grid=GRID_MAX + 1, formats=["stl"], fragments="keep")) == {None}
+
+
+def test_other_kinds_of_job_have_usual_grids() -> None:
+    body = {"model": "m", "source": {"kind": "learned", "index": 0}, "formats": ["stl"]}
+    assert AugmentationSpec.model_validate(body | {"grid": GRID_MAX})
+    with pytest.raises(ValidationError):
+        AugmentationSpec.model_validate(body | {"grid": GRID_MAX + 1})
 
 
 def test_a_grid_has_one_number_or_one_for_each_axis() -> None:

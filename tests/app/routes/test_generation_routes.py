@@ -235,7 +235,7 @@ REFUSED = [
     ({"model": "../round"}, 422, "invalid_spec", "/model", "must match"),
     ({}, 422, "invalid_spec", "/model", "is required"),
     ({"model": "round", "grid": 1}, 422, "invalid_spec", "/grid", "at least 8"),
-    ({"model": "round", "grid": 5000}, 422, "invalid_spec", "/grid", "at most 512"),
+    ({"model": "round", "grid": 5000}, 422, "invalid_spec", "/grid", "at most 2048"),
     ({"model": "round", "grid": 300}, 422, "invalid_spec", "/grid", "at most 256"),
     ({"model": "long", "grid": [16, 33, 16]}, 422, "invalid_spec", "/grid", "at most 32"),
     ({"model": "round", "grid": [16, 16]}, 422, "invalid_spec", "/grid", "3 entries"),

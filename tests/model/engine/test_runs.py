@@ -25,6 +25,31 @@ def test_a_label_volume_survives_as_runs(labels: np.ndarray) -> None:
         assert np.allclose(runs.centroids()[label], np.argwhere(labels == label).mean(axis=0))
 
 
+@given(volumes, st.integers(1, 4))
+def test_other_views_are_those_of_the_volume(labels: np.ndarray, every: int) -> None:
+    runs = runs_of(labels)
+    assert np.array_equal(runs.volume(every=every), labels[::every, ::every, ::every])
+    assert np.array_equal(runs.turned_volume(), labels.T)
+    assert runs.present() == tuple(np.unique(labels[labels > 0]))
+    samples = np.argwhere(np.ones_like(labels, dtype=bool))
+    assert np.array_equal(runs.at(samples), labels.reshape(-1))
+
+
+@given(volumes, volumes, st.integers(1, 3))
+def test_labels_of_a_coarser_volume_are_taken_over_within_their_body(
+    own: np.ndarray, other: np.ndarray, every: int
+) -> None:
+    size = tuple(min(a, b) for a, b in zip(own.shape, other.shape, strict=True))
+    own, other = (volume[: size[0], : size[1], : size[2]] for volume in (own, other))
+    runs, coarse = runs_of(own), np.ascontiguousarray(other[::every, ::every, ::every])
+    owner = np.array([-1, 1, 2, 2])  # labels 2 and 3 belong to body 2
+    found = runs.overlaid(coarse, every=every, owner=owner, within=runs).volume()
+    for place in np.ndindex(*own.shape):
+        beside = coarse[tuple(min((i + every // 2) // every, n - 1) for i, n in zip(place, coarse.shape, strict=True))]
+        takes = own[place] and owner[beside] == own[place]
+        assert found[place] == (beside if takes else own[place])
+
+
 @given(volumes, st.integers(0, 2**32 - 1))
 def test_overlaps_count_shared_samples(labels: np.ndarray, seed: int) -> None:
     other = np.random.default_rng(seed).integers(0, 4, labels.shape).astype(np.uint16)

@@ -104,6 +104,27 @@ def test_daughters_that_touch_again_stay_two_cells() -> None:
     assert np.array_equal(frames[2].labels > 0, frames[2].field < 0)
 
 
+def test_cells_that_touch_on_a_fine_grid_are_told_apart_on_a_coarser_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    touching = ((-0.33, 0, 0, 0.38), (0.33, 0, 0, 0.38))
+    grid = Grid((64, 60, 61))
+    exact, coarse = CellTracker(), CellTracker()
+    for balls in ((MOTHER,), (LEFT, RIGHT), touching, touching):
+        field = field_of(*balls, grid=grid)
+        with monkeypatch.context() as patch:
+            one = exact.update(field)
+            patch.setattr("model.engine.tracking.WHOLE_SIDE", 32)
+            patch.setattr("model.engine.tracking._COARSE_SIDE", 16)
+            other = coarse.update(field)
+        assert np.array_equal(one.labels > 0, other.labels > 0)
+        differ = np.argwhere(one.labels != other.labels)
+        assert one.cells == other.cells
+        assert len(differ) < 0.05 * (one.labels > 0).sum()
+        # Only beside the border, which lies in the middle.
+        assert (np.abs(grid.axes()[0][differ[:, 0]]) < 4 * 2 / 63).all()
+    assert coarse.tracks == exact.tracks == (Track(1, 0, 0, 0), Track(2, 1, 3, 1), Track(3, 1, 3, 1))
+    assert len(differ) > 0
+
+
 def test_a_cell_that_vanishes_ends_and_the_other_goes_on() -> None:
     _, tracks = follow((MOTHER,), (LEFT, RIGHT), (LEFT,), (LEFT,))
     assert tracks == (Track(1, 0, 0, 0), Track(2, 1, 3, 1), Track(3, 1, 1, 1))

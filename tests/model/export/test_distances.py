@@ -18,6 +18,7 @@ from model.domain import Grid, frame_times
 from model.encoding.zarr_arrays import decode_shard
 from model.engine.marching_cubes import extract_surface
 from model.engine.narrow_band import NarrowBand, clamp_distance
+from model.engine.runs import bodies, runs_of
 from model.engine.sparse import evaluate_dense
 from model.engine.tracking import label_volume
 from model.export.sdf_hdf5 import find_faults as find_hdf5_faults
@@ -44,7 +45,7 @@ def write(folder: Path, *, frames: int = 3, grid: Grid = GRID, names: tuple[str,
             field = evaluate_dense(cell_at(t), grid)
             labels = label_volume(field)
             band = NarrowBand(cell_at(t), grid, inside=lambda labels=labels: labels > 0)
-            labelled = SimpleNamespace(labels=labels)
+            labelled = SimpleNamespace(runs=runs_of(labels))
             surface = extract_surface(field, grid)
             write_frame(ExportFrame(number=number, time=t, surface=surface, labelled=labelled, band=band))
     return exporter
@@ -139,7 +140,7 @@ def test_memory_does_not_grow_with_frames(name: str, tmp_path: Path) -> None:
 def test_a_frame_without_a_distance_function_is_refused(tmp_path: Path) -> None:
     field = evaluate_dense(cell_at(0.0), GRID)
     frame = ExportFrame(
-        number=0, time=0.0, surface=extract_surface(field, GRID), labelled=SimpleNamespace(labels=label_volume(field))
+        number=0, time=0.0, surface=extract_surface(field, GRID), labelled=SimpleNamespace(runs=bodies(field))
     )
     with pytest.raises(ValueError, match="no signed distance function"):
         _ = frame.distance_volume

@@ -13,7 +13,7 @@ import shapes
 
 from model.domain import Grid
 from model.engine.marching_cubes import extract_surface
-from model.engine.runs import Labels
+from model.engine.runs import Runs, runs_of
 from model.engine.sparse import evaluate_dense
 from model.engine.tracking import Track, label_volume
 from model.export.geff import NAME, edges_of
@@ -29,7 +29,7 @@ TRACKS = (Track(1, 0, 0, 0), Track(2, 1, 2, 1), Track(3, 1, 2, 1))
 
 @dataclass(frozen=True)
 class Labelled:
-    labels: Labels
+    runs: Runs
 
 
 def lineage(folder: Path, *, frames: int = 3) -> Path:
@@ -46,7 +46,7 @@ def lineage(folder: Path, *, frames: int = 3) -> Path:
             labels = label_volume(field)
             labels = np.where(labels > 0, labels + 1, 0).astype(np.uint16) if number else labels
             surface = extract_surface(field, GRID)
-            write(ExportFrame(number=number, time=time, surface=surface, labelled=Labelled(labels)))
+            write(ExportFrame(number=number, time=time, surface=surface, labelled=Labelled(runs_of(labels))))
             found = [int(label) for label in np.unique(labels) if label]
             rows.append({"frame": number, "labels": found, "volume_um3": surface.volume * 1e3})
     cell = {

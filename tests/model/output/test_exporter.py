@@ -28,7 +28,7 @@ from pydantic import ValidationError
 
 from model.domain import Grid, frame_times
 from model.engine.marching_cubes import Surface, extract_surface
-from model.engine.runs import Labels
+from model.engine.runs import Labels, runs_of
 from model.engine.sparse import evaluate_dense
 from model.engine.tracking import label_volume
 from model.errors import ExportError
@@ -60,7 +60,7 @@ def write_surface(exporter: Exporter, mesh_format: str) -> FileEntry:
     """Write one frame's surface in one format; the file's entry."""
     before = exporter.files
     with open_writers([mesh_format], CellFiles(exporter=exporter, name="cell_0000", times=[0.0])) as write:
-        write(ExportFrame(number=0, time=0.0, surface=SURFACE, labelled=SimpleNamespace(labels=LABELS)))
+        write(ExportFrame(number=0, time=0.0, surface=SURFACE, labelled=SimpleNamespace(runs=runs_of(LABELS))))
     (entry,) = set(exporter.files) - set(before)
     return entry
 
@@ -71,7 +71,7 @@ def label_volumes(exporter: Exporter, name: str, *, times: list[float]) -> Itera
     numbers = count()
     with open_writers(["tiff"], CellFiles(exporter=exporter, name=name, times=times)) as write:
         yield lambda labels: write(
-            ExportFrame(number=next(numbers), time=0.0, surface=SURFACE, labelled=SimpleNamespace(labels=labels))
+            ExportFrame(number=next(numbers), time=0.0, surface=SURFACE, labelled=SimpleNamespace(runs=runs_of(labels)))
         )
 
 
@@ -354,7 +354,7 @@ def test_bodies_are_told_apart_on_request(mesh_format: str, tmp_path: Path) -> N
         exporter = Exporter(tmp_path / str(separate), grid=GRID, micrometres=10.0, minutes=1.0)
         cell = CellFiles(exporter=exporter, name="c", times=[0.0], spec={"separate_bodies": separate})
         with open_writers([mesh_format], cell) as write:
-            write(ExportFrame(number=0, time=0.0, surface=surface, labelled=SimpleNamespace(labels=labels)))
+            write(ExportFrame(number=0, time=0.0, surface=surface, labelled=SimpleNamespace(runs=runs_of(labels))))
         written[separate] = (tmp_path / str(separate) / f"c/frame_0000.{mesh_format}").read_bytes()
     path = tmp_path / "True" / f"c/frame_0000.{mesh_format}"
     if mesh_format == "obj":

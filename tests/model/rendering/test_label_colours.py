@@ -15,6 +15,7 @@ from skimage.color import rgb2lab
 from model.card import SHIPPED_MODELS
 from model.domain import Grid
 from model.engine.marching_cubes import Surface
+from model.engine.runs import runs_of
 from model.export.imagej_tiff import open_writer
 from model.network.checkpoint import load_checkpoint
 from model.output.exporter import CellFiles, Exporter, ExportFrame
@@ -32,7 +33,7 @@ def hyperstack(folder: Path, volume: Any, spec: Any) -> Path:
     """Write one frame."""
     exporter = Exporter(folder, grid=GRID, micrometres=2.0, minutes=1.0)
     with open_writer(CellFiles(exporter=exporter, name="cell_0000", times=[0.0], spec=spec)) as write:
-        write(ExportFrame(number=0, time=0.0, surface=NO_SURFACE, labelled=SimpleNamespace(labels=volume)))
+        write(ExportFrame(number=0, time=0.0, surface=NO_SURFACE, labelled=SimpleNamespace(runs=runs_of(volume))))
     return folder / "cell_0000/labels.tif"
 
 

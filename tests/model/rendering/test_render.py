@@ -11,8 +11,9 @@ from PIL import Image
 
 from model.domain import Grid
 from model.engine.marching_cubes import extract_surface
+from model.engine.runs import bodies
 from model.engine.sparse import evaluate_dense
-from model.engine.tracking import CellTracker, label_volume
+from model.engine.tracking import CellTracker
 from model.errors import ExportError
 from model.rendering.render import PALETTES, Camera, Picture, Scene, montage, render_frames, vertex_labels
 from model.rendering.render import write_png as save
@@ -24,7 +25,7 @@ SIZE = 120
 def scene_of(shape: shapes.Shape, caption: str = "") -> Scene:
     field = evaluate_dense(shape, GRID)
     surface = extract_surface(field, GRID)
-    return Scene(surface=surface, caption=caption, vertex_labels=vertex_labels(surface, label_volume(field), GRID))
+    return Scene(surface=surface, caption=caption, vertex_labels=vertex_labels(surface, bodies(field), GRID))
 
 
 def brightness(picture: Picture) -> np.ndarray:
@@ -73,7 +74,7 @@ def test_every_vertex_has_the_label_of_the_cell_it_belongs_to() -> None:
     tracker = CellTracker()
     frame = tracker.update(evaluate_dense(shapes.filopodia_cell(0.0), GRID))
     surface = extract_surface(frame.field, GRID)
-    assert (vertex_labels(surface, frame.labels, GRID) == 1).all()
+    assert (vertex_labels(surface, frame.runs, GRID) == 1).all()
     labels = TWO.vertex_labels
     assert labels is not None
     assert np.array_equal(labels, np.where(TWO.surface.vertices[:, 0] < 0, 1, 2))
