@@ -198,6 +198,7 @@ def test_command_line_starts_a_service_of_its_own_where_none_runs(tiny_models: P
     done = cytosynth(
         "generate", "tiny", "--seed", "4", "--frames", "1", "--grid", "16", "--format", "stl",
         "--out", str(tmp_path / "cell"), CYTOSYNTH_PORT="9", CYTOSYNTH_MODEL_DIRS=str(tiny_models),
+        CYTOSYNTH_PRELOAD="0", CYTOSYNTH_THREADS="1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "cell" / "cell_0000" / "frame_0000.stl").stat().st_size > 84

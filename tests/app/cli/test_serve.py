@@ -28,7 +28,7 @@ def ended(service: Served, family: list[int]) -> int:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_signal_of_a_terminal_ends_everything_in_good_order(tmp_path: Path, number: signal.Signals) -> None:
-    with served(tmp_path) as service:
+    with served(tmp_path, CYTOSYNTH_PRELOAD="0") as service:
         family = service.family()
         assert len(family) >= 4  # itself, the broker and its guard, a worker
         os.killpg(service.process.pid, number)  # Ctrl-C, or a terminal that is closed
@@ -37,7 +37,7 @@ def test_signal_of_a_terminal_ends_everything_in_good_order(tmp_path: Path, numb
 
 
 def test_kill_9_leaves_nothing_behind(tmp_path: Path) -> None:
-    with served(tmp_path) as service:
+    with served(tmp_path, CYTOSYNTH_PRELOAD="0") as service:
         family = service.family()
         service.process.kill()
         assert ended(service, family) == -signal.SIGKILL
