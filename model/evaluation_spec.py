@@ -33,7 +33,7 @@ def _sort_of(name: str) -> str:
     """Return which uploads an upload may be named with."""
     if name.endswith((".tif", ".tiff")):
         return "volume"
-    if name.endswith((".npy", ".npz", ".h5", ".hdf5")):
+    if name.endswith((".npy", ".npz", ".h5", ".hdf5", ".zarr.zip")):
         return "distances"
     return "surface" if name.endswith((".stl", ".obj", ".ply")) else "archive"
 

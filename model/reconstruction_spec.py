@@ -37,7 +37,9 @@ HELD_OUT_MIN = 3  # frames, so that one in the middle can be left out
 
 UploadName = Annotated[
     str,
-    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}(\.(tif|tiff|stl|obj|ply|npy|npz|h5|hdf5|zip|tar|tgz|tar\.gz))?$"),
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}(\.(tif|tiff|stl|obj|ply|npy|npz|h5|hdf5|zip|zarr\.zip|tar|tgz|tar\.gz))?$"
+    ),
 ]
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Length = Annotated[float, Field(gt=0.0, le=1e9, allow_inf_nan=False)]

@@ -37,7 +37,7 @@ NEW_CELLS_MIN, NEW_CELLS_MAX = 4, 24  # drawn for the novelty that the card stat
 NEW_CELLS_SHARE = 0.2  # of the time of the training, at most, unless that are fewer than the least
 RESULT_BYTES = 8 * 2**20  # weights, figures and the training state, generously
 
-VOLUMES, MESHES, DISTANCES = (".tif", ".tiff"), (".stl", ".obj", ".ply"), (".npy", ".npz", ".h5", ".hdf5")
+VOLUMES, MESHES, DISTANCES = (".tif", ".tiff"), (".stl", ".obj", ".ply"), (".npy", ".npz", ".h5", ".hdf5", ".zarr.zip")
 ONE_SORT = "uploads must be all label volumes, all surfaces, all distances or all archives: leave the others out"
 ARCHIVE_FRAMES = 300  # expected in an archive, whose frames are not counted before it is read
 
@@ -64,7 +64,7 @@ class TrainingSpec(Strict):
         list[UploadName], Field(min_length=1, max_length=UPLOADS_MAX, json_schema_extra={"uniqueItems": True})
     ] = Field(
         description="Names of uploads: TIFFs of label volumes or masks, or arrays of signed distances (.npy, .npz, "
-        ".h5), one for each recording; surfaces, one for each frame, whose names number cells and frames "
+        ".h5, .zarr.zip), one for each recording; surfaces, one for each frame, whose names number cells and frames "
         "(cell1_t0.stl); or archives of label volumes and surfaces, a folder a recording.",
         examples=[["cells.tif"]],
     )

@@ -34,7 +34,8 @@ UploadName = Annotated[
         alias="name",
         max_length=128,
         description="A name of your choice: letters, digits, - and _, and an ending for the type of the file: .tif, "
-        ".stl, .obj, .ply, .npy, .npz, .h5, .safetensors, or .zip, .tar, .tar.gz for a sequence in many files.",
+        ".stl, .obj, .ply, .npy, .npz, .h5, .zarr.zip, .safetensors, or .zip, .tar, .tar.gz for a sequence in many "
+        "files.",
         examples=["cells.tif"],
     ),
 ]

@@ -116,7 +116,7 @@ def _open_nothing_more() -> None:
 
 ARCHIVES = ("zip", "tar", "tgz")
 SURFACES = ("stl", "obj", "ply")
-DISTANCES = ("npy", "npz", "hdf5")
+DISTANCES = ("npy", "npz", "hdf5", "zarr")
 READERS: dict[str, Reader] = {
     "tiff": _read_tiff,
     **{ending: partial(_read_surface, ending=ending) for ending in SURFACES},
@@ -127,8 +127,8 @@ READERS: dict[str, Reader] = {
 PARTS: dict[str, PartReader] = {"frame": _read_frame, "tracks": copy_tracks}
 DISTANCES_ALLOWED = (
     "signed distances, negative inside, as floating point numbers: (t, x, y, z) or (x, y, z) in a .npy file or alone "
-    "in a .npz, or (z, x, y, t) in the data set sdf_vid of an HDF5 file; 4 to 1024 samples a side, at most 2,000 "
-    "frames and 134,217,728 samples in all"
+    "in a .npz, (z, x, y, t) in the data set sdf_vid of an HDF5 file, or (t, z, y, x) in a zip of a Zarr store of one "
+    "array (.zarr.zip); 4 to 1024 samples a side, at most 2,000 frames and 134,217,728 samples in all"
 )
 _ALLOWED = {
     "tiff": LABELS_ALLOWED, "frame": LABELS_ALLOWED, "safetensors": WEIGHTS_ALLOWED, "tracks": TRACKS_ALLOWED,

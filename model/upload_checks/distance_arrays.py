@@ -1,8 +1,8 @@
-"""Strict readers of sampled signed distances: NumPy's ``.npy`` and ``.npz``, and HDF5 as ``sdf-hdf5`` writes it.
+"""Strict readers of sampled signed distances: NumPy's ``.npy`` and ``.npz``, HDF5 as ``sdf-hdf5`` writes it, and Zarr.
 
 Promises: sizes are checked against the length of the file, and bounded, before anything is unpacked; one frame is in
-memory at a time. Nothing is unpickled. HDF5 is read from the bytes of the file only: external, virtual and linked data
-sets, and filters other than gzip, shuffle, LZF and checksums, are refused.
+memory at a time, of Zarr all as 32-bit numbers. Nothing is unpickled. HDF5 is read from the bytes of the file only:
+external, virtual and linked data sets, and filters other than gzip, shuffle, LZF and checksums, are refused.
 Does not promise: that the values are distances; readers of cells use their zero level set only.
 
 Formats: NEP 1 (.npy 1.0 to 3.0); HDF5 file format specification 3.0; Wiesner et al. 2022 for ``sdf_vid``.
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from model.errors import UploadError
 from model.upload_checks.archives import read_archive
+from model.upload_checks.zarr_store import read_zarr
 
 SIDE_MIN, SIDE_MAX = 4, 1024  # samples along x, y and z
 FRAMES_MAX = 2000
@@ -57,7 +58,7 @@ def read_distances(
     Parameters
     ----------
     kind
-        ``npy``, ``npz`` or ``hdf5``; of the latter two the file is standard input, too.
+        ``npy``, ``npz``, ``hdf5`` or ``zarr``; of all but the first the file is standard input, too.
     copy
         Gets a plain copy: a .npy file of (t, x, y, z) float32.
     after_import
@@ -75,6 +76,11 @@ def read_distances(
     """
     if kind == "hdf5":
         found = _hdf5(after_import)
+    elif kind == "zarr":
+        array = read_zarr(0, check=_check, after_import=after_import)
+        t, x, y, z = array.values.shape
+        spacing = None if array.spacing is None else _lengths(array.spacing)
+        found = _Array((t, x, y, z), iter(array.values), spacing)
     else:
         after_import()
         found = _numpy(data if kind == "npy" else _only_member())
@@ -232,7 +238,14 @@ def _spacing(attributes: Any) -> tuple[float, float, float] | None:
     """Return the distance of samples that the format ``sdf-hdf5`` states, in µm."""
     if "spacing_um" not in attributes:
         return None
-    said = np.asarray(attributes["spacing_um"], dtype=np.float64).reshape(-1)
+    return _lengths(attributes["spacing_um"])
+
+
+def _lengths(stated: Any) -> tuple[float, float, float]:
+    try:
+        said = np.asarray(stated, dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError):
+        said = np.zeros(0)
     if said.size != 3 or not ((said >= 1e-6) & (said <= 1e6)).all():
         raise UploadError("spacing_um must be three lengths between 1e-6 and 1e6 µm")
     x, y, z = (float(side) for side in said)

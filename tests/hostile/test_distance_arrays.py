@@ -12,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from hostile import corpus_zarr
 from numpy.typing import NDArray
 
 from model.errors import UploadError
@@ -72,6 +73,7 @@ def inspected(folder: Path, name: str, content: bytes) -> tuple[dict[str, Any], 
 
 
 GOOD: dict[str, tuple[str, Callable[[], bytes], Any]] = {
+    **{f"Zarr {name}": ("a.zarr.zip", case, np.float32) for name, case in corpus_zarr.GOOD.items()},
     "by rows": ("a.npy", lambda: npy(distances()), np.float32),
     "by columns": ("a.npy", lambda: npy(distances(), by_column=True), np.float32),
     "half": ("a.npy", lambda: npy(distances().astype(np.float16)), np.float16),
@@ -117,6 +119,22 @@ def test_one_frame_needs_no_axis_of_time_and_hdf5_says_its_spacing(tmp_path: Pat
     assert inspected(tmp_path, "one.h5", hdf5(write))[0]["voxel"] == list(SPACING)
 
 
+def test_the_format_sdf_comes_back_as_an_upload_with_its_spacing(tmp_path: Path) -> None:
+    facts, copy = inspected(tmp_path, "distances.zarr.zip", corpus_zarr.sharded())
+    assert np.array_equal(np.load(copy), np.minimum(distances(), np.float32(0.75)))
+    assert (facts["shape"], facts["voxel"]) == ([*SHAPE], [*SPACING])
+    (tmp_path / "copy.npy").unlink()
+    one = corpus_zarr.store({
+        "zarr.json": corpus_zarr.described(
+            shape=[10, 12, 14], dimension_names=["x", "y", "z"],
+            chunk_grid={"name": "regular", "configuration": {"chunk_shape": [10, 12, 14]}},
+        ),
+        "c/0/0/0": corpus_zarr.gzipped(distances()[0].tobytes()),
+    })  # fmt: skip
+    assert inspected(tmp_path, "one.zarr.zip", one)[0]["shape"] == [1, *SHAPE[1:]]
+    assert np.array_equal(np.load(copy), distances()[:1])
+
+
 def with_value(value: float) -> NDArray[np.float32]:
     values = distances()
     values[1, 2, 2, 2] = value
@@ -156,6 +174,7 @@ def spoiled(offset: int) -> bytes:
 
 
 HOSTILE: dict[str, tuple[str, Callable[[], bytes], str]] = {
+    **{f"Zarr: {name}": ("a.zarr.zip", *case) for name, case in corpus_zarr.HOSTILE.items()},
     "no magic": ("a.npy", lambda: b"numpy" * 20, "does not begin"),
     "cut in the header": ("a.npy", lambda: npy(distances())[:40], "cut off"),
     "long header": ("a.npy", lambda: b"\x93NUMPY\2\0" + struct.pack("<I", 2**31) + b"{", "too long"),

@@ -26,11 +26,13 @@ from hostile.corpus_files import (
     values_of,
     weights,
 )
+from hostile.corpus_zarr import HOSTILE as ZARR
 
 CASES: dict[str, tuple[str, Case]] = {
     **{f"tiff {name}": ("tif", case) for name, case in TIFFS.items()},
     **MESHES,
     **{f"model {name}": ("safetensors", case) for name, case in MODELS.items()},
+    **{f"zarr: {name}": ("zarr.zip", case) for name, (case, _) in ZARR.items()},
     **{f"archive: {name}": case for name, case in ARCHIVES.items()},
 }
 SECONDS_MAX, MEMORY_MAX = 10.0, 2.5 * 2**30

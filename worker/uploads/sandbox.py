@@ -2,9 +2,9 @@
 
 The child (``python -m model.upload_checks``) runs in isolated mode and imports the standard library and its own
 readers; for a TIFF it may also import the packages beside imagecodecs, last on its path, for codecs that the standard
-library lacks, for signed distances NumPy and h5py. No ``.pth`` file is read. It gets the file as its standard input,
-and neither the environment of the service nor a path. It can write to one file only, which is open when it starts: the
-plain copies, all that the rest of the service reads.
+library lacks, for signed distances NumPy, h5py and imagecodecs. No ``.pth`` file is read. It gets the file as its
+standard input, and neither the environment of the service nor a path. It can write to one file only, which is open when
+it starts: the plain copies, all that the rest of the service reads.
 
 Promises: returns shortly after ``seconds`` at the latest. Even if the file makes the child fail, the result is facts or
 an ``UploadError`` that says what is allowed.
@@ -36,10 +36,10 @@ ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}  # the child may start no threads
 KINDS = {
     ".tif": "tiff", ".tiff": "tiff", ".stl": "stl", ".obj": "obj", ".ply": "ply", ".safetensors": "safetensors",
     ".npy": "npy", ".npz": "npz", ".h5": "hdf5", ".hdf5": "hdf5",
-    ".zip": "zip", ".tar": "tar", ".tgz": "tgz", ".tar.gz": "tgz",
+    ".zip": "zip", ".tar": "tar", ".tgz": "tgz", ".tar.gz": "tgz", ".zarr.zip": "zarr",
 }  # fmt: skip
 ARCHIVES = frozenset({"zip", "tar", "tgz"})
-DISTANCES = frozenset({"npy", "npz", "hdf5"})  # sampled signed distances
+DISTANCES = frozenset({"npy", "npz", "hdf5", "zarr"})  # sampled signed distances
 TRACKS = ("man_track.txt", "res_track.txt")
 PLAIN = {
     "tiff": ".tif",
@@ -51,6 +51,7 @@ PLAIN = {
     "npy": ".npy",
     "npz": ".npy",
     "hdf5": ".npy",
+    "zarr": ".npy",
 }  # endings of plain copies
 ADDRESS_SPACE = 2 * 2**30
 # The readers bound their work by counts, which allow up to 8 s of one core of a current machine. The time limit is much

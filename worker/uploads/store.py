@@ -54,7 +54,7 @@ from worker.uploads.shared import STORED, SharedUploads, mark_stored
 log = logging.getLogger(__name__)
 
 NAME = re.compile(
-    r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\.(?:tiff?|stl|obj|ply|npy|npz|h5|hdf5|safetensors|zip|tar|tgz|tar\.gz)"
+    r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\.(?:tiff?|stl|obj|ply|npy|npz|h5|hdf5|safetensors|zip|zarr\.zip|tar|tgz|tar\.gz)"
 )
 FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")  # of a sequence that is sent file by file
 MEMBER = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]{0,60}/){0,3}[A-Za-z0-9_-][A-Za-z0-9_.-]{0,60}")

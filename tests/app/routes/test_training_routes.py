@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+from hostile import corpus_zarr
 from hostile.corpus_files import box_stl, flat_labels_tiff, labels_tiff
 
 from worker.jobs import JobProgress
@@ -103,13 +104,21 @@ def test_arrays_of_distances_are_trained_on_at_the_spacing_that_hdf5_states(hous
     np.savez_compressed(packed, ball)
     with h5py.File(spaced, "w") as file:
         file.create_dataset("sdf_vid", data=ball.transpose(3, 1, 2, 0)).attrs["spacing_um"] = [0.5, 0.5, 1.0]
-    for name, content in (("ball.npy", plain), ("other.npz", packed), ("spaced.h5", spaced), ("again.hdf5", spaced)):
+    grid = {"name": "regular", "configuration": {"chunk_shape": [4, 12, 12, 12]}}
+    said = corpus_zarr.described(shape=[4, 12, 12, 12], chunk_grid=grid, attributes={"spacing_um": [0.5, 0.5, 1.0]})
+    files = {"zarr.json": said, "c/0/0/0/0": corpus_zarr.gzipped(ball.transpose(0, 3, 2, 1).astype("<f4").tobytes())}
+    zarr = io.BytesIO(corpus_zarr.store(files))
+    for name, content in (
+        ("ball.npy", plain), ("other.npz", packed), ("spaced.h5", spaced), ("again.hdf5", spaced),
+        ("stored.zarr.zip", zarr),
+    ):  # fmt: skip
         sent = house.client.put(f"/v1/uploads/{name}", content=content.getvalue())
         assert (sent.status_code, sent.json()["facts"]["shape"]) == (201, [4, 12, 12, 12]), sent.text
     estimate = house.post(SMALL | {"uploads": ["ball.npy", "other.npz"]}, path=ESTIMATE).json()
     assert estimate["cost"]["frames"] == 8
     for uploads, voxel, stated in (
         (["spaced.h5", "again.hdf5"], None, [0.5, 0.5, 1.0]), (["spaced.h5"], [2.0, 2.0, 2.0], [2.0, 2.0, 2.0]),
+        (["spaced.h5", "stored.zarr.zip"], None, [0.5, 0.5, 1.0]),
     ):  # fmt: skip
         named = {"uploads": uploads} | ({"voxel": voxel} if voxel else {})
         assert house.post(SMALL | named, path=PATH).json()["spec"]["voxel"] == stated
