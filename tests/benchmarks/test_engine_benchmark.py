@@ -277,6 +277,7 @@ def test_writers_are_measured_for_every_format(dividing: list[Case]) -> None:
     assert rows[0]["megabytes"] > rows[1]["megabytes"] > rows[3]["megabytes"] > 0
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_job_alone() -> None:
     ballast = np.ones(2**29, dtype=np.uint8)  # 512 MiB here must not be counted there
     found = memory_of_job("celegans", grid=32, frames=2)
