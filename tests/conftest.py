@@ -35,7 +35,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("house", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("house")
 
-# Seconds of each test that takes more than half a second, as last written with --write-durations.
+# Seconds of each test that takes more than half a second, and of each slow one, as last written with --write-durations.
 DURATIONS = Path(__file__).with_name("durations.json")
 BRIEF_S = 0.5
 UNMEASURED_S = {True: 60.0, False: 0.0}  # of a test that is not there, by whether it is slow
@@ -73,13 +73,16 @@ class DurationsWriter:
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = defaultdict(float)
+        self._brief: set[str] = set()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._seconds[report.nodeid] += report.duration
+        if "slow" not in report.keywords:
+            self._brief.add(report.nodeid)
 
     def pytest_sessionfinish(self) -> None:
         known = json.loads(DURATIONS.read_text()) | {test: round(took, 1) for test, took in self._seconds.items()}
-        left = {test: took for test, took in sorted(known.items()) if took > BRIEF_S}
+        left = {test: took for test, took in sorted(known.items()) if took > BRIEF_S or test not in self._brief}
         DURATIONS.write_text(json.dumps(left, indent=0, ensure_ascii=False) + "\n")
 
 
