@@ -275,7 +275,7 @@ def test_command_line_without_web_libraries_says_where_it_runs() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # installs from a registry
-def test_web_image_holds_what_inspects_uploads_only_and_a_job_sent_to_it_starts_by_its_hint(tmp_path: Path) -> None:
+def test_web_image_holds_what_inspects_uploads_only_and_a_job_sent_to_it_starts_by_its_wake_up(tmp_path: Path) -> None:
     recipe = Recipe.read("docker/app.Dockerfile")
     python = install(recipe, tmp_path)
     # For the children that inspect uploads and check cells before a training.

@@ -52,19 +52,19 @@ def _shown_as_busy() -> Iterator[None]:
     """
     over = threading.Event()
 
-    def beat() -> None:
+    def record_heartbeats() -> None:
         while not over.wait(BEAT_S):
-            STATUS.beat()
+            STATUS.record_heartbeat()
 
     STATUS.hold("", 0)
-    beating = threading.Thread(target=beat, name="beat", daemon=True)
-    beating.start()
+    heartbeats = threading.Thread(target=record_heartbeats, name="heartbeat", daemon=True)
+    heartbeats.start()
     try:
         yield
     finally:
         over.set()
-        beating.join()
-        STATUS.rest()
+        heartbeats.join()
+        STATUS.record_idle()
 
 
 def _begin_preload(**_: object) -> None:
@@ -82,7 +82,7 @@ def _context() -> WorkerContext:
     artifacts = open_artifacts(settings.data_dir, settings.store)
     if settings.preload:
         _preload()  # waits for the thread that began it
-    storage = Storage(artifacts, reserve=settings.disk_reserve_bytes, alive=STATUS.beat, stop=draining)
+    storage = Storage(artifacts, reserve=settings.disk_reserve_bytes, alive=STATUS.record_heartbeat, stop=draining)
 
     def idle_without_disk() -> None:
         STATUS.hold("", 0)  # busy, with no job
@@ -94,7 +94,7 @@ def _context() -> WorkerContext:
         storage=storage,
         settings=settings,
         name=process_name(),
-        alive=STATUS.beat,
+        alive=STATUS.record_heartbeat,
         draining=draining,
         idle_without_disk=idle_without_disk,
     )
@@ -118,7 +118,7 @@ def run_job(*_: object) -> None:
             STATUS.hold(lease.job_id, lease.token, limit_s=_limit_s(context, lease))
             work(context, lease)
     finally:
-        STATUS.rest()
+        STATUS.record_idle()
 
 
 def _limit_s(context: WorkerContext, lease: Lease) -> float:

@@ -27,12 +27,12 @@ def test_a_process_that_compiles_is_busy_and_alive_and_afterwards_idle(monkeypat
     preparing = threading.Thread(target=tasks._preload)
     preparing.start()
     assert begun.wait(30.0)
-    seen = status.look()
+    seen = status.snapshot()
     assert seen is not None
     assert (seen.pid != 0, seen.job_id) == (True, "")
-    eventually(lambda: (now := status.look()) is not None and now.beats > seen.beats + 2)
+    eventually(lambda: (now := status.snapshot()) is not None and now.beats > seen.beats + 2)
     go_on.set()
     preparing.join(30.0)
-    after = status.look()
+    after = status.snapshot()
     assert after is not None
     assert (after.pid, after.taken) == (0, seen.taken)

@@ -84,7 +84,7 @@ def test_running_job_that_is_canceled_and_removed_stops_too(service: Service, wo
         service.jobs.get(job.id)
 
 
-def test_lost_hints_delay_a_job_and_doubled_ones_do_nothing(service: Service, worker: Worker) -> None:
+def test_lost_wake_ups_delay_a_job_and_doubled_ones_do_nothing(service: Service, worker: Worker) -> None:
     silent = JobQueue.connect(service.broker.url, artifacts=service.artifacts, wake_up=lambda _: None)
     job = submit(silent)
     assert service.ended(job).status is JobStatus.SUCCEEDED

@@ -84,7 +84,7 @@ def test_the_same_content_is_made_once_whoever_asks(service: Service, worker: Wo
     service.stop_worker(new)
 
 
-def test_hints_of_a_lost_broker_are_made_up_for(service: Service, worker: Worker) -> None:
+def test_wake_ups_of_a_lost_broker_are_made_up_for(service: Service, worker: Worker) -> None:
     waiting = [submit(service.jobs, spec={"frames": 10, "pause_s": 0.02}) for _ in range(6)]
     service.jobs._redis.flushall()
     for job in waiting:

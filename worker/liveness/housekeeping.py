@@ -31,10 +31,10 @@ from worker.webhooks.delivery import WebhookDelivery
 log = logging.getLogger(__name__)
 
 ANNOUNCEMENT_S = 15.0  # seconds, the longest pause between two announcements, however long the heartbeat is set
-LOOK_S = 5.0  # seconds between two checks of the computing process
+INSPECTION_S = 5.0  # seconds between two checks of the computing process
 SCRUB_S = 5.0  # seconds between two rounds of reading stored files
 SCRUB_EVERY_S = 86_400.0  # seconds from the beginning of a pass to that of the next
-NOTIFY_S = 1.0  # between two looks for webhooks that are due
+NOTIFY_S = 1.0  # between two searches for webhooks that are due
 SCRUB_FILE = 4096  # bytes added for each file, because opening it takes time too
 GRACE_S = 20.0  # seconds for a worker that receives no wake-ups to stop by itself
 UNRESPONSIVE = 75  # exit status of a worker that did not stop by itself; EX_TEMPFAIL
@@ -98,8 +98,8 @@ class Housekeeping:
 
     def _work(self) -> None:
         settings = self._settings
-        next_announcement = next_sweep = next_look = 0.0
-        looking_s = min(LOOK_S, settings.lease_seconds / 4)
+        next_announcement = next_sweep = next_inspection = 0.0
+        inspection_s = min(INSPECTION_S, settings.lease_seconds / 4)
         while not self._stopped.is_set():
             now = time.monotonic()
             if now >= next_announcement:
@@ -109,12 +109,12 @@ class Housekeeping:
                 next_sweep = now + settings.sweep_seconds
                 if settings.store is None:
                     self._try(self._sweep)
-            if now >= next_look:
-                next_look = now + looking_s
-                self._try(self._watchdog.look)
+            if now >= next_inspection:
+                next_inspection = now + inspection_s
+                self._try(self._watchdog.inspect)
                 if settings.idle_exit_seconds > 0:
-                    self._try(self._idle_exit.look)
-            self._stopped.wait(max(0.05, min(next_announcement, next_sweep, next_look) - time.monotonic()))
+                    self._try(self._idle_exit.inspect)
+            self._stopped.wait(max(0.05, min(next_announcement, next_sweep, next_inspection) - time.monotonic()))
 
     def _sweep_for_ever(self) -> None:
         while not self._stopped.wait(self._settings.sweep_seconds):

@@ -42,7 +42,7 @@ class IdleExit:
         self._idle_since: float | None = None
         self._asked = False
 
-    def look(self) -> None:
+    def inspect(self) -> None:
         """Look once; every few seconds is often enough.
 
         Raises
@@ -50,7 +50,7 @@ class IdleExit:
         QueueUnavailableError
             If the broker does not answer. The worker is not asked to stop for that.
         """
-        seen, now = self._status.look(), self._now()
+        seen, now = self._status.snapshot(), self._now()
         if self._asked:
             return
         if seen is None or seen.pid or self._jobs.admin.work()[0]:

@@ -55,12 +55,12 @@ class SharedStatus:
         with self._writing:
             self._write(pid=os.getpid(), since=time.monotonic(), token=token, job_id=job_id, limit_s=limit_s)
 
-    def beat(self) -> None:
+    def record_heartbeat(self) -> None:
         """Show that the interpreter runs."""
         with self._writing:
             self._write(beats=self._read().beats + 1)
 
-    def rest(self) -> None:
+    def record_idle(self) -> None:
         """Record that no job is being computed."""
         with self._writing:
             self._write(pid=0, token=0, job_id="")
@@ -76,13 +76,13 @@ class SharedStatus:
         """Ask for the job back after this frame."""
         self._page[DRAINING] = 1
 
-    def look(self) -> StatusSnapshot | None:
+    def snapshot(self) -> StatusSnapshot | None:
         """Return a snapshot; None if the page is being written, or the writer died while it wrote."""
         for _ in range(TRIES):
             before = self._sequence()
-            look = self._read()
+            snapshot = self._read()
             if before % 2 == 0 and self._sequence() == before:
-                return look
+                return snapshot
         return None
 
     def wipe(self) -> None:
@@ -97,7 +97,7 @@ class SharedStatus:
 
     def _read(self) -> StatusSnapshot:
         taken, beats, pid, since, token, limit_s, job = LAYOUT.unpack_from(self._page, AT + SEQUENCE.size)
-        name = job.rstrip(b"\0").decode("ascii", "replace")  # may be half written; look() detects that
+        name = job.rstrip(b"\0").decode("ascii", "replace")  # may be half written; snapshot() detects that
         return StatusSnapshot(taken=taken, beats=beats, pid=pid, since=since, token=token, job_id=name, limit_s=limit_s)
 
     def _write(self, **changes: Any) -> None:

@@ -46,45 +46,45 @@ class Watchdog:
         self, status: SharedStatus, jobs: JobQueue, limits: WatchdogLimits, *, give_up: Callable[[str], None]
     ) -> None:
         self._status, self._jobs, self._limits, self._give_up = status, jobs, limits, give_up
-        self._looked_at = time.monotonic()
+        self._inspected_at = time.monotonic()
         self._seen: StatusSnapshot | None = None
         self._without_beat_s = self._without_lease_s = self._idle_with_work_s = 0.0
 
-    def look(self) -> None:
+    def inspect(self) -> None:
         """Check once; raises ``QueueUnavailableError``, after which the next check tries again."""
         now = time.monotonic()
-        passed, self._looked_at = min(now - self._looked_at, BLINK_S), now
-        look, before = self._status.look(), self._seen
-        self._seen = look or before
-        if look is None or look.pid == 0:
+        passed, self._inspected_at = min(now - self._inspected_at, BLINK_S), now
+        snapshot, before = self._status.snapshot(), self._seen
+        self._seen = snapshot or before
+        if snapshot is None or snapshot.pid == 0:
             self._without_beat_s = self._without_lease_s = 0.0
-            self._listen(look, before, passed)
+            self._check_waiting(snapshot, before, passed)
             return
         self._idle_with_work_s = 0.0
-        if before is None or (before.pid, before.token) != (look.pid, look.token):
+        if before is None or (before.pid, before.token) != (snapshot.pid, snapshot.token):
             self._without_beat_s = self._without_lease_s = 0.0
             return
-        self._without_beat_s = 0.0 if look.beats != before.beats else self._without_beat_s + passed
+        self._without_beat_s = 0.0 if snapshot.beats != before.beats else self._without_beat_s + passed
         if self._without_beat_s > self._limits.heartbeat_timeout_s:
-            self._end(look, f"no heartbeat for {self._without_beat_s:.0f} s")
-        elif look.job_id:
-            self._judge(look, passed, now)
+            self._end(snapshot, f"no heartbeat for {self._without_beat_s:.0f} s")
+        elif snapshot.job_id:
+            self._check_computing(snapshot, passed, now)
 
-    def _judge(self, look: StatusSnapshot, passed: float, now: float) -> None:
+    def _check_computing(self, snapshot: StatusSnapshot, passed: float, now: float) -> None:
         """Check whether the job still belongs to this worker, and how long it has taken."""
-        limit_s = look.limit_s or self._limits.job_s
-        if now - look.since > limit_s:
-            self._end(look, f"over the limit of {limit_s:g} s for one job")
-            self._fail(look, limit_s)
+        limit_s = snapshot.limit_s or self._limits.job_s
+        if now - snapshot.since > limit_s:
+            self._end(snapshot, f"over the limit of {limit_s:g} s for one job")
+            self._fail(snapshot, limit_s)
             return
-        own = self._jobs.leases.holds(look.job_id, look.token)
+        own = self._jobs.leases.holds(snapshot.job_id, snapshot.token)
         self._without_lease_s = 0.0 if own else self._without_lease_s + passed
         if self._without_lease_s > self._limits.lost_lease_grace_s:
-            self._end(look, "works on a job that has ended or is another's")
+            self._end(snapshot, "works on a job that has ended or is another's")
 
-    def _listen(self, look: StatusSnapshot | None, before: StatusSnapshot | None, passed: float) -> None:
+    def _check_waiting(self, snapshot: StatusSnapshot | None, before: StatusSnapshot | None, passed: float) -> None:
         """Check whether an idle worker receives the wake-ups that wait."""
-        heard = look is None or before is None or look.taken != before.taken
+        heard = snapshot is None or before is None or snapshot.taken != before.taken
         if heard or not self._jobs.admin.wake_ups_waiting():
             self._idle_with_work_s = 0.0
             return
@@ -92,17 +92,17 @@ class Watchdog:
         if self._idle_with_work_s > self._limits.idle_with_work_timeout_s:
             self._give_up(f"there has been work for {self._idle_with_work_s:.0f} s and this worker takes none")
 
-    def _end(self, look: StatusSnapshot, reason: str) -> None:
-        log.error("computing process %d, job %s: %s; it is killed", look.pid, look.job_id or "-", reason)
+    def _end(self, snapshot: StatusSnapshot, reason: str) -> None:
+        log.error("computing process %d, job %s: %s; it is killed", snapshot.pid, snapshot.job_id or "-", reason)
         with suppress(ProcessLookupError):
-            os.kill(look.pid, signal.SIGKILL)
+            os.kill(snapshot.pid, signal.SIGKILL)
         self._without_beat_s = self._without_lease_s = 0.0
         self._status.wipe()
 
-    def _fail(self, look: StatusSnapshot, limit_s: float) -> None:
+    def _fail(self, snapshot: StatusSnapshot, limit_s: float) -> None:
         """Fail a job that exceeded the time limit; another attempt would take as long."""
         with suppress(JobCanceledError, LeaseLostError, JobNotFoundError):
-            lease = Lease(job=self._jobs.get(look.job_id), token=look.token, worker="")
+            lease = Lease(job=self._jobs.get(snapshot.job_id), token=snapshot.token, worker="")
             message = (
                 f"the job took longer than the {limit_s:g} seconds that one may take here; "
                 "ask for a smaller grid, fewer frames or a smaller count"

@@ -386,7 +386,7 @@ def test_results_expire_but_the_spec_stays_until_the_record_goes(make_jobs: Make
         jobs.get(job.id)
 
 
-def test_lost_hints_are_sent_again_and_never_more_than_jobs_wait(make_jobs: MakeJobs, wake_ups: list[str]) -> None:
+def test_lost_wake_ups_are_sent_again_and_never_more_than_jobs_wait(make_jobs: MakeJobs, wake_ups: list[str]) -> None:
     jobs = make_jobs(wake_up_after_s=0.5)
     waiting = [submit(jobs).id for _ in range(3)]
     wake_ups.clear()
@@ -396,7 +396,7 @@ def test_lost_hints_are_sent_again_and_never_more_than_jobs_wait(make_jobs: Make
     assert wake_ups == waiting
 
 
-def test_a_hint_that_cannot_be_sent_does_not_refuse_the_job(broker_url: str) -> None:
+def test_a_wake_up_that_cannot_be_sent_does_not_refuse_the_job(broker_url: str) -> None:
     def broken(job_id: str) -> None:
         raise OSError("no way through")
 

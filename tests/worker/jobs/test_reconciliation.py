@@ -285,7 +285,7 @@ def test_janitor_writes_down_verdicts_and_clears_drafts_and_what_has_no_record(
     assert jobs.admin.clean() == 0
 
 
-def test_hints_that_died_with_their_worker_are_cleared(jobs: JobQueue) -> None:
+def test_wake_ups_that_died_with_their_worker_are_cleared(jobs: JobQueue) -> None:
     jobs._redis.hset(UNDER_WAY, mapping={"old": "x", "new": "y"})
     jobs._redis.zadd(UNDER_WAY_INDEX, {"old": time.time() - 100, "new": time.time()})
     jobs.admin.sweep()

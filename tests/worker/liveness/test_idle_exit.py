@@ -27,7 +27,7 @@ def scene(tmp_path: Path):
 
         def look(now: float) -> int:
             scene.now = now
-            idle_exit.look()
+            idle_exit.inspect()
             return scene.stops
 
         scene.look = look
@@ -43,7 +43,7 @@ def test_the_time_begins_anew_after_each_job(scene: SimpleNamespace) -> None:
     scene.look(0.0)
     scene.status.hold("a" * 32, 1)
     assert scene.look(40.0) == 0
-    scene.status.rest()
+    scene.status.record_idle()
     assert [scene.look(now) for now in (41.0, 70.9, 71.0)] == [0, 0, 1]
 
 

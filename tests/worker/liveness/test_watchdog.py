@@ -50,7 +50,7 @@ def hold(status: SharedStatus, job_id: str, token: int, beats: bool) -> None:
     status.hold(job_id, token)
     while True:
         if beats:
-            status.beat()
+            status.record_heartbeat()
         time.sleep(0.01)
 
 
@@ -66,7 +66,7 @@ def watch(status: SharedStatus, jobs: JobQueue, said: list[str], **changes: floa
 
 def look_until(dog: Watchdog, condition: Callable[[], object], *, within_s: float = 10.0) -> None:
     def looked() -> object:
-        dog.look()
+        dog.inspect()
         return condition()
 
     eventually(looked, within_s=within_s)
@@ -82,9 +82,9 @@ def test_a_look_is_of_one_moment(status: SharedStatus, computing: Callable[..., 
     seen = set()
     until = time.monotonic() + 1.0
     while time.monotonic() < until:
-        if (look := status.look()) is not None and look.job_id:
-            assert look.job_id == f"{look.token:x}" * 32
-            seen.add(look.token)
+        if (snapshot := status.snapshot()) is not None and snapshot.job_id:
+            assert snapshot.job_id == f"{snapshot.token:x}" * 32
+            seen.add(snapshot.token)
     assert len(seen) > 4
 
 
@@ -93,14 +93,14 @@ def test_beats_of_one_thread_do_not_disturb_another(status: SharedStatus) -> Non
 
     def beat() -> None:
         while not stop.is_set():
-            status.beat()
+            status.record_heartbeat()
 
     thread = threading.Thread(target=beat)
     thread.start()
     for number in range(3000):
         status.hold("a" * 32, number)
-        look = status.look()
-        assert look is None or look.token == number
+        snapshot = status.snapshot()
+        assert snapshot is None or snapshot.token == number
     stop.set()
     thread.join()
 
@@ -114,15 +114,15 @@ def test_a_process_that_shows_no_life_is_killed(
     dog = watch(status, jobs, [], heartbeat_timeout_s=0.3)
     until = time.monotonic() + 1.0
     while time.monotonic() < until:
-        dog.look()
+        dog.inspect()
         time.sleep(0.05)
     assert process.is_alive()
     assert process.pid
     os.kill(process.pid, signal.SIGSTOP)
     look_until(dog, lambda: process.exitcode == -signal.SIGKILL)
-    look = status.look()
-    assert look is not None
-    assert look.pid == 0
+    snapshot = status.snapshot()
+    assert snapshot is not None
+    assert snapshot.pid == 0
 
 
 def test_a_process_whose_job_is_no_longer_its_own_is_killed(
@@ -133,7 +133,7 @@ def test_a_process_whose_job_is_no_longer_its_own_is_killed(
     process = computing(hold, status, lease.job_id, lease.token, True)
     dog = watch(status, jobs, [], lost_lease_grace_s=0.2)
     for _ in range(10):
-        dog.look()
+        dog.inspect()
         time.sleep(0.05)
     assert process.is_alive()
     jobs.leases.release(lease)
@@ -155,7 +155,9 @@ def test_a_job_over_the_time_limit_fails_and_its_process_goes(
     assert failed.error.code == "time_limit"
 
 
-def test_a_worker_that_takes_no_hints_gives_up_and_one_that_does_goes_on(jobs: JobQueue, status: SharedStatus) -> None:
+def test_a_worker_that_takes_no_wake_ups_gives_up_and_one_that_does_goes_on(
+    jobs: JobQueue, status: SharedStatus
+) -> None:
     said: list[str] = []
     dog = watch(status, jobs, said, idle_with_work_timeout_s=0.3)
     jobs._redis.rpush(QUEUE, "wake-up")
@@ -163,8 +165,8 @@ def test_a_worker_that_takes_no_hints_gives_up_and_one_that_does_goes_on(jobs: J
         until = time.monotonic() + 1.0
         while time.monotonic() < until:
             status.take()
-            status.rest()
-            dog.look()
+            status.record_idle()
+            dog.inspect()
             time.sleep(0.05)
         assert said == []
         look_until(dog, lambda: said)
@@ -174,6 +176,6 @@ def test_a_worker_that_takes_no_hints_gives_up_and_one_that_does_goes_on(jobs: J
     quiet: list[str] = []
     idle = watch(status, jobs, quiet, idle_with_work_timeout_s=0.1)
     for _ in range(10):
-        idle.look()
+        idle.inspect()
         time.sleep(0.05)
     assert quiet == []  # there is nothing to hear
