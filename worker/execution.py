@@ -298,7 +298,7 @@ def _make(context: WorkerContext, lease: Lease, keeper: LeaseKeeper, content: st
         staged = artifacts.staging(job_id, lease.token)
         price = price_of(lease.job)
         context.storage.check(price.bytes if price else 0)
-        is_long, goes_on = kind_of(lease.job).is_long, artifacts.state(job_id).exists()
+        is_long, goes_on = kind_of(lease.job).is_long, artifacts.has_state(job_id)
         started = time.monotonic()
         if lease.shard == SEAL:
             if missing := _seal(context, lease, keeper, staged):

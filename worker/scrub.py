@@ -13,14 +13,15 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 
 from model.card import WEIGHTS_FILE, load_card
 from model.errors import CheckpointError
 from worker.errors import ArtifactDamagedError, ArtifactNotFoundError
-from worker.storage.artifacts import Artifacts
+from worker.storage.artifacts import MANIFEST, Artifacts
 from worker.storage.cleanup import stored_jobs
-from worker.storage.durable_files import DRAFT, checksum
+from worker.storage.durable_files import checksum
 from worker.storage.journal import Journal, is_alias, is_outcome, is_request
 from worker.uploads.shared import STORED
 from worker.uploads.store import Uploads, stored_files
@@ -41,7 +42,7 @@ class Damage:
 
 
 class Scrub:
-    """A pass over one data folder.
+    """A pass over one data folder, and over the results and records of an object store, if there is one.
 
     Parameters
     ----------
@@ -75,8 +76,8 @@ class Scrub:
         except ArtifactNotFoundError:
             return
         except ArtifactDamagedError as error:
-            path = folder / "manifest.json"
-            yield self._damaged("manifest", path, error.message, advice, _unlinking(path), job_id)
+            path = folder / MANIFEST
+            yield self._damaged("manifest", path, error.message, advice, self._dropping(job_id, MANIFEST), job_id)
             return
         sound = True
         for name in names:
@@ -90,12 +91,15 @@ class Scrub:
                 if not self._artifacts.exists(job_id):
                     return  # removed meanwhile
                 path, sound = folder / name, False
-                yield self._damaged("result", path, error.message, advice, _unlinking(path), job_id)
+                yield self._damaged("result", path, error.message, advice, self._dropping(job_id, name), job_id)
             else:
                 self._count(0 if linked else entry.get("bytes", 0))
                 yield None
         if sound:
             self._artifacts.clear_damage(job_id)
+
+    def _dropping(self, job_id: str, name: str) -> Callable[[], object]:
+        return lambda: self._artifacts.drop_file(job_id, name)
 
     def _linked(self, job_id: str, name: str) -> bool:
         """Whether a file is a link to a content that was found to be sound in this pass."""
@@ -123,22 +127,23 @@ class Scrub:
         return self._damaged("blob", path, reason, advice, lambda: self._artifacts.blobs.drop(sha256))
 
     def _records(self) -> Iterator[Damage | None]:
+        records = self._artifacts.records
         for kind, valid in (("request", is_request), ("verdict", is_outcome), ("alias", is_alias)):
-            folder = self._root / ("aliases" if kind == "alias" else f"{kind}s")
-            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-                if path.name.startswith(DRAFT):
-                    continue
+            folder = "aliases" if kind == "alias" else f"{kind}s"
+            for name in records.names(folder):
+                place, stem = f"{folder}/{name}", PurePosixPath(name).stem
+                content = records.get(place)
+                if content is None:
+                    continue  # removed meanwhile
                 try:
-                    document = json.loads(path.read_bytes())
-                except FileNotFoundError:
-                    continue
+                    document = json.loads(content)
                 except ValueError:
                     document = None
-                if isinstance(document, dict) and valid(document) and document.get("id", path.stem) == path.stem:
+                if isinstance(document, dict) and valid(document) and document.get("id", stem) == stem:
                     yield None
                 else:
                     reason = "it is no record that this service writes"
-                    yield self._damaged(kind, path, reason, RESTORE, _unlinking(path))
+                    yield self._damaged(kind, self._root / place, reason, RESTORE, partial(records.delete, place))
 
     def _kept_uploads(self) -> Iterator[Damage | None]:
         for folder, upload in self._uploads.all_kept():
@@ -195,10 +200,6 @@ class Scrub:
     def _count(self, size: int) -> None:
         self.files += 1
         self.bytes += size
-
-
-def _unlinking(path: Path) -> Callable[[], object]:
-    return lambda: path.unlink(missing_ok=True)
 
 
 def _removing(folder: Path) -> Callable[[], object]:

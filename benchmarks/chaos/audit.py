@@ -14,6 +14,7 @@ from benchmarks.chaos.service import Service
 from worker.broker.urls import redis_url
 from worker.jobs import Job, JobStatus
 from worker.jobs.redis_store import QUEUE, UNDER_WAY_INDEX
+from worker.storage.objects import Objects
 
 SETTLE_S = 100.0  # seconds; wake-ups whose worker died are removed after a minute
 
@@ -43,14 +44,14 @@ def untidy(service: Service) -> Iterator[str]:
                 yield f"{count} {what}"
     root = service.data_dir
     for place in ("staging", "trash", "parts", "states"):
-        if left := _names(root / place):
+        if left := _names(root / place) | _stored(service, place):
             yield f"{len(left)} in {place}"
-    yield from _odd(root, records)
+    yield from _odd(service, records)
     if alone := [blob for blob in (root / "blobs").glob("*/*") if blob.stat().st_nlink < 2]:
         yield f"{len(alone)} contents that no job has"
 
 
-def _odd(root: Path, records: dict[str, Job]) -> Iterator[str]:
+def _odd(service: Service, records: dict[str, Job]) -> Iterator[str]:
     """Yield which files and records do not belong together."""
     succeeded = {job.id for job in records.values() if job.status is JobStatus.SUCCEEDED}
     ended = {job.id for job in records.values() if job.status in (JobStatus.FAILED, JobStatus.CANCELED)}
@@ -61,7 +62,8 @@ def _odd(root: Path, records: dict[str, Job]) -> Iterator[str]:
         ("verdicts", ended, "verdicts without their job, or jobs without verdict"),
         ("batches", batches, "records of batches without jobs, or jobs without that of their batch"),
     ):
-        if odd := {name.removesuffix(".json") for name in _names(root / place)} ^ due:
+        names = _names(service.data_dir / place) | _stored(service, place)
+        if odd := {name.removesuffix(".json") for name in names} ^ due:
             yield f"{len(odd)} {words}"
 
 
@@ -94,6 +96,14 @@ def every_job(service: Service) -> Iterator[Job]:
         yield from page.jobs
         if (cursor := page.next_cursor) is None:
             return
+
+
+def _stored(service: Service, place: str) -> set[str]:
+    """Names of what is at a place of the object store, if there is one."""
+    if service.store is None:
+        return set()
+    # By the keys of objects: SeaweedFS lists folders for a while that have become empty.
+    return {info.key.split("/")[1] for info in Objects(service.store).below(f"{place}/")}
 
 
 def _names(folder: Path) -> set[str]:

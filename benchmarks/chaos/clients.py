@@ -40,6 +40,7 @@ class Ledger:
     complaints: list[tuple[str, str]] = field(default_factory=list)  # kind, what happened
     reused: int = 0
     kinds: Counter[str] = field(default_factory=Counter)  # jobs whose files were compared, by kind
+    shards: Counter[str] = field(default_factory=Counter)  # of those: divided jobs, and their shards
     batches: int = 0  # of which all that was checked, and the message about their end had come
     statuses: Counter[int] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -186,6 +187,8 @@ class Client(threading.Thread):
                 self._ledger.complain("wrong_bytes", f"file {name} of job {job_id}, of kind {order.kind}, differs")
         with self._ledger.lock:
             self._ledger.kinds[order.kind] += 1
+            if divided := job.get("shards"):
+                self._ledger.shards.update(jobs=1, computed=divided["total"])
 
     def _remove(self, path: str, jobs: Sequence[str]) -> None:
         """Remove a job or a batch, with its jobs."""

@@ -34,8 +34,9 @@ def stop_worker(service: Service, rng: random.Random) -> None:
 
 
 def kill_web(service: Service, rng: random.Random) -> None:
-    assert service.web.process is not None
-    _send(service.web.process.pid, signal.SIGKILL)
+    """One of them; clients of the others notice nothing."""
+    if pids := service.web_pids():
+        _send(rng.choice(pids), signal.SIGKILL)
 
 
 def kill_broker(service: Service, rng: random.Random) -> None:
@@ -48,8 +49,7 @@ def restart_broker(service: Service, rng: random.Random) -> None:
 
 def kill_everything(service: Service, rng: random.Random) -> None:
     """As near to a power cut as a program gets."""
-    assert service.web.process is not None
-    for pid in (*service.worker_pids(), service.server_pid(), service.web.process.pid):
+    for pid in (*service.worker_pids(), service.server_pid(), *service.web_pids()):
         _send(pid, signal.SIGKILL)
 
 
@@ -111,20 +111,38 @@ def fill_disk(service: Service, rng: random.Random) -> None:
         ballast.unlink(missing_ok=True)
 
 
+def freeze_store(service: Service, rng: random.Random) -> None:
+    """It takes connections and does not answer."""
+    assert service.server is not None
+    service.server.signal(signal.SIGSTOP)
+    time.sleep(rng.uniform(0.5, 6.0))
+    service.server.signal(signal.SIGCONT)
+
+
+def kill_store(service: Service, rng: random.Random) -> None:
+    """Connections are cut, and refused until it is there again."""
+    assert service.server is not None
+    service.server.kill()
+    time.sleep(rng.uniform(0.0, 2.0))
+    service.server.start()
+
+
 # How often each comes, relative to the others.
 KINDS: dict[Fault, int] = {
     kill_computing: 5, kill_worker: 4, stop_worker: 2, kill_web: 4, kill_broker: 4, restart_broker: 2,
     kill_everything: 1, freeze_worker: 2, freeze_computing: 2, freeze_broker: 2, flush_broker: 2, flush_and_rebuild: 2,
     deny_folder: 2, fill_disk: 2,
 }  # fmt: skip
+KINDS_OF_STORE: dict[Fault, int] = {freeze_store: 3, kill_store: 3}
 # Those that cost a running job an attempt, or may.
 COSTLY = frozenset({kill_computing, kill_worker, kill_everything, freeze_worker, freeze_computing, deny_folder})
 
 
-def deck(count: int, *, small_disk: bool, rng: random.Random) -> list[Fault]:
+def deck(count: int, *, small_disk: bool, store: bool, rng: random.Random) -> list[Fault]:
     """Return faults in random order: every kind, each as often as it should come."""
-    kinds = [kind for kind in KINDS if small_disk or kind is not fill_disk]
-    weights = [KINDS[kind] for kind in kinds]
+    common = KINDS | KINDS_OF_STORE if store else KINDS
+    kinds = [kind for kind in common if small_disk or kind is not fill_disk]
+    weights = [common[kind] for kind in kinds]
     drawn = kinds[:count] + rng.choices(kinds, weights, k=max(0, count - len(kinds)))
     rng.shuffle(drawn)
     return drawn

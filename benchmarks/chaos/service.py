@@ -1,4 +1,4 @@
-"""The service under test: the embedded broker, a web process and workers.
+"""The service under test: the embedded broker, web processes and workers, perhaps with an object store.
 
 Each is a process of its own that is started again when it dies, as a container engine would.
 """
@@ -24,12 +24,13 @@ import psutil
 import redis
 
 from app.settings import AppSettings, child_environment
+from benchmarks.object_server import ObjectServer
 from worker.broker.embedded import start_broker
 from worker.broker.urls import redis_url
 from worker.jobs import JobQueue, JobRules
 from worker.jobs.redis_client import PREFIX
 from worker.launch import worker_command
-from worker.storage.artifacts import Artifacts
+from worker.storage.stored_artifacts import open_artifacts
 
 ROOT = Path(__file__).parents[2]
 LEASE_S = 3.0
@@ -73,20 +74,23 @@ class Service:
     workers: int = 2
     models: Path | None = None  # a folder of models beside the shipped ones
     lease_s: float = LEASE_S
+    webs: int = 2
+    store: str | None = None  # results, records and uploads are in an object store
+    server: ObjectServer | None = None  # that store, for its faults
     pids: set[int] = field(default_factory=set)  # of every process that was ever part of it
 
     def __enter__(self) -> Self:
         self._others = {child.pid for child in psutil.Process().children(recursive=True)}  # of the driver itself
         self._broker = start_broker(self.data_dir / "broker")
         self.rules = JobRules(lease_s=self.lease_s)
-        self.artifacts = Artifacts(self.data_dir)
+        self.artifacts = open_artifacts(self.data_dir, self.store)
         self.jobs = JobQueue.connect(self._broker.url, artifacts=self.artifacts, rules=self.rules)
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
-        self.address = f"http://127.0.0.1:{port}"
-        web = ["-m", "app.cli", "web", "--host", "127.0.0.1", "--port", str(port)]
-        self.web = Kept("web", [sys.executable, *web])
-        self.kept = [self.web, *(Kept(f"worker-{n}", worker_command()) for n in range(self.workers))]
+        ports = [_free_port() for _ in range(self.webs)]
+        self.addresses = [f"http://127.0.0.1:{port}" for port in ports]
+        web = [sys.executable, "-m", "app.cli", "web", "--host", "127.0.0.1", "--port"]
+        self.kept_webs = [Kept(f"web-{n}", [*web, str(port)]) for n, port in enumerate(ports)]
+        self.kept_workers = [Kept(f"worker-{n}", worker_command()) for n in range(self.workers)]
+        self.kept = [*self.kept_webs, *self.kept_workers]
         self._closing = threading.Event()
         self._changing = threading.Lock()
         self._keeper = threading.Thread(target=self._keep, name="keeper")
@@ -123,9 +127,13 @@ class Service:
             time.sleep(0.02)
         return children[0].pid
 
+    def web_pids(self) -> list[int]:
+        """Return the web processes that live."""
+        return [kept.process.pid for kept in self.kept_webs if kept.process and kept.process.poll() is None]
+
     def worker_pids(self) -> list[int]:
         """Return the parents of the workers that live."""
-        return [kept.process.pid for kept in self.kept[1:] if kept.process and kept.process.poll() is None]
+        return [kept.process.pid for kept in self.kept_workers if kept.process and kept.process.poll() is None]
 
     def computing(self, worker: int) -> int | None:
         """Return the computing process of a worker, if it has one just now."""
@@ -151,8 +159,9 @@ class Service:
     def note_family(self) -> None:
         """Remember every process that is part of the service now."""
         me = psutil.Process()
+        store = self.server.process.pid if self.server and self.server.process else None
         for child in me.children(recursive=True):
-            if child.pid not in self._others:
+            if child.pid not in self._others and child.pid != store:
                 self.pids.add(child.pid)
 
     def leftovers(self) -> list[int]:
@@ -160,14 +169,14 @@ class Service:
         return [pid for pid in self.pids if _lives(pid)]
 
     def answers(self) -> bool:
-        """Whether the web process does."""
+        """Whether every web process does."""
         with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(f"{self.address}/livez", timeout=2.0).status_code == 200
+            return all(httpx.get(f"{address}/livez", timeout=2.0).status_code == 200 for address in self.addresses)
         return False
 
     def environment(self) -> dict[str, str]:
         """Return what the processes get: this process's own environment, and short times."""
-        members = {"data_dir": self.data_dir, "redis_url": self._broker.url}
+        members = {"data_dir": self.data_dir, "redis_url": self._broker.url, "store": self.store}
         settings = AppSettings().model_copy(update=members | ({"model_dirs": [self.models]} if self.models else {}))
         lease = {"CYTOSYNTH_LEASE_SECONDS": str(self.lease_s)}
         return child_environment(settings, workers=self.workers) | QUICK | lease
@@ -193,6 +202,11 @@ class Service:
             )  # fmt: skip
         kept.starts += 1
         self.pids.add(kept.process.pid)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 @contextlib.contextmanager

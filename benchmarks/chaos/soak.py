@@ -26,7 +26,9 @@ def soak(out: Path, answers: list[Order], models: Path, *, minutes: float, worke
     with Service(out / "data", out / "service.log", workers=workers, models=models) as service:
         while not (service.answers() and len(service.jobs.admin.workers_alive(within_s=5.0)) == workers):
             time.sleep(0.1)
-        clients = [Client(service.address, answers[n::CLIENTS], ledger, seed=n) for n in range(CLIENTS)]
+        clients = [
+            Client(service.addresses[n % service.webs], answers[n::CLIENTS], ledger, seed=n) for n in range(CLIENTS)
+        ]
         for client in clients:
             client.start()
         begun, stop = time.monotonic(), threading.Event()

@@ -27,7 +27,11 @@ def scene(tmp_path: Path):
         artifacts = Artifacts(tmp_path)
         jobs = JobQueue.connect(broker.url, artifacts=artifacts, wake_up=lambda _: None)
         yield SimpleNamespace(
-            jobs=jobs, artifacts=artifacts, data_dir=tmp_path, environment=lambda: {"CYTOSYNTH_REDIS_URL": broker.url}
+            jobs=jobs,
+            artifacts=artifacts,
+            data_dir=tmp_path,
+            store=None,
+            environment=lambda: {"CYTOSYNTH_REDIS_URL": broker.url},
         )
         jobs.close()
 

@@ -7,6 +7,7 @@ has succeeded, its model is there.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,6 +20,7 @@ from model.errors import CheckpointError, ExportError
 from model.network.checkpoint import load_checkpoint
 from model.training import MODEL_FOLDER, TrainingProgress, train_model
 from model.training_spec import TrainingSpec
+from worker.errors import CytosynthError
 from worker.jobs import Job
 from worker.kinds.base import Report
 from worker.kinds.uploaded_files import uploaded_files
@@ -26,6 +28,8 @@ from worker.settings import WorkerSettings
 from worker.storage.objects import open_store
 from worker.storage.stored_artifacts import open_artifacts
 from worker.uploads.store import Uploads
+
+log = logging.getLogger(__name__)
 
 
 def run(job: Job, folder: Path, report: Report) -> None:
@@ -41,14 +45,26 @@ def run(job: Job, folder: Path, report: Report) -> None:
         with uploaded_files(job, spec.uploads, spec.upload_sha256, settings, folder=spec.name) as links:
             yield links[0].parent
 
+    def send_state() -> None:
+        try:
+            artifacts.send_state(job.id, folder.name)
+        except CytosynthError as error:
+            log.warning("job %s: its state is on this host only: %s", job.id, error.message)
+
     def on_progress(progress: TrainingProgress) -> None:
+        send_state()
         report(**asdict(progress))
 
-    train_model(
-        spec, sources, artifacts.state(job.id), folder, attempt=folder.name, on_progress=on_progress,
-        should_stop=lambda: artifacts.asked_to_stop(job.id), save_every_s=settings.training_save_seconds,
-        device=settings.device,
-    )  # fmt: skip
+    artifacts.fetch_states(job.id)
+    try:
+        train_model(
+            spec, sources, artifacts.state(job.id), folder, attempt=folder.name, on_progress=on_progress,
+            should_stop=lambda: artifacts.asked_to_stop(job.id), save_every_s=settings.training_save_seconds,
+            device=settings.device,
+        )  # fmt: skip
+    except BaseException:
+        send_state()  # the state was saved once more
+        raise
 
 
 def install(job: Job, folder: Path) -> None:

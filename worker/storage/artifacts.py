@@ -180,6 +180,16 @@ class Artifacts:
         """Return the ids of the jobs that keep a state."""
         return [path.name for path in entries(self._states) if JOB_ID.fullmatch(path.name)]
 
+    def has_state(self, job_id: str) -> bool:
+        """Whether an earlier attempt at a long job has kept something."""
+        return self.state(job_id).exists()
+
+    def fetch_states(self, job_id: str) -> None:
+        """Make what attempts on other hosts have kept part of :meth:`state`; below a data folder it is there."""
+
+    def send_state(self, job_id: str, attempt: str) -> None:
+        """Let other hosts have the state of an attempt, the files of a folder in :meth:`state`, if it has changed."""
+
     def remove_state(self, job_id: str) -> bool:
         """Remove what a job has kept between its attempts; False if there is nothing."""
         found = self.state(job_id).exists()
@@ -426,6 +436,10 @@ class Artifacts:
         self._discard(self._results / checked(job_id))
         self.remove_shards(job_id)
         self.remove_state(job_id)
+
+    def drop_file(self, job_id: str, name: str) -> None:
+        """Remove a damaged file of a job, ``manifest.json`` or one that it lists; the other files stay."""
+        (self._results / checked(job_id) / name).unlink(missing_ok=True)
 
     def published_at(self, job_id: str) -> float:
         """Return when a job's files were written, in seconds since 1970; raises ``ArtifactNotFoundError``."""

@@ -6,14 +6,16 @@ Below the prefix of the store::
     results/<job>/manifest.json       made once, last: the job's files are published
     parts/<job>/<n>/manifest.json     the same for one shard of a job that is divided, until the job is sealed
     states/<job>/begun, stop          a long job has something to end with; it is to end
+    states/<job>/attempts/<name>.zip  what its latest attempt has kept
     damaged/<job>                     some of its files are damaged
 
-In the data folder of each host stay the staging folders and what a training keeps between its attempts.
+In the data folder of each host stay the staging folders, and what a training keeps between its attempts besides its
+state: points made of the uploads, which another host makes again.
 
 Promises: what :class:`~worker.storage.artifacts.Artifacts` promises, for all hosts. A file has its checksum as its key,
 so that two attempts of one job never overwrite each other's files, an attempt sends nothing that an earlier one has
 sent, and sealing moves no content.
-Does not promise: that a training continues on another host from where it was; that contents are shared between jobs.
+Does not promise: that contents are shared between jobs.
 """
 
 from __future__ import annotations
@@ -21,13 +23,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import shutil
 import socket
 import time
+import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from secrets import token_hex
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -56,6 +61,7 @@ class StoredArtifacts(Artifacts):
         self.records = ObjectRecords(store)
         self._looked_at = -math.inf
         self._stopping: set[str] = set()
+        self._sent: dict[tuple[str, str], list[tuple[str, int]]] = {}  # what of each attempt's state was sent last
 
     # ----------------------------------------------------------------------------------------------------- writing
 
@@ -120,6 +126,51 @@ class StoredArtifacts(Artifacts):
             file, entry = self.sized(job_id, name, shard=shard)
             _fetch_into(folder, name, file, entry)
         return folder
+
+    def has_state(self, job_id: str) -> bool:
+        """Whether an earlier attempt at a long job has kept something, here or on another host."""
+        return super().has_state(job_id) or bool(self._store.below(_states_key(job_id)))
+
+    def fetch_states(self, job_id: str) -> None:
+        """Make what attempts on other hosts have kept part of :meth:`state`."""
+        kept = self.state(job_id) / BEGUN
+        for info in self._store.below(_states_key(job_id)):
+            attempt = PurePosixPath(info.key).stem
+            draft, place = kept / f".{token_hex(8)}", kept / attempt
+            if place.exists():
+                continue  # an attempt of this host
+            draft.mkdir(parents=True)
+            packed = draft / "state.zip"
+            try:
+                fetch(ObjectFile(self._store, info), packed)
+                with zipfile.ZipFile(packed) as archive:
+                    archive.extractall(draft)
+                packed.unlink()
+                draft.rename(place)
+            except FileNotFoundError:
+                log.info("job %s: attempt %s was removed while it was fetched", job_id, attempt)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+
+    def send_state(self, job_id: str, attempt: str) -> None:
+        """Let other hosts have the state of an attempt, whole or not at all, if its files are not those sent last.
+
+        What it went on from is removed from the store: a state is one object, and that of the latest attempt counts.
+        """
+        files = sorted(path for path in (self.state(job_id) / BEGUN / attempt).glob("*") if path.is_file())
+        about = [(path.name, path.stat().st_mtime_ns) for path in files if path.suffix != ".partial"]
+        if not about or self._sent.get((job_id, attempt)) == about:
+            return
+        key = f"{_states_key(job_id)}{attempt}.zip"
+        with TemporaryDirectory(prefix="cytosynth-") as above:
+            packed = Path(above) / "state.zip"
+            with zipfile.ZipFile(packed, "w") as archive:
+                for name, _ in about:
+                    archive.write(self.state(job_id) / BEGUN / attempt / name, name)
+            self._store.put_file(key, packed)
+        if (job_id, attempt) not in self._sent:
+            self._store.delete(info.key for info in self._store.below(_states_key(job_id)) if info.key != key)
+        self._sent[job_id, attempt] = about
 
     def remove_state(self, job_id: str) -> bool:
         """Remove what a job has kept between its attempts on this host, and its marks; False if there is nothing."""
@@ -279,6 +330,14 @@ class StoredArtifacts(Artifacts):
         self.remove_shards(job_id)
         self.remove_state(job_id)
 
+    def drop_file(self, job_id: str, name: str) -> None:
+        """Remove a damaged file of a job: ``manifest.json``, or the content of one that it lists."""
+        if name == MANIFEST:
+            self._store.delete([_manifest_key(job_id)])
+            return
+        entries = {entry["name"]: entry for entry in self.manifest(job_id)["files"]}
+        self._store.delete([_content_key(job_id, _sha256_of(entries[name]))])
+
     def published_at(self, job_id: str) -> float:
         """Return when a job's files were published, in seconds since 1970; raises ``ArtifactNotFoundError``."""
         return self._manifest_info(job_id).modified
@@ -382,6 +441,10 @@ def _fetch_into(folder: Path, name: str, file: ObjectFile, entry: Mapping[str, A
 
 def _manifest_key(job_id: str, shard: int | None = None) -> str:
     return f"results/{checked(job_id)}/{MANIFEST}" if shard is None else f"parts/{checked(job_id)}/{shard}/{MANIFEST}"
+
+
+def _states_key(job_id: str) -> str:
+    return f"states/{checked(job_id)}/{BEGUN}/"
 
 
 def _content_key(job_id: str, sha256: str) -> str:

@@ -10,8 +10,9 @@ The folders below ``data_dir`` are copies of that. A folder that was sent, or fe
 without it was kept before there was a store, and is left as it is.
 
 Promises: a record is in the store only after its files. A copy is compared with its checksums by those who read it.
-Does not promise: that two hosts which receive different files for one name at the same moment notice it; the later one
-replaces the other, and a job that was accepted for the first says that its upload was replaced.
+Of several hosts that receive different uploads of one name at the same moment, one keeps its own, the others refuse.
+Does not promise: the same for files of one sequence that several hosts receive at the same moment; a file may be lost,
+and is sent again.
 """
 
 from __future__ import annotations
@@ -38,14 +39,25 @@ class SharedUploads:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 
-    def send(self, owner: str, name: str, record: bytes, files: Iterable[tuple[Path, str]]) -> None:
-        """Send the files of an upload, each with its SHA-256, that are not there yet, then its record."""
+    def send(
+        self, owner: str, name: str, record: bytes, files: Iterable[tuple[Path, str]], *, once: bool = False
+    ) -> bytes | None:
+        """Send the files of an upload, each with its SHA-256, that are not there yet, then its record.
+
+        With ``once``, a record that is there already stays, and is returned: of several hosts that receive an upload of
+        one name at the same moment, one makes it.
+        """
         top = f"uploads/{owner}/{name}/"
         there = {info.key for info in self._store.below(f"{top}files/")}
         for path, sha256 in files:
             if f"{top}files/{sha256}" not in there and path.exists():
                 self._store.put_file(f"{top}files/{sha256}", path)
+        if once and not self._store.put_once(f"{top}{RECORD}", record):
+            other = self._store.get(f"{top}{RECORD}")
+            if other is not None:
+                return None if other == record else other  # its own: the answer to an earlier try was lost
         self._store.put_over(f"{top}{RECORD}", record)
+        return None
 
     def names(self, owner: str) -> list[str]:
         """Return the names of an owner's uploads, be they only half there."""

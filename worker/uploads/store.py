@@ -356,22 +356,28 @@ class Uploads:
                 self._fetch(owner, before)
             if before is not None and before.expires_at > now and _intact(folder, before, arrived=upload.sha256):
                 if before.sha256 != upload.sha256:
-                    raise UploadExistsError(f"there is another upload called {name}; remove it or use another name")
+                    raise _exists(name)
                 again = replace(before, expires_at=upload.expires_at)
                 self._write(owner, folder, again)
                 return again, False
+            if before is not None:
+                self._expire_shared(_folder(owner), name, now=max(now, before.expires_at))
             self._discard(folder)
             draft = self._incoming / f".{token_hex(8)}"
             try:
                 upload = replace(upload, files=self._fill(draft, arrived, name))
                 self._check_room(owner, upload, counted=arrived.bytes if arrived.in_parts else 0)
-                self._write(owner, draft, upload)
-                draft.rename(folder)
-            except BaseException:
+                other = self._write(owner, draft, upload, once=True)
+                if other is not None:  # which another host has received at the same moment
+                    _write(draft, other)
+                if other is None or other.sha256 == upload.sha256:
+                    draft.rename(folder)
+            finally:
                 shutil.rmtree(draft, ignore_errors=True)
-                raise
+            if other is not None and other.sha256 != upload.sha256:
+                raise _exists(name)
             sync_folder(folder.parent)
-        return upload, True
+        return (upload, True) if other is None else (other, False)
 
     def add(
         self, owner: str, arrived: IncomingUpload, *, name: str, path: str, kind: str, facts: dict[str, Any]
@@ -617,12 +623,19 @@ class Uploads:
 
     # ------------------------------------------------------------------------------------------------------- private
 
-    def _write(self, owner: str, folder: Path, upload: Upload) -> None:
-        """Write the record of an upload whose files are in ``folder``; the store gets both before."""
+    def _write(self, owner: str, folder: Path, upload: Upload, *, once: bool = False) -> Upload | None:
+        """Write the record of an upload whose files are in ``folder``; the store gets both before.
+
+        With ``once``, another upload of that name in the store stays, and is returned.
+        """
         if self._shared:
-            self._shared.send(_folder(owner), upload.name, _record(upload), stored_files(folder, upload))
+            files = stored_files(folder, upload)
+            other = self._shared.send(_folder(owner), upload.name, _record(upload), files, once=once)
             mark_stored(folder)
+            if other is not None and (kept := _parsed(other, upload.name)) is not None:
+                return kept
         _write(folder, upload)
+        return None
 
     def _refresh(self, owner: str, name: str) -> None:
         """Make the record of an upload here that of the store; its files are fetched when they are read."""
@@ -685,6 +698,10 @@ class Uploads:
         except FileNotFoundError:
             return
         shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _exists(name: str) -> UploadExistsError:
+    return UploadExistsError(f"there is another upload called {name}; remove it or use another name")
 
 
 def _over_quota(rules: UploadRules) -> UploadQuotaError:

@@ -20,6 +20,7 @@ from worker.errors import (
     ExportError,
     StoreUnavailableError,
 )
+from worker.scrub import Scrub
 from worker.storage.cleanup import remove_unneeded, stored_jobs
 from worker.storage.journal import Journal
 from worker.storage.object_process import ObjectProcess
@@ -355,6 +356,72 @@ def test_a_long_job_is_asked_to_stop_from_another_host(
 
 
 @pytest.mark.slow
+def kept(artifacts: StoredArtifacts, attempt: str, content: str) -> Path:
+    folder = artifacts.state(JOB) / "attempts" / attempt
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "state.json").write_text(content)
+    (folder / f"{content}.safetensors").write_bytes(content.encode() * 1000)
+    (folder / "epoch-000001").mkdir(exist_ok=True)
+    (folder / "next.partial").write_text("half")
+    return folder
+
+
+def test_the_state_of_a_long_job_is_had_by_another_host(
+    stored: StoredArtifacts, elsewhere: StoredArtifacts, store: ObjectStore
+) -> None:
+    assert not elsewhere.has_state(JOB)
+    stored.send_state(JOB, "one")
+    assert store.below("states/") == []  # there is nothing yet
+    folder = kept(stored, "one", "first")
+    stored.send_state(JOB, "one")
+    before = [info.modified for info in store.below("states/")]
+    stored.send_state(JOB, "one")
+    assert [info.modified for info in store.below("states/")] == before
+    (folder / "first.safetensors").unlink()
+    kept(stored, "one", "second")
+    stored.send_state(JOB, "one")
+
+    assert elsewhere.has_state(JOB)
+    elsewhere.fetch_states(JOB)
+    found = elsewhere.state(JOB) / "attempts" / "one"
+    assert {path.name: path.read_bytes() for path in found.iterdir()} == {
+        "state.json": b"second", "second.safetensors": b"second" * 1000
+    }  # fmt: skip
+    kept(elsewhere, "two", "third")
+    elsewhere.send_state(JOB, "two")
+    assert [info.key for info in store.below("states/")] == [f"states/{JOB}/attempts/two.zip"]
+    stored.fetch_states(JOB)  # the first host has the job again
+    assert sorted(path.name for path in (stored.state(JOB) / "attempts").iterdir()) == ["one", "two"]
+    assert stored.remove_state(JOB)
+    assert store.below("states/") == []
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_scrubbing_finds_damage_in_the_store_and_removes_it_if_asked(
+    stored: StoredArtifacts, elsewhere: StoredArtifacts, store: ObjectStore, drop: bool
+) -> None:
+    stored.publish(JOB, stage(stored, FILES))
+    stored.publish(OTHER, stage(stored, FILES, job_id=OTHER))
+    key = f"results/{JOB}/files/{hashlib.sha256(FILES[NAME]).hexdigest()}"
+    store.put_over(key, b"solid two" * 1000)
+    store.put_over(f"results/{OTHER}/manifest.json", b"no manifest")
+    store.put_over(f"requests/{JOB}.json", b"no request")
+    scrub = Scrub(elsewhere, drop=drop)
+    found = [damage for damage in scrub.steps() if damage is not None]
+    assert sorted((damage.kind, damage.path, damage.dropped) for damage in found) == [
+        ("manifest", f"results/{OTHER}/manifest.json", drop), ("request", f"requests/{JOB}.json", drop),
+        ("result", f"results/{JOB}/{NAME}", drop),
+    ]  # fmt: skip
+    assert not stored.reusable(JOB)
+    there = {info.key for info in store.below("")}
+    assert {key, f"results/{OTHER}/manifest.json", f"requests/{JOB}.json"} & there == (
+        set() if drop else {key, f"results/{OTHER}/manifest.json", f"requests/{JOB}.json"}
+    )
+    assert content_of(stored, "cell_0000/labels.tif") == FILES["cell_0000/labels.tif"]
+    with pytest.raises(ArtifactDamagedError):
+        content_of(stored, NAME)
+
+
 def test_a_process_that_forks_asks_another_program(
     object_storage: ObjectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +139,64 @@ def test_an_expired_upload_is_removed_from_the_store(store: Objects, tmp_path: P
     assert store.below("uploads/")
     uploads.expire()
     assert [info.key for info in store.below("uploads/")] == []
+
+
+# ------------------------------------------------------------------------------------------------ at one moment
+
+
+class Meanwhile(Objects):
+    """A store of which a host is told only after something else was done there."""
+
+    does: Callable[[], object] | None = None
+
+    def put_file(self, key: str, path: Path, *, name: str = "", media_type: str = "") -> None:
+        """Do what is to be done, once, and then make the object."""
+        if (does := self.does) is not None:
+            self.does = None
+            does()
+        super().put_file(key, path, name=name, media_type=media_type)
+
+
+@pytest.fixture
+def racing(tmp_path: Path) -> tuple[Uploads, Uploads, Meanwhile]:
+    backend = MemoryStore()
+    slow, rules = Meanwhile("s3://memory", backend=backend), UploadRules(reserve_bytes=0)
+    first = Uploads(tmp_path / "a", rules=rules, store=slow)
+    return first, Uploads(tmp_path / "b", rules=rules, store=Objects("s3://memory", backend=backend)), slow
+
+
+def test_of_two_contents_at_one_moment_one_is_kept(racing: tuple[Uploads, Uploads, Meanwhile], tmp_path: Path) -> None:
+    first, second, store = racing
+    store.does = lambda: keep(second, mask(tmp_path, 2))
+    with pytest.raises(UploadExistsError):
+        keep(first, mask(tmp_path, 1))
+    assert first.kept(OWNER) == second.kept(OWNER)
+    assert shown(first, tmp_path / "first") == shown(second, tmp_path / "second")
+    with pytest.raises(UploadExistsError):
+        keep(first, mask(tmp_path, 1))
+    first.remove(OWNER, NAME)
+    assert store.below("uploads/") == []
+    assert keep(first, mask(tmp_path, 1))[1]
+
+
+def test_the_same_content_at_one_moment_is_one_upload(
+    racing: tuple[Uploads, Uploads, Meanwhile], tmp_path: Path
+) -> None:
+    first, second, store = racing
+    store.does = lambda: keep(second, mask(tmp_path, 1))
+    upload, new = keep(first, mask(tmp_path, 1))
+    assert not new
+    assert first.kept(OWNER) == second.kept(OWNER) == [upload]
+    assert shown(first, tmp_path / "first") == shown(second, tmp_path / "second")
+
+
+def test_a_damaged_upload_is_replaced_by_what_is_sent_again(
+    racing: tuple[Uploads, Uploads, Meanwhile], tmp_path: Path
+) -> None:
+    first, second, store = racing
+    keep(first, mask(tmp_path, 1))
+    key = next(info.key for info in store.below("uploads/") if "/files/" in info.key)
+    store.put_over(key, b"other bytes")
+    flip(next((tmp_path / "a" / "uploads" / "kept").rglob("0000")))
+    assert keep(first, mask(tmp_path, 1))[1]
+    assert shown(second, tmp_path / "second") == shown(first, tmp_path / "first") != b"other bytes"
