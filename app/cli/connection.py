@@ -61,7 +61,8 @@ def connect(server: str | None, *, start: bool = True, reuse: bool = True) -> It
     except FolderError as error:
         give_up(str(error), USAGE)
     except ProblemError as error:
-        issues = [in_options(issue) for issue in error.errors]
+        # The detail of data that cannot be used lists the findings, a line each.
+        issues = [] if error.code == "bad_dataset" else [in_options(issue) for issue in error.errors]
         give_up("; ".join(issues) or f"refused: {error.detail}", UNREACHABLE if error.status in (429, 503) else USAGE)
 
 

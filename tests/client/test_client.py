@@ -172,6 +172,16 @@ def test_refusals_are_typed_and_carry_the_problem(client: Client) -> None:
     job.cancel()
 
 
+def test_findings_that_the_detail_lists_are_shown_once() -> None:
+    problem = {
+        "code": "bad_dataset",
+        "detail": "nothing:\na: error",
+        "errors": [{"pointer": "/uploads", "detail": "a: error"}],
+    }
+    assert str(cytosynth.ProblemError(problem, status=422)) == "nothing:\na: error"
+    assert str(cytosynth.ProblemError(problem | {"code": "invalid_spec"}, status=422)).count("a: error") == 2
+
+
 def test_a_key_gives_access_and_a_wrong_one_is_refused(house: Any, serve: Any, tmp_path: Path) -> None:
     keyed = Keyed.start(house.settings, serve, tmp_path / "data")
     secret, _ = keyed.keys.create("pipeline")

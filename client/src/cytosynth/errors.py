@@ -55,7 +55,8 @@ class ProblemError(CytosynthError):
     detail
         What is wrong with this request.
     errors
-        For 422: each has the JSON ``pointer`` of a member, or the name of a ``parameter``, and ``detail``.
+        For 422: each has the JSON ``pointer`` of a member, or the name of a ``parameter``, and ``detail``. With code
+        ``bad_dataset`` each is a finding in the uploads of a training.
     retry_after_s
         Seconds after which the same request may be sent again, if the service says so.
     problem
@@ -69,7 +70,9 @@ class ProblemError(CytosynthError):
         self.detail: str = problem.get("detail") or problem.get("title") or f"the service answers {status}"
         self.errors: list[dict[str, Any]] = problem.get("errors") or []
         self.retry_after_s = retry_after_s
-        lines = [f"{error.get('pointer') or error.get('parameter')}: {error.get('detail')}" for error in self.errors]
+        # The detail of data that cannot be used lists the findings already.
+        shown = [] if self.code == "bad_dataset" else self.errors
+        lines = [f"{error.get('pointer') or error.get('parameter')}: {error.get('detail')}" for error in shown]
         super().__init__("\n".join([self.detail, *(f"  {line}" for line in lines)]))
 
 

@@ -343,6 +343,17 @@ def test_train_sends_the_files_and_names_the_model(house: Any, run: Any, tmp_pat
     assert (tmp_path / "trained-here" / "trained" / "weights.safetensors").read_bytes() == weights
 
 
+def test_train_lists_each_finding_once_if_nothing_can_be_trained_on(house: Any, run: Any, tmp_path: Path) -> None:
+    file = tmp_path / "huge.tif"
+    file.write_bytes(labels_tiff(frames=4))
+    refused = run("train", "mine", file, "--voxel", "1e6,1e6,1e6", "--out", tmp_path / "wrong")
+    told = " ".join(refused.stderr.split())
+    assert refused.exit_code == 2, refused.output
+    assert "refused: none of the 1 sequences can be trained on as it is: " in told
+    assert told.count(": error size: ") == 1
+    assert not (tmp_path / "wrong").exists()
+
+
 def test_evaluate_compares_with_files_and_names_the_report(house: Any, run: Any, tmp_path: Path) -> None:
     file = tmp_path / "reference.tif"
     file.write_bytes(labels_tiff(frames=5))
