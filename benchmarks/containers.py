@@ -81,6 +81,10 @@ class Stack:
             raise StepError(f"{shlex.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
         return done
 
+    def holds(self, *command: str) -> bool:
+        """Whether a command of the engine ends with 0."""
+        return self._run([self.engine, *command], check=False).returncode == 0
+
     def containers(self, service: str) -> list[str]:
         """Names of the running containers of a service."""
         names = self.run("ps", "--format", "{{.Names}}", "--filter", f"name={self.project}", check=False).split()
@@ -140,6 +144,20 @@ def hardened(stack: Stack) -> str:
     return "user 10001, read-only root, no way out, broker asks for its password"
 
 
+def healthy(stack: Stack) -> str:
+    """The health checks of the images, run as the engine runs them, and libraries that only some requests load."""
+    said = []
+    for service in ("web", "worker"):
+        for name in stack.containers(service):
+            kind = stack.run("inspect", "--format", "{{json .Config.Healthcheck}}", name).strip()
+            check = json.loads(kind)["Test"]
+            command = check[1:] if check[0] == "CMD" else ["sh", "-c", *check[1:]]
+            eventually(lambda n=name, c=command: stack.holds("exec", n, *c), f"{name} healthy", within_s=120)  # type: ignore[misc]
+            stack.run("exec", name, "python", "-c", "import h5py, obstore")
+            said.append(service)
+    return f"{', '.join(said)} healthy, with h5py and obstore"
+
+
 def generate(stack: Stack) -> str:
     """One generation through the published port, downloaded and verified."""
     with stack.client() as client, tempfile.TemporaryDirectory() as folder:
@@ -193,7 +211,7 @@ def down_and_up(stack: Stack) -> str:
         return ended(client.job(job.id))
 
 
-STEPS: tuple[Callable[[Stack], str], ...] = (start, hardened, generate, kill, scale, down_and_up)
+STEPS: tuple[Callable[[Stack], str], ...] = (start, hardened, healthy, generate, kill, scale, down_and_up)
 
 
 def in_the_middle(client: Client, **members: int) -> Job:

@@ -9,10 +9,11 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from model.domain import Field, Grid, Points
-from model.engine.bricks import CELL, KNOWN, WHAT, Bricks, locate
+from model.engine.bricks import CELL, COARSE, KNOWN, SAMPLES, WHAT, Bricks, locate
 from model.engine.marching_cubes import extract_surface
 from model.engine.runs import bodies, inside
 from model.engine.sparse import (
+    _TOUCHED,
     Exact,
     SignedDistance,
     SparseField,
@@ -178,6 +179,18 @@ def test_fewer_frames_at_once_where_storage_is_dear() -> None:
     assert cpu_frame_batch(Grid((512, 512, 512)), 1) == 1
     assert cpu_frame_batch(Grid((1024, 1024, 1024)), 16) == 1
     assert cpu_frame_batch(Grid((4000, 4000, 4000)), 8) == 1
+
+
+@pytest.mark.parametrize("side", [128, 256, 384])
+def test_memory_follows_the_surface(side: int) -> None:
+    """The samples of coarse levels, of which there are ten times as many bricks as the surface crosses, are cheap."""
+    bricks = Bricks(Grid((side, side, side)))
+    before = int(bricks.used[0])
+    evaluate_sparse(shapes.sphere(0.7), bricks.grid, lipschitz=2.0, bricks=bricks)
+    whole, coarse = int(bricks.used[0]) - before, int(bricks.used[1])
+    assert coarse > 4 * int(bricks.crossed.sum())
+    assert whole < 3 * int(bricks.crossed.sum())
+    assert 9 * (SAMPLES * whole + COARSE * coarse) < _TOUCHED * side**2
 
 
 def test_a_sequence_stops_where_nothing_is_left_and_not_before() -> None:
