@@ -139,7 +139,15 @@ def settings(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> AppSet
 @pytest.fixture(scope="session")
 def serve() -> Iterator[Callable[[AppSettings], str]]:
     """Run the application on a port of its own; returns its address."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.dev.set_exc_info,
+            # as the service has it; the default, with local variables, takes seconds
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+    )
     running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
     def start(settings: AppSettings) -> str:
