@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 import pytest
-from served import START_S, environment
+from served import START_S, VERIFY, environment
 from workbench import ROOT, eventually
 
 from app.middleware.request_logs import LineLimit
@@ -294,7 +294,7 @@ def crowded(house: Any, broker: Broker, tmp_path_factory: pytest.TempPathFactory
 
 def healthy(place: Place) -> bool:
     try:
-        return httpx.get(f"{place.url}/livez", timeout=5).status_code == 200
+        return httpx.get(f"{place.url}/livez", timeout=5, verify=VERIFY).status_code == 200
     except httpx.TransportError:
         return False
 

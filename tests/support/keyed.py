@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import httpx
 from claims import claim_job
+from served import VERIFY
 
 from app.settings import AppSettings
 from model.card import SHIPPED_MODELS
@@ -50,7 +51,7 @@ class Keyed:
         """Return a client that shows a key; without one given, a new one of its own."""
         secret = self.keys.create(uuid4().hex)[0] if secret is None else secret
         headers = {"Authorization": f"Bearer {secret}"} if secret else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30, verify=VERIFY)
 
     def owner(self, client: httpx.Client) -> str:
         key = self.keys.find(client.headers["Authorization"].removeprefix("Bearer "))

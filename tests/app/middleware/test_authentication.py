@@ -17,7 +17,7 @@ import pytest
 from fastapi.routing import APIRoute
 from hostile.corpus_files import box_stl, labels_tiff
 from keyed import MODEL, WEIGHTS, Keyed
-from served import cytosynth, cytosynth_here
+from served import VERIFY, cytosynth, cytosynth_here
 
 from app.cli.supervisor import ExposedError, check_exposure
 from app.main import ROUTERS, create_app
@@ -133,7 +133,8 @@ def test_nobody_comes_in_without_a_good_key(
         "not a key": ["Bearer ' OR 1=1 --"], "twice": ["Bearer x", good],
     }[state]  # fmt: skip
     path = filled(template, job=NOTHING, upload="x.stl", model="round")
-    with httpx.Client(base_url=keyed.url, headers=[("Authorization", value) for value in shown]) as client:
+    headers = [("Authorization", value) for value in shown]
+    with httpx.Client(base_url=keyed.url, headers=headers, verify=VERIFY) as client:
         answer = ask(client, method, path, template)
     assert answer.status_code == 401
     assert "Bearer" in answer.headers["www-authenticate"]
@@ -146,7 +147,10 @@ def test_nobody_comes_in_without_a_good_key(
 )
 def test_what_is_public_needs_no_key(keyed: Keyed, method: str, template: str) -> None:
     path = filled(template, job="", upload="", model="")
-    assert httpx.request(method, f"{keyed.url}{path}").status_code in (200, 503)  # not ready: there is no worker
+    assert httpx.request(method, f"{keyed.url}{path}", verify=VERIFY).status_code in (
+        200,
+        503,
+    )  # not ready: there is no worker
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +261,7 @@ def test_a_page_of_another_site_changes_nothing(keyed: Keyed, owner: httpx.Clien
 def test_no_other_origin_is_ever_let_in(keyed: Keyed, path: str) -> None:
     for method in ("GET", "OPTIONS"):
         asked = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
-        answer = httpx.request(method, f"{keyed.url}{path}", headers=asked)
+        answer = httpx.request(method, f"{keyed.url}{path}", headers=asked, verify=VERIFY)
         assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
