@@ -35,7 +35,9 @@ from model.learning.train import Trained, TrainProgress, train
 from model.training import save_model
 
 RECIPES = Path(__file__).parents[1] / "model" / "recipes"
-PROBE_STEPS = 60  # whose time is measured, once they are compiled
+PROBE_STEPS = 60  # that compile
+PROBE_S = 3.0  # at least, of the steps whose time is measured
+TESTS_S = 240.0  # that the tests may take
 END_S = 45.0  # kept free at the end for the benchmark and the last model's files
 MOST_STEPS = 400_000
 TESTS = ("-m", "pytest", "-q", "-m", "gpu", "tests/model/engine")
@@ -189,12 +191,18 @@ def fitted(recipe: TrainConfig, dataset: Dataset, arguments: argparse.Namespace,
 
 
 def steps_per_second(recipe: TrainConfig, dataset: Dataset, folder: Path, device: str) -> float:
-    """Measure how fast steps are, after those that compile."""
+    """Measure how fast steps are once they are compiled: from the report after the first second to the last one."""
     short = recipe.with_plan(steps=PROBE_STEPS)
     train(short, dataset, folder / "compile", device=device)
-    began = time.monotonic()
-    train(short, dataset, folder / "timed", device=device)
-    return PROBE_STEPS / (time.monotonic() - began)
+    times: list[float] = []
+    started = time.monotonic()
+    train(
+        short.with_plan(steps=20 * PROBE_STEPS), dataset, folder / "timed", device=device,
+        on_progress=lambda now: times.append(now.points_per_second),
+        should_stop=lambda _seconds: time.monotonic() - started > PROBE_S,
+    )  # fmt: skip
+    plan = recipe.optimisation
+    return max(times) / (plan.frames_per_step * plan.points_per_frame)
 
 
 def finish(name: str, out: Path, device: str) -> None:
@@ -212,7 +220,10 @@ def finish(name: str, out: Path, device: str) -> None:
 
 def run(*command: str) -> str:
     """Run a program of this interpreter and return the end of what it printed."""
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, timeout=TESTS_S)
+    except subprocess.TimeoutExpired:
+        return f"did not end in {TESTS_S:.0f} s"
     return (done.stdout + done.stderr)[-2000:].strip()
 
 

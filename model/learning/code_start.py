@@ -15,6 +15,7 @@ fits, Cleveland 1979, doi:10.1080/01621459.1979.10481038.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -133,17 +134,19 @@ def keep_shapes(folder: Path, *, workers: int | None = None) -> None:
     """
     if (folder / SHAPES_FILE).is_file():
         return
-    count = len(load_dataset(folder).samples)
+    count, size = len(load_dataset(folder).samples), 16
+    parts = [range(first, min(first + size, count)) for first in range(0, count, size)]
     with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        rows = list(pool.map(partial(_shape_in, folder), range(count), chunksize=16))
+        rows = [row for part in pool.map(partial(_shapes_in, folder), parts) for row in part]
     beside = folder / f"{SHAPES_FILE}.partial"
     with beside.open("wb") as file:
         np.save(file, np.stack(rows))
     beside.replace(folder / SHAPES_FILE)
 
 
-def _shape_in(folder: Path, number: int) -> Floats:
-    return _shape(load_dataset(folder), number)
+def _shapes_in(folder: Path, numbers: Iterable[int]) -> list[Floats]:
+    dataset = load_dataset(folder)
+    return [_shape(dataset, number) for number in numbers]
 
 
 def _shape(dataset: Dataset, number: int) -> Floats:

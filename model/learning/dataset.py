@@ -321,7 +321,7 @@ def _build_sequence(job: tuple[PhantomSource | MaskSource, Path, int, str]) -> S
         )
         for frame, (sdf, surface_points) in enumerate(frames)
     ]
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")  # two may draw into one folder
     with partial.open("wb") as file:
         np.save(file, np.stack(blocks))
     partial.replace(path)
@@ -340,7 +340,7 @@ def _build_block(job: tuple[PhantomSource, Path, int, int, Epoch]) -> list[Seque
     indices = range(first, first + count)
     path = folder / f"sequences_{first:06d}.npy"
     if not path.is_file():
-        partial = path.with_suffix(".partial")
+        partial = path.with_suffix(f".{os.getpid()}.partial")  # two may draw into one folder
         with partial.open("wb") as file:
             np.save(file, np.stack([_moment_points(source, index, epoch) for index in indices]))
         partial.replace(path)
