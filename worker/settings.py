@@ -103,7 +103,8 @@ class WorkerSettings(BaseSettings):
         default=False, description="Allow webhooks to addresses of private networks and of this machine."
     )
     device: Literal["cpu", "cuda"] = Field(
-        default="cpu", description="Where cells are computed: cpu, or cuda, an NVIDIA GPU (its tests have not run on one)."
+        default="cpu",
+        description="Where cells are computed: cpu, or cuda, an NVIDIA GPU (its tests have not run on one).",
     )
     threads: int | None = Field(
         default=None, ge=1, description="Threads of the computing process; unset: torch decides."
