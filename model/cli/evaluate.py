@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 console = Console(stderr=True)
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-SHIPPED = ("celegans", "a549")
+SHIPPED = ("celegans", "a549", "platynereis")
 REPORT = Path("out/evaluation")
 
 

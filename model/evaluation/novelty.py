@@ -50,7 +50,7 @@ class Floor:
     dice_above_held_out: float | None = None
 
 
-FLOORS = {"celegans": Floor(0.10, 0.05), "a549": Floor(0.15, 0.07)}
+FLOORS = {"celegans": Floor(0.10, 0.05), "a549": Floor(0.15, 0.07), "platynereis": Floor(0.10, 0.05)}
 REAL_CELLS = Floor(0.25)
 """Floors by cell type, and for all other cells: largest memorisation rate, and largest median Dice with the nearest
 training cell above that of held-out cells, if there is one."""

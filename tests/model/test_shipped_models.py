@@ -24,7 +24,7 @@ from model.network.checkpoint import Checkpoint, load_checkpoint
 from model.network.latent import draw_code
 from model.spec import GenerationSpec
 
-NAMES = ("celegans", "a549")
+NAMES = ("celegans", "a549", "platynereis")
 RECIPES = Path(__file__).parents[2] / "model" / "recipes"
 
 

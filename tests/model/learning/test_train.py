@@ -201,7 +201,7 @@ def test_recipes_of_phantoms_are_complete(name: str) -> None:
     assert config.data.frames >= 30
 
 
-@pytest.mark.parametrize("name", ["celegans", "a549_thousands"])
+@pytest.mark.parametrize("name", ["celegans", "a549_thousands", "platynereis"])
 def test_recipes_of_thousands_draw_random_moments_and_start_from_shapes(name: str) -> None:
     config = TrainConfig.read(RECIPES / f"{name}.toml")
     assert config.data.kind == "phantoms"
