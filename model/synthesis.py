@@ -82,7 +82,7 @@ def synthesize(
         Called after every frame; an exception raised there ends the work.
     device
         Where to compute; ``auto``: on an accelerator if there is one. The code for accelerators has been tested on
-        processors only, where it agrees with the default; it has not run on a GPU yet.
+        processors only, where it agrees with the default; its tests have not run on a GPU yet.
     draw
         Gives the cell of each sequence by its index; as the spec says, when None.
 

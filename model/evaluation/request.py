@@ -43,7 +43,7 @@ from model.evaluation.sequence_sources import (
     training_sequences,
 )
 from model.evaluation.uploaded_cells import open_uploaded
-from model.evaluation_spec import EvaluationSpec, recipe_of_reference
+from model.evaluation_spec import SEARCHED, EvaluationSpec, recipe_of_reference
 from model.learning.recipe import TrainConfig
 from model.living_cell import AS_IT_IS, Variation
 from model.output.exporter import Exporter
@@ -80,9 +80,10 @@ class _Plan:
 
     @property
     def steps(self) -> int:
-        """Sequences that are measured."""
-        reference = self.sets.reference[0]
-        return len(self.sets.evaluated[0]) + len(self.sets.training) + (0 if reference is None else len(reference))
+        """Sequences that are measured, or only searched."""
+        reference, searched = self.sets.reference[0], self.sets.searched
+        measured = len(self.sets.evaluated[0]) + len(self.sets.training) + (0 if reference is None else len(reference))
+        return measured + (0 if searched is None or len(searched) <= len(self.sets.training) else len(searched))
 
 
 def evaluate_request(
@@ -247,7 +248,14 @@ def _planned(
 
 def _scope(spec: EvaluationSpec) -> Scope:
     return Scope(
-        cells=spec.count, draws=spec.draws, scored=1, every=30, grid_side=SIDE, pictured=1 + spec.count // 10, fits=0
+        cells=spec.count,
+        draws=spec.draws,
+        scored=1,
+        every=30,
+        grid_side=SIDE,
+        pictured=1 + spec.count // 10,
+        searched=SEARCHED * spec.count,
+        fits=0,
     )
 
 
