@@ -26,7 +26,7 @@ SETS = 3  # measured: new cells, learned cells, and those compared with
 FRAMES_MIN = 3  # of a job's cells, as of uploaded ones (model.readers.survey)
 UPLOADS_MAX = 1000
 MOMENTS, SIDE = 8, 64  # frames measured of each cell, and samples along each side (model.evaluation.sequence_measures)
-SEARCHED = 8  # training cells for each new cell among which the nearest is looked for
+SEARCHED = 4  # training cells for each new cell among which the nearest is looked for
 SEARCH_SECONDS = 0.5  # of one core, for each of them
 START_SECONDS, CELL_SECONDS = 25.0, 2.5  # measured on one core: compiling and pictures; a cell of either shipped model
 
