@@ -90,6 +90,11 @@ class Stack:
         names = self.run("ps", "--format", "{{.Names}}", "--filter", f"name={self.project}", check=False).split()
         return sorted(name for name in names if service in name.removeprefix(self.project))
 
+    def remove_left(self) -> None:
+        """Remove workers that ``down`` has left: podman-compose removes the first one of a service only."""
+        for name in self.containers("worker"):
+            self.run("rm", "--force", "--time", "30", name)
+
     def client(self) -> Client:
         """A client of the published port."""
         return Client(f"http://127.0.0.1:{self.port}")
@@ -202,6 +207,7 @@ def down_and_up(stack: Stack) -> str:
         before = len(list(client.jobs()))
         job = in_the_middle(client, seed=int(LONG["seed"]) + 1)
     stack.compose("down")
+    stack.remove_left()
     stack.compose("up", "--detach", "--no-build")
     eventually(lambda: stack.workers() >= 1, "a worker ready")
     with stack.client() as client:
@@ -268,6 +274,7 @@ def stack_of(engine: str, out: Path) -> Iterator[Stack]:
             for service in ("redis", "web", "worker"):
                 for name in stack.containers(service):
                     (out / f"{name}.log").write_text(stack.run("logs", name, check=False), encoding="utf-8")
+            stack.remove_left()
             stack.compose("down", "--volumes", check=False)
 
 
