@@ -166,7 +166,7 @@ def test_command_line_knows_every_way_to_a_code(service: Served, tmp_path: Path)
     ("arguments", "code", "words"),
     [
         (("generate", "nobody"), 2, "installed: "),
-        (("generate", "tiny", "--grid", "5000"), 2, "at most 512"),
+        (("generate", "tiny", "--grid", "5000"), 2, "at most 2048"),
         (("generate", "tiny", "--grid", "big"), 2, "numbers"),
         (("generate", "tiny", "--format", "exe"), 2, "stl"),
         (("generate", "tiny", "--frames", "1000", "--grid", "512"), 2, "at most"),

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from typing import Any
 
 from billiard import pool
@@ -128,13 +129,23 @@ LAST_WAIT_TENTHS = 10  # of a second, each one look at the counter of read resul
 
 # What batch systems, service managers and terminals send to a whole process group.
 GROUP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+RESULT_S = 5.0  # seconds after a task in which its result has surely been read
 _asked_to_stop = False  # this computing process, by a signal to itself
+_ended_at: float | None = None  # time.monotonic() of the end of a task after which the handlers were kept
 _handlers: dict[signal.Signals, Any] = {}  # those that apply between two tasks
 
 
-def _note_request(*_: object) -> None:
+def _note_request(number: int, _frame: object) -> None:
     global _asked_to_stop
     _asked_to_stop = True
+    if _ended_at is not None and time.monotonic() - _ended_at > RESULT_S:  # idle, and its parent did not stop
+        _restore_handlers()
+        os.kill(os.getpid(), number)
+
+
+def _restore_handlers() -> None:
+    while _handlers:
+        signal.signal(*_handlers.popitem())
 
 
 def _catch_signals(**_: object) -> None:
@@ -143,10 +154,10 @@ def _catch_signals(**_: object) -> None:
     Connected at task_prerun: at worker_process_init billiard resets the handlers afterwards. Between two tasks its own
     handlers apply, which end the process at once.
     """
-    global _asked_to_stop
+    global _asked_to_stop, _ended_at
     if threading.current_thread() is not threading.main_thread():
         return  # a pool of threads: signals go to the parent
-    _asked_to_stop = False
+    _asked_to_stop, _ended_at = False, None
     for number in GROUP_SIGNALS:
         if number not in _handlers and signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             _handlers[number] = signal.signal(number, _note_request)
@@ -156,12 +167,13 @@ def _leave_signals(**_: object) -> None:
     """Restore the handlers that apply between two tasks, unless the worker is about to stop.
 
     A second signal must not end this process before its parent has received the task's result: the parent would wait
-    for it in vain. The parent ends this process itself.
+    for it in vain. The parent ends this process itself; if it was not to stop, a later signal does.
     """
+    global _ended_at
     if draining():
+        _ended_at = time.monotonic()
         return
-    while _handlers:
-        signal.signal(*_handlers.popitem())
+    _restore_handlers()
 
 
 def _stop_on_hangup(**_: object) -> None:

@@ -43,8 +43,11 @@ def probe(job: Job, folder: Path, report: Report) -> None:
 
 
 def _linger(**_: object) -> None:
-    """Between the end of a task and the sending of its result, say so and wait for permission to go on."""
-    if folder := os.environ.get("PROBE_LINGER"):
+    """Between the end of a task and the sending of its result, say so and wait for permission to go on, if asked to.
+
+    A test asks once its job is being computed: a wake-up that was left over is a task as well.
+    """
+    if (folder := os.environ.get("PROBE_LINGER")) and (Path(folder) / "linger").exists():
         (Path(folder) / "lingers").touch()
         while not (Path(folder) / "go on").exists():
             time.sleep(0.01)

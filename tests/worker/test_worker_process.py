@@ -169,6 +169,7 @@ def test_a_second_sigterm_does_not_end_the_computing_process_before_its_result_i
     lingering = service.start_worker(PROBE_LINGER=str(tmp_path))
     job = submit(service.jobs, spec=SLOW)
     eventually(service.running(job))
+    (tmp_path / "linger").touch()
     child = service.computing_process(lingering)
     os.killpg(lingering.pid, signal.SIGTERM)
     eventually((tmp_path / "lingers").exists)  # the task has ended, its result is not sent
