@@ -75,6 +75,8 @@ BEYOND_SCHEMA = re.compile(
     "|the uploads are not those of this spec: leave upload_sha256 out, or upload the same files again"
     "|upload_sha256 belongs to uploads: leave it out"
     r"|given_times holds \d+ times, the uploads hold \d+ frames: give one for each"
+    # What a grid may be depends on the formats and the fragments that are asked for.
+    r"|the format [a-z-]+ goes up to \d+ x \d+ x \d+ samples\. .*|fragments can be kept up to \d+ samples a side: .*"
     "|names of labels must not repeat|webhook must be an https address|the port of webhook must be at most 65535"
     "|must be at most 18446744073709551615"  # 2^64 as a floating point number is not above it
 )

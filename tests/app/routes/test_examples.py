@@ -58,7 +58,7 @@ def test_the_example_upload_is_there_for_whoever_names_it(house: Any) -> None:
     facts = kept["facts"]
     side = example_upload.SIDE
     shape = [example_upload.FRAMES, side, 2 * side, 2 * side]
-    assert (facts["shape"], facts["labels"]) == (shape, example_upload.CELLS)
+    assert (facts["shape"], facts["labels"]) == (shape, len(example_upload.CODES))
     assert facts["voxel"] == pytest.approx([example_upload.scale()[0]] * 3, rel=1e-3)
     assert house.client.delete(f"/v1/uploads/{EXAMPLE_UPLOAD}").status_code == 204
     assert house.post({"name": "x", "uploads": [EXAMPLE_UPLOAD]}, path="/v1/estimates/trainings").status_code == 200
