@@ -358,9 +358,10 @@ class FileView(_View):
 
 
 class FileList(_View):
-    """The files of a job, ordered by name."""
+    """The files of a job, or a page of them."""
 
     files: list[FileView]
+    next: str | None = Field(default=None, description="Address of the next page; null on the last page.")
 
 
 LINK_SECONDS_MAX = 7 * 86400  # longest validity of a link

@@ -16,8 +16,8 @@ from pydantic import Field, field_validator, model_validator
 from model.formats import describe_formats
 from model.reconstruction_spec import GivenCell
 from model.spec import (
-    COUNT_MAX,
     FRAMES_MAX,
+    LISTED_MAX,
     SEED_MAX,
     WHOLE,
     Cost,
@@ -78,7 +78,7 @@ class AugmentationSpec(Strict):
     seed: Annotated[int, Field(ge=0, le=SEED_MAX), WHOLE] | None = Field(
         default=None, description="Seed of all random draws; drawn and reported when absent."
     )
-    count: Annotated[int, Field(ge=1, le=COUNT_MAX), WHOLE] = Field(default=8, description="Number of variations.")
+    count: Annotated[int, Field(ge=1, le=LISTED_MAX), WHOLE] = Field(default=8, description="Number of variations.")
     noise: Annotated[Finite, Field(ge=0.0, le=2.0)] = Field(
         default=0.2,
         description="Standard deviation of the noise in the code, in units of the learned codes' spread. It is halved "

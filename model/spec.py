@@ -35,9 +35,11 @@ GRID_MIN, GRID_MAX = 8, 512  # samples a side: coarser grids show no cell; time 
 FINEST_GRID = 2048  # samples a side of new cells, in formats that go so far
 FRAGMENTS_KEPT = 512  # samples a side up to which fragments can be kept: each sample is then labelled alone
 FRAMES_MAX = 1000  # of one sequence
-COUNT_MAX = 10_000  # sequences of one spec; its manifest, which lists them all, is about 8 kB a sequence
+COUNT_MAX = 100_000  # sequences of one spec
+LISTED_MAX = 10_000  # sequences that one manifest lists, at about 8 kB each; those of more are in manifests of shards
 INDEX_MAX = 10**9  # of a sequence among those of one seed
 SHARD_SECONDS = 20.0  # expected computing time of a shard: some shards a worker even for a few hundred cells
+SHARDS_MAX = 10_000  # of a spec; beyond that shards take longer
 # Evaluations of the network, means over the shipped models and grids of 16 to 128: a frame takes a fixed number and one
 # that grows with N², a sampled code is judged by 16 frames of 40 samples a side.
 FRAME_EVALUATIONS, FACE_EVALUATIONS, JUDGED = 1200, 2.2, 75_000
@@ -317,6 +319,11 @@ class GenerationSpec(Strict):
         """Frames of all sequences."""
         return self.count * self.frame_count
 
+    @property
+    def is_listed(self) -> bool:
+        """Whether one manifest lists all sequences; otherwise each shard has one of its own."""
+        return self.count <= LISTED_MAX
+
     def check_fits(self, *, latent_codes: int, latent_size: int, at: str = "/latent") -> None:
         """Check the latent against the model's number and size of codes.
 
@@ -398,7 +405,8 @@ class GenerationSpec(Strict):
         if self.count == 1:
             return 1
         seconds = self.cost().seconds / self.count
-        return min(self.count, max(1, int(SHARD_SECONDS / seconds)))
+        size = min(self.count, max(1, int(SHARD_SECONDS / seconds)))
+        return size if self.is_listed else min(LISTED_MAX, max(size, math.ceil(self.count / SHARDS_MAX)))
 
     def shards(self) -> int:
         """Return into how many shards the spec is divided, which several workers may compute at once."""
@@ -413,6 +421,11 @@ class GenerationSpec(Strict):
     def shard_cost(self, number: int) -> Cost:
         """Estimate one shard, numbered from 0."""
         return self.shard(number).cost()
+
+    def shard_of_cell(self, index: int) -> int | None:
+        """Return the number of the shard that a sequence belongs to, by its index; None if the spec has none such."""
+        offset = index - self.first_index
+        return offset // self.shard_size() if 0 <= offset < self.count else None
 
     def digest(self, *, model_sha256: str) -> str:
         """Name the result of the completed spec; see :func:`result_digest`."""

@@ -43,8 +43,10 @@ from model.formats import FORMATS
 from model.living_cell import CellFrame, LivingCell
 from model.network.checkpoint import Checkpoint
 from model.network.plausibility import implausible
+from model.output.contents import shard_manifest
 from model.output.exporter import CellFiles, Exporter, ExportFrame
 from model.output.frame_writers import open_writers
+from model.output.manifest import MANIFEST_FILE, write_sharded_manifest
 from model.spec import GenerationSpec
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -89,7 +91,7 @@ def synthesize(
     Returns
     -------
     dict
-        The manifest.
+        The manifest; of a spec that is not listed, the root manifest, beside which lie those of its shards.
 
     Raises
     ------
@@ -102,6 +104,8 @@ def synthesize(
     ExportError
         If a file cannot be written.
     """
+    if not spec.is_listed:
+        return _synthesize_shards(spec, checkpoint, folder, on_progress=on_progress, device=device, draw=draw)
     card = checkpoint.card
     spec.check_fits(latent_codes=len(checkpoint.latent_codes), latent_size=checkpoint.decoder.config.latent_size)
     exporter = Exporter(folder, grid=Grid(spec.grid_shape), micrometres=card.micrometres, minutes=card.minutes)
@@ -134,6 +138,30 @@ def synthesize(
         cells=cells,
         warnings=warnings,
     )
+
+
+def _synthesize_shards(
+    spec: GenerationSpec,
+    checkpoint: Checkpoint,
+    folder: Path,
+    *,
+    on_progress: Callable[[Progress], None],
+    device: Device,
+    draw: Callable[[int], LivingCell] | None,
+) -> dict[str, Any]:
+    """Synthesise a spec shard by shard, each with its manifest, as workers do."""
+    manifests = []
+    for number in range(spec.shards()):
+        done = number * spec.shard_size() * spec.frame_count
+
+        def advanced(progress: Progress, done: int = done) -> None:
+            on_progress(Progress(progress.stage, done + progress.frame, spec.frame_total))
+
+        synthesize(spec.shard(number), checkpoint, folder, on_progress=advanced, device=device, draw=draw)
+        place = folder / shard_manifest(number)
+        place.parent.mkdir(exist_ok=True)
+        manifests.append((folder / MANIFEST_FILE).rename(place))
+    return write_sharded_manifest(folder, manifests, spec=spec.model_dump(mode="json"))
 
 
 def compute_device(asked: Device) -> torch.device:

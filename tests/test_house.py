@@ -35,6 +35,7 @@ LIGHT = [
     if path.is_relative_to(ROOT / "app")
     or (path.is_relative_to(ROOT / "worker") and path not in RUNNERS)
     or path in [ROOT / "model" / name for name in ("__init__.py", "errors.py", "spec.py", "card.py")]
+    or path == ROOT / "model" / "output" / "contents.py"
 ]
 
 

@@ -297,7 +297,8 @@ def _make(context: WorkerContext, lease: Lease, keeper: LeaseKeeper, content: st
             return []
         staged = artifacts.staging(job_id, lease.token)
         price = price_of(lease.job)
-        context.storage.check(price.bytes if price else 0)
+        written = lease.shard != SEAL or kind_of(lease.job).reads_parts  # otherwise the files of shards are linked
+        context.storage.check(price.bytes if price and written else 0)
         is_long, goes_on = kind_of(lease.job).is_long, artifacts.has_state(job_id)
         started = time.monotonic()
         if lease.shard == SEAL:

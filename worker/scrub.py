@@ -12,14 +12,16 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from model.card import WEIGHTS_FILE, load_card
 from model.errors import CheckpointError
+from model.output.contents import Contents
 from worker.errors import ArtifactDamagedError, ArtifactNotFoundError
-from worker.storage.artifacts import MANIFEST, Artifacts
+from worker.storage.artifacts import MANIFEST, Artifacts, place_of
 from worker.storage.cleanup import stored_jobs
 from worker.storage.durable_files import checksum
 from worker.storage.journal import Journal, is_alias, is_outcome, is_request
@@ -72,7 +74,7 @@ class Scrub:
         folder = self._root / "results" / job_id
         advice = REMAKE.format(job=job_id, request=f"requests/{job_id}.json")
         try:
-            names = [entry["name"] for entry in self._artifacts.manifest(job_id)["files"]]
+            contents = self._artifacts.contents(job_id)
         except ArtifactNotFoundError:
             return
         except ArtifactDamagedError as error:
@@ -80,7 +82,7 @@ class Scrub:
             yield self._damaged("manifest", path, error.message, advice, self._dropping(job_id, MANIFEST), job_id)
             return
         sound = True
-        for name in names:
+        for name in _names(contents):
             try:
                 linked = self._linked(job_id, name)
                 if linked:
@@ -90,7 +92,7 @@ class Scrub:
             except (ArtifactNotFoundError, ArtifactDamagedError) as error:
                 if not self._artifacts.exists(job_id):
                     return  # removed meanwhile
-                path, sound = folder / name, False
+                path, sound = folder / place_of(contents, name), False
                 yield self._damaged("result", path, error.message, advice, self._dropping(job_id, name), job_id)
             else:
                 self._count(0 if linked else entry.get("bytes", 0))
@@ -200,6 +202,15 @@ class Scrub:
     def _count(self, size: int) -> None:
         self.files += 1
         self.bytes += size
+
+
+def _names(contents: Contents) -> Iterator[str]:
+    """Yield the names of a job's files; of a shard whose manifest is damaged, that of its manifest only."""
+    for number in range(max(1, len(contents.shards))):
+        if contents.is_sharded:
+            yield contents.shards[number]["name"]
+        with suppress(ArtifactDamagedError):
+            yield from [entry["name"] for _, entry in contents.shard(number).files()]
 
 
 def _removing(folder: Path) -> Callable[[], object]:

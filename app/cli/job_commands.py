@@ -13,9 +13,10 @@ from rich.progress import BarColumn, DownloadColumn, SpinnerColumn, TextColumn, 
 
 from app.cli import options
 from app.cli.connection import connect
-from app.cli.results import MANIFEST, FolderError, check_result, result_folder
+from app.cli.results import FolderError, check_result, result_folder
 from app.cli.terminal import FAILED, INTERRUPTED, USAGE, give_up, out, progress_bar, say, show_table
 from cytosynth import Client, Job
+from cytosynth.manifest import MANIFEST
 from model.formats import FORMATS
 
 

@@ -9,15 +9,15 @@ Promises: a folder is replaced as a whole or not at all. Files that no manifest 
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
-MANIFEST = "manifest.json"
+from cytosynth.errors import DamagedFileError
+from cytosynth.manifest import MANIFEST, RemoteFile, read_manifest
+
 CHUNK = 2**20
 
 
@@ -73,7 +73,7 @@ def check_replaceable(folder: Path, *, overwrite: bool) -> None:
         raise FolderError(
             f"{folder} holds an earlier result; choose another folder with --out, or replace it with --overwrite"
         )
-    if others := sorted(held - {MANIFEST} - {entry["name"] for entry in _entries(folder)}):
+    if others := sorted(held - {MANIFEST} - {file.name for file in _entries(folder)}):
         raise FolderError(f"{folder} also holds {_some(others)}, which the manifest does not name; nothing was changed")
 
 
@@ -92,42 +92,40 @@ def check_result(folder: Path) -> tuple[list[str], int]:
     """
     if not folder.is_dir() or not (folder / MANIFEST).is_file():
         raise FolderError(f"{folder} holds no {MANIFEST}; it is not the folder of a result")
-    entries = _entries(folder)
-    held = _files_in(folder)
-    faults = [fault for entry in entries if (fault := _fault(folder, entry, held))]
-    others = held - {MANIFEST} - {entry["name"] for entry in entries}
-    return faults + [f"{name} is not named in the manifest" for name in sorted(others)], len(entries)
+    others = _files_in(folder) - {MANIFEST}
+    faults, count = list[str](), 0
+    for file in _entries(folder):
+        count += 1
+        if fault := _fault(folder, file, others):
+            faults.append(fault)
+        others.discard(file.name)
+    return faults + [f"{name} is not named in the manifest" for name in sorted(others)], count
 
 
-def _fault(folder: Path, entry: dict[str, Any], held: set[str]) -> str | None:
-    name = entry["name"]
+def _fault(folder: Path, file: RemoteFile, held: set[str]) -> str | None:
+    name = file.name
     if name not in held:
         return f"{name} is missing"
     path = folder / name
-    if path.stat().st_size != entry["bytes"]:
-        return f"{name} has {path.stat().st_size:,} bytes instead of {entry['bytes']:,}"
+    if path.stat().st_size != file.bytes:
+        return f"{name} has {path.stat().st_size:,} bytes instead of {file.bytes:,}"
     sha256 = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
+    with path.open("rb") as content:
+        while chunk := content.read(CHUNK):
             sha256.update(chunk)
-    return (
-        None if sha256.hexdigest() == entry["sha256"] else f"{name} is damaged: its SHA-256 differs from the manifest"
-    )
+    return None if sha256.hexdigest() == file.sha256 else f"{name} is damaged: its SHA-256 differs from the manifest"
 
 
-def _entries(folder: Path) -> list[dict[str, Any]]:
+def _entries(folder: Path) -> Iterator[RemoteFile]:
+    """Yield the files that a manifest names; where those of shards list them, shard by shard."""
     try:
-        document = json.loads((folder / MANIFEST).read_bytes())
-        entries = [{"name": f["name"], "bytes": int(f["bytes"]), "sha256": str(f["sha256"])} for f in document["files"]]
+        yield from read_manifest(folder).files()
+    except DamagedFileError as error:
+        raise FolderError(f"the {MANIFEST} in {folder} cannot be used: {error}") from None
     except (OSError, ValueError, KeyError, TypeError):
         raise FolderError(
             f"the {MANIFEST} in {folder} cannot be read; it is damaged or was written by another program"
         ) from None
-    for entry in entries:
-        name = PurePosixPath(str(entry["name"]))
-        if name.is_absolute() or ".." in name.parts:
-            raise FolderError(f"the {MANIFEST} in {folder} names a file outside the folder: {entry['name']!r}")
-    return entries
 
 
 def _files_in(folder: Path) -> set[str]:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Annotated, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi import Path as PathParameter
@@ -14,14 +14,15 @@ from fastapi import Path as PathParameter
 from app.middleware.strict_bodies import StrictRoute
 from app.responses.byte_ranges import RangedFile, matches, not_modified, ranged_stream
 from app.responses.negotiation import preferred_type
-from app.responses.zip_stream import archive, archive_length
+from app.responses.zip_stream import archive
 from app.routes.jobs import JobId
 from app.schemas import FileList, FileView
 from app.services import job_files
-from app.services.job_files import MANIFEST, archive_entries, reading_files, report_damage
+from app.services.job_files import MANIFEST, PAGE, archive_entries, reading_files, report_damage
 from app.services.resources import CallerResources, Resources
 from model.formats import MEDIA_TYPES, OTHER, media_type
-from model.spec import COUNT_MAX, INDEX_MAX
+from model.output.contents import Position
+from model.spec import COUNT_MAX, INDEX_MAX, LISTED_MAX
 from worker.storage.objects import ObjectFile
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["files"], route_class=StrictRoute)
@@ -103,27 +104,52 @@ def get_manifest(job_id: JobId, resources: CallerResources, if_none_match: IfNon
 @router.get(
     "/files",
     operation_id="listFiles",
-    response_description="The files, ordered by name.",
+    response_description="The files, or a page of them.",
     summary="List the files of a job",
 )
-def list_files(job_id: JobId, resources: CallerResources) -> FileList:
-    """List the files of the job, ordered by name, each with its address.
+def list_files(
+    job_id: JobId,
+    resources: CallerResources,
+    response: Response,
+    cursor: Annotated[
+        str | None,
+        Query(pattern=r"^[0-9]{1,9}\.[0-9]{1,12}$", description="Taken from `next` of the previous page."),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        Query(
+            ge=1,
+            le=PAGE,
+            description="Files per page. If it is left out, all files are listed, or, of a job of more than "
+            f"{LISTED_MAX} sequences, {PAGE} per page.",
+        ),
+    ] = None,
+) -> FileList:
+    """List the files of the job, each with its address. `next`, also in the `Link` header, is that of the next page.
 
-    A job that is divided into shards shows the files of finished shards while it runs.
+    A job that is divided into shards shows the files of finished shards while it runs. A list of all files is ordered
+    by name; pages follow the manifest: shard by shard, each with its own manifest first if it has one.
     """
-    entries = [(e["name"], e["bytes"], e["sha256"]) for e in job_files.list_files(resources, job_id)]
-    here = f"/v1/jobs/{job_id}/files/"
+    start = Position() if cursor is None else Position(*map(int, cursor.split(".")))
+    page = job_files.list_files(resources, job_id, start=start, limit=limit)
+    here = f"/v1/jobs/{job_id}/files"
+    following = None
+    if page.following is not None:
+        query = {"cursor": f"{page.following.shard}.{page.following.file}", "limit": limit}
+        following = f"{here}?" + urlencode({name: value for name, value in query.items() if value is not None})
+        response.headers["Link"] = f'<{following}>; rel="next"'
     return FileList(
         files=[
             FileView(
-                name=name,
-                bytes=size,
-                sha256=sha256,
-                media_type=media_type(name),
-                href=here + quote(name),
+                name=entry["name"],
+                bytes=entry["bytes"],
+                sha256=entry["sha256"],
+                media_type=media_type(entry["name"]),
+                href=f"{here}/{quote(entry['name'])}",
             )
-            for name, size, sha256 in entries
-        ]
+            for entry in page.entries
+        ],
+        next=following,
     )
 
 
@@ -230,10 +256,9 @@ def send_archive(
 ) -> Response:
     """Answer with the archive of a job, or of one of its cells; raises as :func:`archive_entries`."""
     with reading_files(resources, job_id) as job:
-        entries, sha256 = archive_entries(resources, job_id, cell=cell)
+        entries, size, sha256 = archive_entries(resources, job_id, cell=cell)
     kind = preferred_type(request.headers.get("accept"), (ZIP, OTHER)) or ZIP
     part = "" if cell is None else f"-cell_{cell:04d}"
-    size = archive_length(entries)
     headers = {
         "ETag": f'"{sha256}"',
         "Content-Disposition": f'attachment; filename="cytosynth-{job.model_id}-{job.digest[:12]}{part}.zip"',

@@ -7,14 +7,21 @@ answer holds the spec. Files that disappear while they are read are answered wit
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import json
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from typing import Any
 
 from app.problems.handlers import ProblemError
 from app.problems.types import TABLE
-from app.responses.zip_stream import Entry
+from app.responses.zip_stream import Entry, archive_length
 from app.services.resources import Resources
+from model.output.contents import CELL, Position
+from model.spec import LISTED_MAX, GenerationSpec
 from worker.errors import (
     ArtifactDamagedError,
     ArtifactNotFoundError,
@@ -24,9 +31,12 @@ from worker.errors import (
     JobNotFinishedError,
 )
 from worker.jobs import Job, JobStatus
-from worker.storage.artifacts import StoredFile, is_for_sealer
+from worker.storage.artifacts import Artifacts, StoredFile, is_for_sealer
 
 MANIFEST = "manifest.json"
+PAGE = 10_000  # files of a page of a list that would be too long
+LENGTHS: dict[str, int] = {}  # of archives of which all manifests must be read to know it; by their ETag
+LENGTHS_MAX, LENGTHS_LOCK = 100, threading.Lock()
 
 
 def finished_job(resources: Resources, job_id: str) -> Job:
@@ -80,8 +90,24 @@ def reading_files(resources: Resources, job_id: str) -> Iterator[Job]:
         raise ProblemError(TABLE[ArtifactDamagedError], detail, spec=job.spec, kind=job.kind) from error
 
 
-def list_files(resources: Resources, job_id: str) -> list[dict[str, Any]]:
-    """Return the entries of a job's files, ordered by name; of a divided job that runs, those of its finished shards.
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Some of a job's files; ``following`` is where the next page starts, None after the last."""
+
+    entries: list[Mapping[str, Any]]
+    following: Position | None
+
+
+def list_files(resources: Resources, job_id: str, *, start: Position, limit: int | None) -> Page:
+    """Return the entries of a job's files; of a divided job that runs, those of its finished shards.
+
+    Parameters
+    ----------
+    start
+        The first file.
+    limit
+        The most files; None: all, where one manifest lists them, else :data:`PAGE`. All are ordered by name, pages in
+        the order of the manifest.
 
     Raises
     ------
@@ -90,15 +116,36 @@ def list_files(resources: Resources, job_id: str) -> list[dict[str, Any]]:
     """
     job = resources.jobs.get(job_id)
     if job.status.active and job.shards is not None:
-        listed: list[dict[str, Any]] = []
-        for shard in resources.artifacts.finished_shards(job_id):
-            with suppress(ArtifactNotFoundError):  # the job is being sealed
-                files = resources.artifacts.manifest(job_id, shard=shard)["files"]
-                listed += [entry for entry in files if not is_for_sealer(entry["name"])]
-        if listed:
-            return sorted(listed, key=lambda entry: str(entry["name"]))
+        numbers = [number for number in resources.artifacts.finished_shards(job_id) if number >= start.shard]
+        many = job.shards.total > 1 and job.spec.get("count", 1) > LISTED_MAX
+        page = _page(_finished_files(resources, job_id, numbers, start), PAGE if limit is None and many else limit)
+        if page.entries or start != Position():
+            return page if limit is not None else replace(page, entries=sorted(page.entries, key=_name))
     with reading_files(resources, job_id):
-        return list(resources.artifacts.manifest(job_id)["files"])
+        contents = resources.artifacts.contents(job_id)
+        if start.shard and not contents.is_sharded:
+            start = Position()  # the cursor is of while the job ran, in another order
+        return _page(contents.files(start=start), PAGE if limit is None and contents.is_sharded else limit)
+
+
+def _finished_files(
+    resources: Resources, job_id: str, shards: Sequence[int], start: Position
+) -> Iterator[tuple[Position, Mapping[str, Any]]]:
+    for shard in shards:
+        with suppress(ArtifactNotFoundError):  # the job is being sealed
+            first = Position(file=start.file if shard == start.shard else 0)
+            for position, entry in resources.artifacts.contents(job_id, shard=shard).files(start=first):
+                if not is_for_sealer(entry["name"]):
+                    yield Position(shard, position.file), entry
+
+
+def _page(found: Iterator[tuple[Position, Mapping[str, Any]]], limit: int | None) -> Page:
+    entries = [entry for _, entry in islice(found, limit)]
+    return Page(entries=entries, following=next(found, (None, None))[0])
+
+
+def _name(entry: Mapping[str, Any]) -> str:
+    return str(entry["name"])
 
 
 def find_file(resources: Resources, job_id: str, name: str, *, unread: bool = False) -> tuple[StoredFile, str]:
@@ -117,7 +164,7 @@ def find_file(resources: Resources, job_id: str, name: str, *, unread: bool = Fa
     look = resources.artifacts.sized if unread else resources.artifacts.verified
     job = resources.jobs.get(job_id)
     if job.status.active and job.shards is not None and name != MANIFEST and not is_for_sealer(name):
-        for shard in resources.artifacts.finished_shards(job_id):
+        for shard in _shards_with(job, name, resources):
             with suppress(ArtifactNotFoundError):
                 path, entry = look(job_id, name, shard=shard)
                 return path, str(entry["sha256"])
@@ -130,8 +177,54 @@ def find_file(resources: Resources, job_id: str, name: str, *, unread: bool = Fa
         return path, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def archive_entries(resources: Resources, job_id: str, *, cell: int | None) -> tuple[list[Entry], str]:
-    """Return the entries of a job's archive, ordered by name, and the SHA-256 that identifies its content.
+def _shards_with(job: Job, name: str, resources: Resources) -> Sequence[int]:
+    """Return the shards of a running job that may have a file: where the spec says which, that one only."""
+    cell = CELL.match(name)
+    if job.kind == GenerationSpec.KIND and cell:
+        number = GenerationSpec.model_validate_json(json.dumps(job.spec)).shard_of_cell(int(cell[1]))
+        return [] if number is None else [number]
+    return resources.artifacts.finished_shards(job.id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchiveContents:
+    """The files of an archive; each iteration goes through them anew."""
+
+    resources: Resources
+    job_id: str
+    cell: int | None
+
+    def __iter__(self) -> Iterator[Entry]:
+        artifacts, job_id = self.resources.artifacts, self.job_id
+        manifest = Entry.of(MANIFEST, artifacts.path(job_id, MANIFEST))
+        contents = artifacts.contents(job_id)
+        if contents.is_sharded:
+            # In the order of the manifest, and compared with their entries when they are read: there are too many to
+            # look at each before.
+            yield manifest
+            found = contents.files_of_cell(self.cell) if self.cell is not None else (e for _, e in contents.files())
+            for listed in found:
+                name = str(listed["name"])
+                yield Entry(name, listed["bytes"], listed["sha256"], partial(_path, artifacts, job_id, name))
+            return
+        folder = "" if self.cell is None else f"cell_{self.cell:04d}/"
+        entries = [
+            Entry.of(name, path, sha256=listed["sha256"])
+            for name, path, listed in artifacts.all_sized(job_id)
+            if name.startswith(folder)
+        ]
+        yield from sorted([manifest, *entries], key=lambda entry: entry.name)
+
+
+def _path(artifacts: Artifacts, job_id: str, name: str) -> StoredFile:
+    return artifacts.path(job_id, name)
+
+
+def archive_entries(resources: Resources, job_id: str, *, cell: int | None) -> tuple[Iterable[Entry], int, str]:
+    """Return the entries of a job's archive, its length, and the SHA-256 that identifies its content.
+
+    They are ordered by name; where the manifests of shards list the files, they follow from one to the next, never all
+    in memory.
 
     Raises
     ------
@@ -140,16 +233,24 @@ def archive_entries(resources: Resources, job_id: str, *, cell: int | None) -> t
     ArtifactDamagedError
         If a file differs in size from the manifest.
     """
-    manifest = resources.artifacts.path(job_id, MANIFEST)
-    entries = [Entry.of(MANIFEST, manifest)]
+    manifest = resources.artifacts.path(job_id, MANIFEST).read_bytes()
     folder = "" if cell is None else f"cell_{cell:04d}"
-    for name, path, listed in resources.artifacts.all_sized(job_id):
-        if not folder or name.startswith(f"{folder}/"):
-            entries.append(Entry.of(name, path, sha256=listed["sha256"]))
-    if folder and len(entries) == 1:
-        raise ArtifactNotFoundError(f"this job has no cell {cell}; its list of files shows its cells")
-    entries.sort(key=lambda entry: entry.name)
-    return entries, hashlib.sha256(b"zip/1\0" + folder.encode() + manifest.read_bytes()).hexdigest()
+    sha256 = hashlib.sha256(b"zip/1\0" + folder.encode() + manifest).hexdigest()
+    entries: Iterable[Entry] = ArchiveContents(resources=resources, job_id=job_id, cell=cell)
+    if cell is not None or not resources.artifacts.contents(job_id).is_sharded:
+        entries = list(entries)
+        if cell is not None and len(entries) == 1:
+            raise ArtifactNotFoundError(f"this job has no cell {cell}; its list of files shows its cells")
+        return entries, archive_length(entries), sha256
+    with LENGTHS_LOCK:
+        length = LENGTHS.get(sha256)
+    if length is None:
+        length = archive_length(entries)
+        with LENGTHS_LOCK:
+            LENGTHS[sha256] = length
+            while len(LENGTHS) > LENGTHS_MAX:
+                del LENGTHS[next(iter(LENGTHS))]
+    return entries, length, sha256
 
 
 def report_damage(resources: Resources, job_id: str, chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol, Self, runtime_checkable
 
 from app.problems.handlers import ProblemError
@@ -24,6 +25,7 @@ from app.services.resources import Resources
 from app.services.trainings import check_shapes, complete_training, keep_model, training_cost
 from model.card import ModelCard
 from model.errors import SpecError
+from model.evaluation_spec import CELLS_MAX
 from model.reconstruction_spec import is_adapted
 from model.spec import Cost
 from model.training_spec import TrainingSpec
@@ -294,19 +296,20 @@ def _with_cell(resources: Resources, spec: JobSpec, card: ModelCard) -> JobSpec:
         return spec
     job_id, number = spec.cell_of_job
     job = _finished(resources, job_id, card, at="/source/job")
-    manifest = resources.artifacts.manifest(job_id)
-    if is_adapted(manifest):
+    contents = resources.artifacts.contents(job_id)
+    if is_adapted(contents.manifest):
         raise SpecError(
             "the cell belongs to an adapted network: upload its fitted/weights.safetensors, make a model of it, and "
             "vary the learned cell 0 of that",
             pointer="/source/job",
         )
-    cells = {cell["index"]: cell for cell in manifest["cells"]}
-    if not cells:
+    indices = contents.indices()
+    if indices is None:
         raise SpecError(f"the job made no cells, it is of kind {job.kind}: name another", pointer="/source/job")
-    if number not in cells:
-        raise SpecError(f"the job has the cells {min(cells)} to {max(cells)}", pointer="/source/cell")
-    return spec.with_cell(cells[number]["latent"], cells[number]["rotation"])
+    cell = contents.cell(number)
+    if cell is None:
+        raise SpecError(f"the job has the cells {indices[0]} to {indices[1]}", pointer="/source/cell")
+    return spec.with_cell(cell["latent"], cell["rotation"])
 
 
 def _with_result(resources: Resources, spec: JobSpec, card: ModelCard) -> JobSpec:
@@ -315,7 +318,10 @@ def _with_result(resources: Resources, spec: JobSpec, card: ModelCard) -> JobSpe
         return spec
     _finished(resources, spec.result_of_job, card, at="/job")
     content = resources.artifacts.path(spec.result_of_job, MANIFEST).read_bytes()
-    return spec.with_result(json.loads(content), hashlib.sha256(content).hexdigest())
+    manifest, contents = json.loads(content), resources.artifacts.contents(spec.result_of_job)
+    if contents.is_sharded:  # more cells than any evaluation takes
+        manifest["cells"] = list(islice(contents.cells(), CELLS_MAX))
+    return spec.with_result(manifest, hashlib.sha256(content).hexdigest())
 
 
 def _finished(resources: Resources, job_id: str, card: ModelCard, *, at: str) -> Job:

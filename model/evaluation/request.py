@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from model.evaluation.uploaded_cells import open_uploaded
 from model.evaluation_spec import SEARCHED, EvaluationSpec, recipe_of_reference
 from model.learning.recipe import TrainConfig
 from model.living_cell import AS_IT_IS, Variation
+from model.output.contents import Contents
 from model.output.exporter import Exporter
 from model.output.manifest import MANIFEST_FILE, WarningEntry, amend_manifest
 from model.synthesis import Progress
@@ -239,7 +241,7 @@ def _planned(
         compared = reference_of(recipe, None, scope.cells, has_protrusions=single)
     evaluated: tuple[Sequences, str] = (GeneratedSequences(place, scope.cells, spec.seed, single), NEW_CELLS)
     if result is not None:
-        evaluated = (CodedSequences(place, cells_of_result(result)[: scope.cells], single), f"Cells of job {spec.job}")
+        evaluated = (CodedSequences(place, cells_of_result(result, scope.cells), single), f"Cells of job {spec.job}")
     return _Plan(
         CellSets(evaluated=evaluated, training=training, reference=compared), card, card.id, scope,
         warnings=uploaded.warnings if uploaded is not None else (),
@@ -259,10 +261,21 @@ def _scope(spec: EvaluationSpec) -> Scope:
     )
 
 
-def cells_of_result(folder: Path) -> tuple[CodedCell, ...]:
-    """Read the cells of a result by their codes, with the variations of an augmentation."""
-    manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
-    seed, varied = manifest["spec"].get("seed", 0), dict[int, Mapping[str, Any]]()
+def cells_of_result(folder: Path, most: int) -> tuple[CodedCell, ...]:
+    """Read the first cells of a result by their codes, with the variations of an augmentation.
+
+    Parameters
+    ----------
+    folder
+        Of the result; the manifests of shards may be all it has of those, and only of the shards with these cells.
+    most
+        How many.
+    """
+    contents = Contents(
+        json.loads((folder / MANIFEST_FILE).read_bytes()),
+        lambda shard: Contents(json.loads((folder / shard["name"]).read_bytes())),
+    )
+    seed, varied = contents.manifest["spec"].get("seed", 0), dict[int, Mapping[str, Any]]()
     if (folder / AUGMENTATION_FILE).is_file():
         varied = {row["cell"]: row for row in json.loads((folder / AUGMENTATION_FILE).read_bytes())["cells"]}
     return tuple(
@@ -272,7 +285,7 @@ def cells_of_result(folder: Path) -> tuple[CodedCell, ...]:
             rejected=cell.get("rejected_codes", 0),
             variation=_variation(varied[cell["index"]], seed) if cell["index"] in varied else AS_IT_IS,
         )
-        for cell in manifest["cells"]
+        for cell in islice(contents.cells(), most)
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,8 +16,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.formats import media_type
+from model.output.contents import shard_manifest
 
 MANIFEST_FILE = "manifest.json"
+WARNINGS_MAX = 100  # that a root manifest repeats; those of shards have all
 
 
 class _Frozen(BaseModel):
@@ -108,8 +110,95 @@ class Manifest(_Frozen):
     def to_json(self) -> bytes:
         """Canonical JSON: sorted keys, two spaces, ASCII, a newline at the end."""
         absent = {name for name in ("warnings", "cells_spec") if not getattr(self, name)}
-        document = self.model_dump(mode="json", exclude=absent or None)
-        return (json.dumps(document, sort_keys=True, indent=2, ensure_ascii=True, allow_nan=False) + "\n").encode()
+        return _canonical(self.model_dump(mode="json", exclude=absent or None))
+
+
+class ShardEntry(FileEntry):
+    """The manifest of one shard: a file of the result, of the same form as the manifest of a request for its cells."""
+
+    first_index: Annotated[int, Field(ge=0)]
+    cells: Annotated[int, Field(ge=1)]
+    files: Annotated[int, Field(ge=0)] = Field(description="How many files it lists.")
+    bytes_of_files: Annotated[int, Field(ge=0)] = Field(description="Their size.")
+
+
+class ShardedManifest(_Frozen):
+    """The root manifest of a result of so many cells that the manifests of its shards list them and their files."""
+
+    format: Literal["cytosynth-manifest/2"] = "cytosynth-manifest/2"
+    spec: dict[str, Any]
+    model: ModelEntry
+    software: SoftwareEntry
+    device_class: str
+    units: Units
+    shards: Annotated[list[ShardEntry], Field(min_length=1)]
+    warnings: list[WarningEntry] = Field(default=[], description="The first of all; left out where there is none.")
+
+    def to_json(self) -> bytes:
+        """Canonical JSON, as :meth:`Manifest.to_json`."""
+        return _canonical(self.model_dump(mode="json", exclude=None if self.warnings else {"warnings"}))
+
+
+def _canonical(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, sort_keys=True, indent=2, ensure_ascii=True, allow_nan=False) + "\n").encode()
+
+
+def write_sharded_manifest(folder: Path, shards: Iterable[Path], *, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the root manifest of a request from the manifests of its shards, one of them in memory at a time.
+
+    Parameters
+    ----------
+    folder
+        Gets ``manifest.json``.
+    shards
+        Manifests of all shards, in order.
+    spec
+        Of the whole request.
+
+    Returns
+    -------
+    dict
+        The root manifest.
+
+    Raises
+    ------
+    ValueError
+        If there is no shard, or a manifest is not one.
+    OSError
+        If a file cannot be read or written.
+    """
+    common: Manifest | None = None
+    entries: list[ShardEntry] = []
+    warnings: list[WarningEntry] = []
+    further = 0
+    for number, path in enumerate(shards):
+        content = path.read_bytes()
+        shard = Manifest.model_validate_json(content)
+        common = common or shard.model_copy(update={"cells": [], "files": []})
+        name = shard_manifest(number)
+        entries.append(
+            ShardEntry(
+                name=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), media_type=media_type(name),
+                first_index=shard.spec.get("first_index", 0), cells=len(shard.cells), files=len(shard.files),
+                bytes_of_files=sum(file.bytes for file in shard.files),
+            )
+        )  # fmt: skip
+        room = WARNINGS_MAX - len(warnings)
+        warnings += shard.warnings[:room]
+        further += len(shard.warnings[room:])
+    if common is None:
+        raise ValueError("a result has at least one shard")
+    if further:
+        said = f"{further} further warnings are in the manifests of the shards"
+        warnings.append(WarningEntry(code="further_warnings", message=said))
+    root = ShardedManifest(
+        spec=dict(spec), model=common.model, software=common.software, device_class=common.device_class,
+        units=common.units, shards=entries, warnings=warnings,
+    )  # fmt: skip
+    text = root.to_json()
+    (folder / MANIFEST_FILE).write_bytes(text)
+    document: dict[str, Any] = json.loads(text)
+    return document
 
 
 def merge_manifests(shards: Sequence[Manifest], spec: dict[str, Any]) -> Manifest:

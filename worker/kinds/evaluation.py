@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from model.evaluation.request import evaluate_measured, evaluate_request, measure_part
 from model.evaluation_spec import EvaluationSpec
+from model.output.contents import Contents
 from model.output.manifest import MANIFEST_FILE
 from model.synthesis import Progress
 from worker.errors import ArtifactNotFoundError, SpecError
@@ -21,6 +23,7 @@ from worker.kinds.checkpoints import checkpoint_of, model_folder_of
 from worker.kinds.parts import part_file, write_part_manifest
 from worker.kinds.uploaded_files import uploaded_files
 from worker.settings import WorkerSettings
+from worker.storage.artifacts import Artifacts
 from worker.storage.stored_artifacts import open_artifacts
 
 MEASURED = "measured.npz"
@@ -86,10 +89,27 @@ def _result(spec: EvaluationSpec, settings: WorkerSettings) -> Iterator[Path]:
     with ExitStack() as stack:
         try:
             artifacts = open_artifacts(settings.data_dir, settings.store)
-            folder = stack.enter_context(artifacts.laid_out(spec.job or ""))
+            contents = artifacts.contents(spec.job or "")
+            if contents.is_sharded:
+                folder = Path(stack.enter_context(TemporaryDirectory(prefix="cytosynth-")))
+                _copy_manifests(artifacts, spec, contents, folder)
+            else:
+                folder = stack.enter_context(artifacts.laid_out(spec.job or ""))
             unchanged = hashlib.sha256((folder / MANIFEST_FILE).read_bytes()).hexdigest() == spec.job_sha256
         except (ArtifactNotFoundError, FileNotFoundError):
             unchanged = False
         if not unchanged:
             raise SpecError("the files of the job were removed after this request was accepted; submit that job again")
         yield folder
+
+
+def _copy_manifests(artifacts: Artifacts, spec: EvaluationSpec, contents: Contents, folder: Path) -> None:
+    """Fill a folder with the root manifest of a result, and those of the shards whose cells are evaluated."""
+    names, cells = [MANIFEST_FILE], 0
+    for shard in contents.shards:
+        if cells < spec.count:
+            names.append(shard["name"])
+        cells += shard["cells"]
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(artifacts.path(spec.job or "", name).read_bytes())

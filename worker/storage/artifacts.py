@@ -4,6 +4,7 @@ Below the data folder, all on one file system so that a rename is atomic::
 
     staging/<job>.<token>/   being written under one lease
     results/<job>/           published: manifest.json and the files it names, which are not written any more
+    results/<job>/<n>/       those of a shard, with its manifest.json, where one manifest cannot list all cells
     parts/<job>/<n>/         the same for one shard of a job that is divided, until the job is sealed
     states/<job>/            what a long job keeps between its attempts, until it has ended
     blobs/<2>/<sha256>       the contents of those files, each once (:mod:`worker.storage.content_store`)
@@ -18,6 +19,7 @@ Does not promise: that published files belong to a succeeded job; the job record
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -25,13 +27,14 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+from model.output.contents import Contents, shard_manifest
 from worker.errors import ArtifactDamagedError, ArtifactNotFoundError, ExportError
 from worker.job_id import JOB_ID, checked
 from worker.storage.content_store import ContentStore
@@ -45,6 +48,7 @@ from worker.storage.durable_files import (
     sync_file,
     sync_folder,
     write_once,
+    write_over,
 )
 from worker.storage.objects import ObjectFile, checksum_of
 from worker.storage.records import FolderRecords, Records
@@ -55,7 +59,7 @@ MANIFEST = "manifest.json"
 PART = "part"  # folder of the files of a shard that are for the sealer of its job only
 PROBED = ("requests", "staging", "results", "parts", "states", "blobs", "verdicts", "trash")
 BEGUN, STOP = "attempts", "stop"  # in a job's kept state: there is something to end with; it is to end
-MEMBERS = (("name", str), ("bytes", int), ("sha256", str))  # of a file in a manifest
+MALFORMED = (ValueError, TypeError, KeyError, RecursionError)  # what reading a damaged manifest raises
 VERIFIED_MAX = 100_000  # files whose verification is remembered, some 20 MB
 
 StoredFile = Path | ObjectFile
@@ -139,7 +143,10 @@ class Artifacts:
             If the disk refuses a write.
         """
         self._results.mkdir(parents=True, exist_ok=True)
-        self._publish(staged, self._results / checked(job_id))
+        if (contents := _staged_contents(staged)).is_sharded:
+            self._publish_sharded(job_id, staged, contents)
+        else:
+            self._publish(staged, self._results / checked(job_id))
 
     def publish_shard(self, job_id: str, shard: int, staged: Path) -> None:
         """Move the files of one shard of a job to their place, as :meth:`publish` does; raises the same."""
@@ -161,11 +168,11 @@ class Artifacts:
         ArtifactDamagedError
             If a file that is needed is missing or damaged.
         """
-        folder = self._parts / checked(job_id) / str(shard)
+        folder = self._folder(job_id, shard)
         if not (folder / MANIFEST).is_file():
             return None
-        for name in self._read(job_id, shard)[1] if laid_out else ():
-            self.verified(job_id, name, shard=shard)
+        for _, entry in self.contents(job_id, shard=shard).files() if laid_out else ():
+            self.verified(job_id, entry["name"], shard=shard)
         return folder
 
     def divided(self) -> list[str]:
@@ -249,16 +256,37 @@ class Artifacts:
             break
         sync_folder(target.parent)
 
+    def _publish_sharded(self, job_id: str, staged: Path, contents: Contents) -> None:
+        """Publish the shards where they are: the root manifest joins them, and one rename moves them all."""
+        parts, target = self._parts / checked(job_id), self._results / job_id
+        if not self.exists(job_id):
+            missing = [n for n in range(len(contents.shards)) if not (parts / str(n) / MANIFEST).is_file()]
+            if missing:
+                raise ExportError(f"{len(missing)} shards of the manifest were not written, {missing[0]} among them")
+            write_over(parts / MANIFEST, (staged / MANIFEST).read_bytes())
+            try:
+                parts.rename(target)
+            except OSError:
+                if not target.is_dir():  # else another attempt has published meanwhile
+                    raise
+            sync_folder(target.parent)
+        self._discard(staged)
+
     def copy(self, source: str, staged: Path) -> bool:
-        """Fill a staging folder with the files of another job; False if that job has none (any more)."""
+        """Fill a staging folder with the files of another job; False if that job has none (any more).
+
+        Nor are those of a job whose shards have their own manifests: who could use them has computed all of them.
+        """
         folder = self._results / checked(source)
         if self._is_damaged(source):
             return False
         try:
+            if self.contents(source).is_sharded:
+                return False
             link_tree(folder, staged, without=MANIFEST)
             shutil.copyfile(folder / MANIFEST, staged / MANIFEST)  # the job's own: it tells when the files were written
             complete = (staged / MANIFEST).is_file()
-        except (FileNotFoundError, shutil.Error):
+        except (ArtifactNotFoundError, ArtifactDamagedError, FileNotFoundError, shutil.Error):
             complete = False
         return complete
 
@@ -281,18 +309,42 @@ class Artifacts:
 
     def finished_shards(self, job_id: str) -> list[int]:
         """Return the numbers of a divided job's shards whose files are published, ascending."""
-        names = (path.name for path in entries(self._parts / checked(job_id)))
+        checked(job_id)
+        # Those of a job that one manifest cannot list are moved to its results just before it has succeeded.
+        names = {path.name for root in (self._parts, self._results) for path in entries(root / job_id)}
         return sorted(int(name) for name in names if name.isdecimal())
 
-    def manifest(self, job_id: str, *, shard: int | None = None) -> dict[str, Any]:
+    def contents(self, job_id: str, *, shard: int | None = None) -> Contents:
+        """Return the files and cells of a job, or of one shard, also where the manifests of shards list them.
+
+        Reading on, it may raise what this does, for the manifest of a shard.
+
+        Raises
+        ------
+        ArtifactNotFoundError
+            If the job has no files.
+        ArtifactDamagedError
+            If the manifest is damaged.
+        """
+        path = self._folder(job_id, shard) / MANIFEST
+        try:
+            return _read_manifest(path, path.stat().st_mtime_ns)
+        except FileNotFoundError:
+            raise ArtifactNotFoundError(f"job {job_id} has no files") from None
+        except MALFORMED:
+            raise ArtifactDamagedError("the manifest of this job is damaged; request the job again") from None
+
+    def manifest(self, job_id: str, *, shard: int | None = None) -> Mapping[str, Any]:
         """Return the manifest of a job's files, or of one shard's; shared between callers, so do not change it.
+
+        :meth:`contents` has its files and cells, wherever they are listed.
 
         Raises
         ------
         ArtifactNotFoundError
             If the job has none.
         """
-        return self._read(job_id, shard)[0]
+        return self.contents(job_id, shard=shard).manifest
 
     def warnings(self, job_id: str, *, code: str | None = None) -> list[dict[str, str]]:
         """Return the warnings in the manifest of a job's files, or those of one code; none if it cannot be read."""
@@ -310,11 +362,11 @@ class Artifacts:
         ArtifactNotFoundError
             If the manifest lists no such file, even if the path exists.
         """
-        _, names = self._read(job_id, shard)
-        if name != MANIFEST and name not in names:
+        contents = self.contents(job_id, shard=shard)
+        if name != MANIFEST and contents.entry(name) is None:
             raise ArtifactNotFoundError(f"job {job_id} has no file {name[:200]!r}; its manifest lists those it has")
         folder = self._folder(job_id, shard).resolve()
-        path = (folder / name).resolve()
+        path = (folder / place_of(contents, name)).resolve()
         # The manifest is our own; this holds even if one was altered.
         if not path.is_relative_to(folder) or path.is_dir():
             raise ArtifactNotFoundError(f"job {job_id} has no file {name[:200]!r}")
@@ -322,7 +374,7 @@ class Artifacts:
             raise ArtifactDamagedError(f"the file {name[:200]!r} of this job is missing; request the job again")
         return path
 
-    def sized(self, job_id: str, name: str, *, shard: int | None = None) -> tuple[StoredFile, dict[str, Any]]:
+    def sized(self, job_id: str, name: str, *, shard: int | None = None) -> tuple[StoredFile, Mapping[str, Any]]:
         """Return the path of a listed file of a job and its entry in the manifest, after comparing their sizes.
 
         Raises
@@ -333,7 +385,7 @@ class Artifacts:
             If the file is missing or has another size.
         """
         path = self.path(job_id, name, shard=shard)
-        entry = self._read(job_id, shard)[1].get(name)
+        entry = self.contents(job_id, shard=shard).entry(name)
         if entry is None:
             raise ArtifactNotFoundError(f"job {job_id} lists no file {name[:200]!r}")
         try:
@@ -349,7 +401,7 @@ class Artifacts:
 
     def verified(
         self, job_id: str, name: str, *, shard: int | None = None, reread: bool = False
-    ) -> tuple[StoredFile, dict[str, Any]]:
+    ) -> tuple[StoredFile, Mapping[str, Any]]:
         """Return as :meth:`sized`, after hashing the file; a file that has not changed since is not hashed again.
 
         Parameters
@@ -366,10 +418,10 @@ class Artifacts:
         self._verify(path, entry, name=name, reread=reread)
         return path, entry
 
-    def all_sized(self, job_id: str) -> Sequence[tuple[str, StoredFile, dict[str, Any]]]:
-        """Return name, path and entry of every file of a job, in the order of the manifest; raises as :meth:`sized`."""
-        names = [entry["name"] for entry in self.manifest(job_id)["files"]]
-        return [(name, *self.sized(job_id, name)) for name in names]
+    def all_sized(self, job_id: str) -> Iterator[tuple[str, StoredFile, Mapping[str, Any]]]:
+        """Yield name, path and entry of every file of a job, in the order of the manifest; raises as :meth:`sized`."""
+        for _, entry in self.contents(job_id).files():
+            yield entry["name"], *self.sized(job_id, entry["name"])
 
     @contextmanager
     def laid_out(self, job_id: str, names: Collection[str] = ()) -> Iterator[Path]:
@@ -384,6 +436,10 @@ class Artifacts:
         ------
         ArtifactNotFoundError, ArtifactDamagedError
             As :meth:`verified`.
+
+        Notes
+        -----
+        A file lies where :func:`place_of` says; only where shards have manifests of their own is that not its name.
         """
         self.manifest(job_id)
         for name in names:
@@ -393,6 +449,8 @@ class Artifacts:
     def reusable(self, job_id: str, *, hash_bytes: float = math.inf) -> bool:
         """Whether a job's files may answer another request: all are there, and none is known to be damaged.
 
+        Where the manifests of shards list them, there are too many to look at all: only those manifests are compared.
+
         Parameters
         ----------
         hash_bytes
@@ -401,14 +459,21 @@ class Artifacts:
         if self._is_damaged(job_id):
             return False
         try:
-            entries = self.manifest(job_id)["files"]
-            look = self.verified if sum(entry.get("bytes", 0) for entry in entries) <= hash_bytes else self.sized
-            for entry in entries:
-                look(job_id, entry["name"])
+            self._compare(job_id, hash_bytes=hash_bytes)
         except (ArtifactNotFoundError, ArtifactDamagedError) as error:
             log.warning("job %s: its files are not used for another request: %s", job_id, error.message)
             return False
         return True
+
+    def _compare(self, job_id: str, *, hash_bytes: float) -> None:
+        contents = self.contents(job_id)
+        if contents.is_sharded:
+            for shard in contents.shards:
+                self.verified(job_id, shard["name"])
+            return
+        look = self.verified if contents.bytes <= hash_bytes else self.sized
+        for _, entry in contents.files():
+            look(job_id, entry["name"])
 
     def mark_damaged(self, job_id: str) -> bool:
         """Mark a job as damaged, so that it answers no other request; False if it was marked already."""
@@ -439,7 +504,8 @@ class Artifacts:
 
     def drop_file(self, job_id: str, name: str) -> None:
         """Remove a damaged file of a job, ``manifest.json`` or one that it lists; the other files stay."""
-        (self._results / checked(job_id) / name).unlink(missing_ok=True)
+        place = name if name == MANIFEST else place_of(self.contents(job_id), name)
+        (self._results / checked(job_id) / place).unlink(missing_ok=True)
 
     def published_at(self, job_id: str) -> float:
         """Return when a job's files were written, in seconds since 1970; raises ``ArtifactNotFoundError``."""
@@ -464,7 +530,7 @@ class Artifacts:
 
     # ----------------------------------------------------------------------------------------------------- private
 
-    def _verify(self, path: StoredFile, entry: dict[str, Any], *, name: str, reread: bool) -> None:
+    def _verify(self, path: StoredFile, entry: Mapping[str, Any], *, name: str, reread: bool) -> None:
         """Hash a file, unless it was verified before; raises ``ArtifactDamagedError``."""
         expected = entry.get("sha256")
         if expected is None:
@@ -501,16 +567,10 @@ class Artifacts:
 
     def _folder(self, job_id: str, shard: int | None) -> Path:
         checked(job_id)
-        return self._results / job_id if shard is None else self._parts / job_id / str(shard)
-
-    def _read(self, job_id: str, shard: int | None = None) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-        path = self._folder(job_id, shard) / MANIFEST
-        try:
-            return _read_manifest(path, path.stat().st_mtime_ns)
-        except FileNotFoundError:
-            raise ArtifactNotFoundError(f"job {job_id} has no files") from None
-        except (ValueError, TypeError, KeyError, RecursionError):
-            raise ArtifactDamagedError("the manifest of this job is damaged; request the job again") from None
+        if shard is None:
+            return self._results / job_id
+        folder = self._parts / job_id / str(shard)
+        return folder if folder.exists() else self._results / job_id / str(shard)
 
     def _discard(self, folder: Path) -> None:
         # Renamed first and then removed file by file, so that a reader never finds half a folder.
@@ -524,8 +584,45 @@ class Artifacts:
 
 
 @lru_cache(maxsize=32)  # one download requests every file in turn, and a manifest may have megabytes
-def _read_manifest(path: Path, mtime_ns: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    return parse_manifest(path.read_bytes())
+def _read_manifest(path: Path, mtime_ns: int) -> Contents:
+    return Contents(json.loads(path.read_bytes()), lambda entry: read_shard(entry, _content_of(path, entry)))
+
+
+def _content_of(root: Path, entry: Mapping[str, Any]) -> bytes | None:
+    """Return the content of a shard's manifest; None if it is missing."""
+    place = root.parent / str(int(Path(entry["name"]).stem)) / MANIFEST
+    try:
+        return place.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def read_shard(entry: Mapping[str, Any], content: bytes | None) -> Contents:
+    """Return the contents of a shard from its manifest.
+
+    Raises
+    ------
+    ArtifactDamagedError
+        If it is missing, or not what the root manifest says of it.
+    """
+    if content is None or hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        raise ArtifactDamagedError(f"{entry['name']} of this job is missing or damaged; request the job again")
+    try:
+        return Contents(json.loads(content))
+    except MALFORMED:
+        raise ArtifactDamagedError(f"{entry['name']} of this job is damaged; request the job again") from None
+
+
+def place_of(contents: Contents, name: str) -> str:
+    """Return where a file of a job lies below the folder of its results.
+
+    A result whose shards have manifests of their own keeps a folder for each, by its number, with the manifest and all
+    files: so nothing is moved when it is sealed, and no folder has too many entries.
+    """
+    shard = contents.shard_of(name)
+    if shard is None:
+        return name
+    return f"{shard}/{MANIFEST if name == shard_manifest(shard) else name}"
 
 
 def is_for_sealer(name: str) -> bool:
@@ -533,16 +630,13 @@ def is_for_sealer(name: str) -> bool:
     return name.startswith(f"{PART}/")
 
 
-def parse_manifest(content: bytes) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Return a manifest and its entries by name; raises ``ValueError`` or another error of lookup if it is damaged."""
-    document: dict[str, Any] = json.loads(content)
-    for entry in document["files"]:
-        kinds = (("name", str), ("bytes", int), ("sha256", str))
-        if not isinstance(entry, dict) or any(
-            not isinstance(entry.get(member, kind()), kind) for member, kind in kinds
-        ):
-            raise ValueError("an entry of the manifest is malformed")
-    return document, {entry["name"]: entry for entry in document["files"]}
+def _staged_contents(staged: Path) -> Contents:
+    """Return the contents of a finished staging folder; raises ``ExportError``."""
+    path = staged / MANIFEST
+    try:
+        return _read_manifest(path, path.stat().st_mtime_ns)
+    except MALFORMED as error:
+        raise ExportError("the manifest cannot be read; the disk may be failing") from error
 
 
 def _identity(path: StoredFile) -> tuple[object, ...]:
@@ -560,9 +654,4 @@ def _checksum(path: StoredFile, *, from_disk: bool) -> str:
 
 
 def _expected_sums(staged: Path) -> dict[str, str | None]:
-    path = staged / MANIFEST
-    try:
-        _, listed = _read_manifest(path, path.stat().st_mtime_ns)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ExportError("the manifest cannot be read; the disk may be failing") from error
-    return {name: entry.get("sha256") for name, entry in listed.items()}
+    return {entry["name"]: entry.get("sha256") for _, entry in _staged_contents(staged).files()}

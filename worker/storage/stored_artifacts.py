@@ -2,7 +2,8 @@
 
 Below the prefix of the store::
 
-    results/<job>/files/<sha256>      a content of the job, be it of a shard or of the whole
+    results/<job>/files/<sha256>      a content of the job, be it of a shard or of the whole; where one manifest cannot
+                                      list all cells, the manifests of shards are contents too
     results/<job>/manifest.json       made once, last: the job's files are published
     parts/<job>/<n>/manifest.json     the same for one shard of a job that is divided, until the job is sealed
     states/<job>/begun, stop          a long job has something to end with; it is to end
@@ -21,13 +22,14 @@ Does not promise: that contents are shared between jobs.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 import shutil
 import socket
 import time
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -37,9 +39,19 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from model.formats import media_type
+from model.output.contents import Contents
 from worker.errors import ArtifactDamagedError, ArtifactNotFoundError, ExportError
 from worker.job_id import JOB_ID, checked
-from worker.storage.artifacts import BEGUN, MANIFEST, STOP, Artifacts, StoredFile, is_for_sealer, parse_manifest
+from worker.storage.artifacts import (
+    BEGUN,
+    MALFORMED,
+    MANIFEST,
+    STOP,
+    Artifacts,
+    StoredFile,
+    is_for_sealer,
+    read_shard,
+)
 from worker.storage.durable_files import checksum, write_over
 from worker.storage.object_process import ObjectProcess
 from worker.storage.objects import ObjectFile, ObjectInfo, Objects, ObjectStore, fetch
@@ -47,6 +59,7 @@ from worker.storage.records import ObjectRecords
 
 log = logging.getLogger(__name__)
 
+LISTED_SHARDS = 50  # finished shards of a job up to which one list of its contents is cheaper than asking for each
 UPLOADS_AT_ONCE = 8  # files sent at a time; most are small, so that waiting for answers is most of the time
 STOP_LOOK_S = 1.0  # between two looks whether a long job is to end
 FILES = "files"
@@ -124,9 +137,9 @@ class StoredArtifacts(Artifacts):
             return None
         folder = self._sealing(job_id) / str(shard)
         write_over(folder / MANIFEST, content)
-        for name in parse_manifest(content)[1] if laid_out else ():
-            file, entry = self.sized(job_id, name, shard=shard)
-            _fetch_into(folder, name, file, entry)
+        for _, listed in Contents(json.loads(content)).files() if laid_out else ():
+            file, entry = self.sized(job_id, listed["name"], shard=shard)
+            _fetch_into(folder, listed["name"], file, entry)
         return folder
 
     def has_state(self, job_id: str) -> bool:
@@ -214,10 +227,8 @@ class StoredArtifacts(Artifacts):
         keys = []
         for shard in self.finished_shards(job_id):
             with suppress(ArtifactNotFoundError, ArtifactDamagedError):
-                listed = self._read(job_id, shard)[1]
-                keys += [
-                    _content_key(job_id, _sha256_of(entry)) for name, entry in listed.items() if is_for_sealer(name)
-                ]
+                listed = (entry for _, entry in self.contents(job_id, shard=shard).files())
+                keys += [_content_key(job_id, _sha256_of(entry)) for entry in listed if is_for_sealer(entry["name"])]
         return keys
 
     def copy(self, source: str, staged: Path) -> bool:
@@ -227,8 +238,11 @@ class StoredArtifacts(Artifacts):
             return False
         try:
             content = ObjectFile(self._store, self._manifest_info(source)).read_bytes()
-            for name in [entry["name"] for entry in self.manifest(source)["files"]]:
-                _, entry = self.verified(source, name)
+            contents = self.contents(source)
+            if contents.is_sharded:
+                return False
+            for _, listed in contents.files():
+                _, entry = self.verified(source, listed["name"])
                 self._store.copy(_content_key(source, entry["sha256"]), _content_key(target, entry["sha256"]))
         except ArtifactDamagedError as error:
             log.warning("job %s: the files of job %s are damaged: %s", target, source, error.message)
@@ -265,38 +279,32 @@ class StoredArtifacts(Artifacts):
             return ObjectFile(self._store, self._manifest_info(job_id, shard))
         return self.sized(job_id, name, shard=shard)[0]
 
-    def sized(self, job_id: str, name: str, *, shard: int | None = None) -> tuple[ObjectFile, dict[str, Any]]:
+    def sized(self, job_id: str, name: str, *, shard: int | None = None) -> tuple[ObjectFile, Mapping[str, Any]]:
         """Return a listed file of a job and its entry in the manifest, after comparing their sizes; raises as there."""
         entry = self._entry(job_id, name, shard)
         info = self._store.head(_content_key(job_id, _sha256_of(entry)))
         return _compared(self._store, name, entry, info), entry
 
-    def all_sized(self, job_id: str) -> list[tuple[str, ObjectFile, dict[str, Any]]]:
-        """Return name, file and entry of every file of a job, in the order of the manifest; raises as :meth:`sized`."""
-        listed = self.manifest(job_id)["files"]
+    def all_sized(self, job_id: str) -> Iterator[tuple[str, ObjectFile, Mapping[str, Any]]]:
+        """Yield name, file and entry of every file of a job, in the order of the manifest; raises as :meth:`sized`."""
+        contents = self.contents(job_id)
+        if contents.is_sharded:  # too many for one list of all objects
+            for _, entry in contents.files():
+                yield entry["name"], *self.sized(job_id, entry["name"])
+            return
         found = {info.key: info for info in self._store.below(f"results/{job_id}/{FILES}/")}
-        return [
-            (
-                entry["name"],
-                _compared(self._store, entry["name"], entry, found.get(_content_key(job_id, _sha256_of(entry)))),
-                entry,
-            )
-            for entry in listed
-        ]
+        for _, entry in contents.files():
+            name, info = entry["name"], found.get(_content_key(job_id, _sha256_of(entry)))
+            yield name, _compared(self._store, name, entry, info), entry
 
-    def reusable(self, job_id: str, *, hash_bytes: float = math.inf) -> bool:
-        """Whether a job's files may answer another request: all are there, and none is known to be damaged."""
-        if self._is_damaged(job_id):
-            return False
-        try:
-            found = self.all_sized(job_id)
-            if sum(entry.get("bytes", 0) for _, _, entry in found) <= hash_bytes:
-                for name, file, entry in found:
-                    self._verify(file, entry, name=name, reread=False)
-        except (ArtifactNotFoundError, ArtifactDamagedError) as error:
-            log.warning("job %s: its files are not used for another request: %s", job_id, error.message)
-            return False
-        return True
+    def _compare(self, job_id: str, *, hash_bytes: float) -> None:
+        if self.contents(job_id).is_sharded:
+            super()._compare(job_id, hash_bytes=hash_bytes)
+            return
+        found = list(self.all_sized(job_id))
+        if sum(entry.get("bytes", 0) for _, _, entry in found) <= hash_bytes:
+            for name, file, entry in found:
+                self._verify(file, entry, name=name, reread=False)
 
     @contextmanager
     def laid_out(self, job_id: str, names: Collection[str] = ()) -> Iterator[Path]:
@@ -304,9 +312,12 @@ class StoredArtifacts(Artifacts):
         with TemporaryDirectory(prefix="cytosynth-") as above:
             folder = Path(above)
             content = ObjectFile(self._store, self._manifest_info(job_id)).read_bytes()
-            for name, file, entry in self.all_sized(job_id):
-                if names and name not in names:
-                    continue
+            if names:
+                found: Iterable[tuple[str, ObjectFile, Mapping[str, Any]]]
+                found = ((name, *self.sized(job_id, name)) for name in names)
+            else:
+                found = self.all_sized(job_id)
+            for name, file, entry in found:
                 _fetch_into(folder, name, file, entry)
             (folder / MANIFEST).write_bytes(content)
             yield folder
@@ -337,8 +348,7 @@ class StoredArtifacts(Artifacts):
         if name == MANIFEST:
             self._store.delete([_manifest_key(job_id)])
             return
-        entries = {entry["name"]: entry for entry in self.manifest(job_id)["files"]}
-        self._store.delete([_content_key(job_id, _sha256_of(entries[name]))])
+        self._store.delete([_content_key(job_id, _sha256_of(self._entry(job_id, name, None)))])
 
     def published_at(self, job_id: str) -> float:
         """Return when a job's files were published, in seconds since 1970; raises ``ArtifactNotFoundError``."""
@@ -349,28 +359,37 @@ class StoredArtifacts(Artifacts):
     def _send(self, job_id: str, staged: Path, manifest_key: str) -> None:
         content = (staged / MANIFEST).read_bytes()
         try:
-            listed = parse_manifest(content)[1]
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            contents = Contents(json.loads(content), lambda entry: read_shard(entry, None))
+        except MALFORMED as error:
             raise ExportError("the manifest cannot be read; the disk may be failing") from error
-        there = {info.key: info.bytes for info in self._store.below(f"results/{checked(job_id)}/{FILES}/")}
-        wanted: dict[str, Path] = {}
-        for name, entry in listed.items():
-            sha256, path = _sha256_of(entry), staged / name
-            key = _content_key(job_id, sha256)
-            if there.get(key) == entry.get("bytes"):
-                continue  # of an earlier attempt, of a shard, or of the job that it is copied from
-            if not path.is_file():
-                raise ExportError(f"{name[:200]!r} of the manifest was not written")
-            if checksum(path) != sha256:
-                raise ExportError(f"{name[:200]!r} is not what the manifest says; the disk may be failing")
-            wanted[key] = path
+        if contents.is_sharded:
+            held = self._sealing(checked(job_id))
+            listed = [(entry, held / str(n) / MANIFEST) for n, entry in enumerate(contents.shards)]
+        else:
+            listed = [(entry, staged / entry["name"]) for _, entry in contents.files()]
+        wanted = {_content_key(job_id, _sha256_of(entry)): (entry, path) for entry, path in listed}
+        there = self._sent_before(job_id, wanted)
         with ThreadPoolExecutor(UPLOADS_AT_ONCE) as pool:
-            for _ in pool.map(lambda item: self._send_file(item[0], item[1], staged), wanted.items()):
+            # What is there is of an earlier attempt, of a shard, or of the job that it is copied from.
+            missing = ((key, *item) for key, item in wanted.items() if there.get(key) != item[0].get("bytes"))
+            for _ in pool.map(lambda item: self._send_file(*item), missing):
                 pass
         self._store.put_once(manifest_key, content)
 
-    def _send_file(self, key: str, path: Path, staged: Path) -> None:
-        name = path.relative_to(staged).as_posix()
+    def _sent_before(self, job_id: str, wanted: Collection[str]) -> dict[str, int]:
+        """Return the sizes of those contents that the store has."""
+        if len(self._store.folders(f"parts/{checked(job_id)}/")) <= LISTED_SHARDS:
+            return {info.key: info.bytes for info in self._store.below(f"results/{job_id}/{FILES}/")}
+        # Each shard would list the contents of all shards before it.
+        with ThreadPoolExecutor(UPLOADS_AT_ONCE) as pool:
+            return {info.key: info.bytes for info in pool.map(self._store.head, wanted) if info is not None}
+
+    def _send_file(self, key: str, entry: Mapping[str, Any], path: Path) -> None:
+        name = entry["name"]
+        if not path.is_file():
+            raise ExportError(f"{name[:200]!r} of the manifest was not written")
+        if checksum(path) != entry["sha256"]:
+            raise ExportError(f"{name[:200]!r} is not what the manifest says; the disk may be failing")
         self._store.put_file(key, path, name=name.replace("/", "_"), media_type=media_type(name))
 
     def _jobs_below(self, top: str) -> list[str]:
@@ -389,18 +408,19 @@ class StoredArtifacts(Artifacts):
             raise ArtifactNotFoundError(f"job {job_id} has no files")
         return info
 
-    def _entry(self, job_id: str, name: str, shard: int | None) -> dict[str, Any]:
-        entry = self._read(job_id, shard)[1].get(name)
+    def _entry(self, job_id: str, name: str, shard: int | None) -> Mapping[str, Any]:
+        entry = self.contents(job_id, shard=shard).entry(name)
         if entry is None:
             raise ArtifactNotFoundError(f"job {job_id} has no file {name[:200]!r}; its manifest lists those it has")
         return entry
 
-    def _read(self, job_id: str, shard: int | None = None) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    def contents(self, job_id: str, *, shard: int | None = None) -> Contents:
+        """Return the files and cells of a job, or of one shard; raises as there."""
         try:
-            return _read_manifest(ObjectFile(self._store, self._manifest_info(job_id, shard)))
+            return _read_manifest(job_id, ObjectFile(self._store, self._manifest_info(job_id, shard)))
         except FileNotFoundError:
             raise ArtifactNotFoundError(f"job {job_id} has no files") from None
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except MALFORMED:
             raise ArtifactDamagedError("the manifest of this job is damaged; request the job again") from None
 
 
@@ -422,8 +442,11 @@ def open_artifacts(root: Path, store: str | None, *, forks: bool = False) -> Art
 
 
 @lru_cache(maxsize=32)  # one download requests every file in turn; a manifest that changes is another object
-def _read_manifest(manifest: ObjectFile) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    return parse_manifest(manifest.read_bytes())
+def _read_manifest(job_id: str, manifest: ObjectFile) -> Contents:
+    def read(entry: Mapping[str, Any]) -> Contents:
+        return read_shard(entry, manifest.store.get(_content_key(job_id, _sha256_of(entry))))
+
+    return Contents(json.loads(manifest.read_bytes()), read)
 
 
 def _fetch_into(folder: Path, name: str, file: ObjectFile, entry: Mapping[str, Any]) -> None:
@@ -453,14 +476,14 @@ def _content_key(job_id: str, sha256: str) -> str:
     return f"results/{checked(job_id)}/{FILES}/{sha256}"
 
 
-def _sha256_of(entry: dict[str, Any]) -> str:
+def _sha256_of(entry: Mapping[str, Any]) -> str:
     sha256 = entry.get("sha256", "")
     if len(sha256) != hashlib.sha256().digest_size * 2 or not sha256.isalnum():
         raise ExportError("an entry of the manifest has no checksum")
     return str(sha256)
 
 
-def _compared(store: ObjectStore, name: str, entry: dict[str, Any], info: ObjectInfo | None) -> ObjectFile:
+def _compared(store: ObjectStore, name: str, entry: Mapping[str, Any], info: ObjectInfo | None) -> ObjectFile:
     if info is None:
         raise _missing(name)
     if info.bytes != entry.get("bytes", info.bytes):

@@ -372,11 +372,11 @@ async function finished(job, mine) {
   recent();
   if (job.error) $("state").textContent = `Failed: ${job.error.message}`;
   if (job.state !== "succeeded") return;
-  const { files } = await call(job.links.files);
+  const { files, next } = await call(job.links.files);
   if (mine !== turn) return;
   $("archive").href = job.links.archive;
   $("manifest").href = job.links.manifest;
-  $("files-summary").textContent = `${files.length} ${files.length === 1 ? "file" : "files"}, ${size(files.reduce((sum, f) => sum + f.bytes, 0))}`;
+  $("files-summary").textContent = `${next ? "the first " : ""}${files.length} ${files.length === 1 ? "file" : "files"}, ${size(files.reduce((sum, f) => sum + f.bytes, 0))}`;
   $("files").replaceChildren(...files.map((file) => {
     const item = element("li");
     item.append(element("a", file.name, { href: file.href, download: "" }), ` ${size(file.bytes)}`);

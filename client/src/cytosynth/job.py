@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 from cytosynth import arrays
 from cytosynth.downloads import download_file, fetch
 from cytosynth.errors import JobFailedError, ProblemError, UnreachableError
-from cytosynth.manifest import RemoteFile, files_of
+from cytosynth.manifest import MANIFEST, Manifest, RemoteFile
 from cytosynth.progress import ProgressBar
 from cytosynth.transport import Json, Transport
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FINAL_STATES = frozenset({"succeeded", "failed", "canceled", "expired"})
-MANIFEST = "manifest.json"
 
 
 class Job:
@@ -161,14 +160,30 @@ class Job:
 
     @property
     def manifest(self) -> Json:
-        """The manifest of a job that has succeeded: spec, units, cells with their tracks, and files."""
+        """The manifest of a job that has succeeded: spec, units, cells with their tracks, and files.
+
+        Of a job of more than 10,000 cells it has ``shards`` instead of cells and files; :meth:`iter_cells` and
+        :meth:`iter_files` read on there.
+        """
         document: Json = json.loads(self._manifest)
         return document
 
+    @cached_property
+    def _contents(self) -> Manifest:
+        return Manifest(self.manifest, self._content, below=self.links["files"])
+
     @property
     def files(self) -> list[RemoteFile]:
-        """The files that the manifest names."""
-        return files_of(self.manifest, below=self.links["files"])
+        """The files that the manifest names, and those of its shards."""
+        return list(self.iter_files())
+
+    def iter_files(self) -> Iterator[RemoteFile]:
+        """Yield the files; the manifests of shards are fetched one by one."""
+        return self._contents.files()
+
+    def iter_cells(self) -> Iterator[Json]:
+        """Yield what the manifest says of each cell: index, code, tracks, frames; shards as :meth:`iter_files`."""
+        return self._contents.cells()
 
     def download(self, folder: Path | str, *, on_bytes: Callable[[int, int], None] | None = None) -> list[Path]:
         """Download all files and, last, the manifest; return their paths.
@@ -189,9 +204,14 @@ class Job:
         UnreachableError, ProblemError
             If the service does not answer, or refuses.
         """
-        folder, files, before, written = Path(folder), self.files, 0, []
-        total = sum(file.bytes for file in files)
-        for file in files:
+        folder, before, written = Path(folder), 0, list[Path]()
+
+        def on_disk(file: RemoteFile) -> bytes:
+            return folder.joinpath(*file.name.split("/")).read_bytes()  # it is downloaded before the files it lists
+
+        contents = Manifest(self.manifest, on_disk, below=self.links["files"])
+        total = contents.bytes
+        for file in contents.files():
 
             def advanced(held: int, before: int = before) -> None:
                 if on_bytes:
@@ -213,9 +233,7 @@ class Job:
         DamagedFileError, UnreachableError, ProblemError
             As :meth:`download`.
         """
-        target = io.BytesIO()
-        self._fetch({file.name: file for file in self.files}[name], target)
-        return target.getvalue()
+        return self._content(self._contents.file(name))
 
     def labels(self, cell: int = 0) -> Iterator[NDArray[np.unsignedinteger[Any]]]:
         """Yield the label volume of each frame of a cell, (z, y, x); 0 is background.
@@ -223,15 +241,15 @@ class Job:
         :attr:`spacing_um` and :meth:`minutes` give the scale. Needs the extra ``arrays``, and a job with the format
         ``tiff``, ``ome-tiff`` or ``tiff-frames``.
         """
-        frames = len(self.manifest["cells"][cell]["frames"])
-        return arrays.label_volumes(self.files, self._fetch, cell=cell, frames=frames)
+        frames = len(self._contents.cell(cell)["frames"])
+        return arrays.label_volumes(self._contents.files_of_cell(cell), self._fetch, cell=cell, frames=frames)
 
     def meshes(self, cell: int = 0) -> Iterator[trimesh.Trimesh]:
         """Yield the mesh of each frame of a cell, in µm.
 
         Needs the extra ``arrays``, and a job with the format ``ply``, ``stl`` or ``obj``.
         """
-        return arrays.meshes(self.files, self._fetch, cell=cell)
+        return arrays.meshes(self._contents.files_of_cell(cell), self._fetch, cell=cell)
 
     @property
     def spacing_um(self) -> tuple[float, float, float]:
@@ -241,7 +259,12 @@ class Job:
 
     def minutes(self, cell: int = 0) -> list[float]:
         """Return the time of each frame of a cell."""
-        return [frame["minutes"] for frame in self.manifest["cells"][cell]["frames"]]
+        return [frame["minutes"] for frame in self._contents.cell(cell)["frames"]]
+
+    def _content(self, file: RemoteFile) -> bytes:
+        target = io.BytesIO()
+        self._fetch(file, target)
+        return target.getvalue()
 
     def _fetch(self, file: RemoteFile, target: BinaryIO) -> None:
         fetch(self._transport, file, target, on_bytes=lambda _held: None)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import tifffile
 
 Layer = tuple[Any, dict[str, Any], str]  # data, arguments of the layer, its type
-FORMAT = "cytosynth-manifest/1"
+FORMATS = ("cytosynth-manifest/1", "cytosynth-manifest/2")  # the second has its cells in the manifests of shards
 TIFFS = ("labels.tif", "labels.ome.tif")
 ZARR = "labels.ome.zarr"
 MINUTES = {"second": 1 / 60, "sec": 1 / 60, "s": 1 / 60, "min": 1.0, "minute": 1.0, "hour": 60.0}
@@ -48,7 +48,7 @@ class Scale:
 def get_reader(path: str | list[str]) -> Callable[[str | list[str]], list[Layer]] | None:
     """Return the reader for files of cytosynth; nothing for others."""
     paths = [path] if isinstance(path, str) else path
-    return read if paths and all(_volumes(Path(path)) for path in paths) else None
+    return read if paths and all(any(True for _ in _volumes(Path(path))) for path in paths) else None
 
 
 def read(path: str | list[str]) -> list[Layer]:
@@ -57,23 +57,26 @@ def read(path: str | list[str]) -> list[Layer]:
     return [layer for path in paths for volume in _volumes(Path(path)) for layer in _layers(volume)]
 
 
-def _volumes(path: Path) -> list[Path]:
-    """Return the label volumes at a path: itself, or one for each cell of a result."""
-    if path.name.endswith(TIFFS) and path.is_file():
-        return [path]
-    if path.name.endswith(ZARR) and (path / "zarr.json").is_file():
-        return [path]
-    if not path.is_dir() or not _is_result(path / "manifest.json"):
-        return []
-    cells = (sorted(cell.glob("labels.*")) for cell in sorted(path.glob("cell_*")))
-    # The same volume may be there in several formats: the lazy one first.
-    found = ([v for name in (ZARR, *TIFFS) for v in volumes if v.name == name and _volumes(v)] for volumes in cells)
-    return [volumes[0] for volumes in found if volumes]
+def _volumes(path: Path) -> Iterator[Path]:
+    """Yield the label volumes at a path: itself, or one for each cell of a result."""
+    if _is_volume(path):
+        yield path
+    elif path.is_dir() and _is_result(path / "manifest.json"):
+        for cell in sorted(path.glob("cell_*")):
+            # The same volume may be there in several formats: the lazy one first.
+            found = [cell / name for name in (ZARR, *TIFFS) if _is_volume(cell / name)]
+            yield from found[:1]
+
+
+def _is_volume(path: Path) -> bool:
+    if path.name.endswith(TIFFS):
+        return path.is_file()
+    return path.name.endswith(ZARR) and (path / "zarr.json").is_file()
 
 
 def _is_result(manifest: Path) -> bool:
     try:
-        return bool(json.loads(manifest.read_bytes())["format"] == FORMAT)
+        return bool(json.loads(manifest.read_bytes())["format"] in FORMATS)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

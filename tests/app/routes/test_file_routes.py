@@ -223,15 +223,15 @@ def test_files_that_go_while_they_are_looked_for_are_gone_for_the_reason_of_that
 ) -> None:
     job = house.submit()
     house.carry_out(job["id"])
-    read = Artifacts._read
+    read = Artifacts.contents
 
-    def expired(artifacts: Artifacts, job_id: str, shard: int | None) -> Any:
+    def expired(artifacts: Artifacts, job_id: str, *, shard: int | None = None) -> Any:
         monkeypatch.undo()
         house.jobs._redis.zadd(house.jobs._prefix + "retention", {job["id"]: 1.0})
         assert job["id"] in house.jobs.admin.sweep().expired
-        return read(artifacts, job_id, shard)
+        return read(artifacts, job_id, shard=shard)
 
-    monkeypatch.setattr(Artifacts, "_read", expired)
+    monkeypatch.setattr(Artifacts, "contents", expired)
     answer = house.get(f"/v1/jobs/{job['id']}/{place}")
     assert (answer.status_code, answer.json()["code"]) == (410, "job_expired")
     assert answer.json()["spec"] == job["spec"]

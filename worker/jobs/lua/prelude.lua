@@ -104,12 +104,33 @@ local function open_shard(id, shard)
   set_ready(id, true)
 end
 
+-- Records the frames that a shard has finished, or forgets them, and returns the sum of all shards. The sum is kept, so
+-- that a beat costs the same however many shards a job has; a job of an older version has none.
+local function count_frames(id, shard, frame)
+  local key, before = p .. 'shards:' .. id, 0
+  if redis.call('HEXISTS', key, 'frames') == 0 then
+    local sum, known = 0, redis.call('HGETALL', key)
+    for number = 1, #known, 2 do
+      if string.sub(known[number], 1, 6) == 'frame:' then sum = sum + tonumber(known[number + 1]) end
+    end
+    redis.call('HSET', key, 'frames', sum)
+  end
+  before = tonumber(redis.call('HGET', key, 'frame:' .. shard) or '0')
+  if frame then
+    redis.call('HSET', key, 'frame:' .. shard, frame)
+  else
+    redis.call('HDEL', key, 'frame:' .. shard)
+  end
+  return redis.call('HINCRBY', key, 'frames', string.format('%.0f', (frame or 0) - before))
+end
+
 -- Opens a leased shard again and discards the progress it reported.
 local function give_back(id, token)
   local shard = redis.call('HGET', p .. 'held:' .. id, token)
   drop_lease(id, id .. '/' .. token)
   redis.call('HDEL', p .. 'held:' .. id, token)
-  redis.call('HDEL', p .. 'shards:' .. id, 'spared:' .. token, 'frame:' .. shard)
+  redis.call('HDEL', p .. 'shards:' .. id, 'spared:' .. token)
+  count_frames(id, shard)
   open_shard(id, shard)
   note_shards(id)
   return shard

@@ -10,12 +10,8 @@ if shards_of(id) > 1 then
   redis.call('HDEL', p .. 'shards:' .. id, 'spared:' .. token)
   local shard = redis.call('HGET', p .. 'held:' .. id, token)
   if progress == '' or shard == SEAL then return 'held' end
-  local sum, report = 0, cjson.decode(progress)
-  redis.call('HSET', p .. 'shards:' .. id, 'frame:' .. shard, report.frame)
-  local known = redis.call('HGETALL', p .. 'shards:' .. id)
-  for number = 1, #known, 2 do
-    if string.sub(known[number], 1, 6) == 'frame:' then sum = sum + tonumber(known[number + 1]) end
-  end
+  local report = cjson.decode(progress)
+  local sum = count_frames(id, shard, report.frame)
   local started_at = tonumber(redis.call('HGET', job_key(id), 'started_at'))
   report.frame, report.fraction = sum, report.frames > 0 and sum / report.frames or 0
   report.eta_s = sum > 0 and tonumber(string.format('%.1f', (now - started_at) / sum * (report.frames - sum))) or nil
