@@ -15,6 +15,7 @@ from typing import Any
 
 from billiard import pool
 from celery import Celery, signals
+from celery.concurrency.asynpool import AsynPool
 
 from worker.broker.check import check_server
 from worker.broker.embedded import running_broker
@@ -112,6 +113,12 @@ def _shorten_last_wait(**_: object) -> None:
     pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = LAST_WAIT_TENTHS
 
 
+def _replace_lost_process_at_once(**_: object) -> None:
+    # The pipe that tells Celery of the end of a computing process closes a moment before the process can be waited for.
+    # Celery looks in that moment, finds the process alive, and would look again after up to 5 s.
+    AsynPool.timers = property(lambda pool: {pool.maintain_pool: PROCESS_LOOK_S})
+
+
 def _end_with_parent(**_: object) -> None:
     # The computing process must not go on after kill -9 of its parent: no process could stop it then.
     die_with_parent(signal.SIGKILL)
@@ -125,6 +132,7 @@ def _drain(**_: object) -> None:
     STATUS.drain()
 
 
+PROCESS_LOOK_S = 0.25  # seconds between two looks whether the computing process is there
 LAST_WAIT_TENTHS = 10  # of a second, each one look at the counter of read results
 
 # What batch systems, service managers and terminals send to a whole process group.
@@ -198,6 +206,7 @@ def _stop_chores(**_: object) -> None:
 signals.worker_init.connect(_refuse_unfit_broker)
 signals.worker_init.connect(_note_nohup)
 signals.worker_init.connect(_shorten_last_wait)
+signals.worker_init.connect(_replace_lost_process_at_once)
 signals.worker_process_init.connect(_end_with_parent)
 signals.worker_ready.connect(_start_chores)
 signals.worker_ready.connect(_stop_on_hangup)
