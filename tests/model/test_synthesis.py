@@ -247,9 +247,10 @@ def test_plausibility(counts: list[int], volumes: list[int], topology: str, expe
     assert is_plausible(counts, np.array(volumes, dtype=float), topology) is expected  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module")
-def misnamed(tiny_checkpoint: Checkpoint) -> Checkpoint:
-    """Cells that never divide, under a card that says they do: the gate rejects every draw."""
+@pytest.fixture
+def misnamed(tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
+    """Cells that never divide, under a card that says they do: the gate rejects every draw, here by two frames."""
+    monkeypatch.setattr("model.network.plausibility.GATE_FRAMES", 2)
     return replace(tiny_checkpoint, card=tiny_checkpoint.card.model_copy(update={"topology": "division"}))
 
 
@@ -268,7 +269,7 @@ def test_a_spec_may_ask_to_fail_where_every_draw_is_rejected(misnamed: Checkpoin
     with pytest.raises(ImplausibleError, match="lower temperature"):
         synthesize(recipe, misnamed, tmp_path / "r")
     learned = recipe.model_copy(update={"latent": LearnedLatent(kind="learned", index=0)})
-    assert "warnings" not in synthesize(learned, misnamed, tmp_path / "l")  # asked for by number: not judged
+    assert "warnings" not in synthesize(learned, misnamed, tmp_path / "l")  # asked for by number: not checked
 
 
 def test_a_result_that_has_nothing_to_warn_of_does_not_mention_warnings(result: Path) -> None:

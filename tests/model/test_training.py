@@ -122,7 +122,13 @@ def test_what_was_imported_before_a_kill_is_kept(cells: Path, tmp_path: Path) ->
     with pytest.raises(KilledError):
         place.attempt(spec_of(), on_progress=kill_at("importing", 5))
     seen: list[TrainingProgress] = []
-    place.attempt(spec_of(steps=10), on_progress=seen.append)
+
+    def look(progress: TrainingProgress) -> None:
+        seen.append(progress)
+        kill_at("training", 1)(progress)  # what comes after is not of interest here
+
+    with pytest.raises(KilledError):
+        place.attempt(spec_of(), on_progress=look)
     assert max(one.frames for one in seen if one.stage == "importing") == 3 * 4 - 5
 
 

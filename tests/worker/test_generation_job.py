@@ -44,7 +44,7 @@ def tiny_model(service: Service) -> ModelCard:
     facts = TrainingFacts.model_validate(words | numbers)
     codes = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
     config = NetworkConfig(latent_size=8, width=16, depth=2, conditioning_width=16)
-    decoder = AutoDecoder(config, generator=torch.Generator().manual_seed(0))  # not all random weights are implausible
+    decoder = AutoDecoder(config, generator=torch.Generator().manual_seed(23))  # not all random weights are implausible
     card = {
         "id": "tiny", "title": "t", "description": "d", "cell_type": "c", "licence": "l", "created": "2025-01-01",
         "micrometres": 1.0, "minutes": 1.0, "lipschitz": 2.0, "topology": "division",
@@ -183,7 +183,7 @@ def test_damaged_files_are_never_given_to_another_job(service: Service, worker: 
 def test_a_job_whose_draws_are_all_rejected_warns_or_fails_as_asked(
     service: Service, worker: Worker, tiny_model: ModelCard
 ) -> None:
-    """Random weights never divide, and the card says that they do."""
+    """These random weights begin with several bodies, where the card says one that divides."""
     words = {"code": "implausible_cell"}
     for choice, status in (("warn", JobStatus.SUCCEEDED), ("fail", JobStatus.FAILED)):
         spec = GenerationSpec.model_validate(

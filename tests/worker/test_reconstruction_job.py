@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import zipfile
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from tiny_model import build_tiny_model, write_masks
+from tiny_model import write_masks
 from typer.testing import CliRunner
 from workbench import Service, eventually
 
@@ -44,11 +45,8 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tiny(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    built = tmp_path_factory.mktemp("tiny")
-    build_tiny_model(built)
-    (service.data_dir / "models").mkdir(exist_ok=True)
-    (built / "models" / "tiny").rename(service.data_dir / "models" / "tiny")
+def tiny(service: Service, tiny_models: Path) -> Checkpoint:
+    shutil.copytree(tiny_models / "tiny", service.data_dir / "models" / "tiny")
     return load_checkpoint(service.data_dir / "models" / "tiny")
 
 
