@@ -44,7 +44,7 @@ def measure(model: str, side: int, name: str, frames: int) -> dict[str, Any]:
             return time.process_time() - begun
 
     fixed = run(64)  # loads the kernels
-    fixed = run(64)  # the code drawn and judged, and a frame that takes next to nothing
+    fixed = run(64)  # the code drawn and checked, and a frame that takes next to nothing
     seconds = run(side)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"seconds": seconds - fixed, "gib": memory / GIB}

@@ -150,7 +150,7 @@ def augment(
         base=ModelEntry(id=checkpoint.card.id, sha256=checkpoint.card.sha256) if fit is not None else None,
         generated=False,
         warnings=[
-            WarningEntry(code="doubtful_reading", message=one) for one in (fit.doubts if fit is not None else [])
+            WarningEntry(code="doubtful_reading", message=one) for one in (fit.warnings if fit is not None else [])
         ],
     )
 
@@ -161,7 +161,7 @@ class _Fit:
 
     base: _Base
     files: list[Path]
-    doubts: list[str]
+    warnings: list[str]
     steps: int
 
 
@@ -174,7 +174,7 @@ def _fitted(
 ) -> _Fit:
     given = spec.source
     assert isinstance(given, UploadedCell)
-    target, doubts = read_given(given, list(sources), checkpoint.card)
+    target, warnings = read_given(given, list(sources), checkpoint.card)
     plan = plan_of(given, seed=given.seed)
     total = plan.all_steps + spec.written.frame_total
     document, owner, recipe = fit_model(
@@ -188,7 +188,7 @@ def _fitted(
     rotation = draw_rotation(recipe, np.random.default_rng(0))
     base = _Base(checkpoint=owner, code=np.array(recipe.latent.values), rotation=rotation, spread=_spread(checkpoint))
     files = [folder / FIT_FILE, *sorted((folder / ADAPTED_FOLDER).glob("*"))]
-    return _Fit(base=base, files=files, doubts=doubts, steps=plan.all_steps)
+    return _Fit(base=base, files=files, warnings=warnings, steps=plan.all_steps)
 
 
 def _spread(checkpoint: Checkpoint) -> NDArray[np.float64]:

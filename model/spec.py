@@ -41,8 +41,8 @@ INDEX_MAX = 10**9  # of a sequence among those of one seed
 SHARD_SECONDS = 20.0  # expected computing time of a shard: some shards a worker even for a few hundred cells
 SHARDS_MAX = 10_000  # of a spec; beyond that shards take longer
 # Evaluations of the network, means over the shipped models and grids of 16 to 128: a frame takes a fixed number and one
-# that grows with N², a sampled code is judged by 16 frames of 40 samples a side.
-FRAME_EVALUATIONS, FACE_EVALUATIONS, JUDGED = 1200, 2.2, 75_000
+# that grows with N², a sampled code is checked on 16 frames of 40 samples a side.
+FRAME_EVALUATIONS, FACE_EVALUATIONS, CHECK_EVALUATIONS = 1200, 2.2, 75_000
 SEED_MAX = 2**64 - 1  # numpy's generators take 64 bits
 
 
@@ -374,7 +374,7 @@ class GenerationSpec(Strict):
         Notes
         -----
         The constants are measured means (docs/explanation/performance.md): a frame takes a fixed time and one that
-        grows with N², a sequence 0.5 s to draw and judge its code. The table of formats (:mod:`model.formats`) says
+        grows with N², a sequence 0.5 s to draw and check its code. The table of formats (:mod:`model.formats`) says
         what files add.
         """
         nx, ny, nz = self.grid_shape
@@ -384,8 +384,8 @@ class GenerationSpec(Strict):
         chosen = [FORMATS[name] for name in self.formats]
         size = sum(row.bytes(cells=self.count, frames=frames, face=face, voxels=points) for row in chosen)
         painted = points if any(row.bytes_per_voxel > 0.0 for row in chosen) else 0
-        judged = JUDGED if isinstance(self.latent, SampledLatent) else 0
-        evaluations = self.count * judged + frames * (FRAME_EVALUATIONS + FACE_EVALUATIONS * face)
+        check = CHECK_EVALUATIONS if isinstance(self.latent, SampledLatent) else 0
+        evaluations = self.count * check + frames * (FRAME_EVALUATIONS + FACE_EVALUATIONS * face)
         seconds = 0.5 * self.count + frames * (0.03 + 8e-6 * face)
         seconds += sum(row.seconds(cells=self.count, frames=self.frame_count, face=face) for row in chosen)
         return Cost(

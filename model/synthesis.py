@@ -119,11 +119,11 @@ def synthesize(
             on_progress(Progress("frames", base + frame, total))
 
         cell = draw(index) if draw else living_cell.draw(spec, checkpoint, index)
-        doubt = implausible(cell.rejected_codes, spec=spec, cell=index, topology=card.topology)
-        if doubt is not None and spec.on_implausible == "fail":
-            raise ImplausibleError(doubt)
-        if doubt is not None:
-            warnings.append({"code": ImplausibleError.code, "message": f"{doubt}. The draw after them was written"})
+        rejection = implausible(cell.rejected_codes, spec=spec, cell=index, topology=card.topology)
+        if rejection is not None and spec.on_implausible == "fail":
+            raise ImplausibleError(rejection)
+        if rejection is not None:
+            warnings.append({"code": ImplausibleError.code, "message": f"{rejection}. The draw after them was written"})
         # A spec alone does not give cells that were drawn otherwise, so their files do not state it.
         alone = {} if draw else spec.model_copy(update={"first_index": index, "count": 1}).model_dump(mode="json")
         cells.append(

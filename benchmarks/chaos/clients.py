@@ -109,7 +109,7 @@ class Client(threading.Thread):
         batch = self._promised("/v1/batches", body, key)
         if batch is None:
             return
-        listed = self._insist(f"/v1/jobs?batch={batch['id']}")
+        listed = self._get_until_answered(f"/v1/jobs?batch={batch['id']}")
         jobs = [job["id"] for job in reversed(listed.json()["jobs"])] if listed is not None else []
         if len(jobs) != len(orders):
             self._ledger.complain("lost", f"batch {batch['id']} has {len(jobs)} of {len(orders)} jobs")
@@ -180,7 +180,7 @@ class Client(threading.Thread):
             return
         for name, sha256 in order.files.items():
             place = "manifest" if name == "manifest.json" else f"files/{name}"
-            answer = self._insist(f"/v1/jobs/{job_id}/{place}")
+            answer = self._get_until_answered(f"/v1/jobs/{job_id}/{place}")
             if answer is None or answer.status_code != 200:
                 self._ledger.complain("lost", f"file {name} of job {job_id} cannot be had")
             elif hashlib.sha256(answer.content).hexdigest() != sha256:
@@ -200,7 +200,7 @@ class Client(threading.Thread):
                 return
             time.sleep(POLL_S)
 
-    def _insist(self, path: str) -> httpx.Response | None:
+    def _get_until_answered(self, path: str) -> httpx.Response | None:
         """Get something that was promised; a refusal for the time being is not the end."""
         deadline = time.monotonic() + GIVE_UP_S
         while time.monotonic() < deadline:

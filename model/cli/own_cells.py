@@ -272,7 +272,7 @@ def fit(
         place=chosen,
         times=None if times is None else _numbers(times),
         labels=label,
-        on_doubt=lambda message: console.print(f"warning: {message}", style="yellow", markup=False),
+        on_warning=lambda message: console.print(f"warning: {message}", style="yellow", markup=False),
     )
     plan = FitPlan(orientations=rotate, shift=shift, adapt_steps=adapt, seed=seed)
     with _progress() as begin:

@@ -1,7 +1,7 @@
 """Compiled steps of the sparse evaluation: which blocks to skip, which samples to evaluate.
 
 Each step reads the stored samples and lists those whose distance the next step needs; :mod:`model.engine.sparse`
-evaluates them in between. A block that the Lipschitz bound alone cannot rule out may, near the membrane, be judged by
+evaluates them in between. A block that the Lipschitz bound alone cannot rule out may, near the membrane, be decided by
 its corners: if their distances rise in one direction, the block lies beside a nearly plane sheet, and the sheet crosses
 only the grid cells that a linear interpolation predicts, and their neighbours.
 """

@@ -54,7 +54,7 @@ SignedDistance = Callable[[Points], NDArray[np.float32]]
 Exact = Literal["adaptive", "certified"]
 
 _COARSE = 7  # least number of blocks along the longest side of Ω at the first level
-_LOCAL = 4  # grid cells a side: blocks up to this size are judged by the slopes at their corners in adaptive mode
+_LOCAL = 4  # grid cells a side: blocks up to this size are decided by the slopes at their corners in adaptive mode
 _FINE = 64  # samples along the longest side: coarser grids are always certified, adaptive saves little there
 _MEMORY = 2.7e9  # bytes of all storages of a sequence together; larger allows more frames at once on fine grids
 _TOUCHED = 1200.0  # bytes of a storage over N²; 900 is the most that a shipped model takes

@@ -206,7 +206,7 @@ def _write_together(
         generated=False,
         base=ModelEntry(id=card.id, sha256=card.sha256),
         beside=[folder / FIT_FILE, *whole, *sorted((folder / ADAPTED_FOLDER).glob("*/*"))],
-        warnings=[WarningEntry(code="doubtful_reading", message=one) for one in dict.fromkeys(found.doubts)],
+        warnings=[WarningEntry(code="doubtful_reading", message=one) for one in dict.fromkeys(found.warnings)],
     )
     return everything
 

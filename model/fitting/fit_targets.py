@@ -33,7 +33,7 @@ def read_target(
     place: Place = "centre",
     times: list[float] | None = None,
     labels: list[int] | None = None,
-    on_doubt: Callable[[str], None] = lambda _message: None,
+    on_warning: Callable[[str], None] = lambda _message: None,
 ) -> list[TargetFrame]:
     """Read the frames of one cell.
 
@@ -52,7 +52,7 @@ def read_target(
         In τ, one a frame; evenly spread when None.
     labels
         Of the cell, where a volume shows several; two for a mother's daughters.
-    on_doubt
+    on_warning
         Called with each choice of the readers that may be wrong.
 
     Raises
@@ -67,12 +67,12 @@ def read_target(
         for recording in open_recordings(source, given=Calibration(voxel))
         for frame in recording.frames
     ]
-    for name, doubt in dict.fromkeys(
-        (recording.name, doubt.message)
+    for name, warning in dict.fromkeys(
+        (recording.name, warning.message)
         for recording, _ in opened
-        for doubt in (*recording.calibration.doubts, *recording.taken.doubts)
+        for warning in (*recording.calibration.warnings, *recording.taken.warnings)
     ):
-        on_doubt(f"{name}: {doubt}")
+        on_warning(f"{name}: {warning}")
     if times is None:
         times = [float(t) for t in frame_times(max(len(opened), 1))]
     if len(times) != len(opened):

@@ -48,13 +48,13 @@ def read_given(given: GivenCell, sources: list[Path], card: ModelCard) -> tuple[
     DatasetError
         If the files do not show one cell of the model's size.
     """
-    doubts: list[str] = []
+    warnings: list[str] = []
     target = read_target(
         sources, micrometres=card.micrometres, voxel=triple(given.voxel), place=given.place, times=given.given_times,
-        labels=given.labels, on_doubt=doubts.append,
+        labels=given.labels, on_warning=warnings.append,
     )  # fmt: skip
     check_scale(target, card)
-    return target, doubts
+    return target, warnings
 
 
 def plan_of(given: GivenCell, *, seed: int) -> FitPlan:

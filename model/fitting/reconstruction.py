@@ -62,7 +62,7 @@ def reconstruct(
     if spec.cells == "all":
         return reconstruct_all(spec, checkpoint, sources, folder, on_progress=on_progress, device=device)
     card = checkpoint.card
-    target, doubts = read_given(spec, sources, card)
+    target, warnings = read_given(spec, sources, card)
     plan = plan_of(spec, seed=spec.seed)
     fits = 2 if spec.held_out else 1
     total = fits * plan.all_steps + spec.written.frame_count
@@ -91,7 +91,7 @@ def reconstruct(
         generated=kept is None,
         base=ModelEntry(id=card.id, sha256=card.sha256),
         beside=[folder / FIT_FILE, *sorted((folder / ADAPTED_FOLDER).glob("*"))],
-        warnings=[WarningEntry(code="doubtful_reading", message=one) for one in doubts],
+        warnings=[WarningEntry(code="doubtful_reading", message=one) for one in warnings],
     )
     return document
 

@@ -76,7 +76,7 @@ class TrackedRecording:
     recording: Recording
     cells: list[TrackedCell]
     tracks: list[Track]
-    doubts: list[str]
+    warnings: list[str]
 
 
 def read_tracked(
@@ -97,18 +97,18 @@ def read_tracked(
         raise DatasetError(f"{recording.name} does not say how large a voxel is: give voxel, [x, y, z] in µm")
     seen = {frame: {one.label: one for one in recording.observations(frame)} for frame in recording.frames}
     tracks = recording.tracks if recording.tracks is not None else guess_tracks(seen)
-    doubts = [doubt.message for doubt in (*recording.calibration.doubts, *recording.taken.doubts)]
+    warnings = [warning.message for warning in (*recording.calibration.warnings, *recording.taken.warnings)]
     cells = []
     for sequence in _sequences(tracks, seen, recording.name, divides=card.topology == "division"):
         try:
             cells.append(_cell(sequence, recording, seen, card))
         except DatasetError as error:
-            doubts.append(f"{sequence.name} was left out: {error}")
+            warnings.append(f"{sequence.name} was left out: {error}")
     if not cells:
-        raise DatasetError(doubts[-1] if doubts else f"{recording.name} shows no tracked cell")
+        raise DatasetError(warnings[-1] if warnings else f"{recording.name} shows no tracked cell")
     if len(cells) > CELLS_MAX:
         raise DatasetError(f"{recording.name} shows {len(cells)} cells; a request may have {CELLS_MAX}: name some")
-    return TrackedRecording(recording=recording, cells=cells, tracks=tracks, doubts=doubts)
+    return TrackedRecording(recording=recording, cells=cells, tracks=tracks, warnings=warnings)
 
 
 _Seen = dict[int, dict[int, CellObservation]]

@@ -30,7 +30,7 @@ from model.readers.recording import (
     UNREMARKABLE,
     Calibration,
     CellObservation,
-    Doubt,
+    ReadingWarning,
     Taken,
     Track,
     count_bodies,
@@ -140,14 +140,14 @@ def _opened(
     """Label volumes with what can be said of them after a look at the values; None: find out what they are."""
     if labelled is None:
         labelled = _is_labelled([*places.values()])
-    said, doubts = "", contents.doubts
+    said, warnings = "", contents.warnings
     try:
         first = read_frame(*next(iter(places.values())))
     except DatasetError:
         pass  # the survey reports it with its frame
     else:
-        said, doubts = _what(first, labelled=labelled), (*doubts, *_label_doubts(first))
-    taken = Taken(axes=contents.axes, labels=said, doubts=doubts)
+        said, warnings = _what(first, labelled=labelled), (*warnings, *_label_warnings(first))
+    taken = Taken(axes=contents.axes, labels=said, warnings=warnings)
     return LabelVolumes(name, places, contents.calibration, labelled=labelled, taken=taken)
 
 
@@ -210,7 +210,7 @@ def _what(volume: NDArray[Any], *, labelled: bool) -> str:
     return kinds.get(volume.dtype.kind, f"integers of {8 * volume.dtype.itemsize} bits, each a cell")
 
 
-def _label_doubts(volume: NDArray[Any]) -> tuple[Doubt, ...]:
+def _label_warnings(volume: NDArray[Any]) -> tuple[ReadingWarning, ...]:
     """Warn where floating point cannot tell labels apart."""
     if volume.dtype.kind != "f":
         return ()
@@ -218,7 +218,7 @@ def _label_doubts(volume: NDArray[Any]) -> tuple[Doubt, ...]:
     if not float(volume.max(initial=0)) >= limit:
         return ()
     message = f"labels above {limit} are not exact in {volume.dtype.name}; neighbours may have become one cell"
-    return (Doubt("rounded", message),)
+    return (ReadingWarning("rounded", message),)
 
 
 def _labels_of(volume: NDArray[Any], name: str) -> NDArray[Any]:

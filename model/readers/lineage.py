@@ -79,7 +79,7 @@ def with_known_parents(tracks: list[Track]) -> list[Track]:
     ]
 
 
-def doubts_of_tracks(tracks: list[Track], present: dict[int, set[int]]) -> list[tuple[set[int], str]]:
+def track_contradictions(tracks: list[Track], present: dict[int, set[int]]) -> list[tuple[set[int], str]]:
     """List contradictions within a list of tracks, and with the observed labels.
 
     Returns

@@ -19,7 +19,7 @@ from math import gcd
 from pathlib import Path
 
 from model.errors import DatasetError
-from model.readers.recording import Doubt, Taken
+from model.readers.recording import ReadingWarning, Taken
 
 FRAME_MAX = 10**6  # larger numbers are dates or seconds since an epoch
 SPREAD = 1000  # range of the numbers over the number of files, above which they do not count frames
@@ -125,7 +125,7 @@ def other_order(files: list[Path]) -> str | None:
         found = in_order_of_time(files)
     except DatasetError:
         return None
-    if len(found) != 1 or found[0].taken.doubts or [*found[0].files.values()] == files:
+    if len(found) != 1 or found[0].taken.warnings or [*found[0].files.values()] == files:
         return None
     return found[0].taken.order
 
@@ -171,7 +171,7 @@ def one_a_frame(files: list[Path], preferred: tuple[str, ...]) -> tuple[list[Pat
     text = f"each frame is there in several formats; {', '.join(kinds)} is read, {others} files are not"
     if not complete:
         text = f"not every frame is there in every format; of each, the first of {', '.join(preferred)} is read"
-    return chosen, Taken(files=text, doubts=() if complete else (Doubt("formats", text),))
+    return chosen, Taken(files=text, warnings=() if complete else (ReadingWarning("formats", text),))
 
 
 def is_mask_name(name: str) -> bool:
@@ -233,7 +233,7 @@ def _by_number(names: list[_Name], place: int, sequence: str) -> Ordered:
     shown = [name.digits[place] for _, name in ordered]
     listed = ", ".join(shown) if len(shown) <= 6 else f"{', '.join(shown[:3])} … {shown[-1]}"
     text = "the numbers of the frames lie far apart; the frames are taken as evenly spaced in time"
-    taken = Taken(order=f"{by}: {listed}", doubts=(Doubt("order", text),) if uneven else ())
+    taken = Taken(order=f"{by}: {listed}", warnings=(ReadingWarning("order", text),) if uneven else ())
     return Ordered(sequence, dict(zip(frames, (name.path for _, name in ordered), strict=True)), taken)
 
 
@@ -257,7 +257,9 @@ def _alphabetical(files: list[Path]) -> Ordered:
     ordered = sorted(files)
     shown = ", ".join(path.name for path in ordered[:4]) + (" …" if len(ordered) > 4 else "")
     text = f"the names hold no numbers; the frames are taken in the order of the alphabet: {shown}"
-    return Ordered("", dict(enumerate(ordered)), Taken(order="of the alphabet", doubts=(Doubt("order", text),)))
+    return Ordered(
+        "", dict(enumerate(ordered)), Taken(order="of the alphabet", warnings=(ReadingWarning("order", text),))
+    )
 
 
 def _bare(stem: str) -> str:

@@ -26,12 +26,12 @@ from model.readers.label_volumes import (
 from model.readers.lineage import read_tracks
 from model.readers.naming import in_order_of_time, is_image_name, is_mask_name, one_a_frame, without_images
 from model.readers.planes import ARRAY, is_label_array, leading_files
-from model.readers.recording import FIELDS, MESHES, Calibration, Doubt, Recording, Taken
+from model.readers.recording import FIELDS, MESHES, Calibration, ReadingWarning, Recording, Taken
 
 if TYPE_CHECKING:
     from model.readers.meshes import FieldSequence, MeshSequence
 
-_MARKERS = Doubt(
+_MARKERS = ReadingWarning(
     "markers",
     "man_track files of the Cell Tracking Challenge hold markers, not shapes, unless the data set says otherwise; "
     "masks with the same labels are in 01_ST/SEG (give them with --tracks)",
@@ -151,8 +151,8 @@ def _open_challenge(folder: Path) -> LabelVolumes:
     opened = open_challenge(folder)
     first = opened.places[opened.frames[0]][0]
     table = next(name for name in TRACK_FILES if (folder / name).is_file())
-    doubts = (_MARKERS,) if first.name.lower().startswith(MARKERS) else ()
-    taken = Taken(order="by the numbers of the frames", tracks=f"from {table}", doubts=doubts)
+    warnings = (_MARKERS,) if first.name.lower().startswith(MARKERS) else ()
+    taken = Taken(order="by the numbers of the frames", tracks=f"from {table}", warnings=warnings)
     return replace(opened, taken=opened.taken.also(taken))
 
 
@@ -189,7 +189,7 @@ def _left_out(files: list[Path], folders: list[Path]) -> Taken:
     shown = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
     written_by_us = not folders and any((path.parents[k] / "manifest.json").is_file() for path in files for k in (0, 1))
     text = f"{shown} beside the files that are read: not read; give a file or folder by its own name to read it"
-    return Taken(files=text, doubts=() if written_by_us else (Doubt("left_out", text),))
+    return Taken(files=text, warnings=() if written_by_us else (ReadingWarning("left_out", text),))
 
 
 def _refuse_broken_links(entries: list[Path]) -> None:

@@ -21,7 +21,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from model.errors import DatasetError
-from model.readers.recording import Calibration, Doubt
+from model.readers.recording import Calibration, ReadingWarning
 from model.readers.voxel_size import read_calibration
 
 ARRAY = ".npy"
@@ -48,7 +48,7 @@ class Contents:
     has_time: bool
     axes: str
     calibration: Calibration
-    doubts: tuple[Doubt, ...] = ()
+    warnings: tuple[ReadingWarning, ...] = ()
     files: tuple[Path, ...] = ()
 
 
@@ -65,26 +65,31 @@ def read_contents(path: Path) -> Contents:
         axes = "TZYX" if len(shape) == 4 else "ZYX"
         message = f"NumPy files do not name their axes; {_sides(shape)} was taken for {axes}"
         return Contents(
-            shape[0] if len(shape) == 4 else 1, len(shape) == 4, axes, Calibration(), (Doubt("axes", message),), (path,)
+            shape[0] if len(shape) == 4 else 1,
+            len(shape) == 4,
+            axes,
+            Calibration(),
+            (ReadingWarning("axes", message),),
+            (path,),
         )
     with _remarks() as remarks, _opened(path) as tiff, _readable(path, "its description cannot be read"):
         layout = _layout(tiff, path)
-        doubts = []
+        warnings = []
         if remarks:
-            doubts.append(Doubt("description", f"the file contradicts itself: {remarks[0]}"))
+            warnings.append(ReadingWarning("description", f"the file contradicts itself: {remarks[0]}"))
         if layout.is_guess:
             message = f"the file does not name its axes; {_sides(layout.shape)} was taken for TZYX"
-            doubts.append(Doubt("axes", message))
+            warnings.append(ReadingWarning("axes", message))
         if len(tiff.series) > 1:
             message = f"the file holds {len(tiff.series)} images; the first, {_sides(layout.shape)}, was taken"
-            doubts.append(Doubt("images", message))
+            warnings.append(ReadingWarning("images", message))
         read_as = "TZYX" if layout.has_time else "ZYX"
         axes = read_as if layout.axes == read_as else f"{layout.axes}, read as {read_as}"
         files = dict.fromkeys([path, *(Path(page.parent.filehandle.path) for page in tiff.series[0].pages if page)])
         if len({one.resolve() for one in files}) > 1:
             axes += f", in {len(files)} files"
         return Contents(
-            layout.frames, layout.has_time, axes, read_calibration(tiff, layout.slices), tuple(doubts), tuple(files)
+            layout.frames, layout.has_time, axes, read_calibration(tiff, layout.slices), tuple(warnings), tuple(files)
         )
 
 

@@ -85,7 +85,7 @@ class Track:
 
 
 @dataclass(frozen=True)
-class Doubt:
+class ReadingWarning:
     """A choice that a reader made because the files are ambiguous; the survey reports it as a warning."""
 
     code: str
@@ -108,7 +108,7 @@ class Taken:
         What the values are.
     tracks
         What says which cell is which, and who descends from whom.
-    doubts
+    warnings
         Choices that may be wrong.
     """
 
@@ -116,7 +116,7 @@ class Taken:
     order: str = ""
     labels: str = ""
     tracks: str = ""
-    doubts: tuple[Doubt, ...] = ()
+    warnings: tuple[ReadingWarning, ...] = ()
     files: str = ""
 
     def also(self, other: Taken) -> Taken:
@@ -130,7 +130,7 @@ class Taken:
             order=both(self.order, other.order),
             labels=both(self.labels, other.labels),
             tracks=both(self.tracks, other.tracks),
-            doubts=tuple(dict.fromkeys((*self.doubts, *other.doubts))),
+            warnings=tuple(dict.fromkeys((*self.warnings, *other.warnings))),
             files=both(self.files, other.files),
         )
 
@@ -146,7 +146,7 @@ class Calibration:
     ----------
     spacing_from, minutes_from
         Where the values come from, in words for people.
-    spacing_doubts, minutes_doubts
+    spacing_warnings, minutes_warnings
         What is uncertain about them.
     """
 
@@ -154,13 +154,13 @@ class Calibration:
     minutes: float | None = None
     spacing_from: str = field(default="", compare=False, kw_only=True)
     minutes_from: str = field(default="", compare=False, kw_only=True)
-    spacing_doubts: tuple[Doubt, ...] = field(default=(), compare=False, kw_only=True)
-    minutes_doubts: tuple[Doubt, ...] = field(default=(), compare=False, kw_only=True)
+    spacing_warnings: tuple[ReadingWarning, ...] = field(default=(), compare=False, kw_only=True)
+    minutes_warnings: tuple[ReadingWarning, ...] = field(default=(), compare=False, kw_only=True)
 
     @property
-    def doubts(self) -> tuple[Doubt, ...]:
+    def warnings(self) -> tuple[ReadingWarning, ...]:
         """Everything that is uncertain about the scale."""
-        return (*self.spacing_doubts, *self.minutes_doubts)
+        return (*self.spacing_warnings, *self.minutes_warnings)
 
     def known(self, other: Calibration) -> Calibration:
         """The values of ``other``, and these where ``other`` has none."""
@@ -170,8 +170,8 @@ class Calibration:
             time.minutes,
             spacing_from=space.spacing_from,
             minutes_from=time.minutes_from,
-            spacing_doubts=space.spacing_doubts,
-            minutes_doubts=time.minutes_doubts,
+            spacing_warnings=space.spacing_warnings,
+            minutes_warnings=time.minutes_warnings,
         )
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from model.errors import DatasetError
-from model.readers.lineage import CellSequence, cell_sequences, doubts_of_tracks, guess_tracks
+from model.readers.lineage import CellSequence, cell_sequences, guess_tracks, track_contradictions
 from model.readers.recording import Calibration, CellObservation, Recording
 from model.upload_checks.surface_mesh import LENGTH_MAX, LENGTH_MIN
 
@@ -95,19 +95,23 @@ def survey(
             on_frame(done, total)
         present = {frame: set(cells) for frame, cells in seen.items()}
         tracks = recording.tracks if recording.tracks is not None else guess_tracks(seen)
-        doubts = doubts_of_tracks(recording.tracks, present) if recording.tracks is not None else []
+        contradictions = track_contradictions(recording.tracks, present) if recording.tracks is not None else []
         made = cell_sequences(tracks, present, recording.name)
         lost = [f for f in recording.frames if not seen[f]]
         if not made:
-            faults = [*_of_scale(recording.calibration), *_of_doubts(recording)]
-            faults += [*_of_frames(lost, unreadable), *_of_tracks(doubts, None)]
+            faults = [*_of_scale(recording.calibration), *_of_reader(recording)]
+            faults += [*_of_frames(lost, unreadable), *_of_tracks(contradictions, None)]
             found.append(_surveyed(number, CellSequence(recording.name, [], []), seen, faults))
         single = len(made) == 1
         for sequence in made:
             named = CellSequence(recording.name, sequence.frames, sequence.labels) if single else sequence
             inner = [f for f in lost if sequence.frames[0] <= f <= sequence.frames[-1] or single]
-            mine = [*_of_scale(recording.calibration), *_of_doubts(recording)]
-            mine += [*_of_frames(inner, unreadable), *_of_tracks(doubts, sequence), *_of_size(named, seen, recording)]
+            mine = [*_of_scale(recording.calibration), *_of_reader(recording)]
+            mine += [
+                *_of_frames(inner, unreadable),
+                *_of_tracks(contradictions, sequence),
+                *_of_size(named, seen, recording),
+            ]
             found.append(_surveyed(number, named, seen, [*mine, *_of_sequence(named, seen, recording.frames)]))
     return found
 
@@ -152,10 +156,10 @@ def _of_scale(calibration: Calibration) -> list[Finding]:
     return []
 
 
-def _of_doubts(recording: Recording) -> list[Finding]:
+def _of_reader(recording: Recording) -> list[Finding]:
     """Warnings for the reader's uncertain choices."""
-    doubts = dict.fromkeys((*recording.calibration.doubts, *recording.taken.doubts))
-    return [Finding(severity="warning", code=doubt.code, message=doubt.message) for doubt in doubts]
+    warnings = dict.fromkeys((*recording.calibration.warnings, *recording.taken.warnings))
+    return [Finding(severity="warning", code=one.code, message=one.message) for one in warnings]
 
 
 def _of_frames(empty: list[int], unreadable: dict[int, str]) -> list[Finding]:
@@ -169,10 +173,10 @@ def _of_frames(empty: list[int], unreadable: dict[int, str]) -> list[Finding]:
     return found
 
 
-def _of_tracks(doubts: list[tuple[set[int], str]], sequence: CellSequence | None) -> list[Finding]:
-    """Doubts about the list of tracks that concern a sequence, or all if there is none."""
+def _of_tracks(contradictions: list[tuple[set[int], str]], sequence: CellSequence | None) -> list[Finding]:
+    """Contradictions of the list of tracks that concern a sequence, or all if there is none."""
     labels = {label for found in sequence.labels for label in found} if sequence else set()
-    concerned = [text for about, text in doubts if sequence is None or not about or about & labels]
+    concerned = [text for about, text in contradictions if sequence is None or not about or about & labels]
     return [Finding(severity="warning", code="tracks", message=text) for text in concerned]
 
 

@@ -15,7 +15,7 @@ import xml.etree.ElementTree as ET
 
 import tifffile
 
-from model.readers.recording import Calibration, Doubt, Spacing
+from model.readers.recording import Calibration, ReadingWarning, Spacing
 
 _MICROMETRES = {
     "pm": 1e-6, "picometer": 1e-6, "picometre": 1e-6, "å": 1e-4, "angstrom": 1e-4, "ångström": 1e-4,
@@ -53,16 +53,16 @@ def _of_imagej(tiff: tifffile.TiffFile, said: dict[str, object], slices: int) ->
     unit = _looked_up(written, _MICROMETRES)
     resolutions = [page.tags.get(name) for name in ("XResolution", "YResolution")]
     spacing: Spacing | None = None
-    doubts: list[Doubt] = []
+    warnings: list[ReadingWarning] = []
     if unit is None and not _is_no_unit(written):
-        doubts.append(_unknown_length(written))
+        warnings.append(_unknown_length(written))
     if unit is not None and all(tag is not None for tag in resolutions):
         x, y = (_per_voxel(tag.value) * unit for tag in resolutions if tag is not None)
         z = _number(said.get("spacing", 1.0)) * unit  # ImageJ leaves out a spacing of 1 unit
         spacing = (x, y, z)
         if "spacing" not in said and slices > 1 and not (math.isclose(x, z) and math.isclose(y, z)):
-            doubts.append(
-                Doubt(
+            warnings.append(
+                ReadingWarning(
                     "z_step",
                     f"the file gives no distance of slices; ImageJ then means 1 unit, so the voxel is "
                     f"{x:.6g} × {y:.6g} × {z:.6g} µm; some programs forget it, --voxel X Y Z says otherwise",
@@ -70,11 +70,11 @@ def _of_imagej(tiff: tifffile.TiffFile, said: dict[str, object], slices: int) ->
             )
     source = f"ImageJ, unit {_plain(written)}" if spacing else ""
     interval, tunit = _number(said.get("finterval")), str(said.get("tunit", "sec"))
-    minutes, time_doubts = _minutes(interval, tunit)
+    minutes, time_warnings = _minutes(interval, tunit)
     return Calibration(
         spacing, minutes,
         spacing_from=source, minutes_from=f"ImageJ, {interval:.6g} {_plain(tunit)}" if minutes else "",
-        spacing_doubts=tuple(doubts), minutes_doubts=time_doubts,
+        spacing_warnings=tuple(warnings), minutes_warnings=time_warnings,
     )  # fmt: skip
 
 
@@ -86,26 +86,26 @@ def _of_ome(text: str) -> Calibration:
     pixels = next((node for node in root.iter() if node.tag.rpartition("}")[2] == "Pixels"), None)
     if pixels is None:
         return Calibration()
-    sides, doubts, units = [], [], []
+    sides, warnings, units = [], [], []
     for axis in "XYZ":
         written = pixels.get(f"PhysicalSize{axis}Unit", "µm")
         unit = _looked_up(written, _MICROMETRES)
         if unit is None and not _is_no_unit(written) and pixels.get(f"PhysicalSize{axis}") is not None:
-            doubts.append(_unknown_length(written))
+            warnings.append(_unknown_length(written))
         sides.append(_number(pixels.get(f"PhysicalSize{axis}")) * (math.nan if unit is None else unit))
         units.append(_plain(written))
     spacing = (sides[0], sides[1], sides[2]) if all(math.isfinite(side) and side for side in sides) else None
     interval, tunit = _number(pixels.get("TimeIncrement")), pixels.get("TimeIncrementUnit", "s")
-    minutes, time_doubts = _minutes(interval, tunit)
+    minutes, time_warnings = _minutes(interval, tunit)
     return Calibration(
         spacing, minutes,
         spacing_from=f"OME, unit {', '.join(dict.fromkeys(units))}" if spacing else "",
         minutes_from=f"OME, {interval:.6g} {_plain(tunit)}" if minutes else "",
-        spacing_doubts=tuple(dict.fromkeys(doubts)), minutes_doubts=time_doubts,
+        spacing_warnings=tuple(dict.fromkeys(warnings)), minutes_warnings=time_warnings,
     )  # fmt: skip
 
 
-def _minutes(interval: float, written: str) -> tuple[float | None, tuple[Doubt, ...]]:
+def _minutes(interval: float, written: str) -> tuple[float | None, tuple[ReadingWarning, ...]]:
     """Minutes between frames; None where there is no interval, or its unit is not known."""
     if not (math.isfinite(interval) and interval > 0):
         return None, ()
@@ -115,13 +115,13 @@ def _minutes(interval: float, written: str) -> tuple[float | None, tuple[Doubt, 
             f"the file says {interval:.6g} {_plain(written)!r} between frames, a unit that is not known; "
             "the minutes between frames are not known: --interval says them"
         )
-        return None, (Doubt("time_unit", message),)
+        return None, (ReadingWarning("time_unit", message),)
     return interval * seconds / 60.0, ()
 
 
-def _unknown_length(written: str) -> Doubt:
+def _unknown_length(written: str) -> ReadingWarning:
     message = f"the file gives the voxel in {_plain(written)!r}, a unit that is not known: give --voxel X Y Z (µm)"
-    return Doubt("unit", message)
+    return ReadingWarning("unit", message)
 
 
 def _looked_up(written: str, table: dict[str, float]) -> float | None:

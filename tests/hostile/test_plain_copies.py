@@ -59,7 +59,7 @@ def test_readers_find_the_same_in_a_copy_of_labels(tmp_path: Path, name: str, ki
     with copy.open("wb") as file:
         read_labels(memoryview(path.read_bytes()), copy=file)
     original, plain = read_contents(path), read_contents(copy)
-    for what in ("frames", "has_time", "axes", "calibration", "doubts"):
+    for what in ("frames", "has_time", "axes", "calibration", "warnings"):
         assert getattr(plain, what) == getattr(original, what), what
     assert all(np.array_equal(read_frame(copy, frame), read_frame(path, frame)) for frame in range(3))
 

@@ -132,7 +132,7 @@ def test_distances_of_a_warped_cell_are_those_to_the_surface_that_is_written(
     assert np.abs(bent - given).max() > 0.1, "the warped function itself is no distance"
 
 
-def test_the_check_judges_the_cell_as_the_warp_bends_it(tiny_checkpoint: Checkpoint) -> None:
+def test_the_check_sees_the_cell_as_the_warp_bends_it(tiny_checkpoint: Checkpoint) -> None:
     for index in range(4):
         cell, strength = draw_variation(spec(noise=0.0, warp=0.5), tiny_checkpoint, index)
         assert strength.warp == (0.5 * 0.5**strength.rejected if strength.rejected < ATTEMPTS else 0.0)

@@ -97,7 +97,7 @@ def test_audit_holds_the_records_to_what_clients_were_told(scene: SimpleNamespac
 @pytest.mark.timeout(1200)
 def test_no_accepted_job_is_lost_whatever_fails(tmp_path: Path) -> None:
     # 14 faults are each of the fourteen kinds once. Other tests run beside this one, so how fast the service
-    # recovers is for `make chaos` to judge. That it recovers from each fault is judged here: the driver gives up
+    # recovers is for `make chaos` to measure. That it recovers from each fault is tested here: the driver gives up
     # on a fault after 120 s.
     out = tmp_path / "chaos"
     options = {"jobs": 16, "faults": 14, "generations": 4, "seed": 4, "lease": 6, "recovery-max": 115}

@@ -279,7 +279,7 @@ def test_an_archive_is_made_in_pieces_however_large_a_file_is(tmp_path: Path) ->
     assert max(len(chunk) for chunk in chunks) < 300_000
 
 
-def test_judging_a_range() -> None:
+def test_a_range_is_satisfiable_if_it_holds_a_byte() -> None:
     assert is_satisfiable("bytes=0-0", 1) is True
     assert is_satisfiable("bytes=0-0", 0) is False
     assert is_satisfiable("bytes=-1", 0) is False

@@ -106,7 +106,7 @@ def test_a_cell_that_the_border_cuts_is_left_out_and_none_at_all_is_an_error(
     cut = np.roll(volume, -8, axis=2)
     found = read(tmp_path / "cut.tif", cut, tiny_checkpoint)
     assert 1 not in [label for cell in found.cells for label in cell.labels]
-    assert any("border" in doubt for doubt in found.doubts)
+    assert any("border" in warning for warning in found.warnings)
     with pytest.raises(DatasetError, match="border"):
         read(tmp_path / "none.tif", np.where(cut == 1, cut, 0), tiny_checkpoint)
     with pytest.raises(DatasetError, match="lower refine"):

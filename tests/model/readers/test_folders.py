@@ -107,7 +107,7 @@ def test_frames_are_in_the_order_of_the_number_that_varies(names: list[str], suf
     (ordered,) = in_order_of_time(sorted(files))
     assert [*ordered.files.values()] == files
     assert [*ordered.files] == sorted(ordered.files)
-    assert not ordered.taken.doubts
+    assert not ordered.taken.warnings
 
 
 def test_decimal_times_keep_their_distances(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_decimal_times_keep_their_distances(tmp_path: Path) -> None:
     assert [*ordered.files] == [0, 1, 4]
     (ordered,) = in_order_of_time([tmp_path / f"t{t}.stl" for t in (20240305101500, 20240305101600)])
     assert [*ordered.files] == [0, 1]
-    assert ordered.taken.doubts
+    assert ordered.taken.warnings
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_an_unknown_unit_of_length_gives_no_voxel_and_is_named(unit: str, tmp_pa
     output = run("validate", path, status=1)
     assert unit in output
     assert "give --voxel X Y Z" in output
-    assert unit not in run("validate", path, *VOXEL)  # what the user states leaves no doubt
+    assert unit not in run("validate", path, *VOXEL)  # what the user states leaves no warning
 
 
 def test_a_missing_distance_of_slices_is_one_unit_and_a_warning_says_so(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_missing_distance_of_slices_is_one_unit_and_a_warning_says_so(tmp_path
 
 def test_a_missing_distance_of_slices_that_changes_nothing_is_no_warning(tmp_path: Path) -> None:
     path = write_imagej(tmp_path / "cells.tif", movie(), {"unit": "micron"}, resolution=(1.0, 1.0))
-    assert opened(path).calibration.doubts == ()
+    assert opened(path).calibration.warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -393,14 +393,14 @@ def test_distances_of_images_lie_as_the_labels_of_the_same_images(suffix: str, t
 # --------------------------------------------------------------------------------------------------------- what is told
 
 
-def test_a_fit_hears_of_doubts_too(tmp_path: Path) -> None:
+def test_a_fit_hears_of_warnings_too(tmp_path: Path) -> None:
     path = write_imagej(tmp_path / "cells.tif", movie(), {"unit": "micron"})
-    doubts: list[str] = []
-    assert len(read_target([path], micrometres=1.0, on_doubt=doubts.append)) == len(SIDES)
-    assert len(doubts) == 1
-    assert "0.2 × 0.2 × 1 µm" in doubts[0]
-    read_target([path], micrometres=1.0, voxel=(0.2, 0.2, 0.5), on_doubt=doubts.append)
-    assert len(doubts) == 1
+    warnings: list[str] = []
+    assert len(read_target([path], micrometres=1.0, on_warning=warnings.append)) == len(SIDES)
+    assert len(warnings) == 1
+    assert "0.2 × 0.2 × 1 µm" in warnings[0]
+    read_target([path], micrometres=1.0, voxel=(0.2, 0.2, 0.5), on_warning=warnings.append)
+    assert len(warnings) == 1
 
 
 def test_what_was_taken_is_printed_and_written(tmp_path: Path) -> None:
