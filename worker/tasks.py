@@ -42,6 +42,7 @@ def _preload() -> None:
             importlib.import_module("worker.kinds.warm_up").warm_up()
         except Exception as error:  # noqa: BLE001 - the first job compiles, or says what is wrong
             log.warning("not warmed up: %s", error)
+        STATUS.record_ready()
 
 
 @contextmanager
@@ -71,6 +72,8 @@ def _begin_preload(**_: object) -> None:
     """Import while the new process waits for its first job."""
     if WorkerSettings().preload:
         threading.Thread(target=_preload, name="preload", daemon=True).start()
+    else:
+        STATUS.record_ready()
 
 
 signals.worker_process_init.connect(_begin_preload)

@@ -128,17 +128,22 @@ class Readiness:
         return self._free
 
     async def workers(self) -> str:
-        """Return the number of workers in words. A count above zero is kept for a moment.
+        """Return in words how many workers are ready for a job. A count above zero is kept for a moment.
 
         Raises
         ------
         QueueUnavailableError
             If there is none, or the broker does not answer.
         """
+        preparing = 0
         if self._workers == 0 or time.monotonic() - self._workers_counted_at > CHECK_INTERVAL_S:
             self._workers = 0
-            self._workers = len(await to_thread.run_sync(self._jobs.admin.workers_alive, limiter=self._threads))
+            beats = await to_thread.run_sync(self._jobs.admin.workers_alive, limiter=self._threads)
+            self._workers = sum(beat.ready for beat in beats)
+            preparing = len(beats) - self._workers
             self._workers_counted_at = time.monotonic()
+        if self._workers == 0 and preparing:
+            raise QueueUnavailableError(f"{preparing} of the workers still prepare; jobs are kept until one is ready")
         if self._workers == 0:
             raise QueueUnavailableError("no worker has sent a heartbeat recently; jobs are kept until a worker starts")
         return f"{self._workers} alive"

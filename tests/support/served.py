@@ -21,7 +21,7 @@ from workbench import ROOT, alive, eventually
 from app.cli.commands import cli
 
 VERIFY = False  # clients of plain HTTP: one that verifies reads all certificates first, 20 ms of computing
-START_S = 120.0  # a busy machine reads Python's libraries slowly
+START_S = 300.0  # a busy machine reads Python's libraries slowly, and a new one compiles before it is ready
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -54,6 +54,20 @@ def tiny_model(service: Service) -> ModelCard:
     return save_checkpoint(folder, decoder=decoder, prior=fit_prior(codes), card=card).card
 
 
+def test_a_worker_is_ready_once_it_has_compiled(service: Service) -> None:
+    """Until then it is alive, but claims nothing; :func:`worker.kinds.warm_up.warm_up` logs when it is done."""
+    log = service.data_dir / "worker.log"
+    before = log.read_text().count("warmed up in") if log.exists() else 0
+    late = service.start_worker(CYTOSYNTH_PRELOAD="1", CYTOSYNTH_LEASE_SECONDS="60")
+
+    def ready() -> bool:
+        return next(beat.ready for beat in service.jobs.admin.workers_alive() if beat.pid == late.pid)
+
+    eventually(ready, within_s=120)
+    assert service.log().count("warmed up in") > before
+    service.stop_worker(late)
+
+
 def test_same_spec_gives_the_same_bytes_from_a_real_checkpoint(
     service: Service, worker: Worker, tiny_model: ModelCard
 ) -> None:

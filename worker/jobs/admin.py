@@ -69,9 +69,9 @@ class QueueAdmin:
         """Return the workers that announced themselves recently; remove older announcements."""
         return self._store.workers_alive(within_s=within_s)
 
-    def announce(self, *, name: str, hostname: str, pid: int, device: str) -> None:
-        """Record the announcement of a running worker."""
-        self._store.announce(name, hostname=hostname, pid=pid, device=device)
+    def announce(self, *, name: str, hostname: str, pid: int, device: str, ready: bool = True) -> None:
+        """Record the announcement of a running worker, and whether it could start a job now."""
+        self._store.announce(name, ready=ready, hostname=hostname, pid=pid, device=device)
 
     def retire(self, name: str) -> None:
         """Remove the announcement of a worker that stops."""

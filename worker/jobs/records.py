@@ -269,6 +269,7 @@ class WorkerBeat:
     pid: int
     device: str
     seen_at: float
+    ready: bool = True  # False while it prepares itself: it claims nothing yet
 
 
 class RuleSettings(Protocol):

@@ -335,10 +335,16 @@ class Store:
         with reachable():
             return bool(self._redis.set(f"{self._prefix}lock:{name}", "1", nx=True, px=max(1, int(seconds * 1000))))
 
-    def announce(self, name: str, **facts: str | int) -> None:
+    def announce(self, name: str, *, ready: bool, **facts: str | int) -> None:
         """Record the announcement of a worker and its description."""
         with reachable():
             now = self.now()
+            # Not one of the facts: processes of older versions know them all, or fail.
+            if ready:
+                self._redis.srem(self._prefix + "workers-preparing", name)
+            else:
+                self._redis.sadd(self._prefix + "workers-preparing", name)
+                self._redis.expire(self._prefix + "workers-preparing", 86400)
             self._redis.hset(self._prefix + "worker-facts", name, json.dumps(facts))
             self._redis.zadd(self._prefix + "workers", {name: now})
 
@@ -347,6 +353,7 @@ class Store:
         with reachable():
             self._redis.zrem(self._prefix + "workers", name)
             self._redis.hdel(self._prefix + "worker-facts", name)
+            self._redis.srem(self._prefix + "workers-preparing", name)
 
     def workers_alive(self, *, within_s: float) -> list[WorkerBeat]:
         """Return the workers that announced themselves recently; remove older announcements."""
@@ -357,8 +364,9 @@ class Store:
                 self._prefix + "workers", now - within_s, "+inf", byscore=True, withscores=True
             )
             facts: Any = self._redis.hmget(self._prefix + "worker-facts", [name for name, _ in rows]) if rows else []
+            preparing: Any = self._redis.smembers(self._prefix + "workers-preparing")
         return [
-            WorkerBeat(name=name, seen_at=seen, **json.loads(text))
+            WorkerBeat(name=name, seen_at=seen, ready=name not in preparing, **json.loads(text))
             for (name, seen), text in zip(rows, facts, strict=True)
             if text
         ]

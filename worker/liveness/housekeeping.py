@@ -59,6 +59,7 @@ class Housekeeping:
         )
         self._watchdog = Watchdog(status, jobs, limits, give_up=_give_up)
         self._idle_exit = IdleExit(status, jobs, after_s=settings.idle_exit_seconds, stop=_stop)
+        self._status, self._announced_ready = status, False
         self._name = process_name()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="housekeeping", daemon=True)
@@ -102,7 +103,7 @@ class Housekeeping:
         inspection_s = min(INSPECTION_S, settings.lease_seconds / 4)
         while not self._stopped.is_set():
             now = time.monotonic()
-            if now >= next_announcement:
+            if now >= next_announcement or self._status.ready != self._announced_ready:
                 next_announcement = now + min(settings.heartbeat_seconds, ANNOUNCEMENT_S)
                 self._try(self._announce)
             if now >= next_sweep:
@@ -149,9 +150,11 @@ class Housekeeping:
             self._unheard_since = None
 
     def _announce(self) -> None:
+        ready = self._status.ready
         self._jobs.admin.announce(
-            name=self._name, hostname=socket.gethostname(), pid=os.getpid(), device=self._settings.device
+            name=self._name, hostname=socket.gethostname(), pid=os.getpid(), device=self._settings.device, ready=ready
         )
+        self._announced_ready = ready
 
     def _sweep(self) -> None:
         # One worker in each round; the lock expires a little early, so that no round is skipped because of it.

@@ -19,7 +19,7 @@ from typing import Any
 
 LAYOUT = struct.Struct("<QQqdqd32s")  # taken, beats, pid, since, token, limit, job
 SEQUENCE = struct.Struct("<Q")
-DRAINING, AT = 0, 8  # offsets in the page: one byte; the sequence number, followed by the other fields
+DRAINING, READY, AT = 0, 1, 8  # offsets in the page: two bytes; the sequence number, followed by the other fields
 TRIES = 1000
 
 
@@ -65,6 +65,10 @@ class SharedStatus:
         with self._writing:
             self._write(pid=0, token=0, job_id="")
 
+    def record_ready(self) -> None:
+        """Record that a computing process of this worker has prepared itself, once and for all."""
+        self._page[READY] = 1
+
     @property
     def draining(self) -> bool:
         """Whether the worker is to stop."""
@@ -75,6 +79,11 @@ class SharedStatus:
     def drain(self) -> None:
         """Ask for the job back after this frame."""
         self._page[DRAINING] = 1
+
+    @property
+    def ready(self) -> bool:
+        """Whether a computing process has prepared itself; what it compiled is kept for those after it."""
+        return self._page[READY] == 1
 
     def snapshot(self) -> StatusSnapshot | None:
         """Return a snapshot; None if the page is being written, or the writer died while it wrote."""

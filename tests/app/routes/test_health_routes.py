@@ -31,8 +31,12 @@ def test_not_ready_without_a_worker_and_ready_with_one(house: Any) -> None:
     assert {name: check["ok"] for name, check in answer.json()["checks"].items()} == {
         "broker": True, "storage": True, "worker": False,
     }  # fmt: skip
-    house.jobs.admin.announce(name="w", hostname="h", pid=1, device="cpu")
     try:
+        house.jobs.admin.announce(name="w", hostname="h", pid=1, device="cpu", ready=False)
+        answer = house.get("/readyz")
+        assert answer.status_code == 503
+        assert "1 of the workers still prepare" in answer.json()["checks"]["worker"]["detail"]
+        house.jobs.admin.announce(name="w", hostname="h", pid=1, device="cpu")
         answer = house.get("/readyz")
         assert (answer.status_code, answer.json()["status"]) == (200, "ready")
     finally:
