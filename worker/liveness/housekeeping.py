@@ -66,6 +66,8 @@ class Housekeeping:
         # A thread of its own: reading a large file from a slow disk takes longer than the pause between announcements.
         # With an object store too: a request to one that does not answer takes longer than that pause.
         self._sweep_thread = threading.Thread(target=self._sweep_for_ever, name="sweep", daemon=True)
+        # The same for cleaning: deleting a job of a million files takes longer still, and no lease may wait for that.
+        self._clean_thread = threading.Thread(target=self._clean_for_ever, name="clean", daemon=True)
         self._scrub_thread = threading.Thread(target=self._scrub_for_ever, name="scrub", daemon=True)
         self._notify_thread = threading.Thread(target=self._notify_for_ever, name="webhooks", daemon=True)
         self._unheard_since: float | None = None
@@ -78,6 +80,7 @@ class Housekeeping:
         jobs = JobQueue.connect(url, artifacts=artifacts, rules=settings.rules)
         cls._running = cls(jobs, artifacts, settings, status)
         cls._running._thread.start()
+        cls._running._clean_thread.start()
         if settings.store is not None:
             cls._running._sweep_thread.start()
         if settings.scrub_bytes_per_second > 0:
@@ -121,6 +124,10 @@ class Housekeeping:
         while not self._stopped.wait(self._settings.sweep_seconds):
             self._try(self._sweep)
 
+    def _clean_for_ever(self) -> None:
+        while not self._stopped.wait(self._settings.sweep_seconds):
+            self._try(self._clean)
+
     def _scrub_for_ever(self) -> None:
         while not self._stopped.wait(SCRUB_S):
             self._try(self._scrub)
@@ -162,6 +169,8 @@ class Housekeeping:
             swept = self._jobs.admin.sweep()
             if any((swept.requeued, swept.crashed, swept.woken, swept.expired, swept.purged)):
                 log.info("swept: %s", swept)
+
+    def _clean(self) -> None:
         if self._jobs.admin.try_lock("clean", seconds=self._settings.janitor_seconds) and (
             removed := self._jobs.admin.clean()
         ):

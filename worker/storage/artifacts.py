@@ -27,8 +27,9 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from secrets import token_hex
@@ -60,6 +61,7 @@ PART = "part"  # folder of the files of a shard that are for the sealer of its j
 PROBED = ("requests", "staging", "results", "parts", "states", "blobs", "verdicts", "trash")
 BEGUN, STOP = "attempts", "stop"  # in a job's kept state: there is something to end with; it is to end
 MALFORMED = (ValueError, TypeError, KeyError, RecursionError)  # what reading a damaged manifest raises
+DISCARD_S = 2.0  # of deleting files at once; more are deleted when the trash is emptied
 VERIFIED_MAX = 100_000  # files whose verification is remembered, some 20 MB
 
 StoredFile = Path | ObjectFile
@@ -526,7 +528,7 @@ class Artifacts:
     def empty_trash(self) -> None:
         """Delete what earlier removals left in the trash."""
         for left in entries(self._trash):
-            shutil.rmtree(left, ignore_errors=True)
+            _delete(left)
 
     # ----------------------------------------------------------------------------------------------------- private
 
@@ -573,14 +575,28 @@ class Artifacts:
         return folder if folder.exists() else self._results / job_id / str(shard)
 
     def _discard(self, folder: Path) -> None:
-        # Renamed first and then removed file by file, so that a reader never finds half a folder.
+        # Renamed first and then removed file by file, so that a reader never finds half a folder, and nobody waits for
+        # the removal of a million files: what is left after a while stays in the trash until it is emptied.
         self._trash.mkdir(parents=True, exist_ok=True)
         doomed = self._trash / token_hex(8)
         try:
             folder.rename(doomed)
         except FileNotFoundError:
             return
-        shutil.rmtree(doomed, ignore_errors=True)
+        _delete(doomed, within_s=DISCARD_S)
+
+
+def _delete(folder: Path, *, within_s: float = math.inf) -> None:
+    """Delete a folder, or as much of it as there is time for; what cannot be deleted stays."""
+    until = time.monotonic() + within_s
+    for place, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            if time.monotonic() > until:
+                return
+            with suppress(OSError):
+                (Path(place) / name).unlink()
+        with suppress(OSError):
+            Path(place).rmdir()
 
 
 @lru_cache(maxsize=32)  # one download requests every file in turn, and a manifest may have megabytes

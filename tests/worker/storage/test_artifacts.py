@@ -181,6 +181,18 @@ def test_removed_folder_leaves_nothing_in_the_bin(artifacts: Artifacts, tmp_path
     assert list((tmp_path / "trash").iterdir()) == []
 
 
+def test_removing_many_files_is_over_soon_and_the_rest_goes_later(
+    artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(artifacts)
+    monkeypatch.setattr("worker.storage.artifacts.DISCARD_S", -1.0)  # no time at all
+    artifacts.remove(JOB)
+    assert not artifacts.exists(JOB)
+    assert len([path for path in (tmp_path / "trash").rglob("*") if path.is_file()]) > 1
+    artifacts.empty_trash()
+    assert list((tmp_path / "trash").iterdir()) == []
+
+
 def publish_summed(artifacts: Artifacts, *, job_id: str = JOB) -> Path:
     staged = artifacts.staging(job_id, 1)
     (staged / "a").write_bytes(b"content")
