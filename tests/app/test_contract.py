@@ -105,13 +105,13 @@ def check_answer(case: Case, house: Any, session: ManagedCookiesSession) -> None
             assert problem["code"] in REFUSALS.get(operation, ()), problem
 
 
-# Their bodies are those of other operations: the edges of the schema of each are visited there.
+# Their bodies are those of other operations, where the edges of the schema are visited; theirs among the slow tests.
 SAME_BODIES = {"createBatch"} | {name for name in REFUSALS if name.endswith("Estimate")}
 
 
-@pytest.mark.parametrize("everywhere", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_answers_are_as_described(house: Any, subtests: pytest.Subtests, *, everywhere: bool) -> None:
-    """Every operation: its examples, the edges of its schema, and requests at random, valid and not.
+@pytest.mark.parametrize("rest", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_answers_are_as_described(house: Any, subtests: pytest.Subtests, *, rest: bool) -> None:
+    """Every operation: its examples, requests at random, valid and not, and in one of the two the edges of its schema.
 
     The decorator of schemathesis makes these cases, which takes as long as to send them, when tests are collected; that
     is in each process of a parallel run. Here the process that sends them makes them.
@@ -122,7 +122,7 @@ def test_answers_are_as_described(house: Any, subtests: pytest.Subtests, *, ever
     assert len(operations) == sum(len(methods) for methods in document["paths"].values()) > 40
     load_all_checks()
 
-    @settings(max_examples=15 if everywhere else 8, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=15 if rest else 8, deadline=None, suppress_health_check=list(HealthCheck))
     def check(case: Case, house: Any, session: ManagedCookiesSession) -> None:
         check_answer(case, house, session)
 
@@ -131,7 +131,7 @@ def test_answers_are_as_described(house: Any, subtests: pytest.Subtests, *, ever
         for operation in operations:
             house.jobs.admin.announce(name="contract", hostname="h", pid=1, device="cpu")  # else not ready
             name = operation.definition.raw["operationId"]
-            schema.config.phases.coverage.enabled = name not in SAME_BODIES or everywhere
+            schema.config.phases.coverage.enabled = (name in SAME_BODIES) == rest
             with subtests.test(operation=operation.label):
                 build_operation_test(
                     config=schema.config, operation=operation, test_func=check, given_kwargs={},

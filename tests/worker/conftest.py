@@ -95,3 +95,11 @@ def worker(service: Service) -> subprocess.Popen[bytes]:
         if one.poll() is None:
             return one
     return service.start_worker()
+
+
+@pytest.fixture
+def without_workers(service: Service) -> Service:
+    """The service with no worker when the test starts, for a test that starts one of its own."""
+    for one in list(service.workers):
+        service.stop_worker(one)
+    return service

@@ -14,8 +14,8 @@ from worker.jobs import JobStatus
 Worker = subprocess.Popen[bytes]
 
 
-def test_a_full_disk_delays_jobs_and_ends_none(service: Service, worker: Worker) -> None:
-    service.stop_worker(worker)
+def test_a_full_disk_delays_jobs_and_ends_none(without_workers: Service) -> None:
+    service = without_workers
     short = service.start_worker(CYTOSYNTH_DISK_RESERVE_BYTES=str(2**60))
     job = submit(service.jobs)
     eventually(lambda: "the storage is out of order, jobs wait" in service.log())
@@ -56,8 +56,8 @@ def test_a_computing_process_that_hangs_is_replaced_and_its_job_ends(service: Se
     assert service.ended(submit(service.jobs)).status is JobStatus.SUCCEEDED
 
 
-def test_a_job_that_takes_too_long_fails_once(service: Service, worker: Worker) -> None:
-    service.stop_worker(worker)
+def test_a_job_that_takes_too_long_fails_once(without_workers: Service) -> None:
+    service = without_workers
     impatient = service.start_worker(CYTOSYNTH_JOB_SECONDS="1")
     done = service.ended(submit(service.jobs, spec={"frames": 1000, "pause_s": 0.02}))
     assert (done.status, done.attempts) == (JobStatus.FAILED, 1)
@@ -67,8 +67,8 @@ def test_a_job_that_takes_too_long_fails_once(service: Service, worker: Worker) 
 
 
 @pytest.mark.parametrize("reuse", ["true", "false"])
-def test_the_same_content_is_made_once_whoever_asks(service: Service, worker: Worker, reuse: str) -> None:
-    service.stop_worker(worker)
+def test_the_same_content_is_made_once_whoever_asks(without_workers: Service, reuse: str) -> None:
+    service = without_workers
     new = service.start_worker(CYTOSYNTH_REUSE=reuse)
     spec = {"frames": 20, "pause_s": 0.05}
     digest = f"the same for {reuse}"
