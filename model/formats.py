@@ -61,6 +61,8 @@ class Format:
         The most frames of a cell that it shows; 0: all.
     finest
         The most samples a side of a grid, that of a cube of as many samples.
+    files_per_frame, files_per_cell
+        The least number of files.
     """
 
     name: str
@@ -82,6 +84,8 @@ class Format:
     seconds_per_face: float = 0.0
     frames_shown: int = 0
     finest: int = USUAL_FINEST
+    files_per_frame: int = 0
+    files_per_cell: int = 1
 
     def writes(self, name: str) -> bool:
         """Whether a file of a cell, by its name relative to the cell's folder, is one of this format."""
@@ -103,6 +107,10 @@ class Format:
         """
         return self.bytes_per_face * face * frames + self.bytes_per_voxel * voxels + self.bytes_per_cell * cells
 
+    def least_files(self, *, cells: int, frames: int) -> int:
+        """Return the number of files that it writes at least, ``frames`` being those of all sequences together."""
+        return self.files_per_frame * frames + self.files_per_cell * cells
+
     def seconds(self, *, cells: int, frames: int, face: float) -> float:
         """Estimate the computing time that it adds, ``frames`` being those of one sequence."""
         shown = min(self.frames_shown, frames) if self.frames_shown else frames
@@ -118,16 +126,17 @@ FORMATS: dict[str, Format] = {
         Format(
             name="stl", title="STL", description=_MESH, suffix=".stl", media_type="model/stl",
             files=r"frame_\d{4}\.stl", module="model.export.stl", bytes_per_face=75.0, finest=2048,
+            files_per_frame=1, files_per_cell=0,
         ),
         Format(
             name="obj", title="OBJ", description=_MESH, suffix=".obj", media_type="model/obj",
             files=r"frame_\d{4}\.obj", module="model.export.obj", bytes_per_face=55.0,
-            text=True, separates=True, finest=2048,
+            text=True, separates=True, finest=2048, files_per_frame=1, files_per_cell=0,
         ),
         Format(
             name="ply", title="PLY", description=_MESH, suffix=".ply", media_type="application/ply",
             files=r"frame_\d{4}\.ply", module="model.export.ply", bytes_per_face=32.0,
-            separates=True, finest=2048,
+            separates=True, finest=2048, files_per_frame=1, files_per_cell=0,
         ),
         Format(
             name="tiff", title="TIFF labels", description="one file of label volumes of all frames", suffix=".tif",
@@ -137,13 +146,13 @@ FORMATS: dict[str, Format] = {
         Format(
             name="tiff-frames", title="TIFF a frame", description="a label volume of each frame", suffix=".tif",
             media_type="image/tiff", files=r"frames/t\d{4}\.tif", module="model.export.tiff_frames",
-            bytes_per_voxel=2.0, finest=1024,
+            bytes_per_voxel=2.0, finest=1024, files_per_frame=1, files_per_cell=0,
         ),
         Format(
             name="ctc", title="Cell Tracking Challenge",
             description="tracking and segmentation truth in the Cell Tracking Challenge's layout", suffix=".tif",
             media_type="image/tiff", files=r"ctc/01_GT/(TRA|SEG)/man_[a-z]+\d*\.(tif|txt)", module="model.export.ctc",
-            media_types={".txt": "text/plain"}, bytes_per_voxel=4.0, finest=1024,
+            media_types={".txt": "text/plain"}, bytes_per_voxel=4.0, finest=1024, files_per_frame=2,
         ),
         Format(
             name="ome-tiff", title="OME-TIFF",
@@ -155,7 +164,7 @@ FORMATS: dict[str, Format] = {
             name="ome-zarr", title="OME-Zarr",
             description="an OME-Zarr label image with a pyramid, a shard of each frame", suffix=".json",
             media_type="application/json", files=r"labels\.ome\.zarr/.+", module="model.export.ome_zarr",
-            bytes_per_voxel=1 / 30, bytes_per_cell=4e3, finest=1024,
+            bytes_per_voxel=1 / 30, bytes_per_cell=4e3, finest=1024, files_per_frame=1, files_per_cell=2,
         ),
         Format(
             name="glb", title="glTF", description="one binary glTF of all frames, which plays in viewers",
@@ -167,7 +176,7 @@ FORMATS: dict[str, Format] = {
             description="a labelled mesh of each frame as VTK PolyData, and a collection with their times",
             suffix=".vtp", media_type="application/octet-stream", files=r"frame_\d{4}\.vtp|cell\.pvd",
             module="model.export.vtk", media_types={".pvd": "application/octet-stream"}, bytes_per_face=31.0,
-            finest=2048,
+            finest=2048, files_per_frame=1,
         ),
         Format(
             name="stl-series", title="STL series", description="the times of the STL files, for ParaView",
@@ -178,7 +187,7 @@ FORMATS: dict[str, Format] = {
             name="sdf", title="Signed distances (Zarr)",
             description="a Zarr array of signed distances near the membrane, a shard of each frame", suffix=".json",
             media_type="application/json", files=r"distances\.zarr/.+", module="model.export.sdf_zarr",
-            distances=True, bytes_per_face=13.0, bytes_per_cell=4e3, seconds_per_face=4e-6,
+            distances=True, bytes_per_face=13.0, bytes_per_cell=4e3, seconds_per_face=4e-6, files_per_frame=1,
         ),
         Format(
             name="sdf-hdf5", title="Signed distances (HDF5)",
@@ -195,7 +204,7 @@ FORMATS: dict[str, Format] = {
             name="geff", title="GEFF lineage",
             description="the lineage as a graph (GEFF): a node a label and frame, edges from mothers to daughters",
             suffix=".json", media_type="application/json", files=r"lineage\.geff/.+", module="model.export.geff",
-            bytes_per_cell=2e4,
+            bytes_per_cell=2e4, files_per_cell=30,
         ),
         Format(
             name="report", title="Quality report", description="a report on the quality of each frame's surface",

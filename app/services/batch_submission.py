@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app.services.resources import Resources
-from app.services.submission import JobSpec, Prepared, check_webhook, digest_of, prepare
+from app.services.submission import JobSpec, Prepared, check_room, check_webhook, digest_of, prepare
 from model.errors import SpecError
 from model.training_spec import TrainingSpec
 from worker.jobs import Batch, JobOptions
 from worker.kinds.table import Kind
-from worker.storage.disk import check_reserve
 
 
 def submit_batch(
@@ -39,8 +38,7 @@ def submit_batch(
     if webhook:
         check_webhook(resources, webhook)
     prepared = [_prepare(resources, kind, spec, number) for number, (kind, spec) in enumerate(specs)]
-    wanted = sum(one.cost.bytes for one in prepared)
-    check_reserve(resources.settings.data_dir, reserve=resources.settings.disk_reserve_bytes, wanted=wanted)
+    check_room(resources, prepared)
     return resources.jobs.submit_batch(
         [one.job for one in prepared],
         request_digest=digest_of([[one.asked for one in prepared], options.members(), webhook]),

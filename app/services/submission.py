@@ -26,6 +26,7 @@ from app.services.trainings import check_shapes, complete_training, keep_model, 
 from model.card import ModelCard
 from model.errors import SpecError
 from model.evaluation_spec import CELLS_MAX
+from model.formats import FORMATS
 from model.reconstruction_spec import is_adapted
 from model.spec import Cost
 from model.training_spec import TrainingSpec
@@ -165,9 +166,7 @@ def submit(
     if options is not None and options.webhook:
         check_webhook(resources, options.webhook)
     prepared = prepare(resources, kind, spec)
-    check_reserve(
-        resources.settings.data_dir, reserve=resources.settings.disk_reserve_bytes, wanted=prepared.cost.bytes
-    )
+    check_room(resources, [prepared])
     asked = [*prepared.asked, options.members()] if options and options.members() else prepared.asked
     job, _ = resources.jobs.submit(
         **vars(prepared.job), idempotency_key=idempotency_key, request_digest=digest_of(asked), options=options
@@ -228,6 +227,18 @@ def prepare(resources: Resources, kind: Kind, spec: JobSpec | TrainingSpec) -> P
     # differs each time.
     asked = [kind.name, complete.model_copy(update=drawn).model_dump(mode="json")]
     return Prepared(job=job, cost=cost, asked=asked)
+
+
+def check_room(resources: Resources, requests: Sequence[Prepared]) -> None:
+    """Check that the disk has room for the files of requests; raises ``DiskFullError``."""
+    settings, files = resources.settings, 0
+    if settings.store is None:  # otherwise only those of the shards at hand are on this disk
+        for one in requests:
+            spec = one.job.spec
+            formats = (FORMATS[name] for name in spec.get("formats", ()) if name in FORMATS)
+            files += sum(row.least_files(cells=spec.get("count", 1), frames=one.cost.frames) for row in formats)
+    wanted = sum(one.cost.bytes for one in requests)
+    check_reserve(settings.data_dir, reserve=settings.disk_reserve_bytes, wanted=wanted, files=files)
 
 
 def digest_of(asked: object) -> str:

@@ -76,14 +76,21 @@ class Storage:
             time.sleep(0.2)
 
 
-def check_reserve(folder: Path, *, reserve: int, wanted: int) -> int:
+def check_reserve(folder: Path, *, reserve: int, wanted: int, files: int = 0) -> int:
     """Return the bytes that are free on the disk of ``folder``.
 
     Raises
     ------
     DiskFullError
-        If less than ``reserve`` would be free once ``wanted`` bytes are written.
+        If less than ``reserve`` would be free once ``wanted`` bytes are written, or the file system can hold fewer than
+        ``files`` further files.
     """
+    facts = os.statvfs(folder)
+    if facts.f_files and files > facts.f_favail:  # some file systems have no such limit, and say 0
+        raise DiskFullError(
+            f"the file system of the service can hold {facts.f_favail:,} more files; this makes at least {files:,}: "
+            "ask for fewer sequences, or for formats of one file for all frames"
+        )
     free = shutil.disk_usage(folder).free
     if free - wanted < reserve:
         raise DiskFullError(
