@@ -109,6 +109,7 @@ def check_answer(case: Case, house: Any, session: ManagedCookiesSession) -> None
 SAME_BODIES = {"createBatch"} | {name for name in REFUSALS if name.endswith("Estimate")}
 
 
+@pytest.mark.timeout(1800)  # some thousand requests: on a busy machine it came near the limit of all tests
 @pytest.mark.parametrize("rest", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_answers_are_as_described(house: Any, subtests: pytest.Subtests, *, rest: bool) -> None:
     """Every operation: its examples, requests at random, valid and not, and in one of the two the edges of its schema.
