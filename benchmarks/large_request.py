@@ -1,9 +1,9 @@
 """What grows with the number of sequences of one request: accepted, computed, sealed, listed, downloaded, removed.
 
-``python -m benchmarks.large_request [--count 10001] [--accept 100000]`` starts a service with two workers of one
-thread each. It submits a request of ``--accept`` sequences and cancels it; then it submits one of ``--count``, of one
-small frame each, and lets it end. It prints how long each step took, the memory of web, workers and broker, and the
-keys in the broker. The figures go to ``out/bench/large_request.json``. Nothing is asserted.
+``python -m benchmarks.large_request [--count 10001] [--accept 100000] [--model celegans]`` starts a service with two
+workers of one thread each. It submits a request of ``--accept`` sequences and cancels it; then it submits one of
+``--count``, of one small frame each, and lets it end. It prints how long each step took, the memory of web, workers and
+broker, and the keys in the broker. The figures go to ``out/bench/large_request.json``. Nothing is asserted.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from worker.broker.urls import redis_url
 
 T = TypeVar("T")
 SPEC = {
-    "model": "celegans", "seed": 1, "frames": 1, "grid": 16, "formats": ["stl"], "rotation": "random",
+    "seed": 1, "frames": 1, "grid": 16, "formats": ["stl"], "rotation": "random",
     "latent": {"kind": "learned", "index": 1},
 }  # fmt: skip
 POLL_S = 1.0
 
 
-def measure(count: int, accepted: int, place: Path, url: str) -> dict[str, Any]:
+def measure(spec: dict[str, Any], count: int, accepted: int, place: Path, url: str) -> dict[str, Any]:
     """Run both requests on a service of its own; return the figures."""
     ready, figures = place / "ready.json", dict[str, Any]()
     environment = {**child_environment(AppSettings()), "CYTOSYNTH_THREADS": "1", "CYTOSYNTH_REDIS_URL": url}
@@ -51,15 +51,17 @@ def measure(count: int, accepted: int, place: Path, url: str) -> dict[str, Any]:
             while client.get("/readyz").status_code != 200:
                 time.sleep(POLL_S)
             for number, cancel in ((accepted, True), (count, False)):
-                figures[str(number)] = _request(client, number, service.pid, redis_url(url), cancel=cancel)
+                figures[str(number)] = _request(
+                    client, spec | {"count": number}, service.pid, redis_url(url), cancel=cancel
+                )
     finally:
         service.terminate()
         service.wait(60)
     return figures
 
 
-def _request(client: httpx.Client, count: int, pid: int, url: str, *, cancel: bool) -> dict[str, Any]:
-    server, rows = redis.Redis.from_url(url), dict[str, Any]()
+def _request(client: httpx.Client, spec: dict[str, Any], pid: int, url: str, *, cancel: bool) -> dict[str, Any]:
+    count, server, rows = int(spec["count"]), redis.Redis.from_url(url), dict[str, Any]()
 
     def timed(step: str, action: Callable[[], T]) -> T:
         started = time.monotonic()
@@ -76,9 +78,7 @@ def _request(client: httpx.Client, count: int, pid: int, url: str, *, cancel: bo
 
     before: Any = server.dbsize()
     rows["before"] = memory()
-    job = (
-        timed("accept", lambda: client.post("/v1/generations", json=SPEC | {"count": count})).raise_for_status().json()
-    )
+    job = timed("accept", lambda: client.post("/v1/generations", json=spec)).raise_for_status().json()
     rows["accepted"] = memory()
     after: Any = server.dbsize()
     rows |= {"shards": job["shards"]["total"], "further_keys": after - before}
@@ -128,10 +128,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.large_request", description=__doc__)
     parser.add_argument("--count", type=int, default=10_001)
     parser.add_argument("--accept", type=int, default=100_000)
+    parser.add_argument("--model", default="celegans")
     parser.add_argument("--out", type=Path, default=Path("out/bench/large_request.json"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place, start_broker(Path(place) / "broker") as broker:
-        figures = measure(arguments.count, arguments.accept, Path(place), broker.url)
+        spec = SPEC | {"model": arguments.model}
+        figures = measure(spec, arguments.count, arguments.accept, Path(place), broker.url)
     print(json.dumps(figures, indent=2))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
