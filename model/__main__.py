@@ -73,6 +73,7 @@ def train(
     from model.learning.recipe import TrainConfig
     from model.learning.train import TrainProgress, check_start
     from model.learning.train import train as run_training
+    from model.learning.warps import with_warps
     from model.network.checkpoint import load_checkpoint  # here, so that --help answers at once
     from model.training import save_model
 
@@ -90,6 +91,12 @@ def train(
             on_sequence=lambda done, total: bar.update(build, completed=done, total=total),
         )  # fmt: skip
         bar.update(build, completed=len(dataset.samples), total=len(dataset.samples))
+        copies = recipe.warps * len(dataset.samples)
+        warp = bar.add_task("warped copies", note="", total=copies, visible=copies > 0)
+        warped = with_warps(
+            dataset, recipe.warps, home / "warped", seed=recipe.seed, workers=workers,
+            on_sequence=lambda done, total: bar.update(warp, completed=done, total=total),
+        )  # fmt: skip
         learn = bar.add_task("training", note="", total=recipe.optimisation.steps)
 
         def show(progress: TrainProgress) -> None:
@@ -98,7 +105,7 @@ def train(
             if not console.is_terminal and progress.step % 500 < 20:
                 console.log(f"step {progress.step} of {progress.steps}: {note}")
 
-        trained = run_training(recipe, dataset, home / "state", device=device, start=begun, on_progress=show)
+        trained = run_training(recipe, warped, home / "state", device=device, start=begun, on_progress=show)
     command = (
         f"python -m model train --config {config.as_posix()}"
         + (f" --start {start.as_posix()}" if start else "")

@@ -6,7 +6,7 @@ several poses learns what shape is apart from pose. That helps where cells lie i
 and does not where all lie in one, as the phantoms.
 
 Promises: nothing is rounded, resampled or kept twice in memory. The sequences themselves come first, then their copies.
-Does not promise: new shapes; time never runs backwards and no shape is warped.
+Does not promise: new shapes (:mod:`model.learning.warps` makes some); time never runs backwards.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ from model.domain import OMEGA, Grid, frame_times
 from model.errors import DatasetError
 from model.learning.sources import AnySource, ImportedSource, MaskSource, PhantomSource, Source, mask_files, mask_frames
 from model.membranes.mask_surface import membrane_of_mask
+from model.membranes.triangle_distance import Membrane
 from model.phantoms import SignedDistance, make_phantom
 
 Floats = NDArray[np.float32]
@@ -152,7 +153,7 @@ def build_dataset(
         return dataset
     scale, minutes = _physical(source)
     entries: list[SequenceEntry] = []
-    with _processes(workers or os.cpu_count() or 1) as mapped:
+    with spread_over(workers or os.cpu_count() or 1) as mapped:
         if isinstance(source, PhantomSource) and source.moments:
             firsts = range(0, source.sequences, BLOCK)
             blocks = [(source, folder, first, min(BLOCK, source.sequences - first), epoch) for first in firsts]
@@ -169,8 +170,8 @@ def build_dataset(
 
 
 @contextmanager
-def _processes(count: int) -> Iterator[Callable[..., Iterator[Any]]]:
-    """Give a ``map`` over processes; with one, the ordinary one."""
+def spread_over(count: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """Give a ``map`` over so many new processes; with one, the ordinary one."""
     if count == 1:
         yield map
         return
@@ -376,8 +377,15 @@ def _phantom_frames(source: PhantomSource, index: int) -> Iterator[tuple[SignedD
         yield frame, frame.surface_points
 
 
-def _mask_frames(path: Path, index: int) -> Iterator[tuple[SignedDistance, Floats]]:
-    for frame, mask in enumerate(mask_frames(path)):
+def mask_membranes(path: Path) -> Iterator[Membrane]:
+    """Give the membrane of each frame of a TIFF of masks, in units of Ω.
+
+    Raises
+    ------
+    DatasetError
+        If the file cannot be used.
+    """
+    for mask in mask_frames(path):
         nx, ny, nz = mask.shape
         x, y, z = (float(step) for step in Grid((nx, ny, nz)).step)
         if not np.allclose([y, z], x):
@@ -386,5 +394,9 @@ def _mask_frames(path: Path, index: int) -> Iterator[tuple[SignedDistance, Float
                 "python -m model import takes any shape and spacing"
             )
         corner = np.full(3, -OMEGA[0])  # the first sample lies at the lower corner of Ω
-        membrane = membrane_of_mask(mask, (x, y, z)).placed(corner, 1.0)
+        yield membrane_of_mask(mask, (x, y, z)).placed(corner, 1.0)
+
+
+def _mask_frames(path: Path, index: int) -> Iterator[tuple[SignedDistance, Floats]]:
+    for frame, membrane in enumerate(mask_membranes(path)):
         yield membrane.distance(), membrane.sample(SURFACE_POINTS, np.random.default_rng([11, index, frame]))

@@ -76,6 +76,12 @@ class TrainConfig(_Frozen):
     copies: int = Field(
         default=0, ge=0, le=47, description="Turned and mirrored copies of each sequence, each with a code of its own."
     )
+    warps: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="Warped copies of each sequence of a user's own cells, with exact distances and a code each.",
+    )
     held_out: HeldOut = HeldOut()
     network: NetworkConfig = NetworkConfig()
     optimisation: Optimisation = Optimisation()

@@ -26,6 +26,7 @@ topology = "{topology}"
 licence = "not for redistribution"
 seed = 1
 # copies = 7  # turned and mirrored copies of each sequence, for few cells that lie in any direction
+# warps = 3  # smoothly warped copies of each sequence, for few cells: more shapes to learn from
 
 [data]
 kind = "imported"

@@ -512,6 +512,8 @@ class TrainingRun:
             del recipe["optimisation"]["far_weight"]
         if not self.config.copies:
             del recipe["copies"]
+        if not self.config.warps:
+            del recipe["warps"]
         if self._start:
             recipe["start"] = self._start
         return recipe

@@ -88,7 +88,7 @@ def test_from_masks_to_a_model_to_files_that_verify(tmp_path: Path, ended: Ended
     """Masks in, a servable model out, its cells written, read back, and a damaged one found."""
     masks = write_masks(tmp_path / "masks")
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text(RECIPE.format(steps=90_000))
+    recipe.write_text(f"warps = 1\n{RECIPE.format(steps=90_000)}")
     models, work = tmp_path / "models", tmp_path / "work"
     steps = ("--steps", "150", "--workers", "1")
     command = ("train", "--config", recipe, "--data", masks, "--models", models, "--work", work, *steps)
@@ -97,7 +97,8 @@ def test_from_masks_to_a_model_to_files_that_verify(tmp_path: Path, ended: Ended
     assert card.training.held_out_frames == "1"
     assert card.training.steps == 150
     assert card.training.recipe.endswith("--steps 150")
-    assert card.latent_codes == 3
+    assert card.training.sequences == 3
+    assert card.latent_codes == 6, "each has a warped copy"
 
     figures = tmp_path / "figures.json"
     assert ended(
