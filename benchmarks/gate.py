@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.engine.report import table
 from model.card import SHIPPED_MODELS
@@ -28,6 +27,7 @@ from model.engine.sparse import SparseField, evaluate_dense
 from model.engine.tracking import FRAGMENT
 from model.living_cell import LivingCell
 from model.network.checkpoint import Checkpoint, load_checkpoint
+from model.network.composition import bind
 from model.network.latent import Floats, balanced_centre
 from model.network.plausibility import GATE_FRAMES, GATE_GRID, bodies_over_time, is_plausible
 from model.spec import GenerationSpec
@@ -92,7 +92,7 @@ def dense_life(checkpoint: Checkpoint, code: Floats) -> Life:
     """Count bodies and inside samples of a life from every sample of the check's grid."""
     counts, volumes = [], []
     for time in frame_times(GATE_FRAMES).tolist():
-        field = evaluate_dense(checkpoint.decoder.fold(torch.from_numpy(code), time), GATE_GRID)
+        field = evaluate_dense(bind(checkpoint.decoder, code, time), GATE_GRID)
         if not (field < 0).any() or (field < 0).all():
             return [0], [0.0]
         sizes = bodies(SparseField.of(field, GATE_GRID)).sizes()[1:]

@@ -30,6 +30,7 @@ from model.fitting.fit_output import FIT_FILE, fit_model, write_document
 from model.fitting.given_cell import ADAPTED_FOLDER, plan_of, read_given
 from model.living_cell import LivingCell, Variation
 from model.network.checkpoint import Checkpoint
+from model.network.composition import spread_of
 from model.network.latent import draw_rotation
 from model.network.plausibility import bodies_over_time, count_bodies, is_plausible
 from model.output.manifest import ModelEntry, WarningEntry, amend_manifest
@@ -213,10 +214,11 @@ def _vary(spec: AugmentationSpec, base: _Base, index: int) -> tuple[LivingCell, 
     turned = draw_rotation(spec.written.model_copy(update={"rotation": "random"}), rng)
     chosen = turned if spec.rotation == "random" else base.rotation
     rejected = 0
+    spread = spread_of(base.code, base.spread)
     while True:
         share = 0.5**rejected if rejected < ATTEMPTS else 0.0
         noise, bend = share * spec.noise, share * spec.warp
-        code = np.asarray(base.code + noise * base.spread * rng.standard_normal(len(base.code)), dtype=np.float32)
+        code = np.asarray(base.code + noise * spread * rng.standard_normal(len(base.code)), dtype=np.float32)
         variation = Variation(
             mirrored=mirrored, size=size, speed=speed, begin=begin, warp=warp_of(bend, seed=spec.seed or 0, index=index)
         )
@@ -224,8 +226,8 @@ def _vary(spec: AugmentationSpec, base: _Base, index: int) -> tuple[LivingCell, 
         if (noise == 0.0 and bend == 0.0) or _passes(cell):
             break
         rejected += 1
-    learned = base.spread > 0
-    shift = (code - base.code)[learned] / base.spread[learned]
+    learned = spread > 0
+    shift = (code - base.code)[learned] / spread[learned]
     distance = float(np.sqrt(np.mean(shift**2))) if len(shift) else 0.0
     return cell, Strength(noise=noise, code_distance=distance, rejected=rejected, warp=bend)
 

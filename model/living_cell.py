@@ -19,7 +19,7 @@ Does not promise: that the cell is plausible; :attr:`LivingCell.rejected_codes` 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache, partial
 from typing import NamedTuple
 
@@ -37,6 +37,7 @@ from model.errors import EmptySurfaceError, InvalidFieldError
 from model.membranes.triangle_distance import CellShape, Membrane
 from model.network.autodecoder import FoldedDecoder
 from model.network.checkpoint import Checkpoint
+from model.network.composition import bind
 from model.network.latent import balanced_centre, draw_code, draw_rotation, rotation_matrix, sequence_generator
 from model.network.plausibility import draw_plausible_code
 from model.network.stacked_decoders import StackedDecoders
@@ -94,7 +95,7 @@ class LivingCell:
     Attributes
     ----------
     latent
-        (c,) float32.
+        (c,) float32, or a composed one (:mod:`model.network.composition`).
     rotation
         Unit quaternion [w, x, y, z].
     rejected_codes
@@ -127,8 +128,8 @@ class LivingCell:
         return next((shape for moment, shape in self.kept if abs(moment - time) < SAME_TIME), None)
 
     def distances(self, time: float, surface: Surface) -> SignedDistance:
-        """Signed distances at a time: the decoder's, or, of a warped cell, those from its extracted surface."""
-        if self.variation.warp is None:
+        """Signed distances at a time: the decoder's, or, of a warped or composed cell, those from its surface."""
+        if self.variation.warp is None and len(self.latent) == self.checkpoint.decoder.config.latent_size:
             return lambda points: self.shape(time)(points)
         membrane = Membrane(surface.vertices.astype(np.float64), surface.faces)
         exact = cache(lambda: CellShape([membrane]))  # its tree is built on first use
@@ -143,19 +144,15 @@ class LivingCell:
         return lru_cache(maxsize=KEPT)(self._fold)
 
     def _fold(self, time: float) -> FoldedDecoder:
-        matrix, code = rotation_matrix(self.rotation), torch.from_numpy(self.latent)
+        matrix, decoder = rotation_matrix(self.rotation), self.checkpoint.decoder
         if self.variation is AS_IT_IS:
-            return self.checkpoint.decoder.fold(code, time, torch.from_numpy(matrix))
+            return bind(decoder, self.latent, time, torch.from_numpy(matrix))
         change = self.variation
         if change.mirrored:
             matrix = matrix * np.array([-1.0, 1.0, 1.0])
         moment = min(change.begin + change.speed * (time - TAU[0]), TAU[1])
-        folded = self.checkpoint.decoder.fold(code, moment, torch.from_numpy(matrix / change.size))
-        # The network's last layer is linear: its distances grow with the lengths.
-        last = folded.layers[-1]
-        return FoldedDecoder(
-            [*folded.layers[:-1], replace(last, weight=last.weight * change.size, bias=last.bias * change.size)]
-        )
+        # Distances grow with the lengths.
+        return bind(decoder, self.latent, moment, torch.from_numpy(matrix / change.size)).scaled(change.size)
 
     def lipschitz(self) -> float:
         """Bound of the change of :meth:`shape` per unit of Ω, from slopes sampled over Ω and τ.

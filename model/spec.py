@@ -35,6 +35,8 @@ GRID_MIN, GRID_MAX = 8, 512  # samples a side: coarser grids show no cell; time 
 FINEST_GRID = 2048  # samples a side of new cells, in formats that go so far
 FRAGMENTS_KEPT = 512  # samples a side up to which fragments can be kept: each sample is then labelled alone
 FRAMES_MAX = 1000  # of one sequence
+PARTS_MAX = 4  # of a composed code (model.network.composition)
+CODE_MAX = 1024 + PARTS_MAX * 3  # numbers in a code
 COUNT_MAX = 100_000  # sequences of one spec
 LISTED_MAX = 10_000  # sequences that one manifest lists, at about 8 kB each; those of more are in manifests of shards
 INDEX_MAX = 10**9  # of a sequence among those of one seed
@@ -124,6 +126,14 @@ class SampledLatent(Strict):
     )
 
 
+def parts_of(numbers: int, latent_size: int) -> int:
+    """Parts that a list of so many numbers describes: 1 for the code of one cell, 0 for no code at all."""
+    if numbers == latent_size:
+        return 1
+    parts, rest = divmod(numbers, latent_size + 3)
+    return parts if not rest and 2 <= parts <= PARTS_MAX else 0
+
+
 class LearnedLatent(Strict):
     """The code of one training sequence."""
 
@@ -153,10 +163,10 @@ class InterpolatedLatent(Strict):
 
 
 class ExplicitLatent(Strict):
-    """An explicit code, for instance from an earlier manifest."""
+    """An explicit code, for instance from an earlier manifest; also one that is composed of the codes of parts."""
 
     kind: Literal["explicit"]
-    values: Annotated[list[Finite], Field(min_length=1, max_length=1024)]
+    values: Annotated[list[Finite], Field(min_length=1, max_length=CODE_MAX)]
 
 
 Latent = Annotated[
@@ -342,8 +352,12 @@ class GenerationSpec(Strict):
             If an index is not in the latent table or explicit values have another length; with the member's pointer.
         """
         latent = self.latent
-        if isinstance(latent, ExplicitLatent) and len(latent.values) != latent_size:
-            raise SpecError(f"values must hold {latent_size} numbers for model {self.model}", pointer=f"{at}/values")
+        if isinstance(latent, ExplicitLatent) and not parts_of(len(latent.values), latent_size):
+            raise SpecError(
+                f"values must hold {latent_size} numbers for model {self.model}, or, composed of k parts, k times "
+                f"{latent_size + 3}",
+                pointer=f"{at}/values",
+            )
         indices: dict[str, int] = {}
         if isinstance(latent, LearnedLatent | NearbyLatent):
             indices = {"index": latent.index}

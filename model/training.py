@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model import __version__
 from model.card import CARD_FILE, WEIGHTS_FILE
@@ -41,8 +42,8 @@ from model.learning.sources import ImportedSource
 from model.learning.train import CurveRow, Trained, TrainProgress, adopt_state, train
 from model.learning.validation import validate
 from model.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from model.network.density import choose_density
-from model.network.latent import fit_prior
+from model.network.density import choose_density, composed_density
+from model.network.latent import Prior, fit_prior
 from model.network.lipschitz import steepest_slope
 from model.output.manifest import MANIFEST_FILE, FileEntry, Manifest, ModelEntry, SoftwareEntry, Units, WarningEntry
 from model.readers.survey import Surveyed
@@ -172,13 +173,14 @@ def save_model(
     """
     codes = trained.latent_codes
     probed = codes[:: -(-len(codes) // PROBED)]
-    if recipe.density == "likelihood":
-        prior, _ = choose_density(codes)
-        rng = np.random.default_rng(0)  # new codes may lie farther out than learned ones
-        probed = np.concatenate([probed, *(prior.sample(rng)[None] for _ in range(PROBED))])
-    else:
+    drawn: list[NDArray[np.float32]] = []
+    if recipe.density == "bandwidth":
         prior = fit_prior(codes, bandwidth=recipe.prior_bandwidth)
-    slope = steepest_slope(trained.decoder, probed)
+    else:
+        prior = _composed(codes, recipe) if recipe.density == "composed" else choose_density(codes)[0]
+        rng = np.random.default_rng(0)  # new codes may lie farther out than learned ones
+        drawn = [prior.draw(rng) for _ in range(PROBED)]
+    slope = steepest_slope(trained.decoder, [*probed, *drawn])
     left_out = recipe.held_out.frames(len(dataset.samples[0]))
     return save_checkpoint(
         folder,
@@ -295,6 +297,10 @@ def _recipe(spec: TrainingSpec, dataset: Dataset, surveyed: Sequence[Surveyed]) 
             "optimisation": plan.model_copy(update={"warm_up": min(plan.warm_up, spec.steps // 10)}),
         }
     )
+
+
+def _composed(codes: NDArray[np.float32], recipe: TrainConfig) -> Prior:
+    return composed_density(codes, parts=recipe.parts, near=recipe.near, bandwidth=recipe.prior_bandwidth)
 
 
 def _trained(

@@ -234,7 +234,7 @@ def novelty_of_model(checkpoint: Checkpoint, training: Sequences, *, cells: int 
     """
     grid, drawn = Grid((SIDE, SIDE, SIDE)), []
     for index in range(cells):
-        code = checkpoint.prior.sample(np.random.default_rng([index, 0]))
+        code = checkpoint.prior.draw(np.random.default_rng([index, 0]))
         cell = LivingCell(checkpoint, code, [1.0, 0.0, 0.0, 0.0])
         with suppress(SurfaceError, EmptySurfaceError, InvalidFieldError):
             frames = cell.frames(frame_times(MOMENTS), grid)

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.errors import SpecError
 from model.learning.sources import MaskSource, Source
@@ -90,11 +90,24 @@ class TrainConfig(_Frozen):
         description="Of codes and low-rank conditioning in the weights' file; float16 halves it.",
     )
     prior_bandwidth: float = Field(default=0.35, ge=0, lt=1, description="Share of noise in new codes.")
-    density: Literal["bandwidth", "likelihood"] = Field(
+    density: Literal["bandwidth", "likelihood", "composed"] = Field(
         default="bandwidth",
-        description="Of new codes: of prior_bandwidth, or the one under which learned codes left out of its fit are "
-        "likeliest.",
+        description="Of new codes: of prior_bandwidth; the one under which learned codes left out of its fit are "
+        "likeliest; or composed of several learned codes, each in a sector of its own, with prior_bandwidth of noise.",
     )
+    parts: int = Field(default=3, ge=2, le=4, description="Of a composed code.")
+    near: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Share of the learned codes, nearest to the first, of which others are taken.",
+    )
+
+    @model_validator(mode="after")
+    def _whole_cells_that_can_be_composed(self) -> Self:
+        if self.density == "composed" and self.topology != "single":
+            raise ValueError("cells that divide cannot be composed of parts: choose another density")
+        return self
 
     @classmethod
     def read(cls, path: Path) -> Self:

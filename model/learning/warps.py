@@ -1,12 +1,12 @@
 """Warped copies of few training sequences: other shapes, with exact distances to their membranes.
 
-A warp moves each point x of Ω to x + u(x), where u is a sum of a few long sine waves in random directions. The same
-warp holds for all frames of a sequence, so a cell moves as it did. The vertices of its membrane are moved, and the
-distances of new training points to the moved triangles are computed as those of the cell itself were: no distance is
-interpolated. Each warped copy has a code of its own, so that a few cells teach the network more shapes than they have.
+A warp (:mod:`model.engine.warp`) moves each point of Ω by a few long sine waves in random directions. The same warp
+holds for all frames of a sequence, so a cell moves as it did. The vertices of its membrane are moved, and the distances
+of new training points to the moved triangles are computed as those of the cell itself were: none is interpolated. Each
+warped copy has a code of its own, so that a few cells teach the network more shapes than they have.
 
-Promises: u changes by at most ``STEEPEST`` of the distance between two points, so a warp is one to one: a membrane that
-does not meet itself still does not, and its bodies, handles and cavities stay. A warped sequence has the mean volume of
+Promises: a warp is one to one: a membrane that does not meet itself still does not, and its bodies, handles and
+cavities stay. A warped sequence has the mean volume of
 its own sequence, and lies inside Ω. The same data set and seed give the same bytes with any number of processes.
 Does not promise: shapes that live cells take. Sizes remain those that were measured; time never runs backwards.
 """
@@ -15,96 +15,65 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from model.engine.warp import Warp
 from model.errors import DatasetError
-from model.learning.dataset import INDEX_FILE, SURFACE_POINTS, Dataset, mask_membranes, sample_frame, spread_over
+from model.learning.dataset import (
+    INDEX_FILE,
+    SURFACE_POINTS,
+    Dataset,
+    Samples,
+    mask_membranes,
+    sample_frame,
+    spread_over,
+)
 from model.learning.imported_cells import load_shape
 from model.learning.sources import ImportedSource, MaskSource, mask_files
 from model.membranes.triangle_distance import CellShape, Membrane
 
-Doubles = NDArray[np.float64]
-
-STEEPEST = 0.35  # Lipschitz bound of the displacement; below 1 a warp is one to one
-WAVES = 8
-LONGEST, SHORTEST = 3.2, 1.3  # wavelengths in units of Ω: a cell bends as a whole, its surface is not roughened
+STRONGEST = 0.35  # bound of how much the displacement changes per unit of length; below 1 a warp is one to one
 BORDER = 0.97  # of Ω, inside which a warped cell lies
 TRIES = 8  # each with half the displacement of the one before
 POINTS_MAX = 8192  # of a warped frame
 
 
 @dataclass(frozen=True)
-class Warp:
-    """A one-to-one map of space: x + Σ amplitudes[k] · sin(waves[k] · x + phases[k]), times ``size``.
+class CopyWarp:
+    """What makes a warped copy of a sequence: a warp of space, then a factor on lengths about the middle of Ω."""
 
-    Attributes
-    ----------
-    waves
-        (k, 3) float64, radians per unit of Ω.
-    amplitudes
-        (k, 3) float64, units of Ω.
-    phases
-        (k,) float64.
-    size
-        Of the result; about the origin, the middle of Ω.
-    """
-
-    waves: Doubles
-    amplitudes: Doubles
-    phases: Doubles
+    warp: Warp
     size: float = 1.0
-
-    def __call__(self, points: Doubles) -> Doubles:
-        """Move points (n, 3) of Ω: (n, 3) float64."""
-        return np.asarray(self.size * (points + np.sin(points @ self.waves.T + self.phases) @ self.amplitudes))
-
-    @property
-    def steepness(self) -> float:
-        """Upper bound of how much the displacement changes per unit of length, before the scaling by ``size``."""
-        lengths = np.linalg.norm(self.waves, axis=1) * np.linalg.norm(self.amplitudes, axis=1)
-        return float(lengths.sum())
-
-    def weaker(self) -> Warp:
-        """Return the warp with half the displacement."""
-        return replace(self, amplitudes=self.amplitudes / 2.0)
 
     def shape(self, shape: CellShape) -> CellShape:
         """Warp a cell in units of Ω."""
-        return CellShape([Membrane(self(part.vertices), part.faces) for part in shape.parts])
+        moved = [self.size * self.warp.moved(part.vertices).astype(np.float64) for part in shape.parts]
+        return CellShape([Membrane(at, part.faces) for at, part in zip(moved, shape.parts, strict=True)])
 
 
-def draw_warp(rng: np.random.Generator) -> Warp:
-    """Draw a warp whose bound of steepness is ``STEEPEST`` times a uniform number between 1/2 and 1."""
-    directions = rng.standard_normal((WAVES, 3))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    waves = directions * (2.0 * np.pi / rng.uniform(SHORTEST, LONGEST, WAVES))[:, None]
-    amplitudes = rng.standard_normal((WAVES, 3)) / np.linalg.norm(waves, axis=1, keepdims=True)
-    drawn = Warp(waves, amplitudes, rng.uniform(0.0, 2.0 * np.pi, WAVES))
-    return replace(drawn, amplitudes=amplitudes * (STEEPEST * rng.uniform(0.5, 1.0) / drawn.steepness))
-
-
-def warp_of(shapes: Callable[[], Iterator[CellShape]], rng: np.random.Generator) -> Warp:
+def draw_copy_warp(shapes: Callable[[], Iterator[CellShape]], seed: Sequence[int]) -> CopyWarp:
     """Draw a warp that keeps the mean volume of a sequence and leaves every frame inside Ω.
 
     Parameters
     ----------
     shapes
         Gives the frames of the sequence, in units of Ω, from the first each time.
-    rng
-        Source of randomness.
+    seed
+        Of the warp. Its strength is ``STRONGEST`` times a uniform number between 1/2 and 1, halved while the cell would
+        reach the border of Ω.
 
     Raises
     ------
     DatasetError
         If a cell lies so near the border of Ω that no warp leaves it inside.
     """
-    drawn = draw_warp(rng)
+    strength = STRONGEST * float(np.random.default_rng(seed).uniform(0.5, 1.0))
     for _ in range(TRIES):
+        drawn = CopyWarp(Warp.draw(strength, np.random.default_rng([*seed, 1])))
         before, after, reach = 0.0, 0.0, 0.0
         for shape in shapes():
             warped = drawn.shape(shape)
@@ -114,7 +83,7 @@ def warp_of(shapes: Callable[[], Iterator[CellShape]], rng: np.random.Generator)
         size = float(np.cbrt(before / after))
         if size * reach <= BORDER:
             return replace(drawn, size=size)
-        drawn = drawn.weaker()
+        strength /= 2.0
     raise DatasetError("a cell reaches the border of Ω, where it cannot be warped: import it with a wider margin")
 
 
@@ -158,7 +127,7 @@ def with_warps(
     folder.mkdir(parents=True, exist_ok=True)
     count = len(dataset.samples)
     jobs = [
-        _Copy(dataset.source, dataset.folder, folder, number, copy, seed, *dataset.samples[number].shape[:2], count)
+        _Copy(dataset.source, dataset.folder, folder, number, copy, seed, *_size(dataset.samples[number]), count)
         for copy in range(warps)
         for number in range(count)
     ]
@@ -202,11 +171,16 @@ class _Copy:
             yield load_shape(self.known, self.sequence, frame)
 
 
+def _size(samples: Samples) -> tuple[int, int]:
+    """Frames of a sequence, and points of each."""
+    return samples.shape[0], samples.shape[1]
+
+
 def _make(job: _Copy) -> Path:
     """Draw the training points of one warped copy; its file is written whole, and kept if it is there."""
     if job.path.is_file():
         return job.path
-    warp = warp_of(job.shapes, np.random.default_rng([29, job.seed, job.sequence, job.copy]))
+    warp = draw_copy_warp(job.shapes, [29, job.seed, job.sequence, job.copy])
     bend_share = job.source.bend_share if isinstance(job.source, MaskSource) else 0.0
     number = job.count * (job.copy + 1) + job.sequence  # of the copy among all sequences: its points are its own
     blocks = []

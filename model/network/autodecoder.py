@@ -21,7 +21,7 @@ doi:10.1109/CVPR.2019.00025; Sitzmann et al. 2020 (SIREN), arXiv:2006.09661.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -96,6 +96,11 @@ class FoldedDecoder:
         moved = points + DIFFERENCE * np.eye(4, 3, k=0, dtype=np.float32)[:, None]  # (4, n, 3): x, y, z, unmoved
         values = self(moved.reshape(-1, 3)).reshape(4, -1).astype(np.float64)
         return np.asarray(np.linalg.norm(values[:3] - values[3], axis=0) / DIFFERENCE, dtype=np.float32)
+
+    def scaled(self, size: float) -> FoldedDecoder:
+        """Return the decoder with its distances multiplied by a factor: its last layer is linear."""
+        last = self.layers[-1]
+        return FoldedDecoder([*self.layers[:-1], replace(last, weight=last.weight * size, bias=last.bias * size)])
 
     @cached_property
     def _kernel(self) -> Kernel:

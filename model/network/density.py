@@ -15,7 +15,7 @@ Vassilvitskii 2007.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,24 @@ def candidates() -> list[Candidate]:
     found += [Candidate("mixture", share, groups) for groups in GROUPS for share in SHRINKAGE]
     found += [Candidate("kernel", share, bandwidth=width) for width in BANDWIDTHS for share in SHRINKAGE]
     return found
+
+
+def composed_density(codes: Floats, *, parts: int, near: float, bandwidth: float) -> Prior:
+    """Return the density of cells that are composed of learned ones (:mod:`model.network.composition`).
+
+    Parameters
+    ----------
+    codes
+        (s, c) learned codes.
+    parts
+        Cells of which one is composed.
+    near
+        Share of the codes, those nearest to the first part's, from which the others are taken.
+    bandwidth
+        Share of the codes' spread that is noise, in each part.
+    """
+    chosen = Density(kind="composed", shrinkage=0.0, parts=parts, near=near)
+    return replace(fit_prior(codes, bandwidth=bandwidth), density=chosen)
 
 
 def choose_density(codes: Floats) -> tuple[Prior, dict[str, float]]:

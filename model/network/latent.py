@@ -14,13 +14,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from model.errors import SpecError
+from model.network.composition import PARTS_MAX, Composition, draw_directions
 from model.spec import (
     ExplicitLatent,
     GenerationSpec,
@@ -35,15 +43,40 @@ ORDER, FIRST = 1, 2  # tell the generators that order learned codes from those o
 
 
 class Density(BaseModel):
-    """A density that was chosen by held-out likelihood (:mod:`model.network.density`), as weights state it."""
+    """How new codes are drawn, as weights state it.
+
+    Chosen by held-out likelihood (:mod:`model.network.density`), or ``composed``: of several learned codes, each with
+    noise (:mod:`model.network.composition`).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    kind: Literal["gaussian", "shrunk", "mixture", "kernel"]
+    kind: Literal["gaussian", "shrunk", "mixture", "kernel", "composed"]
     shrinkage: float = Field(ge=0, le=1, description="Share of the mean variance in the covariance.")
     components: tuple[Annotated[int, Field(ge=0, le=9999)], ...] = Field(
         default=(), description="Of each learned code the number of its Gaussian; empty where there is one."
     )
+    parts: int = Field(default=1, ge=1, le=PARTS_MAX, description="Learned cells of which a new one is composed.")
+    near: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Share of the learned codes, those nearest to the first part's, for others.",
+    )
+
+    @model_validator(mode="after")
+    def _parts_of_composed_ones(self) -> Self:
+        if (self.parts > 1) != (self.kind == "composed") or (self.kind == "composed" and self.components):
+            raise ValueError("a composed density has several parts and no components, others one part")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what only composed densities have: files without them stay as they were, to the byte."""
+        members: dict[str, Any] = handler(self)
+        if self.parts == 1:
+            del members["parts"], members["near"]
+        return members
 
     def fits(self, codes: int) -> bool:
         """Whether the components are those of so many codes: numbers from 0, each used, or none."""
@@ -110,6 +143,31 @@ class Prior:
             mean = self._component_means[self.density.components[chosen] if self.density.components else 0]
         code = mean + np.sqrt(max(1.0 - width**2, 0.0)) * (centre - mean) + width * noise
         return np.asarray(code, dtype=np.float32)
+
+    def draw(self, rng: np.random.Generator, *, temperature: float = 1.0, around: int | None = None) -> Floats:
+        """Draw the code of a new cell: :meth:`sample`, or several in a composition where the density says so.
+
+        Parameters
+        ----------
+        rng, temperature, around
+            As :meth:`sample` takes them; ``around`` is the learned code of the first part. A temperature of 0 repeats
+            one learned code.
+
+        Returns
+        -------
+        Floats
+            (c,) or (k · (c + 3),) float32.
+        """
+        count = min(1 if self.density is None else self.density.parts, len(self.centres))
+        if count == 1 or temperature == 0.0:
+            return self.sample(rng, temperature=temperature, around=around)
+        assert self.density is not None
+        first = int(rng.integers(len(self.centres))) if around is None else around
+        away = np.linalg.norm(self.centres.astype(np.float64) - self.centres[first], axis=1)
+        others = np.argsort(away, kind="stable")[1 : 1 + max(count - 1, round(self.density.near * len(away)))]
+        chosen = [first, *(int(one) for one in rng.choice(others, count - 1, replace=False))]
+        codes = np.stack([self.sample(rng, temperature=temperature, around=number) for number in chosen])
+        return Composition(codes, draw_directions(count, rng)).values
 
     @cached_property
     def _component_means(self) -> NDArray[np.float64]:
@@ -212,12 +270,12 @@ def draw_code(latent: object, *, prior: Prior, rng: np.random.Generator, around:
     Returns
     -------
     Floats
-        (c,) float32.
+        (c,) float32, or a composed one.
     """
     codes = prior.centres
     match latent:
         case SampledLatent(temperature=temperature):
-            return prior.sample(rng, temperature=temperature, around=around)
+            return prior.draw(rng, temperature=temperature, around=around)
         case LearnedLatent(index=index):
             return np.array(codes[index], dtype=np.float32)
         case NearbyLatent(index=index, noise=noise):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from model.domain import TAU
+from model.network.composition import bind
 from model.network.decoder import Decoder
 
 POINTS = 8192  # drawn in Ω for each code
 TIMES = 9  # evenly spaced over τ
 
 
-def steepest_slope(decoder: Decoder, codes: NDArray[np.float32]) -> float:
+def steepest_slope(decoder: Decoder, codes: Iterable[NDArray[np.float32]]) -> float:
     """Largest gradient length seen over Ω, τ and a set of codes.
 
     Parameters
@@ -21,7 +23,7 @@ def steepest_slope(decoder: Decoder, codes: NDArray[np.float32]) -> float:
     decoder
         The network.
     codes
-        (s, c) learned codes.
+        Codes of cells, composed or not.
 
     Returns
     -------
@@ -33,6 +35,6 @@ def steepest_slope(decoder: Decoder, codes: NDArray[np.float32]) -> float:
     for code in codes:
         points = rng.uniform(-1.0, 1.0, (POINTS, 3)).astype(np.float32)
         for time in np.linspace(*TAU, TIMES):
-            sdf = decoder.fold(torch.from_numpy(code), float(time))
+            sdf = bind(decoder, code, float(time))
             steepest = max(steepest, float(sdf.slopes(points[:: max(1, TIMES // 2)]).max()))
     return steepest

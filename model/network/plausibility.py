@@ -34,6 +34,7 @@ from model.engine.sparse import SignedDistance, evaluate_sequence
 from model.engine.tracking import FRAGMENT
 from model.errors import EmptySurfaceError
 from model.network.checkpoint import Checkpoint
+from model.network.composition import bind
 from model.network.latent import Floats
 from model.spec import GenerationSpec, SampledLatent
 
@@ -93,13 +94,13 @@ def draw_plausible_code(
     Returns
     -------
     tuple
-        The code (c,) and how many were rejected before it.
+        The code, (c,) or composed, and how many were rejected before it.
     """
-    code = checkpoint.prior.sample(rng, temperature=latent.temperature, around=around)
+    code = checkpoint.prior.draw(rng, temperature=latent.temperature, around=around)
     for rejected in range(ATTEMPTS):
         if is_plausible_code(checkpoint, code):
             return code, rejected
-        code = checkpoint.prior.sample(rng, temperature=latent.temperature)
+        code = checkpoint.prior.draw(rng, temperature=latent.temperature)
     return code, ATTEMPTS
 
 
@@ -188,7 +189,7 @@ def _bodies_by_frame(checkpoint: Checkpoint, code: Floats, *, grid: Grid, frames
     """Yield bodies and inside samples of each frame; a frame without a membrane has none, and is the last."""
 
     def at(time: float) -> SignedDistance:
-        return partial(checkpoint.decoder.fold(torch.from_numpy(code), time), threads=1)
+        return partial(bind(checkpoint.decoder, code, time), threads=1)
 
     return _observe(at, lipschitz=checkpoint.card.lipschitz, grid=grid, frames=frames)
 

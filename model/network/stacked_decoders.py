@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from model.network.autodecoder import FoldedDecoder
+from model.network.composition import BEYOND, BODY, MIDDLE, NARROW, WIDE, ComposedDecoder
 
 _TILE = 2048  # points of one frame in one matrix product
 _TILES = 32  # matrix products at once on an accelerator: enough to occupy it
@@ -37,6 +39,10 @@ class StackedDecoders:
         self._tiles = tiles or (1 if device.type == "cpu" else _TILES)
         self._frames = len(decoders)
         self._layers = []
+        composed = [decoder for decoder in decoders if isinstance(decoder, ComposedDecoder)]
+        self._composed = _Sectors(composed, device) if composed else None
+        if composed:  # the frames of one cell: all or none
+            decoders = [part for decoder in composed for part in decoder.parts]
         for layers in zip(*(decoder.layers for decoder in decoders), strict=True):
             weight = torch.stack([layer.weight for layer in layers]).to(device)
             bias = torch.stack([layer.bias for layer in layers])[:, None].to(device)
@@ -45,11 +51,24 @@ class StackedDecoders:
 
     def __call__(self, points: Tensor, frames: Tensor) -> Tensor:
         """Signed distances (n,) of points (n, 3) of frames (n,), which ascend."""
-        count = torch.bincount(frames, minlength=self._frames)
+        if self._composed is None:
+            return self._evaluated(points, frames, self._frames)
+        shares = self._composed.shares(points, frames)  # (n, k)
+        parts = shares.shape[1]
+        values = torch.zeros(len(points), device=points.device)
+        for part in range(parts):
+            here = shares[:, part].nonzero()[:, 0]
+            if len(here):
+                found = self._evaluated(points[here], frames[here] * parts + part, self._frames * parts)
+                values[here] += shares[here, part] * found
+        return values
+
+    def _evaluated(self, points: Tensor, frames: Tensor, total: int) -> Tensor:
+        count = torch.bincount(frames, minlength=total)
         tiles = (count + _TILE - 1) // _TILE  # of each frame
         slot = torch.arange(len(points), device=points.device)
         slot += ((tiles.cumsum(0) - tiles) * _TILE - (count.cumsum(0) - count))[frames]
-        of_tile = torch.arange(self._frames, device=points.device).repeat_interleave(tiles)
+        of_tile = torch.arange(total, device=points.device).repeat_interleave(tiles)
         rest = -len(of_tile) % self._tiles
         of_tile = torch.cat([of_tile, of_tile.new_zeros(rest)])
         padded = points.new_zeros(len(of_tile) * _TILE, 3)
@@ -70,3 +89,22 @@ class StackedDecoders:
             if number < len(self._layers) - 1:
                 hidden.sin_()
         return hidden[..., 0]
+
+
+class _Sectors:
+    """The sectors of composed cells on a device, as :mod:`model.network.composition` has them."""
+
+    def __init__(self, decoders: Sequence[ComposedDecoder], device: torch.device) -> None:
+        self._directions = torch.from_numpy(np.stack([one.directions for one in decoders])).float().to(device)
+        self._turns = torch.from_numpy(np.stack([one.turn for one in decoders])).float().to(device)
+
+    def shares(self, points: Tensor, frames: Tensor) -> Tensor:
+        """How much each part counts at points (n, 3) of frames (n,): (n, k)."""
+        own = torch.bmm(points[:, None], self._turns[frames])[:, 0]  # (n, 3)
+        radius = own.norm(dim=1, keepdim=True)
+        cosines = torch.bmm(self._directions[frames], own[:, :, None])[..., 0] / (radius + MIDDLE)  # (n, k)
+        outward = ((radius - BODY) / (BEYOND - BODY)).clamp(0.0, 1.0)
+        width = WIDE + (NARROW - WIDE) * outward * outward * (3.0 - 2.0 * outward)
+        shares: Tensor = (1.0 - (cosines.amax(dim=1, keepdim=True) - cosines) / width).clamp(min=0.0).square()
+        shares /= shares.sum(dim=1, keepdim=True)
+        return shares

@@ -16,7 +16,7 @@ from model.learning.dataset import Dataset, build_dataset, mask_membranes
 from model.learning.recipe import TrainConfig
 from model.learning.sources import PhantomSource
 from model.learning.train import TrainingRun, train
-from model.learning.warps import BORDER, POINTS_MAX, STEEPEST, Warp, draw_warp, warp_of, with_warps
+from model.learning.warps import BORDER, POINTS_MAX, STRONGEST, draw_copy_warp, with_warps
 from model.membranes.triangle_distance import CellShape, Membrane
 
 SEED = 5
@@ -41,24 +41,6 @@ def shapes_of(dataset: Dataset, sequence: int) -> list[CellShape]:
     return [CellShape([one]) for one in mask_membranes(dataset.source.folder / f"cell_{sequence}.tif")]  # type: ignore[union-attr]
 
 
-def test_a_warp_is_one_to_one() -> None:
-    """Its displacement changes by less than the bound, so iterating x ← y - u(x) finds the one point that goes to y."""
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        warp = draw_warp(rng)
-        assert STEEPEST / 2 <= warp.steepness <= STEEPEST
-        pairs = rng.uniform(-1.0, 1.0, (2, 500, 3))
-        pairs[1, ::2] = pairs[0, ::2] + rng.normal(0.0, 1e-4, (250, 3))
-        moved = np.stack([warp(points) - points for points in pairs])
-        apart = np.linalg.norm(pairs[0] - pairs[1], axis=1)
-        assert (np.linalg.norm(moved[0] - moved[1], axis=1) <= warp.steepness * apart).all()
-        goal, found = warp(pairs[0]), warp(pairs[0])
-        for _ in range(60):
-            found = found - (warp(found) - goal)
-        assert found == pytest.approx(pairs[0], abs=1e-9)
-    assert np.abs(moved).max() > 0.01, "it moves something"
-
-
 def test_copies_come_behind_the_sequences_with_their_times(dataset: Dataset, warped: Dataset) -> None:
     assert warped.names[: SEQUENCES + 2] == [*dataset.names, "cell_0, warped 1", "cell_1, warped 1"]
     assert len(warped.samples) == len(set(warped.names)) == SEQUENCES * 3
@@ -74,7 +56,7 @@ def test_copies_come_behind_the_sequences_with_their_times(dataset: Dataset, war
 def test_distances_are_those_to_the_warped_membrane(dataset: Dataset, warped: Dataset) -> None:
     """The nearest of all triangles, by another library; the warp is that of the second sequence's first copy."""
     shapes = shapes_of(dataset, 1)
-    warp = warp_of(lambda: iter(shapes), np.random.default_rng([29, SEED, 1, 0]))
+    warp = draw_copy_warp(lambda: iter(shapes), [29, SEED, 1, 0])
     before, after = [one.parts[0].volume for one in shapes], [warp.shape(one).parts[0].volume for one in shapes]
     assert np.mean(after) == pytest.approx(np.mean(before))
     for frame in (0, FRAMES - 1):
@@ -115,12 +97,12 @@ def test_a_training_gives_each_copy_a_code(config: TrainConfig, warped: Dataset,
 
 def test_a_cell_at_the_border_is_warped_less_and_one_beyond_is_refused(tmp_path: Path) -> None:
     shape = CellShape([next(mask_membranes(_ball(tmp_path, 0.94)))])
-    warp = warp_of(lambda: iter([shape]), np.random.default_rng(2))
-    assert 0.0 < warp.steepness < STEEPEST / 2
+    warp = draw_copy_warp(lambda: iter([shape]), [2])
+    assert 0.0 < warp.warp.strength < STRONGEST / 2
     assert np.abs(warp.shape(shape).parts[0].vertices).max() <= BORDER
     beyond = CellShape([Membrane(part.vertices * 1.05, part.faces) for part in shape.parts])
     with pytest.raises(DatasetError, match="wider margin"):
-        warp_of(lambda: iter([beyond]), np.random.default_rng(2))
+        draw_copy_warp(lambda: iter([beyond]), [2])
 
 
 def test_phantoms_are_not_warped(dataset: Dataset, tmp_path: Path) -> None:
@@ -134,13 +116,6 @@ def test_a_frame_has_so_many_points_at_most(config: TrainConfig, tmp_path: Path)
     dataset = build_dataset(source, tmp_path / "data", workers=1)
     copied = with_warps(dataset, 1, tmp_path / "warped", seed=SEED, workers=1)
     assert [block.shape[1] for block in copied.samples] == [2 * POINTS_MAX] * 3 + [POINTS_MAX] * 3
-
-
-def test_a_weaker_warp_moves_half_as_far() -> None:
-    warp = draw_warp(np.random.default_rng(1))
-    assert isinstance(warp.weaker(), Warp)
-    points = np.random.default_rng(3).uniform(-1.0, 1.0, (10, 3))
-    assert warp.weaker()(points) - points == pytest.approx((warp(points) - points) / 2)
 
 
 def _ball(folder: Path, radius: float) -> Path:
