@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -48,23 +49,48 @@ def render(
 def refit(
     folder: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
     out: Annotated[Path, typer.Argument(help="Folder of the new model; its name becomes the model's id.")],
+    parts: Annotated[
+        int | None,
+        typer.Option(
+            min=2, max=4, help="Compose new cells of so many learned ones, each in a sector. Not for cells that divide."
+        ),
+    ] = None,
+    near: Annotated[
+        float,
+        typer.Option(min=0.01, max=1.0, help="With --parts: share of the learned cells, nearest to the first, to use."),
+    ] = 1.0,
+    noise: Annotated[float, typer.Option(min=0.0, max=0.99, help="With --parts: noise in each part's code.")] = 0.05,
 ) -> None:
-    """Write a model again with a density of new codes that is chosen by the likelihood of learned codes left out."""
-    from model.errors import ExportError
+    """Write a model again with another density of new codes.
+
+    It is chosen by the likelihood of learned codes left out, or, with --parts, composed of learned cells.
+    """
+    from model.errors import ExportError, SpecError
     from model.network.checkpoint import load_checkpoint, save_checkpoint
-    from model.network.density import choose_density
+    from model.network.density import choose_density, composed_density
+    from model.network.lipschitz import steepest_slope
 
     if out.exists():
         raise ExportError(f"{out} exists; choose another folder")
     checkpoint = load_checkpoint(folder)
-    prior, compared = choose_density(checkpoint.latent_codes)
+    codes, compared, slope = checkpoint.latent_codes, dict[str, float](), checkpoint.card.lipschitz
+    if parts is None:
+        prior, compared = choose_density(codes)
+    elif checkpoint.card.topology != "single" or len(codes) < parts:
+        raise SpecError(f"{folder.name} cannot be composed: its cells divide, or are fewer than {parts}")
+    else:
+        prior = composed_density(codes, parts=parts, near=near, bandwidth=noise)
+        rng = np.random.default_rng(0)
+        slope = max(slope, round(1.1 * steepest_slope(checkpoint.decoder, [prior.draw(rng) for _ in range(8)]), 3))
     follows = {"sha256", "parameters", "latent_size", "latent_codes"}
-    card = checkpoint.card.model_copy(update={"id": out.name, "quality": {}}).model_dump(exclude=follows)
+    changed = {"id": out.name, "quality": {}, "lipschitz": slope}
+    card = checkpoint.card.model_copy(update=changed).model_dump(exclude=follows)
     save_checkpoint(out, decoder=checkpoint.decoder, prior=prior, card=card, rotations=checkpoint.rotations)
-    table = Table("density", "log-likelihood a number, held out", title=f"{out.name}: {len(prior.centres)} codes")
-    for kind, value in compared.items():
-        table.add_row(kind, f"{value:.4f}")
-    console.print(table)
+    if compared:
+        table = Table("density", "log-likelihood a number, held out", title=f"{out.name}: {len(prior.centres)} codes")
+        for kind, value in compared.items():
+            table.add_row(kind, f"{value:.4f}")
+        console.print(table)
     chosen = prior.density
     described = chosen.model_dump_json(exclude={"components"}) if chosen else "too few codes to choose"
     console.print(f"[green]chosen[/green]: {described}, bandwidth {prior.bandwidth:g}", soft_wrap=True)

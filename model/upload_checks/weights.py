@@ -19,8 +19,9 @@ from model.errors import UploadError
 CONFIG_KEY = "cytosynth.network"
 CARD_KEY = "cytosynth.card"  # as model.card has it
 DENSITY_KEY = "cytosynth.density"  # as model.network.checkpoint has it
-DENSITY_MEMBERS = {"kind", "shrinkage", "components"}
-DENSITIES = ("gaussian", "shrunk", "mixture", "kernel")
+DENSITY_MEMBERS = {"kind", "shrinkage", "components", "parts", "near"}
+DENSITIES = ("gaussian", "shrunk", "mixture", "kernel", "composed")
+PARTS_MAX = 4  # as model.spec has it
 # The bounds below are those of app.services.uploaded_models; a test compares them.
 CARD_MAX = 2**15  # characters
 TEXTS = {"title": (1, 200), "description": (0, 4000), "cell_type": (0, 200), "licence": (0, 200)}  # characters
@@ -179,6 +180,13 @@ def _check_density(text: object, codes: int) -> None:
         raise UploadError(f"the density must be one of {', '.join(DENSITIES)}, with a shrinkage from 0 to 1")
     if not isinstance(components, list) or any(type(number) is not int for number in components):
         raise UploadError("the components of the density must be integers")
+    parts, near = density.get("parts", 1), density.get("near", 1.0)
+    if type(parts) is not int or not 1 <= parts <= PARTS_MAX or type(near) not in (int, float) or not 0 < near <= 1:
+        raise UploadError(
+            f"parts of the density must be a whole number from 1 to {PARTS_MAX}, near above 0 and up to 1"
+        )
+    if (parts > 1) != (density["kind"] == "composed") or (parts > 1 and components):
+        raise UploadError("a composed density has several parts and no components, others have one part")
     used = set(components)
     if used and (len(components) != codes or used != set(range(len(used)))):
         raise UploadError("the components of the density must be numbers from 0, one for each latent code")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,8 +13,17 @@ from scipy import stats
 
 from model.errors import CheckpointError, UploadError
 from model.network.checkpoint import DENSITY_KEY, Checkpoint, _with_metadata, load_checkpoint, save_checkpoint
-from model.network.density import Candidate, _log_density, candidates, choose_density, fit_density, group
+from model.network.density import (
+    Candidate,
+    _log_density,
+    candidates,
+    choose_density,
+    composed_density,
+    fit_density,
+    group,
+)
 from model.network.latent import Density, fit_prior
+from model.spec import PARTS_MAX
 from model.upload_checks import weights
 
 RNG = np.random.default_rng(3)
@@ -132,6 +142,15 @@ def test_a_density_travels_with_the_weights(chosen: Checkpoint, tiny_checkpoint:
     assert chosen.prior.sample(np.random.default_rng(1), around=2) == pytest.approx(mean + noise, abs=1e-6)
 
 
+def test_a_composed_density_travels_with_the_weights(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    prior = composed_density(tiny_checkpoint.latent_codes, parts=2, near=0.6, bandwidth=0.1)
+    card = tiny_checkpoint.card.model_dump(exclude={"sha256", "parameters", "latent_size", "latent_codes"})
+    again = save_checkpoint(tmp_path / "tiny", decoder=tiny_checkpoint.decoder, prior=prior, card=card)
+    assert again.prior.density == Density(kind="composed", shrinkage=0.0, parts=2, near=0.6)
+    weights.read_weights(memoryview((tmp_path / "tiny" / "weights.safetensors").read_bytes()))
+    assert np.array_equal(again.prior.draw(np.random.default_rng(8)), prior.draw(np.random.default_rng(8)))
+
+
 def test_weights_without_a_density_are_written_and_drawn_from_as_ever(
     tiny_checkpoint: Checkpoint, tiny_models: Path, tmp_path: Path
 ) -> None:
@@ -158,6 +177,11 @@ def test_weights_without_a_density_are_written_and_drawn_from_as_ever(
         {"kind": "mixture", "shrinkage": 0.1, "components": [0, 2, 0]},
         {"kind": "mixture", "shrinkage": 0.1, "components": [0, -1, 0]},
         {"kind": "gaussian", "shrinkage": 0.0, "more": 1},
+        {"kind": "composed", "shrinkage": 0.0},
+        {"kind": "composed", "shrinkage": 0.0, "parts": 5},
+        {"kind": "composed", "shrinkage": 0.0, "parts": 2, "near": 0.0},
+        {"kind": "composed", "shrinkage": 0.0, "parts": 2, "components": [0, 1, 0]},
+        {"kind": "gaussian", "shrinkage": 0.0, "parts": 2},
         [],
     ],
 )
@@ -178,4 +202,6 @@ def test_a_density_that_is_not_one_is_refused(chosen: Checkpoint, tmp_path: Path
 def test_the_reader_of_uploads_knows_the_librarys_densities() -> None:
     assert weights.DENSITY_KEY == DENSITY_KEY
     assert set(weights.DENSITY_MEMBERS) == set(Density.model_fields)
-    assert set(weights.DENSITIES) == {candidate.kind for candidate in candidates()}
+    assert set(weights.DENSITIES) == set(get_args(Density.model_fields["kind"].annotation))
+    assert {candidate.kind for candidate in candidates()} == set(weights.DENSITIES) - {"composed"}
+    assert weights.PARTS_MAX == PARTS_MAX
