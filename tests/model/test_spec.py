@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from model.augmentation_spec import AugmentationSpec
 from model.errors import SpecError
 from model.formats import FORMATS
-from model.spec import COUNT_MAX, FINEST_GRID, FRAMES_MAX, GRID_MAX, GRID_MIN, SEED_MAX, GenerationSpec, LearnedLatent
+from model.spec import CODE_MAX, COUNT_MAX, FINEST_GRID, FRAMES_MAX, GRID_MAX, GRID_MIN, SEED_MAX, GenerationSpec, LearnedLatent
 
 ROOT = Path(__file__).parents[2]
 SHA = "0" * 64
@@ -127,7 +127,9 @@ def test_bounds_are_included_and_what_lies_beyond_is_refused(member: str, least:
         ({"kind": "learned"}, False), ({"kind": "nearby", "index": 0, "noise": 2.5}, False),
         ({"kind": "interpolated", "first": 0, "second": 1, "weight": 1.0}, True),
         ({"kind": "interpolated", "first": 0, "second": 1, "weight": 1.1}, False),
-        ({"kind": "explicit", "values": []}, False), ({"kind": "explicit", "values": [0.0] * 1025}, False),
+        ({"kind": "explicit", "values": []}, False),
+        pytest.param({"kind": "explicit", "values": [0.0] * CODE_MAX}, True, id="long code"),
+        pytest.param({"kind": "explicit", "values": [0.0] * (CODE_MAX + 1)}, False, id="longer code"),
         ({"kind": "unheard"}, False), ({}, True), ({"temperature": 0.5}, True), ({"index": 0}, False),
     ],
     ids=str,
