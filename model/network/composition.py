@@ -2,16 +2,18 @@
 
 A code describes a whole cell, and between the codes of cells with many fine protrusions there is no cell: a filopodium
 that one of two cells has is half a filopodium between them, a flat flap or nothing. Such cells are recombined in space
-instead. Each of a few sectors, around directions from the middle of Ω, follows a code of its own; from one to the next
-the signed distances are blended. So a new cell has the protrusions of several cells, each whole, on a body that goes
-smoothly from one to another. Learned cells must lie in one pose, and must not divide: then their bodies meet.
+instead. Each of a few sectors, around directions from the middle of Ω, follows a code of its own. Past the border of
+its sector a part is lifted: a growing length is added to its distances, so that it becomes thinner and ends. The cell
+is the smooth union of all parts. So a new cell has the protrusions of several cells, each whole or tapering across a
+border, on a body that goes smoothly from one to another. Learned cells must lie in one pose, and must not divide: then
+their bodies meet.
 
 A composed code is one list of numbers: the codes of the parts, one after the other, then a direction (x, y, z) each.
 
-Promises: a value depends on its point alone. Parts are evaluated only where they count. A composition of equal codes is
-the cell of that code.
-Does not promise: distances; near a border between sectors the value is a blend of two. A protrusion that a border cuts
-ends there.
+Promises: a value depends on its point alone. A part is evaluated only where it can count. A composition of equal codes
+is the cell of that code, grown by at most a third of ``SMOOTH`` along borders.
+Does not promise: distances; near a border the value is less than the distance. Bodies grow a little there: the union
+takes the larger of two.
 
 References: local codes for parts of a shape, Chabra et al. 2020 (Deep Local Shapes), arXiv:2003.10983.
 """
@@ -34,14 +36,12 @@ from model.spec import PARTS_MAX, parts_of
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
-__all__ = ["PARTS_MAX", "ComposedDecoder", "Composition", "bind", "draw_directions", "spread_of"]
+__all__ = ["PARTS_MAX", "ComposedDecoder", "Composition", "bind", "draw_directions", "smooth_union", "spread_of"]
 
-MIDDLE = 0.1  # of Ω: within about this radius directions lose their meaning, and all sectors count alike
-BODY, BEYOND = 0.30, 0.60  # radii up to which there is mostly body, and from which there are only protrusions
-WIDE, NARROW = (
-    0.8,
-    0.3,
-)  # width of a border within and beyond, as a difference of cosines: bodies blend, protrusions end
+MIDDLE = 0.05  # of Ω: within about this radius directions lose their meaning, and all parts count
+RISE = 0.5  # of the lift, per unit of length past a border, at first
+REACH = 0.3  # past a border at which the lift is infinite, as a difference of cosines to the directions of two sectors
+SMOOTH = 0.03  # of Ω: width of the smooth union
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def bind(decoder: Decoder, code: Floats, time: float, rotation: Tensor | None = 
 
 
 class ComposedDecoder(FoldedDecoder):
-    """The decoders of the parts of a cell, blended from sector to sector.
+    """The decoders of the parts of a cell, united.
 
     Parameters
     ----------
@@ -143,36 +143,53 @@ class ComposedDecoder(FoldedDecoder):
         (k, 3) of length 1, in the cell's own pose.
     turn
         (3, 3): points x of Ω are at xᵀ · turn in the cell's own pose and size.
+    size
+        Factor on all distances.
     """
 
-    def __init__(self, parts: Sequence[FoldedDecoder], *, directions: Doubles, turn: Doubles) -> None:
-        self.parts = list(parts)
+    def __init__(
+        self, parts: Sequence[FoldedDecoder], *, directions: Doubles, turn: Doubles, size: float = 1.0
+    ) -> None:
+        self.parts, self.size = list(parts), size
         self.directions, self.turn = np.ascontiguousarray(directions), np.ascontiguousarray(turn)
 
     def __call__(self, points: Floats, *, threads: int | None = None) -> Floats:
         """Signed distances (n,) float32 of points (n, 3) float32 in Ω, negative inside; torch's threads when None."""
-        shares = self.shares(points)
-        values = np.zeros(len(points), dtype=np.float32)
+        lifts = self.lifts(points)
+        values = np.full(len(points), np.inf, dtype=np.float32)
         for number, part in enumerate(self.parts):
-            here = np.flatnonzero(shares[:, number])
+            here = np.flatnonzero(np.isfinite(lifts[:, number]))
             if len(here):
-                values[here] += shares[here, number] * part(points[here], threads=threads)
+                lifted = part(points[here], threads=threads) + lifts[here, number]
+                values[here] = smooth_union(values[here], lifted, self.size * SMOOTH)
         return values
 
-    def shares(self, points: Floats) -> Floats:
-        """How much each part counts at points (n, 3): (n, k) float32, of sum 1."""
-        shares = np.empty((len(points), len(self.parts)), dtype=np.float32)
-        _shares(np.ascontiguousarray(points, dtype=np.float32), self.directions, self.turn, shares)
-        return shares
+    def lifts(self, points: Floats) -> Floats:
+        """Return what is added to the distances of each part at points (n, 3): (n, k); ∞ far from its sector."""
+        lifts = np.empty((len(points), len(self.parts)), dtype=np.float32)
+        _lift(np.ascontiguousarray(points, dtype=np.float32), self.directions, self.turn, self.size, lifts)
+        return lifts
 
     def scaled(self, size: float) -> ComposedDecoder:
         """Return the decoder with its distances multiplied by a factor."""
-        return ComposedDecoder([part.scaled(size) for part in self.parts], directions=self.directions, turn=self.turn)
+        return ComposedDecoder(
+            [part.scaled(size) for part in self.parts],
+            directions=self.directions,
+            turn=self.turn,
+            size=self.size * size,
+        )
+
+
+def smooth_union(first: Floats, second: Floats, width: float) -> Floats:
+    """Return the union of two shapes by their distances (n,), rounded where they differ by less than a width."""
+    with np.errstate(invalid="ignore"):  # ∞ - ∞
+        overlap = np.fmax(np.float32(width) - np.abs(first - second), np.float32(0.0))
+    return np.asarray(np.minimum(first, second) - overlap * overlap * overlap / np.float32(6.0 * width * width))
 
 
 @compiled
-def _shares(points: Floats, directions: Doubles, turn: Doubles, shares: Floats) -> None:
-    """Fill ``shares``: the square of how far a direction is from being a border's width behind the nearest one."""
+def _lift(points: Floats, directions: Doubles, turn: Doubles, size: float, lifts: Floats) -> None:
+    """Fill ``lifts`` (n, k): 0 in a part's sector, from its border on growing with the length past it."""
     parts = len(directions)
     cosines = np.empty(parts)
     for i in range(len(points)):
@@ -186,12 +203,9 @@ def _shares(points: Floats, directions: Doubles, turn: Doubles, shares: Floats) 
             along = own_x * directions[k, 0] + own_y * directions[k, 1] + own_z * directions[k, 2]
             cosines[k] = along / (radius + MIDDLE)
             most = max(most, cosines[k])
-        outward = min(max((radius - BODY) / (BEYOND - BODY), 0.0), 1.0)
-        width = WIDE + (NARROW - WIDE) * outward * outward * (3.0 - 2.0 * outward)
-        total = 0.0
         for k in range(parts):
-            share = max(1.0 - (most - cosines[k]) / width, 0.0)
-            cosines[k] = share * share
-            total += cosines[k]
-        for k in range(parts):
-            shares[i, k] = cosines[k] / total
+            past = most - cosines[k]
+            if past < REACH:
+                lifts[i, k] = size * RISE * radius * past / (1.0 - past / REACH)
+            else:
+                lifts[i, k] = np.inf

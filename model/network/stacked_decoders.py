@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from model.network.autodecoder import FoldedDecoder
-from model.network.composition import BEYOND, BODY, MIDDLE, NARROW, WIDE, ComposedDecoder
+from model.network.composition import MIDDLE, REACH, RISE, SMOOTH, ComposedDecoder
 
 _TILE = 2048  # points of one frame in one matrix product
 _TILES = 32  # matrix products at once on an accelerator: enough to occupy it
@@ -53,14 +53,16 @@ class StackedDecoders:
         """Signed distances (n,) of points (n, 3) of frames (n,), which ascend."""
         if self._composed is None:
             return self._evaluated(points, frames, self._frames)
-        shares = self._composed.shares(points, frames)  # (n, k)
-        parts = shares.shape[1]
-        values = torch.zeros(len(points), device=points.device)
+        lifts = self._composed.lifts(points, frames)  # (n, k)
+        parts, width = lifts.shape[1], self._composed.width[frames]
+        values = torch.full((len(points),), torch.inf, device=points.device)
         for part in range(parts):
-            here = shares[:, part].nonzero()[:, 0]
+            here = lifts[:, part].isfinite().nonzero()[:, 0]
             if len(here):
                 found = self._evaluated(points[here], frames[here] * parts + part, self._frames * parts)
-                values[here] += shares[here, part] * found
+                first, second = values[here], found + lifts[here, part]
+                overlap = (width[here] - (first - second).abs()).clamp(min=0.0)
+                values[here] = torch.minimum(first, second) - overlap**3 / (6.0 * width[here] ** 2)
         return values
 
     def _evaluated(self, points: Tensor, frames: Tensor, total: int) -> Tensor:
@@ -97,14 +99,18 @@ class _Sectors:
     def __init__(self, decoders: Sequence[ComposedDecoder], device: torch.device) -> None:
         self._directions = torch.from_numpy(np.stack([one.directions for one in decoders])).float().to(device)
         self._turns = torch.from_numpy(np.stack([one.turn for one in decoders])).float().to(device)
+        self._sizes = torch.tensor([one.size for one in decoders], device=device)
 
-    def shares(self, points: Tensor, frames: Tensor) -> Tensor:
-        """How much each part counts at points (n, 3) of frames (n,): (n, k)."""
+    @property
+    def width(self) -> Tensor:
+        """Of the smooth unions, (frames,)."""
+        return self._sizes * SMOOTH
+
+    def lifts(self, points: Tensor, frames: Tensor) -> Tensor:
+        """Return what is added to the distances of each part at points (n, 3) of frames (n,): (n, k)."""
         own = torch.bmm(points[:, None], self._turns[frames])[:, 0]  # (n, 3)
         radius = own.norm(dim=1, keepdim=True)
         cosines = torch.bmm(self._directions[frames], own[:, :, None])[..., 0] / (radius + MIDDLE)  # (n, k)
-        outward = ((radius - BODY) / (BEYOND - BODY)).clamp(0.0, 1.0)
-        width = WIDE + (NARROW - WIDE) * outward * outward * (3.0 - 2.0 * outward)
-        shares: Tensor = (1.0 - (cosines.amax(dim=1, keepdim=True) - cosines) / width).clamp(min=0.0).square()
-        shares /= shares.sum(dim=1, keepdim=True)
-        return shares
+        past = cosines.amax(dim=1, keepdim=True) - cosines
+        lifts = self._sizes[frames, None] * RISE * radius * past / (1.0 - past / REACH)
+        return torch.where(past < REACH, lifts, torch.inf)

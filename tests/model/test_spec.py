@@ -14,7 +14,17 @@ from pydantic import ValidationError
 from model.augmentation_spec import AugmentationSpec
 from model.errors import SpecError
 from model.formats import FORMATS
-from model.spec import CODE_MAX, COUNT_MAX, FINEST_GRID, FRAMES_MAX, GRID_MAX, GRID_MIN, SEED_MAX, GenerationSpec, LearnedLatent
+from model.spec import (
+    CODE_MAX,
+    COUNT_MAX,
+    FINEST_GRID,
+    FRAMES_MAX,
+    GRID_MAX,
+    GRID_MIN,
+    SEED_MAX,
+    GenerationSpec,
+    LearnedLatent,
+)
 
 ROOT = Path(__file__).parents[2]
 SHA = "0" * 64
