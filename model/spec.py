@@ -36,7 +36,7 @@ FINEST_GRID = 2048  # samples a side of new cells, in formats that go so far
 FRAGMENTS_KEPT = 512  # samples a side up to which fragments can be kept: each sample is then labelled alone
 FRAMES_MAX = 1000  # of one sequence
 PARTS_MAX = 4  # of a composed code (model.network.composition)
-CODE_MAX = PARTS_MAX * (1024 + 3)  # numbers in a code, composed or not
+CODE_MAX = PARTS_MAX * (1024 + 6)  # numbers in a code, composed or not
 COUNT_MAX = 100_000  # sequences of one spec
 LISTED_MAX = 10_000  # sequences that one manifest lists, at about 8 kB each; those of more are in manifests of shards
 INDEX_MAX = 10**9  # of a sequence among those of one seed
@@ -130,7 +130,7 @@ def parts_of(numbers: int, latent_size: int) -> int:
     """Parts that a list of so many numbers describes: 1 for the code of one cell, 0 for no code at all."""
     if numbers == latent_size:
         return 1
-    parts, rest = divmod(numbers, latent_size + 3)
+    parts, rest = divmod(numbers, latent_size + 6)
     return parts if not rest and 2 <= parts <= PARTS_MAX else 0
 
 
@@ -355,7 +355,7 @@ class GenerationSpec(Strict):
         if isinstance(latent, ExplicitLatent) and not parts_of(len(latent.values), latent_size):
             raise SpecError(
                 f"values must hold {latent_size} numbers for model {self.model}, or, composed of k parts, k times "
-                f"{latent_size + 3}",
+                f"{latent_size + 6}",
                 pointer=f"{at}/values",
             )
         indices: dict[str, int] = {}

@@ -300,7 +300,9 @@ def _recipe(spec: TrainingSpec, dataset: Dataset, surveyed: Sequence[Surveyed]) 
 
 
 def _composed(codes: NDArray[np.float32], recipe: TrainConfig) -> Prior:
-    return composed_density(codes, parts=recipe.parts, near=recipe.near, bandwidth=recipe.prior_bandwidth)
+    return composed_density(
+        codes, parts=recipe.parts, near=recipe.near, bandwidth=recipe.prior_bandwidth, mirrors=recipe.mirrors
+    )
 
 
 def _trained(

@@ -60,6 +60,10 @@ def refit(
         typer.Option(min=0.01, max=1.0, help="With --parts: share of the learned cells, nearest to the first, to use."),
     ] = 1.0,
     noise: Annotated[float, typer.Option(min=0.0, max=0.99, help="With --parts: noise in each part's code.")] = 0.05,
+    mirrors: Annotated[
+        bool,
+        typer.Option("--mirrors", help="With --parts: parts may be mirrored, for cells that lie any way round."),
+    ] = False,
 ) -> None:
     """Write a model again with another density of new codes.
 
@@ -79,7 +83,7 @@ def refit(
     elif checkpoint.card.topology != "single" or len(codes) < parts:
         raise SpecError(f"{folder.name} cannot be composed: its cells divide, or are fewer than {parts}")
     else:
-        prior = composed_density(codes, parts=parts, near=near, bandwidth=noise)
+        prior = composed_density(codes, parts=parts, near=near, bandwidth=noise, mirrors=mirrors)
         rng = np.random.default_rng(0)
         slope = max(slope, round(1.1 * steepest_slope(checkpoint.decoder, [prior.draw(rng) for _ in range(8)]), 3))
     follows = {"sha256", "parameters", "latent_size", "latent_codes"}

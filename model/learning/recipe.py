@@ -103,6 +103,11 @@ class TrainConfig(_Frozen):
         description="Share of the learned codes, nearest to the first, of which others are taken.",
     )
 
+    mirrors: bool = Field(
+        default=False,
+        description="Whether parts may be mirrored: for cells that lie either way round along every axis.",
+    )
+
     @model_validator(mode="after")
     def _whole_cells_that_can_be_composed(self) -> Self:
         if self.density == "composed" and self.topology != "single":

@@ -8,7 +8,10 @@ is the smooth union of all parts. So a new cell has the protrusions of several c
 border, on a body that goes smoothly from one to another. Learned cells must lie in one pose, and must not divide: then
 their bodies meet.
 
-A composed code is one list of numbers: the codes of the parts, one after the other, then a direction (x, y, z) each.
+Where mirror images of cells are as likely as the cells, a part may be one.
+
+A composed code is one list of numbers: the codes of the parts, one after the other, then for each part a direction
+(x, y, z), then for each three signs, -1 for axes along which the part is mirrored.
 
 Promises: a value depends on its point alone. A part is evaluated only where it can count. A composition of equal codes
 is the cell of that code, grown by at most a third of ``SMOOTH`` along borders.
@@ -39,9 +42,10 @@ Doubles = NDArray[np.float64]
 __all__ = ["PARTS_MAX", "ComposedDecoder", "Composition", "bind", "draw_directions", "smooth_union", "spread_of"]
 
 MIDDLE = 0.05  # of Ω: within about this radius directions lose their meaning, and all parts count
-RISE = 0.5  # of the lift, per unit of length past a border, at first
-REACH = 0.3  # past a border at which the lift is infinite, as a difference of cosines to the directions of two sectors
-SMOOTH = 0.03  # of Ω: width of the smooth union
+RISE = 0.3  # of the lift, per unit of length past a border, at first
+STEEPER = 4.0  # how much faster it grows farther on, times the squared difference of cosines
+HIGHEST = 0.35  # of Ω: lift beyond which a part no longer counts; cells are not so deep and so unlike
+SMOOTH = 0.08  # of Ω: width of the smooth union
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,13 @@ class Composition:
         (k, c) float32.
     directions
         (k, 3) float32, of length 1.
+    signs
+        (k, 3) float32: -1 for axes along which a part is mirrored, else 1.
     """
 
     codes: Floats
     directions: Floats
+    signs: Floats
 
     @classmethod
     def of(cls, values: Floats, latent_size: int) -> Composition | None:
@@ -66,30 +73,30 @@ class Composition:
         Parameters
         ----------
         values
-            (c,), or (k · (c + 3),) of a composed one.
+            (c,), or (k · (c + 6),) of a composed one.
         latent_size
             c, numbers in the code of one cell.
 
         Raises
         ------
         ValueError
-            For any other number of values, or a direction of length 0.
+            For any other number of values, a direction of length 0, or a sign that is neither 1 nor -1.
         """
         parts = parts_of(len(values), latent_size)
         if parts == 1:
             return None
         if not parts:
             raise ValueError(f"{len(values)} numbers are no code of {latent_size}, alone or composed")
-        codes, directions = values[: parts * latent_size], values[parts * latent_size :].reshape(parts, 3)
-        lengths = np.linalg.norm(directions.astype(np.float64), axis=1, keepdims=True)
-        if not (lengths > 0.0).all():
-            raise ValueError("a direction of a composed code has no length")
-        return cls(codes.reshape(parts, latent_size), (directions / lengths).astype(np.float32))
+        codes, rest = values[: parts * latent_size], values[parts * latent_size :].reshape(2, parts, 3)
+        lengths = np.linalg.norm(rest[0].astype(np.float64), axis=1, keepdims=True)
+        if not (lengths > 0.0).all() or not (np.abs(rest[1]) == 1.0).all():
+            raise ValueError("a direction of a composed code has no length, or a sign is neither 1 nor -1")
+        return cls(codes.reshape(parts, latent_size), (rest[0] / lengths).astype(np.float32), rest[1])
 
     @property
     def values(self) -> Floats:
-        """The composed code, (k · (c + 3),) float32."""
-        return np.concatenate([self.codes.ravel(), self.directions.ravel()])
+        """The composed code, (k · (c + 6),) float32."""
+        return np.concatenate([self.codes.ravel(), self.directions.ravel(), self.signs.ravel()])
 
 
 def spread_of(code: NDArray[np.floating], spread: Doubles) -> Doubles:
@@ -118,7 +125,7 @@ def bind(decoder: Decoder, code: Floats, time: float, rotation: Tensor | None = 
     decoder
         The network.
     code
-        (c,) or (k · (c + 3),) float32.
+        (c,) or (k · (c + 6),) float32.
     time
         In τ.
     rotation
@@ -127,8 +134,11 @@ def bind(decoder: Decoder, code: Floats, time: float, rotation: Tensor | None = 
     composition = Composition.of(code, decoder.config.latent_size)
     if composition is None:
         return decoder.fold(torch.from_numpy(code), time, rotation)
-    parts = [decoder.fold(torch.from_numpy(part), time, rotation) for part in composition.codes]
     turn = np.eye(3) if rotation is None else rotation.double().numpy()
+    parts = [
+        decoder.fold(torch.from_numpy(part), time, torch.from_numpy(turn * sign))
+        for part, sign in zip(composition.codes, composition.signs.astype(np.float64), strict=True)
+    ]
     return ComposedDecoder(parts, directions=composition.directions.astype(np.float64), turn=turn)
 
 
@@ -205,7 +215,5 @@ def _lift(points: Floats, directions: Doubles, turn: Doubles, size: float, lifts
             most = max(most, cosines[k])
         for k in range(parts):
             past = most - cosines[k]
-            if past < REACH:
-                lifts[i, k] = size * RISE * radius * past / (1.0 - past / REACH)
-            else:
-                lifts[i, k] = np.inf
+            lift = RISE * radius * past * (1.0 + STEEPER * past * past)
+            lifts[i, k] = size * lift if lift < HIGHEST else np.inf

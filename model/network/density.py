@@ -67,7 +67,7 @@ def candidates() -> list[Candidate]:
     return found
 
 
-def composed_density(codes: Floats, *, parts: int, near: float, bandwidth: float) -> Prior:
+def composed_density(codes: Floats, *, parts: int, near: float, bandwidth: float, mirrors: bool = False) -> Prior:
     """Return the density of cells that are composed of learned ones (:mod:`model.network.composition`).
 
     Parameters
@@ -80,8 +80,10 @@ def composed_density(codes: Floats, *, parts: int, near: float, bandwidth: float
         Share of the codes, those nearest to the first part's, from which the others are taken.
     bandwidth
         Share of the codes' spread that is noise, in each part.
+    mirrors
+        Whether parts may be mirror images: where cells lie as often one way round as the other, along every axis.
     """
-    chosen = Density(kind="composed", shrinkage=0.0, parts=parts, near=near)
+    chosen = Density(kind="composed", shrinkage=0.0, parts=parts, near=near, mirrors=mirrors)
     return replace(fit_prior(codes, bandwidth=bandwidth), density=chosen)
 
 

@@ -64,6 +64,8 @@ class Density(BaseModel):
         description="Share of the learned codes, those nearest to the first part's, for others.",
     )
 
+    mirrors: bool = Field(default=False, description="Whether a part may be a mirror image along any axes.")
+
     @model_validator(mode="after")
     def _parts_of_composed_ones(self) -> Self:
         if (self.parts > 1) != (self.kind == "composed") or (self.kind == "composed" and self.components):
@@ -75,7 +77,7 @@ class Density(BaseModel):
         """Leave out what only composed densities have: files without them stay as they were, to the byte."""
         members: dict[str, Any] = handler(self)
         if self.parts == 1:
-            del members["parts"], members["near"]
+            del members["parts"], members["near"], members["mirrors"]
         return members
 
     def fits(self, codes: int) -> bool:
@@ -156,7 +158,7 @@ class Prior:
         Returns
         -------
         Floats
-            (c,) or (k · (c + 3),) float32.
+            (c,) or (k · (c + 6),) float32.
         """
         count = min(1 if self.density is None else self.density.parts, len(self.centres))
         if count == 1 or temperature == 0.0:
@@ -167,7 +169,8 @@ class Prior:
         others = np.argsort(away, kind="stable")[1 : 1 + max(count - 1, round(self.density.near * len(away)))]
         chosen = [first, *(int(one) for one in rng.choice(others, count - 1, replace=False))]
         codes = np.stack([self.sample(rng, temperature=temperature, around=number) for number in chosen])
-        return Composition(codes, draw_directions(count, rng)).values
+        signs = 1.0 - 2.0 * rng.integers(2, size=(count, 3)) * self.density.mirrors
+        return Composition(codes, draw_directions(count, rng), signs.astype(np.float32)).values
 
     @cached_property
     def _component_means(self) -> NDArray[np.float64]:

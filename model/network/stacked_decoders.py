@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from model.network.autodecoder import FoldedDecoder
-from model.network.composition import MIDDLE, REACH, RISE, SMOOTH, ComposedDecoder
+from model.network.composition import HIGHEST, MIDDLE, RISE, SMOOTH, STEEPER, ComposedDecoder
 
 _TILE = 2048  # points of one frame in one matrix product
 _TILES = 32  # matrix products at once on an accelerator: enough to occupy it
@@ -112,5 +112,5 @@ class _Sectors:
         radius = own.norm(dim=1, keepdim=True)
         cosines = torch.bmm(self._directions[frames], own[:, :, None])[..., 0] / (radius + MIDDLE)  # (n, k)
         past = cosines.amax(dim=1, keepdim=True) - cosines
-        lifts = self._sizes[frames, None] * RISE * radius * past / (1.0 - past / REACH)
-        return torch.where(past < REACH, lifts, torch.inf)
+        lifts = RISE * radius * past * (1.0 + STEEPER * past * past)
+        return torch.where(lifts < HIGHEST, self._sizes[frames, None] * lifts, torch.inf)

@@ -19,7 +19,7 @@ from model.errors import UploadError
 CONFIG_KEY = "cytosynth.network"
 CARD_KEY = "cytosynth.card"  # as model.card has it
 DENSITY_KEY = "cytosynth.density"  # as model.network.checkpoint has it
-DENSITY_MEMBERS = {"kind", "shrinkage", "components", "parts", "near"}
+DENSITY_MEMBERS = {"kind", "shrinkage", "components", "parts", "near", "mirrors"}
 DENSITIES = ("gaussian", "shrunk", "mixture", "kernel", "composed")
 PARTS_MAX = 4  # as model.spec has it
 # The bounds below are those of app.services.uploaded_models; a test compares them.
@@ -185,6 +185,8 @@ def _check_density(text: object, codes: int) -> None:
         raise UploadError(
             f"parts of the density must be a whole number from 1 to {PARTS_MAX}, near above 0 and up to 1"
         )
+    if type(density.get("mirrors", False)) is not bool:
+        raise UploadError("mirrors of the density must be true or false")
     if (parts > 1) != (density["kind"] == "composed") or (parts > 1 and components):
         raise UploadError("a composed density has several parts and no components, others have one part")
     used = set(components)

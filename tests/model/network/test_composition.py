@@ -32,6 +32,7 @@ from model.spec import ExplicitLatent, GenerationSpec, SampledLatent, parts_of
 
 GRID = Grid((40, 40, 40))
 RNG = np.random.default_rng(0)
+ONES = np.ones((3, 3), dtype=np.float32)
 POINTS = RNG.uniform(-1.0, 1.0, (5000, 3)).astype(np.float32)
 
 
@@ -51,16 +52,17 @@ def code(prior: Prior) -> np.ndarray:
 
 
 def test_codes_are_told_apart_by_their_length() -> None:
-    assert [parts_of(count, 96) for count in (96, 198, 297, 396, 495, 99, 95, 0)] == [1, 2, 3, 4, 0, 0, 0, 0]
+    assert [parts_of(count, 96) for count in (96, 204, 306, 408, 510, 102, 95, 0)] == [1, 2, 3, 4, 0, 0, 0, 0]
     assert Composition.of(np.zeros(96, np.float32), 96) is None
     with pytest.raises(ValueError, match="no code of 96"):
         Composition.of(np.zeros(97, np.float32), 96)
     with pytest.raises(ValueError, match="no length"):
-        Composition.of(np.zeros(198, np.float32), 96)
-    whole = Composition(RNG.standard_normal((2, 5)).astype(np.float32), draw_directions(2, RNG))
+        Composition.of(np.zeros(204, np.float32), 96)
+    whole = Composition(RNG.standard_normal((2, 5)).astype(np.float32), draw_directions(2, RNG), -ONES[:2])
     again = Composition.of(whole.values, 5)
     assert again is not None
     assert np.array_equal(again.codes, whole.codes)
+    assert np.array_equal(again.signs, whole.signs)
     assert again.directions == pytest.approx(whole.directions, abs=1e-7)
 
 
@@ -78,7 +80,7 @@ def test_directions_are_far_apart_and_uniform(parts: int, cosine: float) -> None
 
 def test_equal_parts_are_the_cell_itself(a549: Checkpoint) -> None:
     one = a549.latent_codes[5]
-    whole = Composition(np.stack([one] * 3), draw_directions(3, np.random.default_rng(3)))
+    whole = Composition(np.stack([one] * 3), draw_directions(3, np.random.default_rng(3)), ONES)
     expected = a549.decoder.fold(torch.from_numpy(one), 0.2)(POINTS)
     values = bind(a549.decoder, whole.values, 0.2)(POINTS)
     assert (values <= expected + 2e-6).all()
@@ -136,6 +138,27 @@ def test_sparse_evaluation_is_that_of_every_sample(a549: Checkpoint, code: np.nd
     assert np.array_equal(inside(found), dense < 0)
 
 
+def test_parts_may_be_mirror_images(a549: Checkpoint, prior: Prior) -> None:
+    signs = np.float32([-1.0, 1.0, -1.0])
+    codes = np.stack([a549.latent_codes[5]] * 3)
+    mirrored = Composition(codes, draw_directions(3, np.random.default_rng(3)), np.stack([signs] * 3))
+    whole = Composition(codes, mirrored.directions * signs, ONES)
+    values = bind(a549.decoder, mirrored.values, 0.2)(POINTS)
+    assert values == pytest.approx(bind(a549.decoder, whole.values, 0.2)(POINTS * signs), abs=2e-5)
+    assert prior.density is not None
+    both = replace(prior, density=prior.density.model_copy(update={"mirrors": True}))
+    drawn = np.stack([_signs(both, seed) for seed in range(200)])
+    assert np.abs(drawn.mean(axis=0)).max() < 0.3
+    assert set(np.unique(drawn)) == {-1.0, 1.0}
+    assert (np.stack([_signs(prior, seed) for seed in range(20)]) == 1.0).all()
+
+
+def _signs(prior: Prior, seed: int) -> np.ndarray:
+    composition = Composition.of(prior.draw(np.random.default_rng(seed)), 96)
+    assert composition is not None
+    return composition.signs
+
+
 def test_an_accelerator_computes_the_same_cell(a549: Checkpoint, code: np.ndarray) -> None:
     """On the processor here: the code is that of any torch device."""
     cell = LivingCell(a549, code, [0.6, 0.8, 0.0, 0.0])
@@ -182,7 +205,7 @@ def test_a_drawn_cell_is_made_again_from_its_code(a549: Checkpoint, prior: Prior
     again = spec.model_copy(update={"latent": explicit, "rotation": tuple(cell.rotation), "count": 1})
     again.check_fits(latent_codes=100, latent_size=96)
     assert np.array_equal(draw_code(explicit, prior=prior, rng=np.random.default_rng(0)), cell.latent)
-    with pytest.raises(SpecError, match="k times 99"):
+    with pytest.raises(SpecError, match="k times 102"):
         spec.model_copy(update={"latent": ExplicitLatent(kind="explicit", values=[0.0] * 98)}).check_fits(
             latent_codes=100, latent_size=96
         )
@@ -195,7 +218,7 @@ def test_a_drawn_cell_is_made_again_from_its_code(a549: Checkpoint, prior: Prior
 
 def test_noise_of_an_augmentation_leaves_directions_alone(code: np.ndarray) -> None:
     spread = spread_of(code, np.arange(96.0))
-    assert np.array_equal(spread, [*np.tile(np.arange(96.0), 3), *np.zeros(9)])
+    assert np.array_equal(spread, [*np.tile(np.arange(96.0), 3), *np.zeros(18)])
     assert np.array_equal(spread_of(np.zeros(4), np.arange(4.0)), np.arange(4.0))
 
 

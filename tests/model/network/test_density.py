@@ -182,6 +182,7 @@ def test_weights_without_a_density_are_written_and_drawn_from_as_ever(
         {"kind": "composed", "shrinkage": 0.0, "parts": 2, "near": 0.0},
         {"kind": "composed", "shrinkage": 0.0, "parts": 2, "components": [0, 1, 0]},
         {"kind": "gaussian", "shrinkage": 0.0, "parts": 2},
+        {"kind": "composed", "shrinkage": 0.0, "parts": 2, "mirrors": 3},
         [],
     ],
 )
