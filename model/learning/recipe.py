@@ -105,7 +105,7 @@ class TrainConfig(_Frozen):
 
     mirrors: bool = Field(
         default=False,
-        description="Whether parts may be mirrored: for cells that lie either way round along every axis.",
+        description="Whether parts may be mirrored: for cells that lie either way round on every axis.",
     )
 
     @model_validator(mode="after")

@@ -43,7 +43,8 @@ from model.network.checkpoint import Checkpoint
 STATE_INDEX = "state.json"
 # Members of a recipe that may change while a training is interrupted: its steps do not depend on them.
 NOT_OF_THE_TRAINING = {
-    "title", "description", "threads", "prior_bandwidth", "density", "parts", "near", "mirrors", "grid_min", "stored_precision",
+    "title", "description", "threads", "prior_bandwidth", "density", "parts", "near", "mirrors", "grid_min",
+    "stored_precision",
 }  # fmt: skip
 LOSS_MEMORY = 0.99  # decay of the running mean of the loss in progress reports
 ADOPTIONS = 20  # tries to copy a state that another process replaces meanwhile
