@@ -201,15 +201,25 @@ def test_recipes_of_phantoms_are_complete(name: str) -> None:
     assert config.data.frames >= 30
 
 
-@pytest.mark.parametrize("name", ["celegans", "a549_thousands", "platynereis"])
-def test_recipes_of_thousands_draw_random_moments_and_start_from_shapes(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "sequences", "moments"), [("celegans", 2000, 8), ("platynereis", 2000, 8), ("a549", 250, 24)]
+)
+def test_recipes_draw_random_moments_and_start_from_shapes(name: str, sequences: int, moments: int) -> None:
     config = TrainConfig.read(RECIPES / f"{name}.toml")
     assert config.data.kind == "phantoms"
-    assert config.data.sequences >= 2000
+    assert config.data.sequences >= sequences
     assert config.data.cell_type in CELL_TYPES
-    assert config.data.moments == 8
+    assert config.data.moments == moments
     assert config.network.rank == 64
     assert config.optimisation.latent_start == "shapes"
+    assert config.density == ("composed" if name == "a549" else "likelihood")
+
+
+def test_dividing_cells_are_not_composed(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text((RECIPES / "celegans.toml").read_text().replace('"likelihood"', '"composed"'))
+    with pytest.raises(SpecError, match="divide cannot be composed"):
+        TrainConfig.read(path)
 
 
 def test_a_plan_can_be_changed_without_the_recipe() -> None:
