@@ -44,7 +44,7 @@ __all__ = ["PARTS_MAX", "ComposedDecoder", "Composition", "bind", "draw_directio
 MIDDLE = 0.05  # of Ω: within about this radius directions lose their meaning, and all parts count
 RISE = 0.3  # of the lift, per unit of length past a border, at first
 STEEPER = 4.0  # how much faster it grows farther on, times the squared difference of cosines
-HIGHEST = 0.35  # of Ω: lift beyond which a part no longer counts; cells are not so deep and so unlike
+HIGHEST = 0.8  # of Ω: lift beyond which a part no longer counts; distances of two cells at a point differ by less
 SMOOTH = 0.08  # of Ω: width of the smooth union
 
 
