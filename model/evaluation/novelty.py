@@ -37,6 +37,7 @@ SAMPLED = 5  # every n-th sample of the grid is used for overlaps; 5 and 64 shar
 USUAL = 0.95  # quantile of the held-out cells' overlaps beyond which a new cell counts as near its training cell
 AT_ONCE = 64  # sequences that are compared at once, to bound memory: 0.2 GB of samples
 FEW = 300  # sequences; models of 96 and 100 repeat them, one of 340 finds unseen cells (docs/explanation/science.md)
+REPEATED = 0.5  # memorisation rate up to which new cells of few sequences do not count as repetitions: composed ones
 CARD_FIGURES = (
     "memorisation_rate", "dice_with_nearest_training", "dice_with_nearest_training_of_held_out", "new_cells",
 )  # fmt: skip
@@ -254,14 +255,14 @@ def warnings_for(card: ModelCard, novelty: Mapping[str, float]) -> list[str]:
         As :func:`novelty_figures` returns it; may be empty where it was not measured.
     """
     found = []
-    sequences = card.training.sequences
-    if sequences < FEW:
+    sequences, measured = card.training.sequences, novelty.get("memorisation_rate")
+    if sequences < FEW and (measured is None or measured > REPEATED):
         found.append(
             f"Learned from {sequences} sequences, too few for new shapes: new cells repeat them in other poses, times "
             f"and resolutions. Models of fewer than about {FEW} are better used to vary and restore cells."
         )
     drawn = f"{novelty['new_cells']:.0f} " if "new_cells" in novelty else ""
-    rate, floor = novelty.get("memorisation_rate", 0.0), floor_for(card.cell_type).memorisation_rate
+    rate, floor = measured or 0.0, floor_for(card.cell_type).memorisation_rate
     if rate > floor:
         found.append(
             f"{rate:.0%} of {drawn}new cells are nearer to a training cell than 95 % of unseen cells are; at most "
