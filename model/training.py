@@ -179,7 +179,7 @@ def save_model(
     else:
         prior = _composed(codes, recipe) if recipe.density == "composed" else choose_density(codes)[0]
         rng = np.random.default_rng(0)  # new codes may lie farther out than learned ones
-        drawn = [prior.draw(rng) for _ in range(PROBED)]
+        drawn = [prior.sample(rng) for _ in range(PROBED)]
     slope = steepest_slope(trained.decoder, [*probed, *drawn])
     left_out = recipe.held_out.frames(len(dataset.samples[0]))
     return save_checkpoint(

@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -72,23 +71,19 @@ def refit(
     from model.errors import ExportError, SpecError
     from model.network.checkpoint import load_checkpoint, save_checkpoint
     from model.network.density import choose_density, composed_density
-    from model.network.lipschitz import steepest_slope
 
     if out.exists():
         raise ExportError(f"{out} exists; choose another folder")
     checkpoint = load_checkpoint(folder)
-    codes, compared, slope = checkpoint.latent_codes, dict[str, float](), checkpoint.card.lipschitz
+    codes, compared = checkpoint.latent_codes, dict[str, float]()
     if parts is None:
         prior, compared = choose_density(codes)
     elif checkpoint.card.topology != "single" or len(codes) < parts:
         raise SpecError(f"{folder.name} cannot be composed: its cells divide, or are fewer than {parts}")
     else:
         prior = composed_density(codes, parts=parts, near=near, bandwidth=noise, mirrors=mirrors)
-        rng = np.random.default_rng(0)
-        slope = max(slope, round(1.1 * steepest_slope(checkpoint.decoder, [prior.draw(rng) for _ in range(8)]), 3))
     follows = {"sha256", "parameters", "latent_size", "latent_codes"}
-    changed = {"id": out.name, "quality": {}, "lipschitz": slope}
-    card = checkpoint.card.model_copy(update=changed).model_dump(exclude=follows)
+    card = checkpoint.card.model_copy(update={"id": out.name, "quality": {}}).model_dump(exclude=follows)
     save_checkpoint(out, decoder=checkpoint.decoder, prior=prior, card=card, rotations=checkpoint.rotations)
     if compared:
         table = Table("density", "log-likelihood a number, held out", title=f"{out.name}: {len(prior.centres)} codes")

@@ -21,6 +21,7 @@ PUBLIC = {
         "Strict",
         "check_formats",
         "check_times",
+        "parts_of",
         "result_digest",
         "whole",
         "with_kind",
