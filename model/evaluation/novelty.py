@@ -37,7 +37,8 @@ SAMPLED = 5  # every n-th sample of the grid is used for overlaps; 5 and 64 shar
 USUAL = 0.95  # quantile of the held-out cells' overlaps beyond which a new cell counts as near its training cell
 AT_ONCE = 64  # sequences that are compared at once, to bound memory: 0.2 GB of samples
 FEW = 300  # sequences; models of 96 and 100 repeat them, one of 340 finds unseen cells (docs/explanation/science.md)
-REPEATED = 0.5  # memorisation rate up to which new cells of few sequences do not count as repetitions: composed ones
+# New cells of few sequences do not count as repetitions if so many were compared, with at most that memorisation rate.
+MANY, REPEATED = 100, 0.5
 CARD_FIGURES = (
     "memorisation_rate", "dice_with_nearest_training", "dice_with_nearest_training_of_held_out", "new_cells",
 )  # fmt: skip
@@ -256,7 +257,9 @@ def warnings_for(card: ModelCard, novelty: Mapping[str, float]) -> list[str]:
     """
     found = []
     sequences, measured = card.training.sequences, novelty.get("memorisation_rate")
-    if sequences < FEW and (measured is None or measured > REPEATED):
+    if sequences < FEW and not (
+        novelty.get("new_cells", 0.0) >= MANY and measured is not None and measured <= REPEATED
+    ):
         found.append(
             f"Learned from {sequences} sequences, too few for new shapes: new cells repeat them in other poses, times "
             f"and resolutions. Models of fewer than about {FEW} are better used to vary and restore cells."

@@ -151,8 +151,10 @@ def _toml(members: dict[str, object], name: str = "") -> str:
 def test_a_card_warns_of_few_sequences_and_of_copies(tiny: Path) -> None:
     card = load_card(tiny / "models" / "tiny")
     assert [text.split(",")[0] for text in warnings_for(card, {})] == ["Learned from 3 sequences"]
-    assert len(warnings_for(card, {"memorisation_rate": 0.51})) == 2
-    assert [text[:3] for text in warnings_for(card, {"memorisation_rate": 0.3})] == ["30%"], "new, though of few"
+    assert len(warnings_for(card, {"memorisation_rate": 0.51, "new_cells": 100.0})) == 2
+    assert len(warnings_for(card, {"memorisation_rate": 0.3, "new_cells": 99.0})) == 2
+    measured = warnings_for(card, {"memorisation_rate": 0.3, "new_cells": 100.0})
+    assert [text[:3] for text in measured] == ["30%"], "new, though of few"
     many = card.model_copy(update={"training": card.training.model_copy(update={"sequences": 2000})})
     assert warnings_for(many, {"memorisation_rate": 0.25}) == []
     stated = with_novelty(many, {"memorisation_rate": 0.26, "ratio": 1.0})
