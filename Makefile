@@ -12,9 +12,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
-# Three processes, also on two cores, because many tests wait. A file stays in one process, with what it shares; files
+# Four processes, also on two cores, because many tests wait. A file stays in one process, with what it shares; files
 # run in the order of tests/conftest.py.
-PARALLEL ?= -n 3 --dist loadfile --no-loadscope-reorder
+PARALLEL ?= -n 4 --dist loadfile --no-loadscope-reorder
 PYTHON ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
