@@ -38,7 +38,7 @@ def test_first_cell(service: Served, tmp_path: Path) -> None:
 def test_first_data_set(service: Served, tmp_path: Path) -> None:
     said = run_blocks("tutorial/first-data-set.md", tmp_path, service)
     assert '"within_limits":true' in said[0].replace(" ", "")
-    assert said[2].count("(3, 64, 64, 64)") == 4
+    assert said[2].count("(3, 96, 96, 96)") == 4
     assert "cell_0001/labels.tif" in said[3]
 
 
