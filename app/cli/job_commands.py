@@ -87,7 +87,8 @@ def demo(
         for card in cards:
             out.print(f"[bold]{card['title']}[/]", highlight=False)
             formats = list(FORMATS) if card["topology"] == "division" else usual  # of a dividing cell, every format
-            spec = {"model": card["id"], "seed": seed, "frames": frames, "grid": grid, "formats": formats}
+            side = max(grid, card["grid_min"])  # the coarsest that keeps the finest parts
+            spec = {"model": card["id"], "seed": seed, "frames": frames, "grid": side, "formats": formats}
             summarise(*carry_out(client, spec, folder / card["id"], overwrite=True))
             out.print(f"picture: {folder / card['id'] / 'cell_0000' / 'preview.png'}", highlight=False)
     if show:
